@@ -1,0 +1,837 @@
+//! How a change becomes part of the merged state: the same code for local calls and remote commits.
+//!
+//! Owns the rules that need the volume's state: who may, what a change may refer to, what it
+//! supersedes. Invariant: the state after a set of commits doesn't depend on the order in which
+//! they arrived, as long as it was a causal one; so nothing here looks at anything but the
+//! commits themselves and what their authors had seen.
+
+use std::cmp::Ordering;
+
+use crypto::{DeviceId, EpochId, Label, SymmetricKey, UserId, VolumeId};
+use serde::{Serialize, de::DeserializeOwned};
+use serde_bytes::ByteBuf;
+
+use crate::{
+    Changed,
+    commit::{
+        self, AccessBody, AccessHead, BirthBody, ChangeKind, Commit, ContentBody, Head, Malformed, MemberBody, MetaBody,
+        PlaceBody, RemovalBody, SealedKey, XattrBody,
+    },
+    content::{BlockHash, ContentData},
+    core::Core,
+    error::{Error, Result},
+    id::{Birthplace, CommitHash, NodeId, RealmId},
+    member::{DeviceRow, EpochRow, InviteRow, MemberRow, Role, UserRow, epoch_id, verify_certificate},
+    node::{Ino, NAME_MAX, NodeKind, TARGET_MAX},
+    row::{Access, ContentValue, Link, Meta, Node, Place, Value, Xattr},
+    store::Batch,
+    time::Timestamp,
+    version::{Branch, Dot, ValueRef},
+};
+
+/// The commit that a change stands in.
+#[derive(Clone, Debug)]
+pub(crate) struct Origin {
+    pub dot: Dot,
+    pub volume: VolumeId,
+    pub device: DeviceId,
+    pub user: UserId,
+    pub log: u64,
+    pub count: u64,
+    pub time: Timestamp,
+    /// Made here: its bodies are at hand in clear, and its references are right.
+    pub local: bool,
+}
+
+/// A body, opened or not.
+#[derive(Clone, Copy)]
+pub(crate) enum Body<'a> {
+    Plain(&'a [u8]),
+    Sealed(&'a [u8]),
+}
+
+/// What came of a received commit.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Received {
+    /// It is part of the state now.
+    Applied,
+    /// It was known already.
+    Known,
+    /// It refers to this commit, which isn't known yet.
+    Missing(CommitHash),
+}
+
+fn rule<T>(text: &str) -> Result<T> {
+    Err(Error::Refused(text.to_owned()))
+}
+
+impl Core {
+    /// Takes in a commit from elsewhere.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] when it breaks a rule (nothing is stored then), else what failed here.
+    pub(crate) fn receive(&mut self, commit: &Commit) -> Result<Received> {
+        let header = &commit.header;
+        if self.dot_of(&commit.hash)?.is_some() {
+            return Ok(Received::Known);
+        }
+        let genesis = header.volume == VolumeId::ZERO;
+        if genesis && VolumeId::from_bytes(*commit.hash.as_bytes()) != self.volume {
+            return rule("the genesis commit of another volume");
+        }
+        if !genesis && header.volume != self.volume {
+            return rule("a commit of another volume");
+        }
+        let mut observed = Vec::with_capacity(header.observed.len());
+        for hash in &header.observed {
+            match self.dot_of(hash)? {
+                Some(dot) => observed.push(dot),
+                None => return Ok(Received::Missing(*hash)),
+            }
+        }
+        let prev = match header.prev {
+            CommitHash::ZERO => None,
+            hash => match self.dot_of(&hash)? {
+                Some(dot) => Some(dot),
+                None => return Ok(Received::Missing(hash)),
+            },
+        };
+        // Local calls made so far have not seen this commit.
+        self.cut()?;
+        let mut count = 0;
+        for dot in observed.iter().chain(&prev) {
+            count = count.max(self.commit_info(*dot)?.count);
+        }
+        if header.count != count + 1 {
+            return rule("the count is not one more than the greatest count seen");
+        }
+        let dot = match prev {
+            Some(prev) => {
+                let branch = self.branch(prev.branch);
+                if branch.device != header.device || branch.log != header.log || prev.seq + 1 != header.seq {
+                    return rule("the previous commit is not of this log");
+                }
+                if branch.tip == prev.seq {
+                    Dot { branch: prev.branch, seq: header.seq }
+                } else {
+                    Dot { branch: self.fork(header.device, header.log, Some(prev), header.seq)?, seq: header.seq }
+                }
+            }
+            None if self.branches_of(&header.device, header.log).is_empty() => {
+                let branch = Branch {
+                    device: header.device,
+                    log: header.log,
+                    forked_from: None,
+                    tip: 0,
+                    tip_hash: CommitHash::ZERO,
+                };
+                Dot { branch: self.store_branch(branch)?, seq: 1 }
+            }
+            None => {
+                let empty = self
+                    .branches_of(&header.device, header.log)
+                    .iter()
+                    .copied()
+                    .find(|&no| self.branch(no).tip == 0 && self.branch(no).forked_from.is_none());
+                match empty {
+                    Some(branch) => Dot { branch, seq: 1 },
+                    None => Dot { branch: self.fork(header.device, header.log, None, 1)?, seq: 1 },
+                }
+            }
+        };
+        let result = self.take_in(commit, dot, &observed, genesis);
+        if result.is_err() {
+            self.abandon();
+            self.not_entered(dot);
+        }
+        result.map(|()| Received::Applied)
+    }
+
+    /// A second commit with a number that its device had used: the log goes on as two branches.
+    fn fork(&mut self, device: DeviceId, log: u64, from: Option<Dot>, seq: u64) -> Result<crate::version::BranchNo> {
+        log::warn!("device {} signed two commits numbered {seq} in one log: equivocation", device.short());
+        self.store_branch(Branch { device, log, forked_from: from, tip: seq - 1, tip_hash: CommitHash::ZERO })
+    }
+
+    fn take_in(&mut self, commit: &Commit, dot: Dot, observed: &[Dot], genesis: bool) -> Result<()> {
+        let header = &commit.header;
+        let mut batch = Batch::new();
+        // Known as a commit first: what its changes refer to is judged by what it had seen.
+        self.enter(&mut batch, dot, header, commit.raw.header.clone(), commit.raw.signature, false, observed)?;
+        let (user, role) = if genesis { (UserId::ZERO, Role::Owner) } else { self.author(&header.device, dot)? };
+        let void = !role.may_write() && !commit.heads.is_empty();
+        if void {
+            log::warn!("device {} has no right to change anything: its commit is void", header.device.short());
+            batch = Batch::new();
+            self.enter(&mut batch, dot, header, commit.raw.header.clone(), commit.raw.signature, true, observed)?;
+        }
+        self.overlay.arriving = Some((dot, commit.raw.changes.clone()));
+        for (index, change) in commit.raw.changes.iter().enumerate() {
+            let at = ValueRef { dot, index: index as u32 };
+            batch.put(crate::store::Space::Changes, at.key(), commit::encode(change));
+        }
+        if !void {
+            let origin = Origin {
+                dot,
+                volume: header.volume,
+                device: header.device,
+                user,
+                log: header.log,
+                count: header.count,
+                time: header.time,
+                local: false,
+            };
+            for (index, (head, raw)) in commit.heads.iter().zip(&commit.raw.changes).enumerate() {
+                self.apply(&origin, index as u32, head, &raw.head, Body::Sealed(&raw.body))?;
+            }
+        }
+        self.settle(batch)?;
+        self.entered(dot, header, observed);
+        Ok(())
+    }
+
+    /// The author's user and role, if the commit's past holds their admission.
+    fn author(&mut self, device: &DeviceId, dot: Dot) -> Result<(UserId, Role)> {
+        let Some(row) = self.members.devices.get(device) else { return rule("its author is no member") };
+        let (user, granted) = (row.user, row.granted);
+        if !self.covers(dot, granted.dot)? {
+            return rule("its author was no member by what it had seen");
+        }
+        let role = self.members.users.get(&user).map(|u| u.role);
+        role.map_or_else(|| rule("its author is no member"), |role| Ok((user, role)))
+    }
+
+    /// The origin of the running local call.
+    pub(crate) fn local_origin(&mut self) -> Result<Origin> {
+        let dot = self.pending_dot();
+        Ok(Origin {
+            dot,
+            volume: self.volume,
+            device: self.device.id(),
+            user: self.user.id(),
+            log: self.branch(self.me).log,
+            count: self.pending_count()?,
+            time: self.now(),
+            local: true,
+        })
+    }
+
+    /// Notes, seals and applies a change of the running local call.
+    pub(crate) fn emit<T: Serialize>(
+        &mut self,
+        kind: ChangeKind,
+        supersedes: &[ValueRef],
+        seal: Option<(&SymmetricKey, &T)>,
+    ) -> Result<ValueRef> {
+        let plain = seal.map(|(_, body)| commit::encode(body)).unwrap_or_default();
+        let (at, head) = self.note(kind, supersedes, seal.map(|(key, _)| (key, plain.as_slice())))?;
+        let origin = self.local_origin()?;
+        let encoded = self.overlay.pending.last().map(|c| c.head.clone()).unwrap_or_default();
+        self.apply(&origin, at.index, &head, &encoded, Body::Plain(&plain))?;
+        Ok(at)
+    }
+
+    /// The key of an epoch, if this device has it.
+    pub(crate) fn epoch_key(&self, epoch: &EpochId) -> Option<SymmetricKey> {
+        let fresh = self.overlay.members.iter().rev().find_map(|row| match row {
+            MemberRow::Epoch(row) if row.id == *epoch => row.key.clone(),
+            _ => None,
+        });
+        fresh.or_else(|| self.members.epochs.iter().find(|e| e.id == *epoch).and_then(|e| e.key.clone()))
+    }
+
+    fn open<T: Serialize + DeserializeOwned>(
+        &self,
+        origin: &Origin,
+        index: u32,
+        head: &[u8],
+        key: Option<&SymmetricKey>,
+        body: Body<'_>,
+    ) -> Option<T> {
+        match body {
+            Body::Plain(plain) => commit::decode("body", plain).ok(),
+            Body::Sealed(sealed) => {
+                let seq = origin.dot.seq;
+                let aad = commit::body_aad(&origin.volume, &origin.device, origin.log, seq, index, head);
+                let plain = crypto::open_padded(key?, &aad, sealed).ok()?;
+                let value = commit::decode("body", &plain).ok();
+                if value.is_none() {
+                    log::warn!("device {}: a change whose body does not decode", origin.device.short());
+                }
+                value
+            }
+        }
+    }
+
+    /// The values a change supersedes, by this device's names. What a void one superseded goes with it.
+    fn superseded(&mut self, origin: &Origin, head: &Head) -> Result<Vec<ValueRef>> {
+        let mut refs = Vec::with_capacity(head.supersedes.len());
+        let mut todo: Vec<crate::id::ValueId> = head.supersedes.clone();
+        let mut within = origin.dot;
+        let mut expanded = 0;
+        while let Some(id) = todo.pop() {
+            let dot = match id.commit {
+                CommitHash::ZERO => within,
+                hash => match self.dot_of(&hash)? {
+                    Some(dot) => dot,
+                    None => return rule("a superseded value of an unknown commit"),
+                },
+            };
+            let at = ValueRef { dot, index: id.index };
+            if !origin.local && !self.covers(origin.dot, dot)? {
+                return rule("a superseded value its author had not seen");
+            }
+            if dot != origin.dot && self.commit_info(dot)?.void {
+                expanded += 1;
+                if expanded > 1000 {
+                    return rule("too long a chain of void values");
+                }
+                let void: Head = decode(&self.change(at)?.head)?;
+                within = dot;
+                todo.extend(void.supersedes);
+            }
+            refs.push(at);
+        }
+        Ok(refs)
+    }
+
+    /// Checks that superseded values that are not live in their register were values of it.
+    fn check_same_register(&self, origin: &Origin, head: &Head, gone: &[ValueRef], live: &[ValueRef]) -> Result<()> {
+        if origin.local {
+            return Ok(());
+        }
+        for at in gone.iter().filter(|at| !live.contains(at)) {
+            if at.dot == origin.dot {
+                // Earlier in the same commit: it would be live if it were of this register.
+                return rule("a superseded value that is none of the register's");
+            }
+            let old: Head = decode(&self.change(*at)?.head)?;
+            if !self.same_register(*at, &old.kind, &head.kind) {
+                return rule("a superseded value of another register");
+            }
+        }
+        Ok(())
+    }
+
+    fn same_register(&self, at: ValueRef, old: &ChangeKind, new: &ChangeKind) -> bool {
+        use ChangeKind::{Access, Birth, Content, Meta, Place, Settle, Xattr};
+        let branch = self.branch(at.dot.branch);
+        let place = Birthplace { device: branch.device, log: branch.log, seq: at.dot.seq, index: at.index };
+        match (old, new) {
+            (Birth { .. }, Access { node, .. }) => place.node() == *node || *node == NodeId::ROOT,
+            (Access { node: a, .. }, Access { node: b, .. })
+            | (Meta { node: a, .. }, Meta { node: b, .. })
+            | (Content { node: a, .. } | Settle { node: a }, Content { node: b, .. } | Settle { node: b }) => a == b,
+            (Xattr { node: a, tag: s, .. }, Xattr { node: b, tag: t, .. }) => a == b && s == t,
+            (Place { link: a, .. }, Place { link: Some(b), .. }) => a.unwrap_or_else(|| place.link()) == *b,
+            _ => false,
+        }
+    }
+
+    /// The order of concurrent values: by count, then device, then commit.
+    pub(crate) fn rank(&mut self, a: (ValueRef, u64), b: (ValueRef, u64)) -> Result<Ordering> {
+        let by_count = a.1.cmp(&b.1);
+        if by_count.is_ne() {
+            return Ok(by_count);
+        }
+        if a.0.dot == b.0.dot {
+            return Ok(a.0.index.cmp(&b.0.index));
+        }
+        let by_device = self.branch(a.0.dot.branch).device.cmp(&self.branch(b.0.dot.branch).device);
+        if by_device.is_ne() {
+            return Ok(by_device);
+        }
+        Ok(self.commit_info(a.0.dot)?.hash.cmp(&self.commit_info(b.0.dot)?.hash))
+    }
+
+    /// Replaces superseded values of a register by a new one, keeping the order.
+    pub(crate) fn replace<T>(&mut self, values: &mut Vec<Value<T>>, gone: &[ValueRef], new: Option<Value<T>>) -> Result<()> {
+        values.retain(|value| !gone.contains(&value.at));
+        if let Some(new) = new {
+            let mut place = values.len();
+            while place > 0 {
+                let before = &values[place - 1];
+                if self.rank((before.at, before.count), (new.at, new.count))? != Ordering::Greater {
+                    break;
+                }
+                place -= 1;
+            }
+            values.insert(place, new);
+        }
+        Ok(())
+    }
+
+    /// The node that a change refers to; its author must have seen it born.
+    fn target(&mut self, origin: &Origin, id: &NodeId) -> Result<(Ino, Box<Node>)> {
+        let Some(ino) = self.ino_of_node(id)? else { return rule("a change of an unknown node") };
+        let node = self.node(ino)?;
+        if !origin.local && !self.covers(origin.dot, node.born.dot)? {
+            return rule("a change of a node its author had not seen");
+        }
+        Ok((ino, node))
+    }
+
+    fn touch(node: &mut Node, origin: &Origin, time: Timestamp) {
+        node.ctime = if origin.local { time } else { node.ctime.max(time) };
+    }
+
+    /// Makes one change part of the state.
+    fn apply(&mut self, origin: &Origin, index: u32, head: &Head, encoded: &[u8], body: Body<'_>) -> Result<()> {
+        let at = ValueRef { dot: origin.dot, index };
+        let gone = self.superseded(origin, head)?;
+        let place = Birthplace { device: origin.device, log: origin.log, seq: origin.dot.seq, index };
+        match &head.kind {
+            ChangeKind::Birth { kind, access } => {
+                self.apply_birth(origin, at, place, *kind, access, encoded, body)?;
+            }
+            ChangeKind::Access { node, access } => {
+                let (ino, mut node) = self.target(origin, node)?;
+                let live: Vec<ValueRef> = node.access.iter().map(|v| v.at).collect();
+                self.check_same_register(origin, head, &gone, &live)?;
+                self.learn_key(&mut node, access);
+                let key = node.key(access.generation).map(|k| k.derive(Label::BodyKey, b""));
+                let body: Option<AccessBody> = self.open(origin, index, encoded, key.as_ref(), body);
+                let time = body.as_ref().map_or(origin.time, |b| b.time);
+                let value = Value { at, count: origin.count, value: body.map(|b| shown_access(access, b)) };
+                self.replace(&mut node.access, &gone, Some(value))?;
+                Self::touch(&mut node, origin, time);
+                self.put_node(ino, node);
+                self.changed(Changed::Attributes(ino));
+            }
+            ChangeKind::Meta { node, generation } => {
+                let (ino, mut node) = self.target(origin, node)?;
+                let live: Vec<ValueRef> = node.meta.iter().map(|v| v.at).collect();
+                self.check_same_register(origin, head, &gone, &live)?;
+                let key = node.key(*generation).map(|k| k.derive(Label::BodyKey, b""));
+                let body: Option<MetaBody> = self.open(origin, index, encoded, key.as_ref(), body);
+                let time = body.as_ref().map_or(origin.time, |b| b.time);
+                let value = body.map(|b| Meta { mtime: b.mtime, atime: b.atime });
+                self.replace(&mut node.meta, &gone, Some(Value { at, count: origin.count, value }))?;
+                Self::touch(&mut node, origin, time);
+                self.set_mtime(&mut node)?;
+                self.put_node(ino, node);
+                self.changed(Changed::Attributes(ino));
+            }
+            ChangeKind::Xattr { node, generation, tag } => {
+                let (ino, mut node) = self.target(origin, node)?;
+                let key = node.key(*generation).map(|k| k.derive(Label::BodyKey, b""));
+                let body: Option<XattrBody> = self.open(origin, index, encoded, key.as_ref(), body);
+                let time = body.as_ref().map_or(origin.time, |b| b.time);
+                let i = match node.xattrs.iter().position(|x| x.tag == *tag) {
+                    Some(i) => i,
+                    None => {
+                        let name = body.as_ref().map(|b| b.name.clone()).unwrap_or_default();
+                        node.xattrs.push(Xattr { tag: *tag, name, values: Vec::new() });
+                        node.xattrs.len() - 1
+                    }
+                };
+                let live: Vec<ValueRef> = node.xattrs[i].values.iter().map(|v| v.at).collect();
+                self.check_same_register(origin, head, &gone, &live)?;
+                let value = Value { at, count: origin.count, value: body.map(|b| b.value) };
+                self.replace(&mut node.xattrs[i].values, &gone, Some(value))?;
+                Self::touch(&mut node, origin, time);
+                self.put_node(ino, node);
+                self.changed(Changed::Attributes(ino));
+            }
+            ChangeKind::Content { node, generation, root, blocks } => {
+                let (ino, mut node) = self.target(origin, node)?;
+                if node.kind != NodeKind::File {
+                    return rule("content of something that is no file");
+                }
+                let live: Vec<ValueRef> = node.content.iter().map(|v| v.at).collect();
+                self.check_same_register(origin, head, &gone, &live)?;
+                let key = node.key(*generation).map(|k| k.derive(Label::BodyKey, b""));
+                let body: Option<ContentBody> = self.open(origin, index, encoded, key.as_ref(), body);
+                let time = body.as_ref().map_or(origin.time, |b| b.mtime);
+                let value = body.and_then(|b| content_value(*generation, root, *blocks, b));
+                if !origin.local && *root != BlockHash::ZERO {
+                    self.overlay.wanted.push((at, *root, *blocks));
+                }
+                let before = node.content.len() > 1;
+                self.replace(&mut node.content, &gone, Some(Value { at, count: origin.count, value }))?;
+                self.overlay.conflicts += i64::from(node.content.len() > 1) - i64::from(before);
+                Self::touch(&mut node, origin, time);
+                self.set_mtime(&mut node)?;
+                self.put_node(ino, node);
+                self.changed(Changed::Content(ino));
+                self.content_changed(ino)?;
+            }
+            ChangeKind::Settle { node } => {
+                let (ino, mut node) = self.target(origin, node)?;
+                let live: Vec<ValueRef> = node.content.iter().map(|v| v.at).collect();
+                self.check_same_register(origin, head, &gone, &live)?;
+                let before = node.content.len() > 1;
+                self.replace(&mut node.content, &gone, None)?;
+                self.overlay.conflicts += i64::from(node.content.len() > 1) - i64::from(before);
+                self.set_mtime(&mut node)?;
+                self.put_node(ino, node);
+                self.changed(Changed::Content(ino));
+                self.content_changed(ino)?;
+            }
+            ChangeKind::Place { link, child, parent, generation } => {
+                let (ino, mut node) = self.target(origin, child)?;
+                let (name, time, parent) = match parent {
+                    Some(parent) => {
+                        let (parent, row) = self.target(origin, parent)?;
+                        if row.kind != NodeKind::Directory {
+                            return rule("a place in something that is no directory");
+                        }
+                        let key = row.key(*generation).map(|k| k.derive(Label::NameKey, b""));
+                        let body: Option<PlaceBody> = self.open(origin, index, encoded, key.as_ref(), body);
+                        let time = body.as_ref().map_or(origin.time, |b| b.time);
+                        (body.map(|b| b.name).filter(|n| is_name(n)), time, Some(parent))
+                    }
+                    None => {
+                        let key = node.key(*generation).map(|k| k.derive(Label::BodyKey, b""));
+                        let body: Option<RemovalBody> = self.open(origin, index, encoded, key.as_ref(), body);
+                        (None, body.map_or(origin.time, |b| b.time), None)
+                    }
+                };
+                let i = match link {
+                    None => {
+                        if parent.is_none() || !gone.is_empty() {
+                            return rule("a new link without a place");
+                        }
+                        if node.kind == NodeKind::Directory && (!node.links.is_empty() || node.id == NodeId::ROOT) {
+                            return rule("a second link to a directory");
+                        }
+                        if node.kind == NodeKind::Directory && node.born.dot != origin.dot {
+                            return rule("a directory's link must be born with it");
+                        }
+                        let id = place.link();
+                        self.set_ino_of_link(&id, ino);
+                        node.links.push(Link { id, values: Vec::new(), shown: None });
+                        node.links.len() - 1
+                    }
+                    Some(link) => {
+                        let Some(i) = node.links.iter().position(|l| l.id == *link) else {
+                            return rule("a place of a link that is not the node's");
+                        };
+                        if gone.is_empty() {
+                            return rule("a new place for a link that supersedes none");
+                        }
+                        let live: Vec<ValueRef> = node.links[i].values.iter().map(|v| v.at).collect();
+                        self.check_same_register(origin, head, &gone, &live)?;
+                        i
+                    }
+                };
+                let value = match parent {
+                    Some(parent) => {
+                        // A name that can't be is shown as the link's id, so that what it leads to isn't lost.
+                        let name = name.unwrap_or_else(|| format!("~{}", node.links[i].id).into_bytes());
+                        Place::In { parent, name }
+                    }
+                    None => Place::Removed,
+                };
+                let moved = !node.links[i].values.is_empty();
+                self.replace(&mut node.links[i].values, &gone, Some(Value { at, count: origin.count, value: Some(value) }))?;
+                Self::touch(&mut node, origin, time);
+                let (id, kind) = (node.links[i].id, node.kind);
+                let old_parent = node.links[i].shown.as_ref().map(|s| s.parent);
+                self.put_node(ino, node);
+                if kind == NodeKind::Directory && moved {
+                    self.recheck_cycles(ino)?;
+                }
+                self.refresh_link(ino, &id)?;
+                let new_parent = self.with_node(ino, |n| {
+                    n.links.iter().find(|l| l.id == id).and_then(|l| l.shown.as_ref().map(|s| s.parent))
+                })?;
+                for directory in [old_parent, new_parent.filter(|p| Some(*p) != old_parent)].into_iter().flatten() {
+                    self.entries_changed(origin, directory, at, time)?;
+                }
+                self.changed(Changed::Attributes(ino));
+            }
+            ChangeKind::Genesis { user, device, certificate, .. } => {
+                if place.seq != 1 || index != 0 || origin.volume != VolumeId::ZERO || device.id != origin.device {
+                    return rule("a second genesis");
+                }
+                verify_certificate(user, device, certificate).map_err(Error::Refused)?;
+                // The name is sealed under the first epoch's key, which follows: it is read there.
+                self.admit_rows(origin, at, Role::Owner, user, device, String::new());
+            }
+            ChangeKind::Epoch { realm, epoch, sealed, .. } => {
+                if *realm != RealmId::MEMBERS {
+                    return rule("an epoch of an unknown realm");
+                }
+                let key = self.unseal_epoch(epoch, sealed).or_else(|| self.epoch_key(epoch));
+                self.overlay.members.push(MemberRow::Epoch(EpochRow { id: *epoch, at, count: origin.count, key }));
+            }
+            ChangeKind::Invite { ticket, role, expires } => {
+                if !self.role_of(&origin.user).is_some_and(Role::may_admit) || *role >= Role::Owner {
+                    return rule("an invitation by someone who may not invite");
+                }
+                let row = InviteRow { ticket: *ticket, role: *role, expires: *expires, at, used: false };
+                self.overlay.members.push(MemberRow::Invite(row));
+            }
+            ChangeKind::Grant { ticket, role, user, device, certificate, sealed, .. } => {
+                if !self.role_of(&origin.user).is_some_and(Role::may_admit) {
+                    return rule("an admission by someone who may not admit");
+                }
+                let Some(invite) = self.invite(ticket) else { return rule("an admission without an invitation") };
+                if invite.role != *role || (!origin.local && !self.covers(origin.dot, invite.at.dot)?) {
+                    return rule("an admission that does not match its invitation");
+                }
+                verify_certificate(user, device, certificate).map_err(Error::Refused)?;
+                if self.members.users.contains_key(&user.id()) || self.members.devices.contains_key(&device.id) {
+                    return rule("an admission of someone who is a member");
+                }
+                let keys: Vec<EpochRow> = self.members.epochs.iter().filter(|e| e.key.is_none()).cloned().collect();
+                for mut row in keys {
+                    row.key = self.unseal_epoch(&row.id, sealed);
+                    if row.key.is_some() {
+                        self.overlay.members.push(MemberRow::Epoch(row));
+                    }
+                }
+                let key = sealed.first().and_then(|s| self.epoch_key(&s.epoch)).map(|k| k.derive(Label::BodyKey, b""));
+                let name = self.open::<MemberBody>(origin, index, encoded, key.as_ref(), body).map(|b| b.name);
+                let name = name.filter(|n| crate::member::check_user_name(n).is_ok());
+                let name = name.unwrap_or_else(|| format!("~{}", user.id().short()));
+                self.admit_rows(origin, at, *role, user, device, name);
+                self.overlay.members.push(MemberRow::Invite(InviteRow { used: true, ..invite }));
+                self.changed(Changed::Members);
+            }
+            ChangeKind::Name {} => {
+                let key = self.newest_epoch_key().map(|k| k.derive(Label::BodyKey, b""));
+                let body = self.open::<MemberBody>(origin, index, encoded, key.as_ref(), body);
+                let user = if origin.user == UserId::ZERO { self.owner_being_founded() } else { Some(origin.user) };
+                if let (Some(body), Some(mut row)) = (body, user.and_then(|u| self.user_row(&u)))
+                    && crate::member::check_user_name(&body.name).is_ok()
+                {
+                    row.name = body.name;
+                    self.overlay.members.push(MemberRow::User(row));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "the parts of one change")]
+    fn apply_birth(
+        &mut self,
+        origin: &Origin,
+        at: ValueRef,
+        place: Birthplace,
+        kind: NodeKind,
+        access: &AccessHead,
+        encoded: &[u8],
+        body: Body<'_>,
+    ) -> Result<()> {
+        let root = origin.volume == VolumeId::ZERO && place.seq == 1;
+        if !root && access.owner != origin.user {
+            return rule("a birth whose owner is not its author");
+        }
+        let id = if root { NodeId::ROOT } else { place.node() };
+        if self.ino_of_node(&id)?.is_some() {
+            // An equivocating device can bear one id twice; the first by rank would be as good, but a
+            // node's keys and kind can't change under it: the branch that came second stays without.
+            return rule("a node that was born before");
+        }
+        let ino = if root { Ino::ROOT } else { self.allocate_ino() };
+        let mut node = Box::new(Node {
+            id,
+            kind,
+            rdev: 0,
+            target: Vec::new(),
+            born: at,
+            btime: origin.time,
+            keys: Vec::new(),
+            access: Vec::new(),
+            meta: Vec::new(),
+            xattrs: Vec::new(),
+            content: Vec::new(),
+            links: Vec::new(),
+            ctime: origin.time,
+            mtime: origin.time,
+            entry_change: None,
+            subdirs: 0,
+            merged_into: None,
+            merged: Vec::new(),
+            hung_at: None,
+            views: Vec::new(),
+        });
+        self.learn_key(&mut node, access);
+        let key = node.key(access.generation).map(|k| k.derive(Label::BodyKey, b""));
+        let body: Option<BirthBody> = self.open(origin, at.index, encoded, key.as_ref(), body);
+        let value = body.filter(|b| b.target.len() <= TARGET_MAX && !b.target.contains(&0)).map(|b| {
+            node.btime = b.access.time;
+            node.rdev = b.rdev;
+            node.target = b.target;
+            shown_access(access, b.access)
+        });
+        node.ctime = node.btime;
+        node.mtime = node.btime;
+        node.access.push(Value { at, count: origin.count, value });
+        self.set_ino_of_node(&id, ino);
+        self.put_node(ino, node);
+        self.overlay.nodes_made += 1;
+        Ok(())
+    }
+
+    /// Takes a node's key out of an access value.
+    fn learn_key(&self, node: &mut Node, access: &AccessHead) {
+        if node.key(access.generation).is_some() {
+            return;
+        }
+        let key = self.epoch_key(&access.epoch).and_then(|epoch| unwrap_node_key(&epoch, access));
+        if let Some(key) = key {
+            node.keys.push((access.generation, key));
+        }
+    }
+
+    /// Sets what shows as modification time: the content's own (a directory's last change of an
+    /// entry) unless a time was set by hand by someone who had seen that.
+    pub(crate) fn set_mtime(&mut self, node: &mut Node) -> Result<()> {
+        let own = match node.kind {
+            NodeKind::Directory => node.entry_change.map(|(at, _, time)| (at, time)),
+            _ => node.content.last().and_then(|v| v.value.as_ref().map(|c| (v.at, c.mtime))),
+        };
+        let set = node.meta.last().and_then(|v| v.value.as_ref().and_then(|m| m.mtime).map(|mtime| (v.at, mtime)));
+        node.mtime = match (own, set) {
+            (None, None) => node.btime,
+            (Some((_, time)), None) | (None, Some((_, time))) => time,
+            (Some((own, time)), Some((set, mtime))) => {
+                if self.value_covers(set, own)? { mtime } else { time }
+            }
+        };
+        Ok(())
+    }
+
+    /// Notes in a directory that one of its entries changed.
+    fn entries_changed(&mut self, origin: &Origin, directory: Ino, at: ValueRef, time: Timestamp) -> Result<()> {
+        let directory = self.canonical(directory)?;
+        let mut node = self.node(directory)?;
+        let newest = match node.entry_change {
+            Some((old, count, _)) => self.rank((old, count), (at, origin.count))? == Ordering::Less,
+            None => true,
+        };
+        if newest {
+            node.entry_change = Some((at, origin.count, time));
+        }
+        Self::touch(&mut node, origin, time);
+        self.set_mtime(&mut node)?;
+        self.put_node(directory, node);
+        self.changed(Changed::Attributes(directory));
+        Ok(())
+    }
+
+    pub(crate) fn changed(&mut self, what: Changed) {
+        if self.overlay.changed.last() != Some(&what) {
+            self.overlay.changed.push(what);
+        }
+    }
+
+    // ---- membership
+
+    fn role_of(&self, user: &UserId) -> Option<Role> {
+        self.members.users.get(user).map(|row| row.role)
+    }
+
+    fn invite(&self, ticket: &crypto::PublicKey) -> Option<InviteRow> {
+        let fresh = self.overlay.members.iter().rev().find_map(|row| match row {
+            MemberRow::Invite(row) if row.ticket == *ticket => Some(row.clone()),
+            _ => None,
+        });
+        fresh.or_else(|| self.members.invites.get(ticket).cloned())
+    }
+
+    fn user_row(&self, user: &UserId) -> Option<UserRow> {
+        let fresh = self.overlay.members.iter().rev().find_map(|row| match row {
+            MemberRow::User(row) if row.public.id() == *user => Some(row.clone()),
+            _ => None,
+        });
+        fresh.or_else(|| self.members.users.get(user).cloned())
+    }
+
+    fn owner_being_founded(&self) -> Option<UserId> {
+        self.overlay.members.iter().find_map(|row| match row {
+            MemberRow::User(row) => Some(row.public.id()),
+            _ => None,
+        })
+    }
+
+    fn newest_epoch_key(&self) -> Option<SymmetricKey> {
+        let fresh = self.overlay.members.iter().rev().find_map(|row| match row {
+            MemberRow::Epoch(row) => row.key.clone(),
+            _ => None,
+        });
+        fresh.or_else(|| self.members.current_epoch().map(|(_, key)| key.clone()))
+    }
+
+    fn admit_rows(
+        &mut self,
+        origin: &Origin,
+        at: ValueRef,
+        role: Role,
+        user: &crypto::UserPublic,
+        device: &crypto::DevicePublic,
+        name: String,
+    ) {
+        let row = UserRow { public: *user, name, role, granted: at, count: origin.count };
+        self.overlay.members.push(MemberRow::User(row));
+        let row = DeviceRow { public: *device, user: user.id(), granted: at, admitted: origin.time };
+        self.overlay.members.push(MemberRow::Device(row));
+    }
+
+    /// The key of an epoch from what was sealed to this user.
+    fn unseal_epoch(&self, epoch: &EpochId, sealed: &[SealedKey]) -> Option<SymmetricKey> {
+        let me = self.user.id();
+        let mine = sealed.iter().find(|s| s.user == me && s.epoch == *epoch && s.generation == self.user.generation)?;
+        let bytes = self.user.boxes.open(Label::BoxEpochKey, epoch.as_bytes(), &mine.sealed).ok()?;
+        let key = SymmetricKey::from_bytes(bytes.as_slice().try_into().ok()?);
+        (epoch_id(&key) == *epoch).then_some(key)
+    }
+}
+
+pub(crate) fn decode<T: Serialize + DeserializeOwned>(bytes: &[u8]) -> Result<T> {
+    commit::decode("stored change", bytes).map_err(|e: Malformed| Error::Damaged(e.to_string()))
+}
+
+/// Whether this can be an entry's name.
+pub(crate) fn is_name(name: &[u8]) -> bool {
+    !name.is_empty() && name.len() <= NAME_MAX && name != b"." && name != b".." && !name.contains(&b'/') && !name.contains(&0)
+}
+
+/// A node's key out of an access value, with the key of its epoch.
+pub(crate) fn unwrap_node_key(epoch: &SymmetricKey, access: &AccessHead) -> Option<SymmetricKey> {
+    let key = epoch.derive(Label::NodeKeyWrap, b"");
+    let bytes = crypto::open(&key, &access.generation.to_le_bytes(), &access.wrapped).ok()?;
+    Some(SymmetricKey::from_bytes(bytes.as_slice().try_into().ok()?))
+}
+
+/// The inverse of [`unwrap_node_key`].
+pub(crate) fn wrap_node_key(epoch: &SymmetricKey, generation: u32, key: &SymmetricKey, entropy: &dyn crypto::Entropy) -> Vec<u8> {
+    crypto::seal(&epoch.derive(Label::NodeKeyWrap, b""), &generation.to_le_bytes(), key.expose(), entropy)
+}
+
+fn shown_access(head: &AccessHead, body: AccessBody) -> Access {
+    Access {
+        owner: head.owner,
+        realm: head.realm,
+        grants: head.grants.clone(),
+        judged_mode: head.mode,
+        generation: head.generation,
+        mode: body.mode & 0o7777,
+        uid: body.uid,
+        gid: body.gid,
+        acl: ByteBuf::from(body.acl),
+        default_acl: ByteBuf::from(body.default_acl),
+    }
+}
+
+/// What the register keeps of a content value; `None` when head and body don't agree.
+fn content_value(generation: u32, root: &BlockHash, blocks: u64, body: ContentBody) -> Option<ContentValue> {
+    body.content.validate().ok()?;
+    let tree = match &body.content.data {
+        ContentData::Inline(_) if *root == BlockHash::ZERO && blocks == 0 => None,
+        ContentData::Tree { root: r, blocks: b } if r == root && *b == blocks => Some((*root, blocks)),
+        _ => return None,
+    };
+    Some(ContentValue {
+        size: body.content.size,
+        allocated: body.content.allocated,
+        mtime: body.mtime,
+        tree,
+        generation,
+        keys: body.keys,
+    })
+}

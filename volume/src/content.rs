@@ -1,0 +1,184 @@
+//! File contents: what a file's bytes are, how they are cut into blocks, kept, read and changed.
+//!
+//! Owns: the content value ([`Content`]), the block store of this device ([`Packs`]), the hash lists that lead from a
+//! root to blocks, reading ([`Blocks`]) and the branch of a file that is being written ([`Draft`]). Does not own:
+//! which content is a file's current one, who may read it, or how blocks come from other devices.
+//!
+//! Invariants:
+//! - A block's name is the hash of all its stored bytes, a list node's the hash of its bytes under another label; what
+//!   is in the block store was checked against its name when it was put there.
+//! - Every block of a file but the last spans [`BLOCK_SIZE`] bytes of it. A stored block may hold fewer plain bytes
+//!   than it spans: the rest reads as zeros. So a file grows without its old last block being sealed again, and an honest
+//!   writer's blocks hold zeros past the end of the file.
+//! - A list has one form only for given blocks: the height follows from their number, each node has exactly the
+//!   children of its place, and a subtree without data is the hole.
+
+mod block_store;
+mod blocks;
+mod draft;
+mod key_ring;
+mod list;
+mod packs;
+mod tree;
+
+#[cfg(test)]
+mod fixture;
+
+use std::fmt;
+
+use crypto::{BLOCK_SIZE, Hash, Label};
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+
+pub use block_store::{BlockHead, BlockStore, MemoryBlocks};
+pub use blocks::{BlockKind, Blocks};
+pub use draft::Draft;
+pub use key_ring::{KeyRing, RingKey};
+pub use list::{FAN_OUT, LIST_NODE_MAX};
+pub use packs::{Packs, Recovery};
+
+/// The longest content that is kept as the bytes themselves; a longer one is always cut into blocks.
+pub const INLINE_MAX: usize = 4096;
+/// The longest file.
+pub const MAX_FILE_SIZE: u64 = 1 << 46;
+
+const BLOCK: u64 = BLOCK_SIZE as u64;
+
+crypto::define_id! {
+    /// The name of a stored block or list node: the hash of its bytes. All zeros stands for a hole.
+    pub struct BlockHash, 32
+}
+
+impl BlockHash {
+    /// No block: reads as zeros.
+    pub const HOLE: BlockHash = BlockHash::ZERO;
+
+    /// Whether this is [`BlockHash::HOLE`].
+    pub fn is_hole(&self) -> bool {
+        *self == Self::HOLE
+    }
+
+    /// The name of a stored block.
+    pub fn of_block(stored: &[u8]) -> Self {
+        Self::from_bytes(*Hash::of_bytes(Label::BlockHash, stored).as_bytes())
+    }
+
+    /// The name of a list node.
+    pub fn of_list(node: &[u8]) -> Self {
+        Self::from_bytes(*Hash::of_bytes(Label::ListHash, node).as_bytes())
+    }
+}
+
+/// The contents of a file: its bytes, or where they are.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Content {
+    /// The file's length in bytes.
+    pub size: u64,
+    /// How many of these bytes lie in blocks that are not holes.
+    pub allocated: u64,
+    /// The bytes, or the way to them.
+    pub data: ContentData,
+}
+
+/// The bytes of a file, or the way to them.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ContentData {
+    /// The bytes themselves, at most [`INLINE_MAX`].
+    Inline(#[serde(with = "serde_bytes")] Vec<u8>),
+    /// The hash list over the blocks.
+    Tree {
+        /// The list's root; the only block's own hash when there is but one.
+        root: BlockHash,
+        /// How many blocks the file spans, holes included.
+        blocks: u64,
+    },
+}
+
+impl fmt::Debug for ContentData {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // No byte of a file ever reaches a log.
+        match self {
+            Self::Inline(bytes) => write!(f, "Inline({} bytes)", bytes.len()),
+            Self::Tree { root, blocks } => f.debug_struct("Tree").field("root", root).field("blocks", blocks).finish(),
+        }
+    }
+}
+
+impl Content {
+    /// The content of an empty file.
+    pub fn empty() -> Self {
+        Self::inline(Vec::new())
+    }
+
+    fn inline(bytes: Vec<u8>) -> Self {
+        debug_assert!(bytes.len() <= INLINE_MAX);
+        let size = bytes.len() as u64;
+        Self { size, allocated: size, data: ContentData::Inline(bytes) }
+    }
+
+    /// Checks a content that came from elsewhere: whether size, blocks and bytes fit together.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] when no honest writer makes such a content.
+    pub fn validate(&self) -> Result<()> {
+        let sound = match &self.data {
+            ContentData::Inline(bytes) => {
+                bytes.len() <= INLINE_MAX && bytes.len() as u64 == self.size && self.allocated == self.size
+            }
+            ContentData::Tree { root, blocks } => {
+                let tail = self.allocated % BLOCK;
+                self.size > INLINE_MAX as u64
+                    && self.size <= MAX_FILE_SIZE
+                    && *blocks == blocks_of(self.size)
+                    && self.allocated <= self.size
+                    && (tail == 0 || tail == self.size % BLOCK)
+                    && root.is_hole() == (self.allocated == 0)
+            }
+        };
+        if sound { Ok(()) } else { Err(Error::damaged("a content whose size, blocks and bytes disagree")) }
+    }
+}
+
+/// How many blocks a file of `size` bytes spans.
+fn blocks_of(size: u64) -> u64 {
+    size.div_ceil(BLOCK)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(size: u64, allocated: u64, data: ContentData, sound: bool) {
+        let content = Content { size, allocated, data };
+        assert_eq!(content.validate().is_ok(), sound, "{content:?}");
+    }
+
+    #[test]
+    fn contents_that_contradict_themselves_are_refused() {
+        let root = BlockHash::of_block(b"x");
+        let tree = |root, blocks| ContentData::Tree { root, blocks };
+        check(0, 0, ContentData::Inline(vec![]), true);
+        check(3, 3, ContentData::Inline(vec![1, 2, 3]), true);
+        check(4, 4, ContentData::Inline(vec![1, 2, 3]), false);
+        check(3, 9, ContentData::Inline(vec![1, 2, 3]), false);
+        check(4097, 4097, ContentData::Inline(vec![0; 4097]), false);
+        check(4097, 4097, tree(root, 1), true);
+        check(4096, 4096, tree(root, 1), false);
+        check(BLOCK + 1, BLOCK, tree(root, 2), true);
+        check(BLOCK + 1, 1, tree(root, 2), true);
+        check(BLOCK + 1, 2, tree(root, 2), false);
+        check(BLOCK + 1, BLOCK + 1, tree(root, 1), false);
+        check(BLOCK + 1, BLOCK + 2, tree(root, 2), false);
+        check(BLOCK, 0, tree(BlockHash::HOLE, 1), true);
+        check(BLOCK, BLOCK, tree(BlockHash::HOLE, 1), false);
+        check(MAX_FILE_SIZE, BLOCK, tree(root, 1 << 30), true);
+        check(MAX_FILE_SIZE + 1, BLOCK, tree(root, (1 << 30) + 1), false);
+    }
+
+    #[test]
+    fn no_byte_of_a_file_shows_in_debug_output() {
+        let text = format!("{:?}", Content::inline(b"secret".to_vec()));
+        assert!(text.contains("6 bytes") && !text.contains("115"), "{text}");
+    }
+}

@@ -1,0 +1,155 @@
+//! Where stored blocks and list nodes are kept, as a trait; and the twin in memory that forgets what wasn't synced.
+//!
+//! Invariants: what is under a name hashes to it (whoever puts has checked); a block that is there never changes; what was
+//! put survives the death of the process, what was put before a [`BlockStore::sync`] that returned survives power loss.
+
+use std::{
+    collections::{HashMap, HashSet},
+    io,
+};
+
+use crypto::BLOCK_HEADER_SIZE;
+use parking_lot::Mutex;
+
+use crate::{content::BlockHash, error::Result};
+
+/// What the store knows of a block without reading it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BlockHead {
+    /// Stored length in bytes.
+    pub len: usize,
+    /// The first stored bytes (zeros where the block is shorter): of a sealed block, its header. They come from this
+    /// device's own sealed record, so pages that open under them are this block's and no other's.
+    pub first: [u8; BLOCK_HEADER_SIZE],
+}
+
+impl BlockHead {
+    /// The head of a block with these stored bytes.
+    pub fn of(stored: &[u8]) -> Self {
+        let mut first = [0; BLOCK_HEADER_SIZE];
+        let len = stored.len().min(BLOCK_HEADER_SIZE);
+        first[..len].copy_from_slice(&stored[..len]);
+        Self { len: stored.len(), first }
+    }
+}
+
+/// Blocks and list nodes by name. Knows neither keys nor files.
+pub trait BlockStore: Send + Sync + 'static {
+    /// Whether the block is here.
+    fn contains(&self, hash: &BlockHash) -> Result<bool> {
+        Ok(self.head(hash)?.is_some())
+    }
+
+    /// The block's length and first bytes.
+    fn head(&self, hash: &BlockHash) -> Result<Option<BlockHead>>;
+
+    /// All stored bytes.
+    fn get(&self, hash: &BlockHash) -> Result<Option<Vec<u8>>> {
+        let Some(head) = self.head(hash)? else { return Ok(None) };
+        let mut bytes = vec![0; head.len];
+        Ok(self.read(hash, 0, &mut bytes)?.then_some(bytes))
+    }
+
+    /// Fills `out` with the stored bytes from `offset`; false when the block isn't here.
+    ///
+    /// # Errors
+    /// [`crate::Error::Damaged`] when the block is shorter than that.
+    fn read(&self, hash: &BlockHash, offset: usize, out: &mut [u8]) -> Result<bool>;
+
+    /// Stores a block, unless it is here: it is with the operating system when this returns.
+    fn put(&self, hash: &BlockHash, bytes: &[u8]) -> Result<()> {
+        if self.contains(hash)? { Ok(()) } else { self.put_many(&[(*hash, bytes)]) }
+    }
+
+    /// Stores blocks that are probably new, in one go. Storing one again is only a waste of space.
+    fn put_many(&self, blocks: &[(BlockHash, &[u8])]) -> Result<()>;
+
+    /// Makes everything put before durable against power loss.
+    fn sync(&self) -> Result<()>;
+}
+
+#[derive(Default)]
+struct State {
+    blocks: HashMap<BlockHash, Vec<u8>>,
+    unsynced: HashSet<BlockHash>,
+    /// Blocks that may still be put before the "disk" is full.
+    remaining: Option<usize>,
+    syncs: u64,
+}
+
+/// A [`BlockStore`] in memory, for tests and simulations.
+#[derive(Default)]
+pub struct MemoryBlocks {
+    state: Mutex<State>,
+}
+
+impl MemoryBlocks {
+    /// An empty store.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Forgets what was put since the last sync: power loss.
+    pub fn lose_power(&self) {
+        let state = &mut *self.state.lock();
+        for hash in state.unsynced.drain() {
+            state.blocks.remove(&hash);
+        }
+    }
+
+    /// Forgets one block, as a cache that evicts it would.
+    pub fn evict(&self, hash: &BlockHash) -> bool {
+        self.state.lock().blocks.remove(hash).is_some()
+    }
+
+    /// Lets this many more blocks in, then has no space; `None` makes room.
+    pub fn fill_after(&self, blocks: Option<usize>) {
+        self.state.lock().remaining = blocks;
+    }
+
+    /// The names of all blocks and list nodes.
+    pub fn names(&self) -> Vec<BlockHash> {
+        let mut names: Vec<_> = self.state.lock().blocks.keys().copied().collect();
+        names.sort();
+        names
+    }
+
+    /// How often [`BlockStore::sync`] was called.
+    pub fn syncs(&self) -> u64 {
+        self.state.lock().syncs
+    }
+}
+
+impl BlockStore for MemoryBlocks {
+    fn head(&self, hash: &BlockHash) -> Result<Option<BlockHead>> {
+        Ok(self.state.lock().blocks.get(hash).map(|bytes| BlockHead::of(bytes)))
+    }
+
+    fn read(&self, hash: &BlockHash, offset: usize, out: &mut [u8]) -> Result<bool> {
+        let state = self.state.lock();
+        let Some(bytes) = state.blocks.get(hash) else { return Ok(false) };
+        let range = bytes.get(offset..).and_then(|rest| rest.get(..out.len()));
+        out.copy_from_slice(range.ok_or(io::Error::from(io::ErrorKind::UnexpectedEof))?);
+        Ok(true)
+    }
+
+    fn put_many(&self, blocks: &[(BlockHash, &[u8])]) -> Result<()> {
+        let state = &mut *self.state.lock();
+        if let Some(remaining) = &mut state.remaining {
+            *remaining = remaining.checked_sub(blocks.len()).ok_or(crate::error::Error::NoSpace)?;
+        }
+        for (hash, bytes) in blocks {
+            if state.blocks.insert(*hash, bytes.to_vec()).is_none() {
+                state.unsynced.insert(*hash);
+            }
+        }
+        Ok(())
+    }
+
+    fn sync(&self) -> Result<()> {
+        let state = &mut *self.state.lock();
+        state.unsynced.clear();
+        state.syncs += 1;
+        Ok(())
+    }
+}

@@ -1,0 +1,106 @@
+//! The keys that a file's blocks open with.
+
+use std::sync::Arc;
+
+use crypto::{KeyId, Label, SymmetricKey};
+
+/// A node key with the block key derived from it.
+#[derive(Clone, Debug)]
+pub struct RingKey {
+    id: KeyId,
+    node: SymmetricKey,
+    block: SymmetricKey,
+}
+
+impl RingKey {
+    fn new(node: &SymmetricKey) -> Self {
+        let block = node.derive(Label::BlockKey, b"");
+        Self { id: block.id(), node: node.clone(), block }
+    }
+
+    /// The id that blocks sealed under this key carry.
+    pub fn id(&self) -> KeyId {
+        self.id
+    }
+
+    /// The node key itself.
+    pub fn node_key(&self) -> &SymmetricKey {
+        &self.node
+    }
+
+    /// The key that seals the blocks.
+    pub fn block_key(&self) -> &SymmetricKey {
+        &self.block
+    }
+}
+
+/// The node keys of one file's blocks: the current one, which seals, and earlier or foreign ones, which only open
+/// (blocks from before access was narrowed, or shared by a copy). Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct KeyRing(Arc<Vec<RingKey>>);
+
+impl KeyRing {
+    /// A ring with the key that seals from now on.
+    pub fn new(current: &SymmetricKey) -> Self {
+        Self(Arc::new(vec![RingKey::new(current)]))
+    }
+
+    /// Adds a key that only opens; nothing happens when it is there already.
+    pub fn add(&mut self, node_key: &SymmetricKey) {
+        self.join(RingKey::new(node_key));
+    }
+
+    /// The key that seals.
+    pub fn current(&self) -> &RingKey {
+        self.0.first().expect("a ring is made with its current key")
+    }
+
+    /// The key whose blocks carry `id`.
+    pub fn find(&self, id: KeyId) -> Option<&RingKey> {
+        self.0.iter().find(|key| key.id == id)
+    }
+
+    /// The keys that only open.
+    pub fn others(&self) -> &[RingKey] {
+        &self.0[1..]
+    }
+
+    /// Adds every key of another ring.
+    pub(super) fn join_all(&mut self, other: &KeyRing) {
+        for key in other.0.iter() {
+            self.join(key.clone());
+        }
+    }
+
+    /// Drops the keys that only open.
+    pub(super) fn keep_current(&mut self) {
+        if self.0.len() > 1 {
+            Arc::make_mut(&mut self.0).truncate(1);
+        }
+    }
+
+    fn join(&mut self, key: RingKey) {
+        if self.find(key.id).is_none() {
+            Arc::make_mut(&mut self.0).push(key);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ring_finds_each_key_by_the_id_its_blocks_carry() {
+        let [a, b] = [1, 2].map(|n| SymmetricKey::from_bytes([n; 32]));
+        let mut ring = KeyRing::new(&a);
+        ring.add(&b);
+        ring.add(&a);
+        ring.add(&b);
+        assert_eq!(ring.others().len(), 1);
+        let id = b.derive(Label::BlockKey, b"").id();
+        assert_eq!(ring.find(id).map(|key| key.node_key()), Some(&b));
+        assert_eq!(ring.current().node_key(), &a);
+        assert!(ring.find(b.id()).is_none());
+    }
+}

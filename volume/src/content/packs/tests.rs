@@ -1,0 +1,214 @@
+use std::sync::Arc;
+
+use tempfile::TempDir;
+
+use super::*;
+use crate::content::{
+    Blocks,
+    fixture::{bytes, content, memory, read_all, ring, sealed},
+};
+
+fn block(n: u64) -> (BlockHash, Vec<u8>) {
+    let bytes = bytes(n, 1000 + n as usize);
+    (BlockHash::of_block(&bytes), bytes)
+}
+
+fn put(packs: &Packs, numbers: std::ops::Range<u64>) {
+    for (hash, bytes) in numbers.map(block) {
+        packs.put(&hash, &bytes).unwrap();
+    }
+}
+
+/// Checks which of the blocks are there, and that they are right.
+fn check(packs: &Packs, here: std::ops::Range<u64>, gone: std::ops::Range<u64>) {
+    for (hash, bytes) in here.map(block) {
+        assert_eq!(packs.get(&hash).unwrap(), Some(bytes));
+    }
+    for (hash, _) in gone.map(block) {
+        assert_eq!(packs.get(&hash).unwrap(), None);
+        assert!(!packs.contains(&hash).unwrap());
+    }
+}
+
+/// The length of pack `number`, and a way to change it.
+fn pack_file(dir: &TempDir, number: u32) -> (u64, File) {
+    let file = OpenOptions::new().read(true).write(true).open(format::path(dir.path(), number)).unwrap();
+    (file.metadata().unwrap().len(), file)
+}
+
+#[test]
+fn blocks_are_there_again_after_closing_and_go_on_in_the_same_pack() {
+    let (dir, (_, store)) = (TempDir::new().unwrap(), sealed());
+    let packs = Packs::open(dir.path(), &store).unwrap();
+    put(&packs, 0..10);
+    let many: Vec<_> = (10..20).map(block).collect();
+    packs.put_many(&many.iter().map(|(hash, bytes)| (*hash, bytes.as_slice())).collect::<Vec<_>>()).unwrap();
+    check(&packs, 0..20, 20..21);
+    packs.close().unwrap();
+    drop(packs);
+    for round in 0..3 {
+        let packs = Packs::open(dir.path(), &store).unwrap();
+        assert_eq!(packs.recovery(), Recovery::default());
+        check(&packs, 0..20 + round, 20 + round..30);
+        put(&packs, 20 + round..21 + round);
+        packs.close().unwrap();
+    }
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+}
+
+#[test]
+fn the_death_of_the_process_loses_nothing() {
+    let (dir, (_, store)) = (TempDir::new().unwrap(), sealed());
+    for round in 0..4 {
+        let packs = Packs::open_with(dir.path(), &store, 5000).unwrap();
+        assert_eq!(packs.recovery().cut, 0);
+        check(&packs, 0..round * 10, round * 10..50);
+        put(&packs, round * 10..round * 10 + 10);
+        if round == 2 {
+            packs.sync().unwrap();
+        }
+    }
+    assert!(fs::read_dir(dir.path()).unwrap().count() > 4);
+}
+
+#[test]
+fn a_torn_tail_is_cut_off_and_its_rows_lead_nowhere() {
+    // Cut inside the last block, inside a header, a byte flipped in the middle, all but the pack's header gone.
+    let damages: [(&str, fn(&File, u64), u64); 5] = [
+        ("last byte gone", |file, len| file.set_len(len - 1).unwrap(), 9),
+        ("last header torn", |file, len| file.set_len(len - 1009 - 20).unwrap(), 9),
+        ("zeros in the middle", |file, len| file.write_all_at(&[0; 5000], len - 6000).unwrap(), 4),
+        ("empty", |file, _| file.set_len(0).unwrap(), 0),
+        ("only a header", |file, _| file.set_len(PACK_HEADER).unwrap(), 0),
+    ];
+    for (name, damage, left) in damages {
+        let (dir, (_, store)) = (TempDir::new().unwrap(), sealed());
+        put(&Packs::open(dir.path(), &store).unwrap(), 0..10);
+        let (len, file) = pack_file(&dir, 0);
+        damage(&file, len);
+        let packs = Packs::open(dir.path(), &store).unwrap();
+        assert_eq!(packs.recovery().checked, left, "{name}");
+        check(&packs, 0..left, left..10);
+        // What is lost can be put again, and what is new never lies where a lost one was.
+        put(&packs, left..20);
+        check(&packs, 0..20, 20..21);
+        drop(packs);
+        let packs = Packs::open(dir.path(), &store).unwrap();
+        assert_eq!(packs.recovery().cut, 0, "{name}");
+        check(&packs, 0..20, 20..21);
+    }
+}
+
+#[test]
+fn what_was_synced_and_recorded_is_not_checked_again() {
+    let (dir, (_, store)) = (TempDir::new().unwrap(), sealed());
+    let packs = Packs::open(dir.path(), &store).unwrap();
+    put(&packs, 0..10);
+    packs.close().unwrap();
+    put(&packs, 10..13);
+    drop(packs);
+    let packs = Packs::open(dir.path(), &store).unwrap();
+    assert_eq!(packs.recovery(), Recovery { checked: 3, indexed: 0, cut: 0 });
+    check(&packs, 0..13, 13..20);
+}
+
+#[test]
+fn a_lost_index_is_made_again_and_a_lost_pack_only_loses_its_blocks() {
+    let (dir, (_, store)) = (TempDir::new().unwrap(), sealed());
+    let packs = Packs::open_with(dir.path(), &store, 5000).unwrap();
+    put(&packs, 0..10);
+    drop(packs);
+    let (_, empty) = sealed();
+    let packs = Packs::open(dir.path(), &empty).unwrap();
+    assert_eq!(packs.recovery(), Recovery { checked: 10, indexed: 10, cut: 0 });
+    check(&packs, 0..10, 10..11);
+    drop(packs);
+    fs::remove_file(format::path(dir.path(), 1)).unwrap();
+    let packs = Packs::open(dir.path(), &empty).unwrap();
+    let here = (0..10).filter(|n| packs.contains(&block(*n).0).unwrap()).count();
+    assert!((4..9).contains(&here), "{here}");
+}
+
+#[test]
+fn rows_that_power_loss_took_are_made_again_where_the_blocks_remain() {
+    let (dir, (memory, store)) = (TempDir::new().unwrap(), sealed());
+    let packs = Packs::open(dir.path(), &store).unwrap();
+    put(&packs, 0..10);
+    drop(packs);
+    // The row that the pack exists remains, and those of the first five blocks.
+    memory.lose_power(6);
+    let packs = Packs::open(dir.path(), &store).unwrap();
+    assert_eq!(packs.recovery(), Recovery { checked: 10, indexed: 5, cut: 0 });
+    check(&packs, 0..10, 10..11);
+}
+
+#[test]
+fn a_pack_of_a_newer_version_is_refused() {
+    let (dir, (_, store)) = (TempDir::new().unwrap(), sealed());
+    put(&Packs::open(dir.path(), &store).unwrap(), 0..1);
+    pack_file(&dir, 0).1.write_all_at(&[9], 8).unwrap();
+    let error = Packs::open(dir.path(), &store).err().unwrap().to_string();
+    assert!(error.contains("version 9"), "{error}");
+    assert_eq!(pack_file(&dir, 0).0, PACK_HEADER + RECORD_HEADER + 1000);
+}
+
+#[test]
+fn blocks_exchanged_on_the_disk_do_not_open() {
+    let (dir, (_, store)) = (TempDir::new().unwrap(), sealed());
+    let packs = Arc::new(Packs::open(dir.path(), &store).unwrap());
+    let keys = ring(1);
+    let blocks = Blocks::new(packs.clone(), Arc::new(crypto::OsEntropy));
+    let [a, b] = [1, 2].map(|seed| content(&blocks, &keys, &bytes(seed, 60_000)));
+    assert_eq!(read_all(&blocks, &keys, &a), bytes(1, 60_000));
+    // Both are whole blocks under the same key; only their places are exchanged.
+    let (len, file) = pack_file(&dir, 0);
+    let half = (len - PACK_HEADER) as usize / 2;
+    let mut bytes = vec![0; 2 * half];
+    file.read_exact_at(&mut bytes, PACK_HEADER).unwrap();
+    bytes.rotate_left(half);
+    file.write_all_at(&bytes, PACK_HEADER).unwrap();
+    for content in [a, b] {
+        for (offset, len) in [(0, 60_000), (20_000, 100)] {
+            assert!(matches!(blocks.read(&content, &keys, offset, len, &mut Vec::new()), Err(Error::Damaged(_))));
+        }
+    }
+}
+
+#[test]
+fn a_sync_without_anything_new_does_nothing_and_many_share_one() {
+    let (dir, (_, store)) = (TempDir::new().unwrap(), sealed());
+    let packs = Packs::open_with(dir.path(), &store, 20_000).unwrap();
+    packs.sync().unwrap();
+    assert!(fs::read_dir(dir.path()).unwrap().next().is_none());
+    std::thread::scope(|scope| {
+        for thread in 0..4 {
+            let packs = &packs;
+            scope.spawn(move || {
+                for n in thread * 25..thread * 25 + 25 {
+                    put(packs, n..n + 1);
+                    packs.sync().unwrap();
+                }
+            });
+        }
+    });
+    check(&packs, 0..100, 100..101);
+    assert_eq!(packs.synced.lock().appends, 100);
+    drop(packs);
+    let packs = Packs::open_with(dir.path(), &store, 20_000).unwrap();
+    assert_eq!(packs.recovery().cut, 0);
+    check(&packs, 0..100, 100..101);
+}
+
+#[test]
+fn bytes_that_are_no_block_are_not_kept() {
+    let (dir, (_, store)) = (TempDir::new().unwrap(), sealed());
+    let packs = Packs::open(dir.path(), &store).unwrap();
+    let (hash, _) = block(1);
+    assert!(packs.put(&hash, &[]).is_err());
+    assert!(packs.put(&hash, &vec![0; RECORD_MAX + 1]).is_err());
+    assert!(packs.put(&BlockHash::HOLE, &[1]).is_err());
+    packs.put(&hash, &vec![3; RECORD_MAX]).unwrap();
+    assert!(packs.read(&hash, RECORD_MAX - 1, &mut [0; 2]).is_err());
+    let (_, blocks) = memory();
+    assert!(blocks.absent(&crate::content::Content::empty(), 1).unwrap().is_empty());
+}

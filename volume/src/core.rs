@@ -1,0 +1,898 @@
+//! The replica's state behind one lock: the store, the logs, the pending commit, the caches.
+//!
+//! A change of state goes through an *overlay*: rows read and written by a call, kept apart until
+//! the call succeeded as a whole, then applied as one batch; a call that fails leaves nothing.
+//! Local calls and remote commits change the merged state through the same code ([`crate::apply`]).
+//!
+//! Invariants: what the caches hold is what the store holds; the pending commit's changes are in
+//! the store (under the number the commit will have) before the call that made them returns; own
+//! commits are synced before they are sent.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    num::NonZeroUsize,
+    sync::Arc,
+};
+
+use crypto::{DeviceKeys, Entropy, Hash, Label, SymmetricKey, UserKeys, VolumeId, keyed_tag, random_array};
+use lru::LruCache;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    Changed,
+    commit::{
+        self, ChangeKind, ClaimedCommit, FORMAT_VERSION, Head, Header, MAX_CHANGES, MAX_COMMIT_BYTES, RawChange, encode,
+    },
+    error::{Error, Result},
+    id::{Birthplace, CommitHash, LinkId, NodeId, ValueId},
+    member::{MemberRow, Members},
+    node::Ino,
+    row::{Entry, Node, NodeRow},
+    sealed_store::SealedStore,
+    store::{Batch, Space, prefix_end},
+    time::{Clock, Timestamp},
+    version::{Branch, BranchNo, Dot, ValueRef, VersionVector},
+};
+
+const NODE_CACHE: usize = 12_000;
+const ENTRY_CACHE: usize = 24_000;
+const VECTOR_CACHE: usize = 256;
+const COMMIT_CACHE: usize = 4096;
+/// Every so many commits of a branch the whole version vector is stored, between them what changed.
+const VECTOR_EVERY: u64 = 64;
+
+/// A commit as stored: what was signed, and what this device derived.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct CommitRow {
+    #[serde(with = "serde_bytes")]
+    pub header: Vec<u8>,
+    pub signature: crypto::Signature,
+    pub hash: CommitHash,
+    pub count: u64,
+    /// Position in the order in which commits arrived here, which is a causal one.
+    pub arrival: u64,
+    /// Known, but its author had no right: changes nothing.
+    pub void: bool,
+    /// What its version vector has that its predecessor's on the branch hasn't; all of it at every 64th.
+    pub vector: Vec<Dot>,
+    pub vector_whole: bool,
+}
+
+/// The essentials of a commit, cached.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct CommitInfo {
+    pub hash: CommitHash,
+    pub count: u64,
+    pub void: bool,
+}
+
+/// The commit that local calls collect in.
+pub(crate) struct Pending {
+    /// Hashes of heads and bodies so far are over these; kept raw for the header's root.
+    pub changes: Vec<RawChange>,
+    pub bytes: usize,
+    pub calls: u32,
+    /// When the first change came, on the monotonic clock.
+    pub since: std::time::Duration,
+}
+
+/// Rows that a call has read and changed.
+#[derive(Default)]
+pub(crate) struct Overlay {
+    pub nodes: HashMap<Ino, Option<Arc<NodeRow>>>,
+    pub entries: HashMap<(Ino, [u8; 16]), Arc<Entry>>,
+    /// Put into the batch as they are.
+    pub batch: Batch,
+    pub ids: HashMap<Vec<u8>, Option<Ino>>,
+    pub members: Vec<MemberRow>,
+    pub changed: Vec<Changed>,
+    /// Contents that came from elsewhere and must be fetched.
+    pub wanted: Vec<(ValueRef, crate::content::BlockHash, u64)>,
+    pub next_ino: Option<u64>,
+    pub pending: Vec<RawChange>,
+    /// The commit being taken in, before it is stored, and its changes.
+    pub entering: Option<(Dot, CommitRow)>,
+    pub arriving: Option<(Dot, Vec<RawChange>)>,
+    pub nodes_made: u64,
+    /// By how much the number of files in conflict changed.
+    pub conflicts: i64,
+    /// Directories in a would-be cycle, when the set changed.
+    pub cyclic: Option<BTreeSet<Ino>>,
+}
+
+/// The state of the log and the counters, as stored.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+struct Counters {
+    next_ino: u64,
+    nodes: u64,
+    /// Files with more than one content value.
+    conflicts: i64,
+    my_log: u64,
+    cyclic: BTreeSet<Ino>,
+}
+
+/// See the module.
+pub(crate) struct Core {
+    pub store: SealedStore,
+    pub entropy: Arc<dyn Entropy>,
+    pub clock: Arc<dyn Clock>,
+    pub volume: VolumeId,
+    pub device: DeviceKeys,
+    pub user: UserKeys,
+    pub members: Members,
+    pub branches: Vec<Branch>,
+    /// Branches of a (device, log).
+    by_log: HashMap<(crypto::DeviceId, u64), Vec<BranchNo>>,
+    /// Commits that no other known commit has seen.
+    pub frontier: BTreeSet<Dot>,
+    pub me: BranchNo,
+    pub pending: Option<Pending>,
+    pub next_arrival: u64,
+    pub overlay: Overlay,
+    counters: Counters,
+    name_key: SymmetricKey,
+    nodes: LruCache<Ino, Option<Arc<NodeRow>>>,
+    entries: LruCache<(Ino, [u8; 16]), Arc<Entry>>,
+    vectors: LruCache<Dot, Arc<VersionVector>>,
+    commits: LruCache<Dot, CommitInfo>,
+    /// When free space was last looked at, and whether there was enough.
+    pub space: crate::space::SpaceGuard,
+    /// What the last settled call or commit changed, for the kernel's caches.
+    pub settled: Vec<Changed>,
+}
+
+const COUNTERS: &[u8] = b"counters";
+pub(crate) const VOLUME: &[u8] = b"volume";
+const BRANCH_PREFIX: &[u8] = b"branch/";
+
+pub(crate) fn entry_key(directory: Ino, tag: &[u8; 16]) -> Vec<u8> {
+    [&directory.0.to_be_bytes()[..], tag].concat()
+}
+
+fn node_id_key(id: &NodeId) -> Vec<u8> {
+    [b"n", &id.as_bytes()[..]].concat()
+}
+
+fn link_id_key(id: &LinkId) -> Vec<u8> {
+    [b"l", &id.as_bytes()[..]].concat()
+}
+
+fn decode_row<T: serde::de::DeserializeOwned>(what: &str, bytes: &[u8]) -> Result<T> {
+    rmp_serde::from_slice(bytes).map_err(|_| Error::damaged(what))
+}
+
+fn capacity(n: usize) -> NonZeroUsize {
+    NonZeroUsize::new(n).unwrap_or(NonZeroUsize::MIN)
+}
+
+impl Core {
+    /// Loads the state of `volume` from its store; an empty store is a volume not yet synced.
+    pub(crate) fn load(parts: crate::Parts, volume: VolumeId) -> Result<Self> {
+        let store = SealedStore::new(parts.store, &parts.secret, parts.entropy.clone());
+        match store.get(Space::Meta, VOLUME)? {
+            Some(id) if id == volume.as_bytes() => {}
+            Some(_) => return Err(Error::damaged("the store belongs to another volume")),
+            None => {
+                let mut batch = Batch::new();
+                store.put(&mut batch, Space::Meta, VOLUME, volume.as_bytes());
+                store.apply(batch)?;
+            }
+        }
+        let counters = match store.get(Space::Meta, COUNTERS)? {
+            Some(bytes) => decode_row("counters", &bytes)?,
+            None => Counters { next_ino: Ino::ROOT.0 + 1, ..Counters::default() },
+        };
+        let mut core = Core {
+            name_key: parts.secret.derive(Label::StoreName, b""),
+            store,
+            entropy: parts.entropy,
+            clock: parts.clock,
+            volume,
+            device: parts.device,
+            user: parts.user,
+            members: Members::default(),
+            branches: Vec::new(),
+            by_log: HashMap::new(),
+            frontier: BTreeSet::new(),
+            me: BranchNo(0),
+            pending: None,
+            next_arrival: 1,
+            overlay: Overlay::default(),
+            counters,
+            nodes: LruCache::new(capacity(NODE_CACHE)),
+            entries: LruCache::new(capacity(ENTRY_CACHE)),
+            vectors: LruCache::new(capacity(VECTOR_CACHE)),
+            commits: LruCache::new(capacity(COMMIT_CACHE)),
+            space: crate::space::SpaceGuard::new(parts.directory),
+            settled: Vec::new(),
+        };
+        core.load_members()?;
+        core.load_branches()?;
+        core.load_pending()?;
+        Ok(core)
+    }
+
+    fn load_members(&mut self) -> Result<()> {
+        let mut from = Vec::new();
+        loop {
+            let rows = self.store.scan(Space::Members, &from, &[], 1024)?;
+            let Some((last, _)) = rows.last() else { return Ok(()) };
+            from = [last.as_slice(), &[0]].concat();
+            for (_, bytes) in rows {
+                self.members.put(decode_row("membership record", &bytes)?);
+            }
+        }
+    }
+
+    fn load_branches(&mut self) -> Result<()> {
+        let rows = self.store.scan(Space::Meta, BRANCH_PREFIX, &prefix_end(BRANCH_PREFIX), usize::MAX)?;
+        for (number, (_, bytes)) in rows.into_iter().enumerate() {
+            let mut branch: Branch = decode_row("branch", &bytes)?;
+            let no = BranchNo(u32::try_from(number).map_err(|_| Error::damaged("branches"))?);
+            let prefix = no.0.to_be_bytes();
+            if let Some((key, bytes)) = self.store.raw().last(Space::Commits, &prefix, &prefix_end(&prefix))? {
+                let row: CommitRow = decode_row("commit", &bytes)?;
+                branch.tip = Dot::from_key(&key).ok_or_else(|| Error::damaged("commit key"))?.seq;
+                branch.tip_hash = row.hash;
+            }
+            self.add_branch(branch);
+        }
+        if let Some((key, _)) = self.store.raw().last(Space::Index, b"a", &prefix_end(b"a"))? {
+            let bytes = key.get(1..9).and_then(|b| b.try_into().ok()).ok_or_else(|| Error::damaged("arrival key"))?;
+            self.next_arrival = u64::from_be_bytes(bytes) + 1;
+        }
+        self.me = self.own_branch()?;
+        // The frontier: tips that no other tip's author had seen.
+        let tips: Vec<Dot> = self.tips().collect();
+        let mut maximal: BTreeSet<Dot> = tips.iter().copied().collect();
+        for &tip in &tips {
+            let vector = self.vector(tip)?;
+            maximal.retain(|&other| other == tip || !vector.covers(other));
+        }
+        self.frontier = maximal;
+        Ok(())
+    }
+
+    /// The newest commit of every branch that has one.
+    pub(crate) fn tips(&self) -> impl Iterator<Item = Dot> + '_ {
+        self.branches
+            .iter()
+            .enumerate()
+            .filter(|(_, branch)| branch.tip > 0)
+            .map(|(no, branch)| Dot { branch: BranchNo(no as u32), seq: branch.tip })
+    }
+
+    /// The branch this device writes: its log's own one. A device that finds its log forked (its
+    /// store was once restored from a copy) begins a new log.
+    fn own_branch(&mut self) -> Result<BranchNo> {
+        let id = self.device.id();
+        loop {
+            match self.by_log.get(&(id, self.counters.my_log)).map(Vec::as_slice) {
+                Some(&[only]) => return Ok(only),
+                None => {
+                    let log = self.counters.my_log;
+                    return self.store_branch(Branch {
+                        device: id,
+                        log,
+                        forked_from: None,
+                        tip: 0,
+                        tip_hash: CommitHash::ZERO,
+                    });
+                }
+                Some(_) => {
+                    log::warn!("this device's log {} has forked; going on under a new one", self.counters.my_log);
+                    self.counters.my_log = u64::from_le_bytes(random_array(&*self.entropy)) >> 1 | 1;
+                    self.save_counters()?;
+                }
+            }
+        }
+    }
+
+    fn save_counters(&mut self) -> Result<()> {
+        let mut batch = Batch::new();
+        self.store.put(&mut batch, Space::Meta, COUNTERS, &encode(&self.counters));
+        self.store.apply(batch)
+    }
+
+    fn add_branch(&mut self, branch: Branch) -> BranchNo {
+        let no = BranchNo(self.branches.len() as u32);
+        self.by_log.entry((branch.device, branch.log)).or_default().push(no);
+        self.branches.push(branch);
+        no
+    }
+
+    /// Numbers a new branch and stores it.
+    pub(crate) fn store_branch(&mut self, branch: Branch) -> Result<BranchNo> {
+        let mut batch = Batch::new();
+        let key = [BRANCH_PREFIX, &(self.branches.len() as u32).to_be_bytes()].concat();
+        self.store.put(&mut batch, Space::Meta, key, &encode(&branch));
+        self.store.apply(batch)?;
+        Ok(self.add_branch(branch))
+    }
+
+    /// The branches of a log.
+    pub(crate) fn branches_of(&self, device: &crypto::DeviceId, log: u64) -> &[BranchNo] {
+        self.by_log.get(&(*device, log)).map_or(&[], Vec::as_slice)
+    }
+
+    pub(crate) fn branch(&self, no: BranchNo) -> &Branch {
+        &self.branches[no.0 as usize]
+    }
+
+    pub(crate) fn branch_mut(&mut self, no: BranchNo) -> &mut Branch {
+        &mut self.branches[no.0 as usize]
+    }
+
+    /// Finds the changes of the pending commit again after a restart.
+    fn load_pending(&mut self) -> Result<()> {
+        let dot = self.pending_dot();
+        let key = dot.key();
+        let rows = self.store.raw().scan(Space::Changes, &key, &prefix_end(&key), MAX_CHANGES + 1)?;
+        if rows.is_empty() {
+            return Ok(());
+        }
+        let mut pending = self.new_pending();
+        for (_, bytes) in rows {
+            let change: RawChange = decode_row("pending change", &bytes)?;
+            let head: Head = decode_row("pending change", &change.head)?;
+            pending.calls = head.call + 1;
+            pending.bytes += change.len();
+            pending.changes.push(change);
+        }
+        self.pending = Some(pending);
+        Ok(())
+    }
+
+    fn new_pending(&self) -> Pending {
+        Pending { changes: Vec::new(), bytes: 0, calls: 0, since: self.clock.monotonic() }
+    }
+
+    /// The name that the pending commit will have.
+    pub(crate) fn pending_dot(&self) -> Dot {
+        Dot { branch: self.me, seq: self.branch(self.me).tip + 1 }
+    }
+
+    // ---- rows
+
+    /// The row of an inode number.
+    pub(crate) fn row(&mut self, ino: Ino) -> Result<Option<Arc<NodeRow>>> {
+        if let Some(row) = self.overlay.nodes.get(&ino) {
+            return Ok(row.clone());
+        }
+        if let Some(row) = self.nodes.get(&ino) {
+            return Ok(row.clone());
+        }
+        let row = match self.store.get(Space::Nodes, &ino.0.to_be_bytes())? {
+            Some(bytes) => Some(Arc::new(decode_row("node", &bytes)?)),
+            None => None,
+        };
+        self.nodes.put(ino, row.clone());
+        Ok(row)
+    }
+
+    /// A copy of the node behind an inode number, to change and put back.
+    pub(crate) fn node(&mut self, ino: Ino) -> Result<Box<Node>> {
+        match self.row(ino)?.as_deref() {
+            Some(NodeRow::Node(node)) => Ok(node.clone()),
+            Some(NodeRow::View { .. }) | None => Err(Error::NotFound),
+        }
+    }
+
+    /// Looks at a node without copying it.
+    pub(crate) fn with_node<R>(&mut self, ino: Ino, f: impl FnOnce(&Node) -> R) -> Result<R> {
+        match self.row(ino)?.as_deref() {
+            Some(NodeRow::Node(node)) => Ok(f(node)),
+            Some(NodeRow::View { .. }) | None => Err(Error::NotFound),
+        }
+    }
+
+    pub(crate) fn put_node(&mut self, ino: Ino, node: Box<Node>) {
+        self.put_row(ino, Some(NodeRow::Node(node)));
+    }
+
+    pub(crate) fn put_row(&mut self, ino: Ino, row: Option<NodeRow>) {
+        self.overlay.nodes.insert(ino, row.map(Arc::new));
+    }
+
+    /// The tag under which a name is found: keyed, so that the store shows no names.
+    pub(crate) fn tag(&self, name: &[u8]) -> [u8; 16] {
+        keyed_tag(&self.name_key, Label::StoreName, name)
+    }
+
+    /// The entry of a name; an empty one when nothing has that name.
+    pub(crate) fn entry(&mut self, directory: Ino, name: &[u8]) -> Result<Arc<Entry>> {
+        let key = (directory, self.tag(name));
+        if let Some(entry) = self.overlay.entries.get(&key) {
+            return Ok(entry.clone());
+        }
+        if let Some(entry) = self.entries.get(&key) {
+            return Ok(entry.clone());
+        }
+        let entry = match self.store.get(Space::Entries, &entry_key(directory, &key.1))? {
+            Some(bytes) => decode_row("entry", &bytes)?,
+            None => Entry { name: name.to_vec(), ..Entry::default() },
+        };
+        let entry = Arc::new(entry);
+        self.entries.put(key, entry.clone());
+        Ok(entry)
+    }
+
+    pub(crate) fn put_entry(&mut self, directory: Ino, entry: Entry) {
+        let key = (directory, self.tag(&entry.name));
+        self.overlay.entries.insert(key, Arc::new(entry));
+    }
+
+    /// Up to `limit` entries of a directory from a tag on, in the order of their tags, with what
+    /// the running call changed.
+    pub(crate) fn scan_entries(&mut self, directory: Ino, from: &[u8; 16], limit: usize) -> Result<Vec<([u8; 16], Arc<Entry>)>> {
+        let prefix = directory.0.to_be_bytes();
+        let rows = self.store.scan(Space::Entries, &entry_key(directory, from), &prefix_end(&prefix), limit)?;
+        let complete = rows.len() < limit;
+        let mut found = std::collections::BTreeMap::new();
+        for (key, bytes) in rows {
+            let tag: [u8; 16] = key[8..].try_into().map_err(|_| Error::damaged("entry key"))?;
+            found.insert(tag, Arc::new(decode_row("entry", &bytes)?));
+        }
+        let end = found.last_key_value().map(|(tag, _)| *tag);
+        for ((dir, tag), entry) in &self.overlay.entries {
+            if *dir == directory && tag >= from && (complete || Some(*tag) <= end) {
+                found.insert(*tag, entry.clone());
+            }
+        }
+        Ok(found.into_iter().filter(|(_, entry)| !entry.is_empty()).collect())
+    }
+
+    pub(crate) fn ino_of_node(&mut self, id: &NodeId) -> Result<Option<Ino>> {
+        self.ino_by_key(node_id_key(id))
+    }
+
+    fn ino_by_key(&mut self, key: Vec<u8>) -> Result<Option<Ino>> {
+        if let Some(ino) = self.overlay.ids.get(&key) {
+            return Ok(*ino);
+        }
+        match self.store.raw().get(Space::Ids, &key)? {
+            Some(bytes) => {
+                let bytes = bytes.try_into().map_err(|_| Error::damaged("id record"))?;
+                Ok(Some(Ino(u64::from_be_bytes(bytes))))
+            }
+            None => Ok(None),
+        }
+    }
+
+    pub(crate) fn set_ino_of_node(&mut self, id: &NodeId, ino: Ino) {
+        self.overlay.ids.insert(node_id_key(id), Some(ino));
+    }
+
+    pub(crate) fn set_ino_of_link(&mut self, id: &LinkId, ino: Ino) {
+        self.overlay.ids.insert(link_id_key(id), Some(ino));
+    }
+
+    /// A new inode number.
+    pub(crate) fn allocate_ino(&mut self) -> Ino {
+        let next = self.overlay.next_ino.unwrap_or(self.counters.next_ino);
+        self.overlay.next_ino = Some(next + 1);
+        Ino(next)
+    }
+
+    /// How many nodes were ever born.
+    pub(crate) fn node_count(&self) -> u64 {
+        self.counters.nodes
+    }
+
+    /// How many files have more than one content value.
+    pub(crate) fn conflict_count(&self) -> u64 {
+        u64::try_from(self.counters.conflicts).unwrap_or(0)
+    }
+
+    /// Directories in a would-be cycle.
+    pub(crate) fn cyclic(&self) -> BTreeSet<Ino> {
+        self.overlay.cyclic.clone().unwrap_or_else(|| self.counters.cyclic.clone())
+    }
+
+    // ---- the overlay's end
+
+    /// Applies what the call changed as one batch, with `batch` on top.
+    pub(crate) fn settle(&mut self, mut batch: Batch) -> Result<()> {
+        let overlay = std::mem::take(&mut self.overlay);
+        batch.writes.extend(overlay.batch.writes);
+        for (ino, row) in &overlay.nodes {
+            match row {
+                Some(row) => self.store.put(&mut batch, Space::Nodes, ino.0.to_be_bytes(), &encode(&**row)),
+                None => batch.remove(Space::Nodes, ino.0.to_be_bytes()),
+            }
+        }
+        for ((directory, tag), entry) in &overlay.entries {
+            let key = entry_key(*directory, tag);
+            if entry.is_empty() {
+                batch.remove(Space::Entries, key);
+            } else {
+                self.store.put(&mut batch, Space::Entries, key, &encode(&**entry));
+            }
+        }
+        for (key, ino) in &overlay.ids {
+            match ino {
+                Some(ino) => batch.put(Space::Ids, key.clone(), ino.0.to_be_bytes()),
+                None => batch.remove(Space::Ids, key.clone()),
+            }
+        }
+        for row in &overlay.members {
+            self.store.put(&mut batch, Space::Members, row.key(), &encode(row));
+        }
+        for (value, root, blocks) in &overlay.wanted {
+            self.store.put(&mut batch, Space::Wanted, value.key(), &encode(&(root, blocks)));
+        }
+        let mut counters = None;
+        if overlay.next_ino.is_some() || overlay.nodes_made > 0 || overlay.conflicts != 0 || overlay.cyclic.is_some() {
+            let mut new = self.counters.clone();
+            new.next_ino = overlay.next_ino.unwrap_or(new.next_ino);
+            new.nodes += overlay.nodes_made;
+            new.conflicts += overlay.conflicts;
+            if let Some(cyclic) = &overlay.cyclic {
+                new.cyclic = cyclic.clone();
+            }
+            self.store.put(&mut batch, Space::Meta, COUNTERS, &encode(&new));
+            counters = Some(new);
+        }
+        self.store.apply(batch)?;
+        // Only what is stored is remembered.
+        self.settled = overlay.changed;
+        if let Some(counters) = counters {
+            self.counters = counters;
+        }
+        for (ino, row) in overlay.nodes {
+            self.nodes.put(ino, row);
+        }
+        for (key, entry) in overlay.entries {
+            self.entries.put(key, entry);
+        }
+        for row in overlay.members {
+            self.members.put(row);
+        }
+        Ok(())
+    }
+
+    /// Forgets what the call changed.
+    pub(crate) fn abandon(&mut self) {
+        self.overlay = Overlay::default();
+    }
+
+    // ---- version vectors
+
+    /// The stored commit.
+    pub(crate) fn commit_row(&self, dot: Dot) -> Result<Option<CommitRow>> {
+        if let Some((_, row)) = self.overlay.entering.as_ref().filter(|(entering, _)| *entering == dot) {
+            return Ok(Some(row.clone()));
+        }
+        match self.store.raw().get(Space::Commits, &dot.key())? {
+            Some(bytes) => decode_row("commit", &bytes).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// The essentials of a known commit.
+    pub(crate) fn commit_info(&mut self, dot: Dot) -> Result<CommitInfo> {
+        if let Some(info) = self.commits.get(&dot) {
+            return Ok(*info);
+        }
+        let row = self.commit_row(dot)?.ok_or_else(|| Error::damaged("a commit is missing"))?;
+        let info = CommitInfo { hash: row.hash, count: row.count, void: row.void };
+        self.commits.put(dot, info);
+        Ok(info)
+    }
+
+    /// The commit of that hash.
+    pub(crate) fn dot_of(&self, hash: &CommitHash) -> Result<Option<Dot>> {
+        let key = [b"h", &hash.as_bytes()[..]].concat();
+        match self.store.raw().get(Space::Index, &key)? {
+            Some(bytes) => Dot::from_key(&bytes).map(Some).ok_or_else(|| Error::damaged("commit index")),
+            None => Ok(None),
+        }
+    }
+
+    /// What the author of a known commit had seen, the commit itself included.
+    pub(crate) fn vector(&mut self, dot: Dot) -> Result<Arc<VersionVector>> {
+        let mut deltas = Vec::new();
+        let mut at = dot;
+        let mut vector = loop {
+            if let Some(vector) = self.vectors.get(&at) {
+                if at == dot {
+                    return Ok(vector.clone());
+                }
+                break (**vector).clone();
+            }
+            let row = self.commit_row(at)?.ok_or_else(|| Error::damaged("a commit is missing"))?;
+            deltas.push(row.vector);
+            if row.vector_whole {
+                break VersionVector::default();
+            }
+            at.seq -= 1;
+        };
+        for delta in deltas.into_iter().rev() {
+            for dot in delta {
+                vector.add(dot);
+            }
+        }
+        let vector = Arc::new(vector);
+        self.vectors.put(dot, vector.clone());
+        Ok(vector)
+    }
+
+    /// Whether the author of `later` had seen `earlier` (or it is the same commit).
+    pub(crate) fn covers(&mut self, later: Dot, earlier: Dot) -> Result<bool> {
+        if later.branch == earlier.branch {
+            return Ok(earlier.seq <= later.seq);
+        }
+        if later == self.pending_dot() {
+            // Applying a remote commit closes the pending one first: it has seen all there is.
+            return Ok(true);
+        }
+        Ok(self.vector(later)?.covers(earlier))
+    }
+
+    /// Whether the change `later` was made knowing `earlier`.
+    pub(crate) fn value_covers(&mut self, later: ValueRef, earlier: ValueRef) -> Result<bool> {
+        if later.dot == earlier.dot {
+            return Ok(earlier.index <= later.index);
+        }
+        self.covers(later.dot, earlier.dot)
+    }
+
+    // ---- local calls
+
+    /// The time of a call.
+    pub(crate) fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    /// How other replicas name a value.
+    pub(crate) fn value_id(&mut self, value: ValueRef) -> Result<ValueId> {
+        let commit = if value.dot == self.pending_dot() { CommitHash::ZERO } else { self.commit_info(value.dot)?.hash };
+        Ok(ValueId { commit, index: value.index })
+    }
+
+    /// Runs a local call: all of its changes are stored when this returns `Ok`, none otherwise.
+    pub(crate) fn call<R>(&mut self, f: impl FnOnce(&mut Self) -> Result<R>) -> Result<R> {
+        let result = f(self).and_then(|value| {
+            self.settle_call()?;
+            Ok(value)
+        });
+        if result.is_err() {
+            self.abandon();
+        }
+        result
+    }
+
+    fn settle_call(&mut self) -> Result<()> {
+        let changes = std::mem::take(&mut self.overlay.pending);
+        if changes.is_empty() {
+            return self.settle(Batch::new());
+        }
+        let dot = self.pending_dot();
+        let first = self.pending.as_ref().map_or(0, |p| p.changes.len());
+        let mut batch = Batch::new();
+        for (i, change) in changes.iter().enumerate() {
+            let value = ValueRef { dot, index: (first + i) as u32 };
+            batch.put(Space::Changes, value.key(), encode(change));
+        }
+        self.space.wrote(changes.iter().map(RawChange::len).sum());
+        self.settle(batch)?;
+        if self.pending.is_none() {
+            self.pending = Some(self.new_pending());
+        }
+        let pending = self.pending.as_mut().expect("made just above");
+        pending.calls += 1;
+        pending.bytes += changes.iter().map(RawChange::len).sum::<usize>();
+        pending.changes.extend(changes);
+        Ok(())
+    }
+
+    /// Where the next change of the running call will stand.
+    pub(crate) fn next_value(&self) -> ValueRef {
+        let index = self.pending.as_ref().map_or(0, |p| p.changes.len()) + self.overlay.pending.len();
+        ValueRef { dot: self.pending_dot(), index: index as u32 }
+    }
+
+    /// The birthplace that the next change of the running call will have.
+    pub(crate) fn next_birthplace(&self) -> Birthplace {
+        let at = self.next_value();
+        Birthplace { device: self.device.id(), log: self.branch(self.me).log, seq: at.dot.seq, index: at.index }
+    }
+
+    /// Seals and notes a change of the running call; it is applied by the caller.
+    pub(crate) fn note(&mut self, kind: ChangeKind, supersedes: &[ValueRef], seal: Option<(&SymmetricKey, &[u8])>) -> Result<(ValueRef, Head)> {
+        let at = self.next_value();
+        let mut ids = Vec::with_capacity(supersedes.len());
+        for &value in supersedes {
+            ids.push(self.value_id(value)?);
+        }
+        ids.sort_unstable();
+        let head = Head { call: self.pending.as_ref().map_or(0, |p| p.calls), kind, supersedes: ids };
+        let bytes = encode(&head);
+        let body = match seal {
+            Some((key, plain)) => {
+                let place = self.next_birthplace();
+                let aad = commit::body_aad(&self.volume, &place.device, place.log, place.seq, place.index, &bytes);
+                crypto::seal_padded(key, &aad, plain, &*self.entropy)
+            }
+            None => Vec::new(),
+        };
+        self.overlay.pending.push(RawChange { head: bytes, body });
+        Ok((at, head))
+    }
+
+    /// Whether the pending commit must be cut before another call is taken.
+    pub(crate) fn pending_is_full(&self) -> bool {
+        self.pending.as_ref().is_some_and(|p| p.changes.len() > MAX_CHANGES / 2 || p.bytes > MAX_COMMIT_BYTES / 2)
+    }
+
+    /// Closes the pending commit: signs and stores it. Tells whether there was one.
+    pub(crate) fn cut(&mut self) -> Result<bool> {
+        let Some(pending) = &self.pending else { return Ok(false) };
+        let dot = self.pending_dot();
+        let prev = Dot { branch: self.me, seq: dot.seq - 1 };
+        let observed: Vec<Dot> = self.frontier.iter().copied().filter(|&d| d != prev).collect();
+        let root = commit::changes_root(pending.changes.iter());
+        let changes = pending.changes.len() as u32;
+        let (mut count, mut hashes) = (0, Vec::with_capacity(observed.len()));
+        for &seen in &observed {
+            let info = self.commit_info(seen)?;
+            count = count.max(info.count);
+            hashes.push(info.hash);
+        }
+        if prev.seq > 0 {
+            count = count.max(self.commit_info(prev)?.count);
+        }
+        hashes.sort_unstable();
+        let branch = self.branch(self.me).clone();
+        let header = Header {
+            version: FORMAT_VERSION,
+            volume: self.volume,
+            device: self.device.id(),
+            log: branch.log,
+            seq: dot.seq,
+            prev: branch.tip_hash,
+            observed: hashes,
+            count: count + 1,
+            time: self.now(),
+            root,
+            changes,
+        };
+        let bytes = encode(&header);
+        let signature = self.device.signing.sign(Label::CommitSignature, &bytes);
+        let mut batch = Batch::new();
+        self.enter(&mut batch, dot, &header, bytes, signature, false, &observed)?;
+        self.settle(batch)?;
+        self.entered(dot, &header, &observed);
+        self.pending = None;
+        Ok(true)
+    }
+
+    /// The count that the pending commit will have.
+    pub(crate) fn pending_count(&mut self) -> Result<u64> {
+        let mut count = 0;
+        for dot in self.frontier.clone() {
+            count = count.max(self.commit_info(dot)?.count);
+        }
+        Ok(count + 1)
+    }
+
+    /// Puts a commit's own rows (not its changes) into `batch`.
+    #[allow(clippy::too_many_arguments, reason = "the parts of one record")]
+    pub(crate) fn enter(
+        &mut self,
+        batch: &mut Batch,
+        dot: Dot,
+        header: &Header,
+        bytes: Vec<u8>,
+        signature: crypto::Signature,
+        void: bool,
+        observed: &[Dot],
+    ) -> Result<()> {
+        // A branch's first commit knows what the commit it forked from knew.
+        let before = match (dot.seq, self.branch(dot.branch).forked_from) {
+            (_, Some(fork)) if fork.seq + 1 == dot.seq => Some(fork),
+            (1, _) => None,
+            _ => Some(Dot { branch: dot.branch, seq: dot.seq - 1 }),
+        };
+        let old = match before {
+            Some(before) => self.vector(before)?,
+            None => Arc::default(),
+        };
+        let mut new = (*old).clone();
+        new.add(dot);
+        for &seen in observed {
+            new.join(&*self.vector(seen)?);
+        }
+        let whole = dot.seq % VECTOR_EVERY == 0 || before.is_none_or(|b| b.branch != dot.branch);
+        let vector: Vec<Dot> = new.dots().filter(|d| whole || !old.covers(*d)).collect();
+        let row = CommitRow {
+            hash: commit::commit_hash(&bytes),
+            header: bytes,
+            signature,
+            count: header.count,
+            arrival: self.next_arrival,
+            void,
+            vector,
+            vector_whole: whole,
+        };
+        batch.put(Space::Commits, dot.key(), encode(&row));
+        batch.put(Space::Index, [b"h", &row.hash.as_bytes()[..]].concat(), dot.key());
+        batch.put(Space::Index, arrival_key(row.arrival), dot.key());
+        self.overlay.entering = Some((dot, row.clone()));
+        self.vectors.put(dot, Arc::new(new));
+        self.commits.put(dot, CommitInfo { hash: row.hash, count: row.count, void });
+        Ok(())
+    }
+
+    /// Notes in memory that a commit was stored.
+    pub(crate) fn entered(&mut self, dot: Dot, header: &Header, observed: &[Dot]) {
+        let hash = self.commits.get(&dot).map_or(CommitHash::ZERO, |info| info.hash);
+        self.next_arrival += 1;
+        let branch = self.branch_mut(dot.branch);
+        branch.tip = dot.seq;
+        branch.tip_hash = hash;
+        let fork = branch.forked_from;
+        for seen in observed {
+            self.frontier.remove(seen);
+        }
+        if header.seq > 1 {
+            self.frontier.remove(&Dot { branch: dot.branch, seq: dot.seq - 1 });
+            if let Some(fork) = fork {
+                self.frontier.remove(&fork);
+            }
+        }
+        self.frontier.insert(dot);
+    }
+
+    /// Drops what a failed [`Self::enter`] may have left in the caches.
+    pub(crate) fn not_entered(&mut self, dot: Dot) {
+        self.vectors.pop(&dot);
+        self.commits.pop(&dot);
+    }
+
+    /// A commit with its changes, as its author sent it.
+    pub(crate) fn export(&self, dot: Dot) -> Result<Option<ClaimedCommit>> {
+        let Some(row) = self.commit_row(dot)? else { return Ok(None) };
+        let key = dot.key();
+        let rows = self.store.raw().scan(Space::Changes, &key, &prefix_end(&key), MAX_CHANGES + 1)?;
+        let mut changes = Vec::with_capacity(rows.len());
+        for (_, bytes) in rows {
+            changes.push(decode_row("change", &bytes)?);
+        }
+        Ok(Some(ClaimedCommit { header: row.header, signature: row.signature, changes }))
+    }
+
+    /// A stored change.
+    pub(crate) fn change(&self, at: ValueRef) -> Result<RawChange> {
+        if at.dot == self.pending_dot() {
+            // A change of the running call isn't stored yet.
+            let first = self.pending.as_ref().map_or(0, |p| p.changes.len());
+            if let Some(change) = (at.index as usize).checked_sub(first).and_then(|i| self.overlay.pending.get(i)) {
+                return Ok(change.clone());
+            }
+        }
+        if let Some((_, changes)) = self.overlay.arriving.as_ref().filter(|(dot, _)| *dot == at.dot) {
+            return changes.get(at.index as usize).cloned().ok_or_else(|| Error::damaged("a change is missing"));
+        }
+        match self.store.raw().get(Space::Changes, &at.key())? {
+            Some(bytes) => decode_row("change", &bytes),
+            None => Err(Error::damaged("a change is missing")),
+        }
+    }
+
+    /// A hash over the tips of all branches: equal on two replicas that know the same commits.
+    pub(crate) fn digest(&self) -> Hash {
+        let mut tips: Vec<CommitHash> = self.branches.iter().filter(|b| b.tip > 0).map(|b| b.tip_hash).collect();
+        tips.sort_unstable();
+        let mut hasher = crypto::Hasher::new(Label::SummaryDigest);
+        for tip in tips {
+            hasher.update(tip.as_bytes());
+        }
+        hasher.finish()
+    }
+}
+
+/// Key of an arrival number in the index.
+pub(crate) fn arrival_key(arrival: u64) -> Vec<u8> {
+    [b"a", &arrival.to_be_bytes()[..]].concat()
+}

@@ -1,0 +1,315 @@
+//! Which blocks to ask whom for: every content that is known but not wholly here is walked from
+//! its root, and what is missing is handed to the connected peers' sessions.
+//!
+//! Invariants: a block is asked of one peer at a time; a peer that said it hasn't got it isn't
+//! asked again on that connection; what a reader waits for goes first; no more than
+//! [`WINDOW`] blocks are listed at once, whatever is missing.
+
+use std::{
+    collections::{HashMap, HashSet, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+
+use parking_lot::{Condvar, Mutex};
+
+use crate::{
+    content::{BlockHash, BlockKind, Blocks, FAN_OUT},
+    error::Result,
+    sealed_store::SealedStore,
+    store::{Batch, Space},
+    version::ValueRef,
+};
+
+/// Blocks listed as missing at once.
+const WINDOW: usize = 1024;
+/// Contents walked at once.
+const CONTENTS: usize = 64;
+
+/// Which connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct PeerNo(pub u64);
+
+/// A content on its way here.
+struct Walk {
+    /// What is still to be looked at: hash and its height over the leaves.
+    todo: Vec<(BlockHash, u32)>,
+    /// Of it, listed as missing.
+    listed: usize,
+}
+
+struct Want {
+    height: u32,
+    /// Contents that wait for it; none: only a reader does.
+    walks: Vec<ValueRef>,
+    asked: Option<PeerNo>,
+    lacked_by: HashSet<PeerNo>,
+}
+
+#[derive(Default)]
+struct State {
+    walks: HashMap<ValueRef, Walk>,
+    wants: HashMap<BlockHash, Want>,
+    queue: VecDeque<BlockHash>,
+    urgent: VecDeque<BlockHash>,
+    /// Contents in the store beyond those being walked.
+    more: bool,
+    peers: HashSet<PeerNo>,
+    arrived: u64,
+}
+
+/// The list of what to fetch.
+pub(crate) struct Fetch {
+    state: Mutex<State>,
+    arrival: Condvar,
+    blocks: Blocks,
+    store: SealedStore,
+}
+
+fn height(blocks: u64) -> u32 {
+    let (mut reach, mut height) = (1u64, 0);
+    while reach < blocks {
+        reach = reach.saturating_mul(FAN_OUT as u64);
+        height += 1;
+    }
+    height
+}
+
+impl Fetch {
+    pub(crate) fn new(blocks: Blocks, store: SealedStore) -> Self {
+        let state = State { more: true, ..State::default() };
+        Self { state: Mutex::new(state), arrival: Condvar::new(), blocks, store }
+    }
+
+    /// Notes that the store has new contents to fetch.
+    pub(crate) fn look_again(&self) {
+        self.state.lock().more = true;
+    }
+
+    pub(crate) fn add_peer(&self, peer: PeerNo) {
+        self.state.lock().peers.insert(peer);
+    }
+
+    /// Forgets a peer; what it was asked for may be asked elsewhere.
+    pub(crate) fn remove_peer(&self, peer: PeerNo) {
+        let state = &mut *self.state.lock();
+        state.peers.remove(&peer);
+        for (hash, want) in &mut state.wants {
+            want.lacked_by.remove(&peer);
+            if want.asked == Some(peer) {
+                want.asked = None;
+                state.queue.push_front(*hash);
+            }
+        }
+    }
+
+    /// Blocks to ask `peer` for now, the most urgent first.
+    pub(crate) fn claim(&self, peer: PeerNo, max: usize) -> Result<Vec<BlockHash>> {
+        let state = &mut *self.state.lock();
+        self.fill(state)?;
+        let mut claimed = Vec::new();
+        let mut others = VecDeque::new();
+        while claimed.len() < max {
+            let Some(hash) = state.urgent.pop_front().or_else(|| state.queue.pop_front()) else { break };
+            let Some(want) = state.wants.get_mut(&hash) else { continue };
+            if want.asked.is_some() {
+                continue;
+            }
+            if want.lacked_by.contains(&peer) {
+                others.push_back(hash);
+                continue;
+            }
+            want.asked = Some(peer);
+            claimed.push(hash);
+        }
+        others.append(&mut state.queue);
+        state.queue = others;
+        Ok(claimed)
+    }
+
+    /// A peer hasn't got it, or the connection broke.
+    pub(crate) fn failed(&self, peer: PeerNo, hash: &BlockHash) {
+        let state = &mut *self.state.lock();
+        if let Some(want) = state.wants.get_mut(hash).filter(|w| w.asked == Some(peer)) {
+            want.asked = None;
+            want.lacked_by.insert(peer);
+            state.queue.push_back(*hash);
+        }
+    }
+
+    /// A block came; it is checked, stored, and what it leads to is listed.
+    ///
+    /// # Errors
+    /// [`crate::Error::Damaged`] when it isn't what its name says.
+    pub(crate) fn arrived(&self, hash: &BlockHash, bytes: &[u8]) -> Result<()> {
+        let kind = self.blocks.put_received(hash, bytes)?;
+        let state = &mut *self.state.lock();
+        if let Some(want) = state.wants.remove(hash) {
+            if want.height > 0 && kind != BlockKind::List || want.height == 0 && kind != BlockKind::Block {
+                log::warn!("block {} is not what its place in a content says", hash.short());
+            }
+            for at in want.walks {
+                let Some(walk) = state.walks.get_mut(&at) else { continue };
+                walk.listed -= 1;
+                if want.height > 0 {
+                    walk.todo.extend(children(bytes, want.height));
+                }
+            }
+        }
+        state.arrived += 1;
+        self.fill(state)?;
+        self.arrival.notify_all();
+        Ok(())
+    }
+
+    /// Whether nothing is missing.
+    pub(crate) fn is_complete(&self) -> bool {
+        let state = &mut *self.state.lock();
+        if let Err(e) = self.fill(state) {
+            log::error!("looking for missing contents: {e}");
+            return false;
+        }
+        state.walks.is_empty() && !state.more
+    }
+
+    /// Whether a session may have something to ask for.
+    pub(crate) fn has_work(&self) -> bool {
+        let state = self.state.lock();
+        state.more || !state.queue.is_empty() || !state.urgent.is_empty()
+    }
+
+    /// Blocks listed as missing, and contents not wholly here (at least).
+    pub(crate) fn missing(&self) -> (u64, u64) {
+        let state = self.state.lock();
+        (state.wants.len() as u64, state.walks.len() as u64)
+    }
+
+    /// Puts blocks first in the queue and waits for them. Tells whether they are all here.
+    pub(crate) fn wait(&self, hashes: &[BlockHash], timeout: Duration, now: impl Fn() -> Duration, wake: impl Fn()) -> bool {
+        let here = |hash: &BlockHash| self.blocks.store().head(hash).is_ok_and(|h| h.is_some());
+        let missing: Vec<BlockHash> = hashes.iter().copied().filter(|h| !h.is_hole() && !here(h)).collect();
+        {
+            let state = &mut *self.state.lock();
+            for hash in &missing {
+                let want = state.wants.entry(*hash).or_insert_with(|| Want {
+                    height: u32::MAX,
+                    walks: Vec::new(),
+                    asked: None,
+                    lacked_by: HashSet::new(),
+                });
+                if want.asked.is_none() {
+                    state.urgent.push_back(*hash);
+                }
+            }
+        }
+        wake();
+        let deadline = now() + timeout;
+        let mut state = self.state.lock();
+        loop {
+            if missing.iter().all(here) {
+                return true;
+            }
+            let left = deadline.saturating_sub(now());
+            if left.is_zero() {
+                // Nobody waits for them any more, but the contents that need them.
+                for hash in &missing {
+                    if state.wants.get(hash).is_some_and(|w| w.walks.is_empty() && w.asked.is_none()) {
+                        state.wants.remove(hash);
+                    }
+                }
+                return false;
+            }
+            self.arrival.wait_for(&mut state, left);
+        }
+    }
+
+    /// Goes on walking until the window is full or everything is looked at.
+    fn fill(&self, state: &mut State) -> Result<()> {
+        loop {
+            let done: Vec<ValueRef> = self.walk_all(state)?;
+            if !done.is_empty() {
+                let mut batch = Batch::new();
+                for at in &done {
+                    state.walks.remove(at);
+                    batch.remove(Space::Wanted, at.key());
+                }
+                self.store.apply(batch)?;
+            }
+            if !state.more || state.walks.len() >= CONTENTS || state.wants.len() >= WINDOW {
+                return Ok(());
+            }
+            self.load_more(state)?;
+        }
+    }
+
+    fn load_more(&self, state: &mut State) -> Result<()> {
+        let rows = self.store.scan(Space::Wanted, &[], &[], 2 * CONTENTS)?;
+        state.more = rows.len() == 2 * CONTENTS;
+        let mut added = false;
+        for (key, bytes) in rows {
+            if state.walks.len() >= CONTENTS {
+                state.more = true;
+                break;
+            }
+            let parsed: Option<(BlockHash, u64)> = rmp_serde::from_slice(&bytes).ok();
+            let (Some(at), Some((root, blocks))) = (ValueRef::from_key(&key), parsed) else { continue };
+            if let std::collections::hash_map::Entry::Vacant(place) = state.walks.entry(at) {
+                place.insert(Walk { todo: vec![(root, height(blocks))], listed: 0 });
+                added = true;
+            }
+        }
+        if !added && state.walks.len() < CONTENTS {
+            state.more = false;
+        }
+        Ok(())
+    }
+
+    /// Walks every content as far as the window allows; returns those that are wholly here.
+    fn walk_all(&self, state: &mut State) -> Result<Vec<ValueRef>> {
+        let mut done = Vec::new();
+        let State { walks, wants, queue, .. } = state;
+        for (&at, walk) in walks.iter_mut() {
+            while wants.len() < WINDOW {
+                let Some((hash, height)) = walk.todo.pop() else { break };
+                if hash.is_hole() {
+                    continue;
+                }
+                if let Some(want) = wants.get_mut(&hash) {
+                    if want.height == u32::MAX {
+                        want.height = height;
+                    }
+                    want.walks.push(at);
+                    walk.listed += 1;
+                    continue;
+                }
+                if self.blocks.store().head(&hash)?.is_some() {
+                    if height > 0
+                        && let Some(bytes) = self.blocks.get_checked(&hash)?
+                    {
+                        walk.todo.extend(children(&bytes, height));
+                    }
+                    continue;
+                }
+                let want = Want { height, walks: vec![at], asked: None, lacked_by: HashSet::new() };
+                wants.insert(hash, want);
+                queue.push_back(hash);
+                walk.listed += 1;
+            }
+            if walk.todo.is_empty() && walk.listed == 0 {
+                done.push(at);
+            }
+        }
+        Ok(done)
+    }
+}
+
+/// What a list node leads to, the last first (walks take from the end).
+fn children(bytes: &[u8], height: u32) -> Vec<(BlockHash, u32)> {
+    let hashes = bytes.chunks_exact(BlockHash::LEN).filter_map(|c| BlockHash::try_from(c).ok());
+    let mut children: Vec<(BlockHash, u32)> = hashes.map(|hash| (hash, height - 1)).collect();
+    children.reverse();
+    children
+}
+
+/// Shared by the volume and its sessions.
+pub(crate) type SharedFetch = Arc<Fetch>;

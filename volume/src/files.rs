@@ -1,0 +1,659 @@
+//! Open files: the branch that an inode shows while it is written, and when that becomes a version.
+//!
+//! Locks: a file's own lock is taken before the core's, never after. What is written gathers in
+//! the file's draft; `close` publishes it (a signed content value), as does time for files that
+//! stay open; `fsync` makes it recoverable without publishing.
+
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use parking_lot::RwLock;
+
+use crate::{
+    Changed, Volume,
+    commit::encode,
+    content::{Content, ContentData, Draft, KeyRing},
+    core::Core,
+    error::{Error, Result},
+    node::{Allocate, AttributeChange, Attributes, Caller, Handle, Ino, NewNode, NodeKind, OpenMode},
+    row::NodeRow,
+    time::Timestamp,
+    version::ValueRef,
+};
+
+/// A file that stays open is published this long after its first unpublished write.
+pub(crate) const PUBLISH_AFTER: Duration = Duration::from_millis(1500);
+/// Unsealed bytes of all open files together; beyond, writers seal their own.
+const DIRTY_MAX: usize = 48 << 20;
+
+/// A file that somebody has open.
+pub(crate) struct OpenFile {
+    pub ino: Ino,
+    pub state: RwLock<FileState>,
+}
+
+/// What one version of a file consists of.
+#[derive(Clone)]
+pub(crate) struct Version {
+    pub content: Content,
+    pub keys: KeyRing,
+}
+
+#[derive(Default)]
+pub(crate) struct FileState {
+    refs: u32,
+    writers: u32,
+    /// What readers see while there is no draft; loaded when needed.
+    pub shown: Option<Version>,
+    branch: Option<Branch>,
+    /// Has set-id bits that a write must clear.
+    privileged: bool,
+    /// No longer in the table of open files.
+    gone: bool,
+}
+
+/// A file's own branch: from the first write until the last writer is done.
+struct Branch {
+    draft: Draft,
+    /// The values its writers had seen.
+    seen: Vec<ValueRef>,
+    mtime: Timestamp,
+    /// Differs from what was last published.
+    dirty: bool,
+    /// Has rows in the store's intent log.
+    logged: bool,
+    /// Bytes it counts for in the sum of all.
+    counted: usize,
+}
+
+/// An open handle.
+pub(crate) struct OpenHandle {
+    mode: OpenMode,
+    who: Caller,
+    /// The values that were shown as it was opened.
+    base: Vec<ValueRef>,
+    file: Arc<OpenFile>,
+}
+
+impl Core {
+    /// What a file shows now.
+    pub(crate) fn version(&mut self, ino: Ino) -> Result<Version> {
+        let row = self.row(ino)?.ok_or(Error::NotFound)?;
+        let (node, at) = match &*row {
+            NodeRow::View { of, value } => (self.node(*of)?, Some(*value)),
+            NodeRow::Node(node) => (node.clone(), node.content.last().map(|v| v.at)),
+        };
+        if node.kind != NodeKind::File {
+            return Err(Error::Invalid);
+        }
+        let current = node.current_key().map(|(_, key)| key.clone()).ok_or_else(|| Error::damaged("a node's key"))?;
+        let mut keys = KeyRing::new(&current);
+        for (_, key) in &node.keys {
+            keys.add(key);
+        }
+        let Some(at) = at else { return Ok(Version { content: Content::empty(), keys }) };
+        let value = node.content.iter().find(|v| v.at == at).ok_or(Error::NotFound)?;
+        let content = value.value.as_ref().ok_or_else(|| Error::damaged("a content that does not decode"))?;
+        for key in &content.keys {
+            keys.add(key);
+        }
+        let data = match content.tree {
+            Some((root, blocks)) => ContentData::Tree { root, blocks },
+            None => ContentData::Inline(self.inline_bytes(&node, at, content)?),
+        };
+        Ok(Version { content: Content { size: content.size, allocated: content.allocated, data }, keys })
+    }
+
+    /// Whether a file has a name, or lost its last one to somebody elsewhere.
+    fn is_linked(&mut self, ino: Ino) -> Result<bool> {
+        let me = self.me;
+        self.with_node(ino, |n| {
+            n.shown_links().next().is_some() || n.links.iter().any(|l| l.values.iter().any(|v| v.at.dot.branch != me))
+        })
+    }
+}
+
+impl Volume {
+    fn handle(&self, handle: Handle) -> Result<Arc<OpenHandle>> {
+        self.inner.handles.get(&handle.0).map(|h| h.clone()).ok_or(Error::BadHandle)
+    }
+
+    /// The open file of an inode, with one more reference to it.
+    fn hold(&self, ino: Ino) -> Arc<OpenFile> {
+        loop {
+            let make = || Arc::new(OpenFile { ino, state: RwLock::new(FileState::default()) });
+            let file = self.inner.files.entry(ino).or_insert_with(make).clone();
+            let mut state = file.state.write();
+            if !state.gone {
+                state.refs += 1;
+                drop(state);
+                return file;
+            }
+        }
+    }
+
+    fn let_go(&self, file: &OpenFile, state: &mut FileState) {
+        state.refs -= 1;
+        if state.refs == 0 {
+            state.gone = true;
+            self.count_dirty(state.branch.take().map_or(0, |b| b.counted), 0);
+            self.inner.files.remove(&file.ino);
+        }
+    }
+
+    fn count_dirty(&self, old: usize, new: usize) {
+        self.inner.dirty_bytes.fetch_add(new, Ordering::Relaxed);
+        self.inner.dirty_bytes.fetch_sub(old, Ordering::Relaxed);
+    }
+
+    /// Opens a file.
+    ///
+    /// # Errors
+    /// [`Error::IsDirectory`], [`Error::ReadOnly`] for a writer without the right, [`Error::NotFound`].
+    pub fn open(&self, ino: Ino, mode: OpenMode, who: &Caller) -> Result<Handle> {
+        let writing = mode.write || mode.truncate;
+        let attributes = self.attributes(ino)?;
+        match attributes.kind {
+            NodeKind::File => {}
+            NodeKind::Directory => return Err(Error::IsDirectory),
+            _ => return Err(Error::Invalid),
+        }
+        let base = if writing {
+            self.local(&[], |core| {
+                core.may_change()?;
+                core.made_real(ino)?;
+                core.with_node(ino, |n| n.content.last().map(|v| v.at).into_iter().collect())
+            })?
+        } else {
+            Vec::new()
+        };
+        let file = self.hold(ino);
+        let handle = OpenHandle { mode, who: *who, base, file: file.clone() };
+        {
+            let mut state = file.state.write();
+            state.privileged = attributes.mode & 0o6000 != 0;
+            if writing {
+                state.writers += 1;
+            }
+            if mode.truncate && attributes.size > 0 {
+                let result = self.change(&file, &mut state, &handle.base, who, |draft| draft.truncate(0));
+                if let Err(e) = result {
+                    state.writers -= 1;
+                    self.let_go(&file, &mut state);
+                    return Err(e);
+                }
+            }
+        }
+        let number = self.inner.next_handle.fetch_add(1, Ordering::Relaxed);
+        self.inner.handles.insert(number, Arc::new(handle));
+        Ok(Handle(number))
+    }
+
+    /// Makes a file and opens it, or opens what is there already.
+    ///
+    /// # Errors
+    /// [`Error::Exists`] when `exclusive`, else as [`Self::make`] and [`Self::open`].
+    pub fn create(
+        &self,
+        parent: Ino,
+        name: &[u8],
+        mode: u16,
+        open: OpenMode,
+        exclusive: bool,
+        who: &Caller,
+    ) -> Result<(Attributes, Handle)> {
+        let attributes = match self.make(parent, name, NewNode::File, mode, who) {
+            Err(Error::Exists) if !exclusive => self.lookup(parent, name)?,
+            other => other?,
+        };
+        let handle = self.open(attributes.ino, open, who)?;
+        Ok((self.attributes(attributes.ino)?, handle))
+    }
+
+    /// The branch to write to, begun from what is shown if there is none.
+    fn branch<'a>(&self, file: &OpenFile, state: &'a mut FileState, base: &[ValueRef]) -> Result<&'a mut Branch> {
+        if state.branch.is_none() {
+            let version = match state.shown.take() {
+                Some(version) => version,
+                None => self.inner.core.lock().version(file.ino)?,
+            };
+            let mtime = self.inner.clock.now();
+            let draft = Draft::new(self.inner.blocks.clone(), version.content, version.keys);
+            state.branch =
+                Some(Branch { draft, seen: base.to_vec(), mtime, dirty: false, logged: false, counted: 0 });
+        }
+        state.branch.as_mut().ok_or(Error::BadHandle)
+    }
+
+    /// Changes a file's draft; what was changed is published later.
+    fn change<R>(
+        &self,
+        file: &Arc<OpenFile>,
+        state: &mut FileState,
+        base: &[ValueRef],
+        who: &Caller,
+        f: impl FnOnce(&mut Draft) -> Result<R>,
+    ) -> Result<R> {
+        if state.privileged && who.uid != 0 {
+            self.local(&[], |core| core.drop_privileges(file.ino))?;
+            state.privileged = false;
+        }
+        let now = self.inner.clock.now();
+        let branch = self.branch(file, state, base)?;
+        let result = f(&mut branch.draft)?;
+        branch.mtime = now;
+        if !branch.dirty {
+            branch.dirty = true;
+            self.inner.dirty_files.lock().insert(file.ino, self.inner.clock.monotonic());
+            self.wake_committer();
+        }
+        let dirty = branch.draft.dirty_bytes();
+        if dirty != branch.counted {
+            self.count_dirty(branch.counted, dirty);
+            branch.counted = dirty;
+            if self.inner.dirty_bytes.load(Ordering::Relaxed) > DIRTY_MAX && dirty > 1 << 20 {
+                branch.draft.seal_oldest(usize::MAX)?;
+                let left = branch.draft.dirty_bytes();
+                self.count_dirty(branch.counted, left);
+                branch.counted = left;
+            }
+        }
+        Ok(result)
+    }
+
+    /// Reads up to `len` bytes from `offset` on, appending them to `out`.
+    ///
+    /// # Errors
+    /// [`Error::Absent`] with the blocks that aren't here yet (await them, call again), [`Error::Damaged`].
+    pub fn read(&self, handle: Handle, offset: u64, len: usize, out: &mut Vec<u8>) -> Result<()> {
+        let handle = self.handle(handle)?;
+        let state = handle.file.state.read();
+        if let Some(branch) = &state.branch {
+            return branch.draft.read(offset, len, out);
+        }
+        if let Some(version) = &state.shown {
+            return self.inner.blocks.read(&version.content, &version.keys, offset, len, out);
+        }
+        drop(state);
+        let mut state = handle.file.state.write();
+        if state.branch.is_none() && state.shown.is_none() {
+            state.shown = Some(self.inner.core.lock().version(handle.file.ino)?);
+        }
+        match (&state.branch, &state.shown) {
+            (Some(branch), _) => branch.draft.read(offset, len, out),
+            (None, Some(version)) => self.inner.blocks.read(&version.content, &version.keys, offset, len, out),
+            (None, None) => Err(Error::BadHandle),
+        }
+    }
+
+    /// Writes bytes at `offset`, or at the end for a handle that appends.
+    ///
+    /// # Errors
+    /// [`Error::Absent`] when it needs blocks that aren't here, [`Error::NoSpace`], [`Error::FileTooLarge`]; nothing was written then.
+    pub fn write(&self, handle: Handle, offset: u64, data: &[u8], who: &Caller) -> Result<usize> {
+        let handle = self.handle(handle)?;
+        if !handle.mode.write {
+            return Err(Error::BadHandle);
+        }
+        self.check_space(data.len())?;
+        let mut state = handle.file.state.write();
+        let append = handle.mode.append;
+        self.change(&handle.file, &mut state, &handle.base, who, |draft| {
+            draft.write(if append { draft.size() } else { offset }, data)
+        })?;
+        Ok(data.len())
+    }
+
+    /// Writes what a shared mapping stored. Which handle it came through isn't known.
+    ///
+    /// # Errors
+    /// As [`Self::write`].
+    pub fn write_mapped(&self, ino: Ino, offset: u64, data: &[u8]) -> Result<usize> {
+        self.check_space(data.len())?;
+        let file = self.hold(ino);
+        let mut state = file.state.write();
+        let base: Result<Vec<ValueRef>> =
+            self.inner.core.lock().with_node(ino, |n| n.content.last().map(|v| v.at).into_iter().collect());
+        let root = Caller::default();
+        let result = base.and_then(|base| {
+            self.change(&file, &mut state, &base, &root, |draft| draft.write(offset, data))
+        });
+        let published = if state.writers == 0 { self.publish(&file, &mut state) } else { Ok(()) };
+        self.let_go(&file, &mut state);
+        result.and(published).map(|()| data.len())
+    }
+
+    /// Publishes what was written, if anything was since the last time.
+    fn publish(&self, file: &Arc<OpenFile>, state: &mut FileState) -> Result<()> {
+        let Some(branch) = state.branch.as_mut().filter(|b| b.dirty) else { return Ok(()) };
+        let ino = file.ino;
+        if !self.inner.core.lock().is_linked(ino)? {
+            // Nobody can ever open it again: it lives as long as its handles.
+            return Ok(());
+        }
+        let content = branch.draft.finish()?;
+        let keys = branch.draft.extra_keys();
+        let (seen, mtime, logged) = (branch.seen.clone(), branch.mtime, branch.logged);
+        let at = self.local(&[], |core| {
+            let at = core.publish(ino, content, keys, mtime, &seen)?;
+            if logged {
+                let store = core.store.clone();
+                Draft::forget(ino.0, &store, &mut core.overlay.batch)?;
+            }
+            Ok(at)
+        })?;
+        branch.seen = vec![at];
+        branch.dirty = false;
+        branch.logged = false;
+        self.count_dirty(branch.counted, branch.draft.dirty_bytes());
+        branch.counted = branch.draft.dirty_bytes();
+        self.inner.dirty_files.lock().remove(&ino);
+        Ok(())
+    }
+
+    /// Publishes the drafts that have waited long enough (all, when `age` is zero). Tells when the next is due.
+    pub(crate) fn publish_old(&self, age: Duration) -> Option<Duration> {
+        let now = self.inner.clock.monotonic();
+        let waiting: Vec<(Ino, Duration)> = self.inner.dirty_files.lock().iter().map(|(i, t)| (*i, *t)).collect();
+        let mut next = None;
+        for (ino, since) in waiting {
+            let due = since + age;
+            if due > now {
+                next = Some(next.map_or(due, |n: Duration| n.min(due)));
+                continue;
+            }
+            let file = self.inner.files.get(&ino).map(|f| f.clone());
+            self.inner.dirty_files.lock().remove(&ino);
+            let Some(file) = file else { continue };
+            let mut state = file.state.write();
+            if let Err(e) = self.publish(&file, &mut state) {
+                log::error!("inode {}: what was written could not be published yet: {e}", ino.0);
+                self.inner.dirty_files.lock().insert(ino, now);
+                let retry = now + PUBLISH_AFTER;
+                next = Some(next.map_or(retry, |n: Duration| n.min(retry)));
+            }
+        }
+        next
+    }
+
+    /// `close`: what was written through any handle of this file becomes a version, stored before this returns.
+    ///
+    /// # Errors
+    /// What kept it from being stored; it is kept and tried again.
+    pub fn flush(&self, handle: Handle) -> Result<()> {
+        let handle = self.handle(handle)?;
+        if !handle.mode.write && !handle.mode.truncate {
+            return Ok(());
+        }
+        let mut state = handle.file.state.write();
+        self.publish(&handle.file, &mut state)
+    }
+
+    /// Makes what was written so far survive power loss.
+    ///
+    /// # Errors
+    /// The disk failed or is full.
+    pub fn fsync(&self, handle: Handle) -> Result<()> {
+        let handle = self.handle(handle)?;
+        {
+            let mut state = handle.file.state.write();
+            self.log_draft(&handle.file, &mut state)?;
+        }
+        self.sync_store()
+    }
+
+    /// Puts an unpublished draft into the store's log, so that it survives the death of the daemon.
+    fn log_draft(&self, file: &OpenFile, state: &mut FileState) -> Result<()> {
+        let Some(branch) = state.branch.as_mut().filter(|b| b.dirty) else { return Ok(()) };
+        if !self.inner.core.lock().is_linked(file.ino)? {
+            return Ok(());
+        }
+        let header = encode(&(&branch.seen, branch.mtime));
+        branch.draft.persist(file.ino.0, &header, &self.inner.store)?;
+        branch.logged = true;
+        Ok(())
+    }
+
+    /// Publishes drafts that were synced but not published when the daemon ended.
+    pub(crate) fn recover_drafts(&self) -> Result<()> {
+        for number in Draft::drafts_present(&self.inner.store)? {
+            if let Err(e) = self.recover_draft(Ino(number)) {
+                log::error!("inode {number}: a synced draft could not be recovered yet: {e}");
+            }
+        }
+        Ok(())
+    }
+
+    fn recover_draft(&self, ino: Ino) -> Result<()> {
+        let keys = self.inner.core.lock().version(ino)?.keys;
+        let found = Draft::recover(ino.0, &self.inner.store, self.inner.blocks.clone(), keys)?;
+        let Some((mut draft, header)) = found else { return Ok(()) };
+        let (seen, mtime): (Vec<ValueRef>, Timestamp) =
+            rmp_serde::from_slice(&header).map_err(|_| Error::damaged("a draft's header"))?;
+        let content = draft.finish()?;
+        let keys = draft.extra_keys();
+        self.local(&[], |core| {
+            if core.is_linked(ino)? {
+                core.publish(ino, content, keys, mtime, &seen)?;
+            }
+            let store = core.store.clone();
+            Draft::forget(ino.0, &store, &mut core.overlay.batch)
+        })
+    }
+
+    /// The last close of a handle.
+    ///
+    /// # Errors
+    /// As [`Self::flush`].
+    pub fn release(&self, handle: Handle) -> Result<()> {
+        let (_, handle) = self.inner.handles.remove(&handle.0).ok_or(Error::BadHandle)?;
+        let file = &handle.file;
+        let mut state = file.state.write();
+        let mut result = Ok(());
+        if handle.mode.write || handle.mode.truncate {
+            state.writers -= 1;
+            if state.writers == 0 {
+                result = self.publish(file, &mut state);
+                if let Some(branch) = state.branch.as_ref().filter(|b| !b.dirty) {
+                    let mine = branch.seen.last().copied();
+                    let counted = branch.counted;
+                    self.count_dirty(counted, 0);
+                    state.branch = None;
+                    let shown = self.inner.core.lock().with_node(file.ino, |n| n.content.last().map(|v| v.at))?;
+                    if shown != mine {
+                        // Somebody's concurrent version ranks higher: that is what shows from now on.
+                        self.tell(&[Changed::Content(file.ino)]);
+                    }
+                }
+            }
+        }
+        self.let_go(file, &mut state);
+        result
+    }
+
+    /// Sets attributes; a size cuts or extends the file.
+    ///
+    /// # Errors
+    /// As POSIX has them for chmod, chown, utimensat and truncate.
+    pub fn set_attributes(&self, ino: Ino, handle: Option<Handle>, change: &AttributeChange, who: &Caller) -> Result<Attributes> {
+        if let Some(size) = change.size {
+            self.set_size(ino, handle, size, who)?;
+        }
+        if change.mtime.is_some() {
+            // A time set by hand is for what was written before.
+            if let Some(file) = self.inner.files.get(&ino).map(|f| f.clone()) {
+                let mut state = file.state.write();
+                self.publish(&file, &mut state)?;
+            }
+        }
+        if change.mode.is_some() || change.uid.is_some() || change.gid.is_some() || change.atime.is_some() || change.mtime.is_some() {
+            self.local(&[], |core| core.set_attributes(ino, change))?;
+        }
+        let attributes = self.attributes(ino)?;
+        if (change.mode.is_some() || change.uid.is_some() || change.gid.is_some())
+            && let Some(file) = self.inner.files.get(&ino).map(|f| f.clone())
+        {
+            file.state.write().privileged = attributes.mode & 0o6000 != 0;
+        }
+        Ok(attributes)
+    }
+
+    fn set_size(&self, ino: Ino, handle: Option<Handle>, size: u64, who: &Caller) -> Result<()> {
+        let attributes = self.attributes(ino)?;
+        match attributes.kind {
+            NodeKind::File => {}
+            NodeKind::Directory => return Err(Error::IsDirectory),
+            _ => return Err(Error::Invalid),
+        }
+        let base = match handle.map(|h| self.handle(h)).transpose()? {
+            Some(handle) if !handle.base.is_empty() => handle.base.clone(),
+            _ => self.local(&[], |core| {
+                core.may_change()?;
+                core.made_real(ino)?;
+                core.with_node(ino, |n| n.content.last().map(|v| v.at).into_iter().collect())
+            })?,
+        };
+        if size > attributes.size {
+            self.check_space(0)?;
+        }
+        let file = self.hold(ino);
+        let mut state = file.state.write();
+        state.privileged |= attributes.mode & 0o6000 != 0;
+        let mut result = self.change(&file, &mut state, &base, who, |draft| draft.truncate(size));
+        if result.is_ok() {
+            result = if state.writers > 0 {
+                // Answered, so it must survive the daemon: as a draft, since the file is still being written.
+                self.log_draft(&file, &mut state)
+            } else {
+                self.publish(&file, &mut state)
+            };
+        }
+        if state.writers == 0 && state.branch.as_ref().is_some_and(|b| !b.dirty) {
+            let branch = state.branch.take();
+            self.count_dirty(branch.map_or(0, |b| b.counted), 0);
+        }
+        self.let_go(&file, &mut state);
+        result
+    }
+
+    /// Attributes of a node, with what is being written to it.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`].
+    pub fn attributes(&self, ino: Ino) -> Result<Attributes> {
+        let own = self.inner.files.get(&ino).map(|f| f.clone()).and_then(|file| {
+            let state = file.state.read();
+            let branch = state.branch.as_ref()?;
+            Some((branch.draft.size(), branch.draft.allocated(), branch.dirty.then_some(branch.mtime)))
+        });
+        let mut attributes = self.inner.core.lock().attributes(ino)?;
+        if let Some((size, allocated, mtime)) = own {
+            (attributes.size, attributes.allocated) = (size, allocated);
+            if let Some(mtime) = mtime {
+                attributes.mtime = mtime;
+                attributes.ctime = attributes.ctime.max(mtime);
+            }
+        }
+        Ok(attributes)
+    }
+
+    /// What `fallocate` does.
+    ///
+    /// # Errors
+    /// As [`Self::write`].
+    pub fn allocate(&self, handle: Handle, mode: Allocate, offset: u64, len: u64) -> Result<()> {
+        let handle = self.handle(handle)?;
+        if !handle.mode.write {
+            return Err(Error::BadHandle);
+        }
+        let end = offset.checked_add(len).ok_or(Error::FileTooLarge)?;
+        if len == 0 {
+            return Err(Error::Invalid);
+        }
+        self.check_space(0)?;
+        let mut state = handle.file.state.write();
+        self.change(&handle.file, &mut state, &handle.base, &handle.who, |draft| match mode {
+            Allocate::Extend => draft.extend(end),
+            Allocate::KeepSize => Ok(()),
+            Allocate::PunchHole => draft.punch(offset, len),
+            Allocate::ZeroRange { keep_size } => draft.zero_range(offset, len, keep_size),
+        })
+    }
+
+    fn with_content<R>(
+        &self,
+        handle: Handle,
+        draft: impl FnOnce(&Draft) -> Result<R>,
+        version: impl FnOnce(&Version) -> Result<R>,
+    ) -> Result<R> {
+        let handle = self.handle(handle)?;
+        let mut state = handle.file.state.write();
+        if let Some(branch) = &state.branch {
+            return draft(&branch.draft);
+        }
+        if state.shown.is_none() {
+            state.shown = Some(self.inner.core.lock().version(handle.file.ino)?);
+        }
+        version(state.shown.as_ref().ok_or(Error::BadHandle)?)
+    }
+
+    /// Where the first data at or after `offset` begins.
+    ///
+    /// # Errors
+    /// [`Error::NoMoreData`] when there is none.
+    pub fn seek_data(&self, handle: Handle, offset: u64) -> Result<u64> {
+        let blocks = &self.inner.blocks;
+        self.with_content(handle, |d| d.seek_data(offset), |v| blocks.seek_data(&v.content, offset))
+    }
+
+    /// Where the first hole at or after `offset` begins; the end counts as one.
+    ///
+    /// # Errors
+    /// [`Error::NoMoreData`] at or past the end.
+    pub fn seek_hole(&self, handle: Handle, offset: u64) -> Result<u64> {
+        let blocks = &self.inner.blocks;
+        self.with_content(handle, |d| d.seek_hole(offset), |v| blocks.seek_hole(&v.content, offset))
+    }
+
+    /// Copies a range between files, sharing the blocks it can. Tells how much was copied.
+    ///
+    /// # Errors
+    /// As [`Self::read`] and [`Self::write`].
+    pub fn copy_range(&self, from: Handle, from_offset: u64, to: Handle, to_offset: u64, len: u64) -> Result<u64> {
+        let (source, target) = (self.handle(from)?, self.handle(to)?);
+        if !target.mode.write || target.mode.append {
+            return Err(Error::BadHandle);
+        }
+        self.check_space(0)?;
+        let version = {
+            let mut state = source.file.state.write();
+            match &mut state.branch {
+                Some(branch) => {
+                    let content = branch.draft.finish()?;
+                    let mut keys = self.inner.core.lock().version(source.file.ino)?.keys;
+                    for key in branch.draft.extra_keys() {
+                        keys.add(&key);
+                    }
+                    (content, keys)
+                }
+                None => {
+                    if state.shown.is_none() {
+                        state.shown = Some(self.inner.core.lock().version(source.file.ino)?);
+                    }
+                    state.shown.clone().map(|v| (v.content, v.keys)).ok_or(Error::BadHandle)?
+                }
+            }
+        };
+        let (content, keys) = version;
+        let len = len.min(content.size.saturating_sub(from_offset));
+        if len == 0 {
+            return Ok(0);
+        }
+        let mut state = target.file.state.write();
+        self.change(&target.file, &mut state, &target.base, &target.who, |draft| {
+            draft.clone_range(&content, &keys, from_offset, to_offset, len)
+        })
+    }
+}

@@ -1,0 +1,54 @@
+//! The replicated, encrypted volume of p2pfs.
+//!
+//! Files and directories that several devices change at once, each on its own copy: every change
+//! is part of a signed commit, commits travel in any causal order, and whoever knows the same
+//! commits sees the same tree. This crate performs no I/O but through the traits it is handed
+//! ([`Store`], [`BlockStore`]), reads no clock but [`Clock`], starts no threads, and knows nothing
+//! of sockets or FUSE.
+
+// What everything is made of.
+pub mod error;
+pub mod id;
+pub mod node;
+pub mod time;
+pub mod version;
+
+// The signed operation, and who may sign.
+pub mod commit;
+pub mod member;
+
+// Where it is kept.
+pub mod disk_store;
+pub mod memory_store;
+pub mod sealed_store;
+mod space;
+pub mod store;
+
+// File contents.
+pub mod content;
+
+// The merged state.
+mod acl;
+mod apply;
+mod core;
+mod namespace;
+mod row;
+mod tree;
+
+// The volume as a mount and a network task see it.
+mod fetch;
+mod files;
+pub mod sync;
+mod volume;
+
+pub use content::{BlockHash, BlockStore};
+pub use error::{Error, Result};
+pub use member::{DeviceInfo, Invitation, JoinGrant, JoinRequest, Member, Role, TicketSecret};
+pub use node::{
+    Allocate, AttributeChange, Attributes, Caller, DirEntry, Handle, Ino, NAME_MAX, NewNode, NodeKind, OpenMode,
+    RenameMode, SetTime, SetXattr, Statistics,
+};
+pub use store::Store;
+pub use sync::{Message, Misbehaved, PeerProgress, Session};
+pub use time::{Clock, Timestamp};
+pub use volume::{Changed, Parts, Status, Volume};

@@ -1,0 +1,884 @@
+//! Calls on names and attributes: what a mount asks for, turned into changes.
+//!
+//! Every function here runs inside [`Core::call`]: it checks, emits changes, and either all of
+//! them are stored or none.
+
+use crypto::{Label, SymmetricKey};
+use serde_bytes::ByteBuf;
+
+use crate::{
+    acl::{self, Acl},
+    apply::wrap_node_key,
+    commit::{AccessBody, AccessHead, BirthBody, ChangeKind, ContentBody, MetaBody, PlaceBody, RemovalBody, XattrBody},
+    content::{Content, ContentData},
+    core::Core,
+    error::{Error, Result},
+    id::{LinkId, NodeId, RealmId},
+    member::Role,
+    node::{
+        AttributeChange, Attributes, Caller, DirEntry, Ino, LINK_MAX, NAME_MAX, NewNode, NodeKind, RenameMode, SetTime,
+        SetXattr, TARGET_MAX,
+    },
+    row::{Access, Entry, Node, NodeRow, Place, Shown},
+    time::Timestamp,
+    tree::next_tag,
+    version::ValueRef,
+};
+
+/// Longest extended attribute name and value, as Linux has them.
+const XATTR_NAME_MAX: usize = 255;
+const XATTR_VALUE_MAX: usize = 65_536;
+/// All names of one node's extended attributes together, as `listxattr` can return.
+const XATTR_LIST_MAX: usize = 65_536;
+/// Permission bits that replicas judge by, for now: members read and write everything.
+const JUDGED_MODE: u16 = 0o660;
+
+const SUID: u16 = 0o4000;
+const SGID: u16 = 0o2000;
+
+impl Core {
+    /// # Errors
+    /// [`Error::ReadOnly`] when this device's user may not change anything, [`Error::NoSpace`] when the disk is full.
+    pub(crate) fn may_change(&self) -> Result<()> {
+        match self.members.user_of(&self.device.id()).map(|u| u.role) {
+            Some(role) if role >= Role::Writer => self.space.check(),
+            _ => Err(Error::ReadOnly),
+        }
+    }
+
+    fn check_name(name: &[u8]) -> Result<()> {
+        if name.len() > NAME_MAX {
+            return Err(Error::NameTooLong);
+        }
+        if crate::apply::is_name(name) { Ok(()) } else { Err(Error::Invalid) }
+    }
+
+    /// The directory to look things up in.
+    fn directory(&mut self, ino: Ino) -> Result<Ino> {
+        match self.with_node(ino, |n| n.kind)? {
+            NodeKind::Directory => self.canonical(ino),
+            _ => Err(Error::NotDirectory),
+        }
+    }
+
+    /// The directory to make something in: it must still be there.
+    fn live_directory(&mut self, ino: Ino) -> Result<Ino> {
+        let directory = self.directory(ino)?;
+        let alive = directory == Ino::ROOT || self.with_node(directory, |n| n.shown_links().next().is_some())?;
+        if alive { Ok(directory) } else { Err(Error::NotFound) }
+    }
+
+    /// What a name leads to.
+    pub(crate) fn find(&mut self, directory: Ino, name: &[u8]) -> Result<(Ino, NodeKind)> {
+        let directory = self.directory(directory)?;
+        if name.len() > NAME_MAX {
+            return Err(Error::NameTooLong);
+        }
+        self.entry(directory, name)?.shown().ok_or(Error::NotFound)
+    }
+
+    /// Attributes as the registers say.
+    pub(crate) fn attributes(&mut self, ino: Ino) -> Result<Attributes> {
+        let row = self.row(ino)?.ok_or(Error::NotFound)?;
+        match &*row {
+            NodeRow::View { of, value } => {
+                let mut attributes = self.attributes(*of)?;
+                let (size, allocated, mtime) = self.with_node(*of, |n| {
+                    let content = n.content.iter().find(|v| v.at == *value).and_then(|v| v.value.as_ref());
+                    content.map_or((0, 0, n.mtime), |c| (c.size, c.allocated, c.mtime))
+                })?;
+                (attributes.size, attributes.allocated, attributes.mtime) = (size, allocated, mtime);
+                (attributes.ino, attributes.links) = (ino, 1);
+                Ok(attributes)
+            }
+            NodeRow::Node(node) => match node.merged_into {
+                Some(_) => {
+                    let home = self.canonical(ino)?;
+                    let mut attributes = self.attributes(home)?;
+                    attributes.ino = ino;
+                    Ok(attributes)
+                }
+                None => Ok(Self::node_attributes(ino, node)),
+            },
+        }
+    }
+
+    fn node_attributes(ino: Ino, node: &Node) -> Attributes {
+        let access = node.access.last().and_then(|v| v.value.as_ref());
+        let content = node.content.last().and_then(|v| v.value.as_ref());
+        let (size, allocated) = match node.kind {
+            NodeKind::File => content.map_or((0, 0), |c| (c.size, c.allocated)),
+            NodeKind::Symlink => (node.target.len() as u64, 0),
+            NodeKind::Directory => (4096, 4096),
+            _ => (0, 0),
+        };
+        let links = match node.kind {
+            NodeKind::Directory if ino == Ino::ROOT || node.shown_links().next().is_some() => 2 + node.subdirs,
+            NodeKind::Directory => 0,
+            _ => u32::try_from(node.shown_links().count()).unwrap_or(u32::MAX),
+        };
+        let meta = node.meta.last().and_then(|v| v.value.as_ref());
+        Attributes {
+            ino,
+            kind: node.kind,
+            size,
+            allocated,
+            mtime: node.mtime,
+            ctime: node.ctime,
+            atime: meta.map_or(node.mtime, |m| m.atime),
+            btime: node.btime,
+            mode: access.map_or(0, |a| a.mode),
+            links,
+            uid: access.map_or(0, |a| a.uid),
+            gid: access.map_or(0, |a| a.gid),
+            rdev: node.rdev,
+        }
+    }
+
+    /// Entries after a cookie, "." and ".." first.
+    pub(crate) fn list(&mut self, ino: Ino, after: u64, limit: usize) -> Result<Vec<DirEntry>> {
+        let directory = self.directory(ino)?;
+        let mut found = Vec::new();
+        if after < 1 {
+            found.push(DirEntry { name: b".".to_vec(), attributes: self.attributes(directory)?, cookie: 1 });
+        }
+        if after < 2 && found.len() < limit {
+            let parent = self.with_node(directory, |n| n.shown_links().next().map(|(_, shown)| shown.parent))?;
+            let parent = match parent {
+                Some(parent) => self.canonical(parent)?,
+                None => directory,
+            };
+            found.push(DirEntry { name: b"..".to_vec(), attributes: self.attributes(parent)?, cookie: 2 });
+        }
+        let mut from = match after {
+            0..=2 => [0; 16],
+            _ => match next_tag(cookie_end(after)) {
+                Some(tag) => tag,
+                None => return Ok(found),
+            },
+        };
+        while found.len() < limit {
+            let batch = (limit - found.len()).max(16);
+            let entries = self.scan_entries(directory, &from, batch)?;
+            let Some((last, _)) = entries.last() else { break };
+            let last = *last;
+            for (tag, entry) in entries {
+                if found.len() >= limit {
+                    return Ok(found);
+                }
+                let Some((child, _)) = entry.shown() else { continue };
+                match self.attributes(child) {
+                    Ok(attributes) => {
+                        found.push(DirEntry { name: entry.name.clone(), attributes, cookie: cookie(&tag) });
+                    }
+                    Err(Error::NotFound) => log::warn!("an entry leads to inode {}, which is not there", child.0),
+                    Err(e) => return Err(e),
+                }
+            }
+            match next_tag(last) {
+                Some(next) => from = next,
+                None => break,
+            }
+        }
+        Ok(found)
+    }
+
+    // ---- making
+
+    /// A new node with its first name.
+    pub(crate) fn make(&mut self, parent: Ino, name: &[u8], new: NewNode<'_>, mode: u16, who: &Caller) -> Result<Ino> {
+        Self::check_name(name)?;
+        let directory = self.live_directory(parent)?;
+        if self.entry(directory, name)?.shown().is_some() {
+            return Err(Error::Exists);
+        }
+        self.may_change()?;
+        let above = self.with_node(directory, |n| n.access.last().and_then(|v| v.value.clone()))?;
+        let mut access = AccessBody {
+            time: self.now(),
+            mode: mode & 0o7777,
+            uid: who.uid,
+            gid: who.gid,
+            acl: Vec::new(),
+            default_acl: Vec::new(),
+        };
+        if let Some(above) = &above {
+            if above.mode & SGID != 0 {
+                access.gid = above.gid;
+                if matches!(new, NewNode::Directory) {
+                    access.mode |= SGID;
+                }
+            }
+            inherit_acl(above, &new, &mut access, who.umask);
+        }
+        let (target, rdev) = match new {
+            NewNode::Symlink(target) if target.is_empty() => return Err(Error::NotFound),
+            NewNode::Symlink(target) if target.len() > TARGET_MAX => return Err(Error::NameTooLong),
+            NewNode::Symlink(target) => (target.to_vec(), 0),
+            NewNode::CharDevice(rdev) | NewNode::BlockDevice(rdev) => (Vec::new(), rdev),
+            _ => (Vec::new(), 0),
+        };
+        if matches!(new, NewNode::Symlink(_)) {
+            access.mode = 0o777;
+        }
+        let id = self.bear(new.kind(), BirthBody { access, rdev, target })?;
+        let ino = self.ino_of_node(&id)?.ok_or(Error::NotFound)?;
+        self.place(None, id, directory, name, &[])?;
+        Ok(ino)
+    }
+
+    /// Emits a birth; the root's when nothing was born yet.
+    pub(crate) fn bear(&mut self, kind: NodeKind, body: BirthBody) -> Result<NodeId> {
+        let id = self.next_birthplace().node();
+        let key = SymmetricKey::generate(&*self.entropy);
+        let access = self.access_head(1, &key)?;
+        self.emit(ChangeKind::Birth { kind, access }, &[], Some((&key.derive(Label::BodyKey, b""), &body)))?;
+        Ok(id)
+    }
+
+    /// The judged half of an access value by this user in the members' realm.
+    fn access_head(&self, generation: u32, key: &SymmetricKey) -> Result<AccessHead> {
+        let fresh = self.overlay.members.iter().rev().find_map(|row| match row {
+            crate::member::MemberRow::Epoch(row) => row.key.clone().map(|key| (row.id, key)),
+            _ => None,
+        });
+        let current = || self.members.current_epoch().map(|(row, key)| (row.id, key.clone()));
+        let (epoch, epoch_key) = fresh.or_else(current).ok_or(Error::ReadOnly)?;
+        Ok(AccessHead {
+            owner: self.user.id(),
+            realm: RealmId::MEMBERS,
+            epoch,
+            generation,
+            wrapped: wrap_node_key(&epoch_key, generation, key, &*self.entropy),
+            mode: JUDGED_MODE,
+            grants: Vec::new(),
+        })
+    }
+
+    /// Puts a link somewhere: a new one, or one that leaves its old places.
+    fn place(&mut self, link: Option<LinkId>, child: NodeId, directory: Ino, name: &[u8], gone: &[ValueRef]) -> Result<()> {
+        let (parent, generation, key) = self.with_node(directory, |n| (n.id, n.current_key().map(|k| k.0), n.current_key().map(|k| k.1.derive(Label::NameKey, b""))))?;
+        let (Some(generation), Some(key)) = (generation, key) else { return Err(Error::damaged("a directory's key")) };
+        let body = PlaceBody { time: self.now(), name: name.to_vec() };
+        let kind = ChangeKind::Place { link, child, parent: Some(parent), generation };
+        self.emit(kind, gone, Some((&key, &body)))?;
+        Ok(())
+    }
+
+    /// Removes one link of a node.
+    fn remove_link(&mut self, ino: Ino, link: &LinkId) -> Result<()> {
+        let (child, gone) = self.with_node(ino, |n| {
+            let values = n.links.iter().find(|l| l.id == *link).map(|l| l.values.iter().map(|v| v.at).collect::<Vec<_>>());
+            (n.id, values)
+        })?;
+        let gone = gone.ok_or(Error::NotFound)?;
+        let (generation, key) = self.body_key(ino)?;
+        let kind = ChangeKind::Place { link: Some(*link), child, parent: None, generation };
+        let body = RemovalBody { time: self.now() };
+        self.emit(kind, &gone, Some((&key, &body)))?;
+        Ok(())
+    }
+
+    /// The newest key that seals bodies of a node's changes.
+    pub(crate) fn body_key(&mut self, ino: Ino) -> Result<(u32, SymmetricKey)> {
+        self.with_node(ino, |n| n.current_key().map(|(g, k)| (g, k.derive(Label::BodyKey, b""))))?
+            .ok_or_else(|| Error::damaged("a node's key"))
+    }
+
+    /// The link of `child` that shows in `directory` as `name` (or with its name taken, beside it).
+    fn link_at(&mut self, child: Ino, directory: Ino, entry: &Entry) -> Result<(LinkId, Shown)> {
+        let base = match (&entry.claims.first(), &entry.derived) {
+            (Some(claim), _) if claim.child == child => return self.shown_link(child, &claim.link),
+            (_, Some(derived)) => derived.base.clone(),
+            _ => return Err(Error::NotFound),
+        };
+        let claims = self.entry(directory, &base)?.claims.clone();
+        let claim = claims.iter().find(|c| c.child == child).ok_or(Error::NotFound)?;
+        self.shown_link(child, &claim.link)
+    }
+
+    fn shown_link(&mut self, child: Ino, link: &LinkId) -> Result<(LinkId, Shown)> {
+        let shown = self.with_node(child, |n| n.links.iter().find(|l| l.id == *link).and_then(|l| l.shown.clone()))?;
+        Ok((*link, shown.ok_or(Error::NotFound)?))
+    }
+
+    pub(crate) fn link(&mut self, ino: Ino, parent: Ino, name: &[u8]) -> Result<Ino> {
+        Self::check_name(name)?;
+        let directory = self.live_directory(parent)?;
+        let ino = self.made_real(ino)?;
+        let (id, kind, links) = self.with_node(ino, |n| (n.id, n.kind, n.shown_links().count()))?;
+        if kind == NodeKind::Directory {
+            return Err(Error::NotPermitted);
+        }
+        if self.entry(directory, name)?.shown().is_some() {
+            return Err(Error::Exists);
+        }
+        if links == 0 {
+            return Err(Error::NotFound);
+        }
+        if links >= LINK_MAX as usize {
+            return Err(Error::TooManyLinks);
+        }
+        self.may_change()?;
+        self.place(None, id, directory, name, &[])?;
+        Ok(ino)
+    }
+
+    // ---- removing
+
+    pub(crate) fn unlink(&mut self, parent: Ino, name: &[u8]) -> Result<Ino> {
+        let directory = self.directory(parent)?;
+        let (ino, kind) = self.find(directory, name)?;
+        if kind == NodeKind::Directory {
+            return Err(Error::IsDirectory);
+        }
+        self.may_change_to_remove()?;
+        self.remove_file(directory, name, ino)?;
+        Ok(ino)
+    }
+
+    /// Removing is what frees room: it goes on a little longer than other calls on a full disk.
+    fn may_change_to_remove(&self) -> Result<()> {
+        match self.may_change() {
+            Err(Error::NoSpace) => Ok(()),
+            other => other,
+        }
+    }
+
+    /// Takes away what a name leads to, no directory. A conflict's other values stay, each under its own name.
+    fn remove_file(&mut self, directory: Ino, name: &[u8], ino: Ino) -> Result<()> {
+        if let Some(NodeRow::View { of, value }) = self.row(ino)?.as_deref() {
+            return self.settle_conflict(*of, *value);
+        }
+        let entry = self.entry(directory, name)?;
+        let (link, _) = self.link_at(ino, directory, &entry)?;
+        let views: Vec<Ino> = self.with_node(ino, |n| n.views.iter().map(|v| v.1).collect())?;
+        if entry.claims.first().is_some_and(|c| c.child == ino) {
+            self.settle_names(directory, name)?;
+        }
+        let last = self.with_node(ino, |n| n.shown_links().count() <= 1)?;
+        if last {
+            for view in views {
+                self.made_real(view)?;
+            }
+        }
+        self.remove_link(ino, &link)
+    }
+
+    /// Gives links that show beside a taken name the name they show under, before that name is
+    /// given up: else one of them would take it, and what was listed as two would turn into one.
+    fn settle_names(&mut self, directory: Ino, name: &[u8]) -> Result<()> {
+        for derived in self.entry(directory, name)?.derives.clone() {
+            let Some(beside) = self.entry(directory, &derived)?.derived.clone() else { continue };
+            let claims = self.entry(directory, name)?.claims.clone();
+            if let Some(claim) = claims.iter().skip(1).find(|c| c.child == beside.ino) {
+                self.move_all(&[(claim.child, claim.link)], directory, &derived)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn settle_conflict(&mut self, of: Ino, value: ValueRef) -> Result<()> {
+        let node = self.with_node(of, |n| n.id)?;
+        self.emit::<RemovalBody>(ChangeKind::Settle { node }, &[value], None)?;
+        Ok(())
+    }
+
+    pub(crate) fn rmdir(&mut self, parent: Ino, name: &[u8]) -> Result<Ino> {
+        let directory = self.directory(parent)?;
+        let (ino, kind) = self.find(directory, name)?;
+        if kind != NodeKind::Directory {
+            return Err(Error::NotDirectory);
+        }
+        self.may_change_to_remove()?;
+        self.settle_names(directory, name)?;
+        self.remove_directory(ino)?;
+        Ok(ino)
+    }
+
+    fn remove_directory(&mut self, ino: Ino) -> Result<()> {
+        if self.has_entries(ino)? {
+            return Err(Error::NotEmpty);
+        }
+        for part in self.parts(ino)? {
+            let link = self.with_node(part, |n| n.links.first().map(|l| l.id))?.ok_or(Error::Invalid)?;
+            self.remove_link(part, &link)?;
+        }
+        Ok(())
+    }
+
+    /// The directories that show as this one, itself last: the others must go first, or it would
+    /// be the oldest of them that takes its name.
+    fn parts(&mut self, ino: Ino) -> Result<Vec<Ino>> {
+        let home = self.canonical(ino)?;
+        let mut parts = self.with_node(home, |n| n.merged.clone())?;
+        parts.push(home);
+        Ok(parts)
+    }
+
+    fn has_entries(&mut self, ino: Ino) -> Result<bool> {
+        let directory = self.canonical(ino)?;
+        let mut from = [0; 16];
+        loop {
+            let entries = self.scan_entries(directory, &from, 16)?;
+            let Some((last, _)) = entries.last() else { return Ok(false) };
+            if entries.iter().any(|(_, e)| e.shown().is_some()) {
+                return Ok(true);
+            }
+            match next_tag(*last) {
+                Some(next) => from = next,
+                None => return Ok(false),
+            }
+        }
+    }
+
+    // ---- moving
+
+    pub(crate) fn rename(&mut self, parent: Ino, name: &[u8], new_parent: Ino, new_name: &[u8], mode: RenameMode) -> Result<(Ino, Option<Ino>)> {
+        Self::check_name(new_name)?;
+        let from = self.directory(parent)?;
+        let to = self.live_directory(new_parent)?;
+        let (source, kind) = self.find(from, name)?;
+        let target = self.entry(to, new_name)?.shown();
+        match (mode, target) {
+            (RenameMode::NoReplace, Some(_)) => return Err(Error::Exists),
+            (RenameMode::Exchange, None) => return Err(Error::NotFound),
+            _ => {}
+        }
+        if target.map(|t| t.0) == Some(source) {
+            return Ok((source, None));
+        }
+        if kind == NodeKind::Directory && self.is_within(to, source)? {
+            return Err(Error::Invalid);
+        }
+        self.may_change()?;
+        match (mode, target) {
+            (RenameMode::Exchange, Some((other, other_kind))) => {
+                if other_kind == NodeKind::Directory && self.is_within(from, other)? {
+                    return Err(Error::Invalid);
+                }
+                let (source, other) = (self.made_real(source)?, self.made_real(other)?);
+                let one = self.moves_of(source, from, name)?;
+                let two = self.moves_of(other, to, new_name)?;
+                self.move_all(&one, to, new_name)?;
+                self.move_all(&two, from, name)?;
+                Ok((source, Some(other)))
+            }
+            _ => {
+                if let Some((other, other_kind)) = target {
+                    match (kind, other_kind) {
+                        (NodeKind::Directory, NodeKind::Directory) => self.remove_directory(other)?,
+                        (NodeKind::Directory, _) => return Err(Error::NotDirectory),
+                        (_, NodeKind::Directory) => return Err(Error::IsDirectory),
+                        _ => self.remove_file(to, new_name, other)?,
+                    }
+                }
+                let real = self.made_real(source)?;
+                if self.entry(from, name)?.claims.first().is_some_and(|c| c.child == real) {
+                    self.settle_names(from, name)?;
+                }
+                let moves = self.moves_of(real, from, name)?;
+                self.move_all(&moves, to, new_name)?;
+                Ok((source, target.map(|t| t.0)))
+            }
+        }
+    }
+
+    /// The links to move when a name is moved: of a merged directory, all.
+    fn moves_of(&mut self, ino: Ino, directory: Ino, name: &[u8]) -> Result<Vec<(Ino, LinkId)>> {
+        if self.with_node(ino, |n| n.kind)? == NodeKind::Directory {
+            let mut moves = Vec::new();
+            for part in self.parts(ino)?.into_iter().rev() {
+                let link = self.with_node(part, |n| n.links.first().map(|l| l.id))?.ok_or(Error::Invalid)?;
+                moves.push((part, link));
+            }
+            return Ok(moves);
+        }
+        let entry = self.entry(directory, name)?;
+        let (link, _) = self.link_at(ino, directory, &entry)?;
+        Ok(vec![(ino, link)])
+    }
+
+    fn move_all(&mut self, moves: &[(Ino, LinkId)], directory: Ino, name: &[u8]) -> Result<()> {
+        for (ino, link) in moves {
+            let (id, gone) = self.with_node(*ino, |n| {
+                let link = n.links.iter().find(|l| l.id == *link);
+                (n.id, link.map(|l| l.values.iter().map(|v| v.at).collect::<Vec<_>>()).unwrap_or_default())
+            })?;
+            self.place(Some(*link), id, directory, name, &gone)?;
+        }
+        Ok(())
+    }
+
+    // ---- conflicts
+
+    /// The node to work on: a conflicting value is first made a file of its own, which keeps the
+    /// inode number it shows under.
+    pub(crate) fn made_real(&mut self, ino: Ino) -> Result<Ino> {
+        let Some(NodeRow::View { of, value }) = self.row(ino)?.as_deref().cloned() else { return Ok(ino) };
+        self.may_change()?;
+        let file = self.node(of)?;
+        let content = file.content.iter().find(|v| v.at == value).and_then(|v| v.value.clone()).ok_or(Error::NotFound)?;
+        let access = file.access.last().and_then(|v| v.value.clone()).ok_or_else(|| Error::damaged("access"))?;
+        let shown = file.shown_links().next().map(|(_, s)| s.clone()).ok_or(Error::NotFound)?;
+        let directory = self.canonical(shown.parent)?;
+        let mut name = None;
+        for derived in self.entry(directory, &shown.name)?.derives.clone() {
+            if self.entry(directory, &derived)?.derived.as_ref().is_some_and(|d| d.ino == ino) {
+                name = Some(derived.into_vec());
+            }
+        }
+        let name = name.ok_or(Error::NotFound)?;
+        let content_body = self.content_body(&file, value, &content)?;
+        // Settled first: its derived name must be free for the file.
+        self.put_row(ino, None);
+        self.settle_conflict(of, value)?;
+        let body = BirthBody {
+            access: AccessBody {
+                time: self.now(),
+                mode: access.mode,
+                uid: access.uid,
+                gid: access.gid,
+                acl: access.acl.into_vec(),
+                default_acl: Vec::new(),
+            },
+            rdev: 0,
+            target: Vec::new(),
+        };
+        let id = self.bear_as(ino, NodeKind::File, body)?;
+        let (generation, key) = self.body_key(ino)?;
+        let (root, blocks) = content.tree.unwrap_or((crate::content::BlockHash::ZERO, 0));
+        self.emit(ChangeKind::Content { node: id, generation, root, blocks }, &[], Some((&key, &content_body)))?;
+        self.place(None, id, directory, &name, &[])?;
+        Ok(ino)
+    }
+
+    /// A birth whose node takes over an inode number that is in use.
+    fn bear_as(&mut self, ino: Ino, kind: NodeKind, body: BirthBody) -> Result<NodeId> {
+        let next = self.overlay.next_ino;
+        let id = self.bear(kind, body)?;
+        let fresh = self.ino_of_node(&id)?.ok_or(Error::NotFound)?;
+        let node = self.node(fresh)?;
+        self.put_row(fresh, None);
+        self.overlay.nodes.remove(&fresh);
+        self.overlay.next_ino = next;
+        self.set_ino_of_node(&id, ino);
+        self.put_node(ino, node);
+        Ok(id)
+    }
+
+    /// A content value as the body of a change for another node: with all keys that its blocks need.
+    fn content_body(&mut self, node: &Node, at: ValueRef, content: &crate::row::ContentValue) -> Result<ContentBody> {
+        let data = match content.tree {
+            Some((root, blocks)) => ContentData::Tree { root, blocks },
+            None => ContentData::Inline(self.inline_bytes(node, at, content)?),
+        };
+        let mut keys: Vec<SymmetricKey> = content.keys.clone();
+        if content.tree.is_some() {
+            keys.extend(node.keys.iter().map(|(_, key)| key.clone()));
+        }
+        Ok(ContentBody {
+            mtime: content.mtime,
+            content: Content { size: content.size, allocated: content.allocated, data },
+            keys,
+        })
+    }
+
+    /// The bytes of an inline content, out of the change that wrote it.
+    pub(crate) fn inline_bytes(&self, node: &Node, at: ValueRef, content: &crate::row::ContentValue) -> Result<Vec<u8>> {
+        let raw = self.change(at)?;
+        let key = node.key(content.generation).ok_or_else(|| Error::damaged("a node's key"))?;
+        let body: Option<ContentBody> = self.open_stored(at, &key.derive(Label::BodyKey, b""), &raw)?;
+        match body.map(|b| b.content.data) {
+            Some(ContentData::Inline(bytes)) => Ok(bytes),
+            _ => Err(Error::damaged("inline content")),
+        }
+    }
+
+    // ---- attributes
+
+    /// Sets everything but the size.
+    pub(crate) fn set_attributes(&mut self, ino: Ino, change: &AttributeChange) -> Result<()> {
+        let ino = self.made_real(ino)?;
+        if change.mode.is_some() || change.uid.is_some() || change.gid.is_some() {
+            self.may_change()?;
+            for part in self.parts_of_any(ino)? {
+                self.change_access(part, |access, kind| {
+                    if let Some(mode) = change.mode {
+                        access.mode = mode & 0o7777;
+                        if let Ok(mut acl) = Acl::parse(&access.acl) {
+                            acl.set_mode(access.mode);
+                            access.acl = acl.encode();
+                        }
+                    }
+                    if change.uid.is_some() || change.gid.is_some() {
+                        if kind != NodeKind::Directory && change.mode.is_none() {
+                            access.mode = without_privileges(access.mode);
+                        }
+                        access.uid = change.uid.unwrap_or(access.uid);
+                        access.gid = change.gid.unwrap_or(access.gid);
+                    }
+                })?;
+            }
+        }
+        if change.mtime.is_some() || change.atime.is_some() {
+            self.may_change()?;
+            for part in self.parts_of_any(ino)? {
+                self.set_times(part, change.atime, change.mtime)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn parts_of_any(&mut self, ino: Ino) -> Result<Vec<Ino>> {
+        if self.with_node(ino, |n| n.kind)? == NodeKind::Directory { self.parts(ino) } else { Ok(vec![ino]) }
+    }
+
+    fn set_times(&mut self, ino: Ino, atime: Option<SetTime>, mtime: Option<SetTime>) -> Result<()> {
+        let now = self.now();
+        let at = |set: SetTime| match set {
+            SetTime::Now => now,
+            SetTime::At(time) => time,
+        };
+        let (node, gone, old_atime, own_mtime) = self.with_node(ino, |n| {
+            let meta = n.meta.last().and_then(|v| v.value.as_ref());
+            let gone: Vec<ValueRef> = n.meta.iter().map(|v| v.at).collect();
+            // Setting the access time alone must not pin a modification time that a later write moves on.
+            let set = meta.and_then(|m| m.mtime).filter(|m| *m == n.mtime);
+            (n.id, gone, meta.map_or(n.mtime, |m| m.atime), set)
+        })?;
+        let body = MetaBody { time: now, mtime: mtime.map(at).or(own_mtime), atime: atime.map_or(old_atime, at) };
+        let (generation, key) = self.body_key(ino)?;
+        self.emit(ChangeKind::Meta { node, generation }, &gone, Some((&key, &body)))?;
+        Ok(())
+    }
+
+    /// Writes a new access value made from the shown one.
+    pub(crate) fn change_access(&mut self, ino: Ino, f: impl FnOnce(&mut AccessBody, NodeKind)) -> Result<()> {
+        let (id, kind, gone, old, key) = self.with_node(ino, |n| {
+            let gone: Vec<ValueRef> = n.access.iter().map(|v| v.at).collect();
+            let old = n.access.last().and_then(|v| v.value.clone());
+            (n.id, n.kind, gone, old, n.current_key().map(|(g, k)| (g, k.clone())))
+        })?;
+        let old = old.ok_or_else(|| Error::damaged("access"))?;
+        let (generation, key) = key.ok_or_else(|| Error::damaged("a node's key"))?;
+        let mut body = AccessBody {
+            time: self.now(),
+            mode: old.mode,
+            uid: old.uid,
+            gid: old.gid,
+            acl: old.acl.into_vec(),
+            default_acl: old.default_acl.into_vec(),
+        };
+        f(&mut body, kind);
+        let access = AccessHead { owner: old.owner, grants: old.grants, mode: old.judged_mode, realm: old.realm, ..self.access_head(generation, &key)? };
+        self.emit(ChangeKind::Access { node: id, access }, &gone, Some((&key.derive(Label::BodyKey, b""), &body)))?;
+        Ok(())
+    }
+
+    /// What writing to a file does to its mode, if anything.
+    pub(crate) fn drop_privileges(&mut self, ino: Ino) -> Result<()> {
+        let mode = self.with_node(ino, |n| n.access.last().and_then(|v| v.value.as_ref().map(|a| a.mode)))?.unwrap_or(0);
+        if without_privileges(mode) != mode {
+            self.change_access(ino, |access, _| access.mode = without_privileges(access.mode))?;
+        }
+        Ok(())
+    }
+
+    // ---- extended attributes
+
+    fn xattr_tag(&mut self, ino: Ino, name: &[u8]) -> Result<NodeId> {
+        self.with_node(ino, |n| n.keys.first().map(|(_, key)| NodeId::from_bytes(crypto::keyed_tag(key, Label::LinkTag, name))))?
+            .ok_or_else(|| Error::damaged("a node's key"))
+    }
+
+    /// The node that carries the attributes of what shows under this number.
+    fn carrier(&mut self, ino: Ino) -> Result<Ino> {
+        match self.row(ino)?.as_deref() {
+            Some(NodeRow::View { of, .. }) => Ok(*of),
+            Some(NodeRow::Node(node)) if node.merged_into.is_some() => self.canonical(ino),
+            Some(NodeRow::Node(_)) => Ok(ino),
+            None => Err(Error::NotFound),
+        }
+    }
+
+    pub(crate) fn get_xattr(&mut self, ino: Ino, name: &[u8]) -> Result<Vec<u8>> {
+        let ino = self.carrier(ino)?;
+        if name == acl::ACCESS || name == acl::DEFAULT {
+            let list = self.with_node(ino, |n| {
+                let access = n.access.last().and_then(|v| v.value.as_ref());
+                access.map(|a| if name == acl::ACCESS { a.acl.to_vec() } else { a.default_acl.to_vec() })
+            })?;
+            return list.filter(|l| !l.is_empty()).ok_or(Error::NoAttribute);
+        }
+        let found = self.with_node(ino, |n| {
+            n.xattrs.iter().find(|x| x.name == name).and_then(|x| x.values.last()).map(|v| v.value.clone())
+        })?;
+        match found {
+            None | Some(Some(None)) => Err(Error::NoAttribute),
+            Some(None) => Err(Error::damaged("extended attribute")),
+            Some(Some(Some(value))) => Ok(value.into_vec()),
+        }
+    }
+
+    pub(crate) fn list_xattrs(&mut self, ino: Ino) -> Result<Vec<Vec<u8>>> {
+        let ino = self.carrier(ino)?;
+        self.with_node(ino, |n| {
+            let mut names: Vec<Vec<u8>> = Vec::new();
+            if let Some(access) = n.access.last().and_then(|v| v.value.as_ref()) {
+                names.extend((!access.acl.is_empty()).then(|| acl::ACCESS.to_vec()));
+                names.extend((!access.default_acl.is_empty()).then(|| acl::DEFAULT.to_vec()));
+            }
+            let set = |x: &&crate::row::Xattr| x.values.last().is_some_and(|v| !matches!(v.value, Some(None)));
+            names.extend(n.xattrs.iter().filter(set).map(|x| x.name.clone()));
+            names
+        })
+    }
+
+    pub(crate) fn set_xattr(&mut self, ino: Ino, name: &[u8], value: Option<&[u8]>, how: SetXattr) -> Result<()> {
+        if name.is_empty() || name.len() > XATTR_NAME_MAX {
+            return Err(Error::Range);
+        }
+        if value.is_some_and(|v| v.len() > XATTR_VALUE_MAX) {
+            return Err(Error::TooBig);
+        }
+        let ino = self.made_real(ino)?;
+        let ino = self.carrier(ino)?;
+        match (self.get_xattr(ino, name), how) {
+            (Ok(_), SetXattr::Create) => return Err(Error::Exists),
+            (Err(Error::NoAttribute), SetXattr::Replace) => return Err(Error::NoAttribute),
+            (Ok(_) | Err(Error::NoAttribute), _) => {}
+            (Err(e), _) => return Err(e),
+        }
+        self.may_change()?;
+        if name == acl::ACCESS || name == acl::DEFAULT {
+            return self.set_acl(ino, name, value);
+        }
+        let names: usize = self.list_xattrs(ino)?.iter().map(|n| n.len() + 1).sum();
+        if value.is_some() && names + name.len() + 1 > XATTR_LIST_MAX {
+            return Err(Error::NoSpace);
+        }
+        let tag = self.xattr_tag(ino, name)?;
+        let (node, gone) = self.with_node(ino, |n| {
+            let values = n.xattrs.iter().find(|x| x.tag == tag).map(|x| x.values.iter().map(|v| v.at).collect::<Vec<_>>());
+            (n.id, values.unwrap_or_default())
+        })?;
+        let (generation, key) = self.body_key(ino)?;
+        let body = XattrBody { time: self.now(), name: name.to_vec(), value: value.map(|v| ByteBuf::from(v.to_vec())) };
+        self.emit(ChangeKind::Xattr { node, generation, tag }, &gone, Some((&key, &body)))?;
+        Ok(())
+    }
+
+    fn set_acl(&mut self, ino: Ino, name: &[u8], value: Option<&[u8]>) -> Result<()> {
+        let list = match value {
+            // An empty list means none, as setfacl -b may send it.
+            Some(bytes) if bytes.len() > 4 => Some(Acl::parse(bytes)?),
+            _ => None,
+        };
+        let kind = self.with_node(ino, |n| n.kind)?;
+        if kind == NodeKind::Symlink {
+            return Err(Error::NotSupported);
+        }
+        if name == acl::DEFAULT && kind != NodeKind::Directory {
+            return if list.is_some() { Err(Error::Denied) } else { Ok(()) };
+        }
+        self.change_access(ino, |access, _| {
+            if name == acl::DEFAULT {
+                access.default_acl = list.map(|l| l.encode()).unwrap_or_default();
+                return;
+            }
+            access.acl = Vec::new();
+            if let Some(list) = list {
+                access.mode = access.mode & 0o7000 | list.mode();
+                if !list.is_minimal() {
+                    access.acl = list.encode();
+                }
+            }
+        })
+    }
+
+    pub(crate) fn remove_xattr(&mut self, ino: Ino, name: &[u8]) -> Result<()> {
+        self.set_xattr(ino, name, None, SetXattr::Replace)
+    }
+
+    pub(crate) fn readlink(&mut self, ino: Ino) -> Result<Vec<u8>> {
+        self.with_node(ino, |n| (n.kind == NodeKind::Symlink).then(|| n.target.clone()))?.ok_or(Error::Invalid)
+    }
+
+    // ---- contents
+
+    /// Writes a content value; the file comes back under its name if someone elsewhere removed it meanwhile.
+    pub(crate) fn publish(&mut self, ino: Ino, content: Content, keys: Vec<SymmetricKey>, mtime: Timestamp, gone: &[ValueRef]) -> Result<ValueRef> {
+        let (id, live) = self.with_node(ino, |n| (n.id, n.content.iter().map(|v| v.at).collect::<Vec<_>>()))?;
+        // Values already superseded by someone else are named too: the new one must not seem to have replaced those others.
+        let gone: Vec<ValueRef> = gone.to_vec();
+        let (generation, key) = self.body_key(ino)?;
+        let (root, blocks) = match &content.data {
+            ContentData::Tree { root, blocks } => (*root, *blocks),
+            ContentData::Inline(_) => (crate::content::BlockHash::ZERO, 0),
+        };
+        let body = ContentBody { mtime, content, keys };
+        let at = self.emit(ChangeKind::Content { node: id, generation, root, blocks }, &gone, Some((&key, &body)))?;
+        if gone.iter().all(|v| live.contains(v)) || !live.is_empty() {
+            self.relink(ino)?;
+        }
+        Ok(at)
+    }
+
+    /// Puts a file whose links others removed back to its last place: its writer had it open.
+    fn relink(&mut self, ino: Ino) -> Result<()> {
+        let me = self.me;
+        let removed = self.with_node(ino, |n| {
+            let none = n.shown_links().next().is_none();
+            let by_others = |l: &&crate::row::Link| {
+                !l.values.is_empty() && l.values.iter().all(|v| v.at.dot.branch != me && v.value == Some(Place::Removed))
+            };
+            if none { n.links.iter().find(by_others).map(|l| (n.id, l.clone())) } else { None }
+        })?;
+        let Some((id, link)) = removed else { return Ok(()) };
+        let Some((parent, name)) = self.last_place(&link)? else { return Ok(()) };
+        let Ok(directory) = self.live_directory(parent) else { return Ok(()) };
+        let gone: Vec<ValueRef> = link.values.iter().map(|v| v.at).collect();
+        self.place(Some(link.id), id, directory, &name, &gone)
+    }
+}
+
+/// What a new entry gets from its directory's default ACL, or else from the umask.
+fn inherit_acl(above: &Access, new: &NewNode<'_>, access: &mut AccessBody, umask: u16) {
+    if matches!(new, NewNode::Symlink(_)) {
+        return;
+    }
+    match Acl::parse(&above.default_acl) {
+        Ok(default) => {
+            let (list, mode) = default.inherit(access.mode);
+            access.mode = mode;
+            if !list.is_minimal() {
+                access.acl = list.encode();
+            }
+            if matches!(new, NewNode::Directory) {
+                access.default_acl = above.default_acl.to_vec();
+            }
+        }
+        Err(_) => access.mode &= !umask,
+    }
+}
+
+/// A mode without set-user-id, and without set-group-id where that means execution.
+fn without_privileges(mode: u16) -> u16 {
+    let mode = mode & !SUID;
+    if mode & 0o010 != 0 { mode & !SGID } else { mode }
+}
+
+/// The cookie of an entry: the first bits of its tag, so that it stays the same whatever else changes.
+fn cookie(tag: &[u8; 16]) -> u64 {
+    let mut first = [0; 8];
+    first.copy_from_slice(&tag[..8]);
+    (u64::from_be_bytes(first) >> 1).max(3)
+}
+
+/// The last tag that has this cookie.
+fn cookie_end(cookie: u64) -> [u8; 16] {
+    let mut tag = [0xFF; 16];
+    tag[..8].copy_from_slice(&(cookie << 1 | 1).to_be_bytes());
+    tag
+}

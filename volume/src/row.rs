@@ -1,0 +1,226 @@
+//! What this device keeps of nodes and directory entries: the merged state, derived from the
+//! commits and sealed at rest.
+
+use crypto::{SymmetricKey, UserId};
+use serde::{Deserialize, Serialize};
+use serde_bytes::ByteBuf;
+
+use crate::{
+    content::BlockHash,
+    id::{LinkId, NodeId, RealmId},
+    node::{Ino, NodeKind},
+    time::Timestamp,
+    version::ValueRef,
+};
+
+/// One value of a register that nobody superseded.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Value<T> {
+    /// Which.
+    pub at: ValueRef,
+    /// Count of its commit, first in the order of concurrent values.
+    pub count: u64,
+    /// `None`: its author was allowed to write it but it doesn't decode; it reads as damaged.
+    pub value: Option<T>,
+}
+
+/// A node's access value, as shown.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Access {
+    pub owner: UserId,
+    pub realm: RealmId,
+    pub grants: Vec<(UserId, u8)>,
+    pub judged_mode: u16,
+    pub generation: u32,
+    pub mode: u16,
+    pub uid: u32,
+    pub gid: u32,
+    pub acl: ByteBuf,
+    pub default_acl: ByteBuf,
+}
+
+/// Times set by hand.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Meta {
+    pub mtime: Option<Timestamp>,
+    pub atime: Timestamp,
+}
+
+/// A content value: what its register needs to know. Inline bytes stay in the change.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct ContentValue {
+    pub size: u64,
+    pub allocated: u64,
+    pub mtime: Timestamp,
+    /// Root and number of blocks; `None`: the bytes are inline in the change.
+    pub tree: Option<(BlockHash, u64)>,
+    /// Generation of the node key that sealed the body.
+    pub generation: u32,
+    /// Node keys its blocks need beside the node's own.
+    pub keys: Vec<SymmetricKey>,
+}
+
+/// Where a link is.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// In that directory under that name.
+    #[serde(rename = "p")]
+    In {
+        parent: Ino,
+        #[serde(with = "serde_bytes")]
+        name: Vec<u8>,
+    },
+    /// Removed.
+    #[serde(rename = "r")]
+    Removed,
+}
+
+/// Where a link shows.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
+pub(crate) struct Shown {
+    /// The directory its place names (which may show as part of a merged one).
+    pub parent: Ino,
+    #[serde(with = "serde_bytes")]
+    pub name: Vec<u8>,
+    /// The value it comes from, and its count.
+    pub at: ValueRef,
+    pub count: u64,
+    /// What a removal of the parent must have seen to stand: the place itself, or what revived it.
+    pub witness: ValueRef,
+}
+
+/// One name of a node.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Link {
+    pub id: LinkId,
+    pub values: Vec<Value<Place>>,
+    pub shown: Option<Shown>,
+}
+
+/// An extended attribute.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Xattr {
+    pub tag: NodeId,
+    #[serde(with = "serde_bytes")]
+    pub name: Vec<u8>,
+    /// Inner `None`: removed.
+    pub values: Vec<Value<Option<ByteBuf>>>,
+}
+
+/// A node with all its registers. Every list of values is in rising order: the last one shows.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Node {
+    pub id: NodeId,
+    pub kind: NodeKind,
+    pub rdev: u32,
+    #[serde(with = "serde_bytes")]
+    pub target: Vec<u8>,
+    pub born: ValueRef,
+    pub btime: Timestamp,
+    /// Keys by generation.
+    pub keys: Vec<(u32, SymmetricKey)>,
+    pub access: Vec<Value<Access>>,
+    pub meta: Vec<Value<Meta>>,
+    pub xattrs: Vec<Xattr>,
+    pub content: Vec<Value<ContentValue>>,
+    pub links: Vec<Link>,
+    /// Derived: last change of anything.
+    pub ctime: Timestamp,
+    /// Derived: what shows as modification time.
+    pub mtime: Timestamp,
+    /// A directory's last change of an entry: value, count, time.
+    pub entry_change: Option<(ValueRef, u64, Timestamp)>,
+    /// A directory's shown subdirectories.
+    pub subdirs: u32,
+    /// A directory that shows as part of this one.
+    pub merged_into: Option<Ino>,
+    /// The directories that show as part of this one.
+    pub merged: Vec<Ino>,
+    /// A directory in a would-be cycle hangs here instead of at its winning place.
+    pub hung_at: Option<(Ino, ByteBuf, ValueRef, u64)>,
+    /// For each value beside the shown one of a file in conflict, the number under which it shows.
+    pub views: Vec<(ValueRef, Ino)>,
+}
+
+impl Node {
+    pub(crate) fn key(&self, generation: u32) -> Option<&SymmetricKey> {
+        self.keys.iter().find(|(g, _)| *g == generation).map(|(_, key)| key)
+    }
+
+    /// The newest generation's key.
+    pub(crate) fn current_key(&self) -> Option<(u32, &SymmetricKey)> {
+        self.keys.iter().max_by_key(|(g, _)| *g).map(|(g, key)| (*g, key))
+    }
+
+    /// The links that show somewhere.
+    pub(crate) fn shown_links(&self) -> impl Iterator<Item = (&Link, &Shown)> {
+        self.links.iter().filter_map(|link| link.shown.as_ref().map(|shown| (link, shown)))
+    }
+}
+
+/// What an inode number stands for.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) enum NodeRow {
+    /// A node.
+    #[serde(rename = "n")]
+    Node(Box<Node>),
+    /// One value of a file in conflict, beside the one that shows.
+    #[serde(rename = "v")]
+    View {
+        /// The file.
+        of: Ino,
+        /// The value.
+        value: ValueRef,
+    },
+}
+
+/// A link that wants to show under a name.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
+pub(crate) struct Claim {
+    pub child: Ino,
+    pub link: LinkId,
+    pub kind: NodeKind,
+    /// The directory its place names.
+    pub parent: Ino,
+    /// Its place, and its count: the least keeps the name.
+    pub at: ValueRef,
+    pub count: u64,
+    pub witness: ValueRef,
+}
+
+/// An entry that follows from others: a conflicting value, or a link whose name is taken.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
+pub(crate) struct Derived {
+    pub ino: Ino,
+    pub kind: NodeKind,
+    /// The name it derives from.
+    #[serde(with = "serde_bytes")]
+    pub base: Vec<u8>,
+}
+
+/// One name in one directory.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, PartialEq, Eq)]
+pub(crate) struct Entry {
+    #[serde(with = "serde_bytes")]
+    pub name: Vec<u8>,
+    /// Who wants it, the one that keeps it first.
+    pub claims: Vec<Claim>,
+    /// Shows here when nobody claims the name.
+    pub derived: Option<Derived>,
+    /// The names of entries that derive from this one.
+    pub derives: Vec<ByteBuf>,
+}
+
+impl Entry {
+    /// What the name leads to.
+    pub(crate) fn shown(&self) -> Option<(Ino, NodeKind)> {
+        match self.claims.first() {
+            Some(claim) => Some((claim.child, claim.kind)),
+            None => self.derived.as_ref().map(|d| (d.ino, d.kind)),
+        }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.claims.is_empty() && self.derived.is_none() && self.derives.is_empty()
+    }
+}

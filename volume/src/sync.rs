@@ -1,0 +1,548 @@
+//! Replication with one peer, as a state machine without I/O: messages in, messages out.
+//!
+//! Both sides say a digest of what they know. Where they differ, both send the tips of all logs;
+//! from then on each streams what the other lacks in the order in which it arrived here (a causal
+//! one), and then whatever comes new. When all contents of what a side knows are there, it says so.
+//!
+//! The network task calls [`Session::receive`] with what came and [`Session::next_outgoing`]
+//! whenever it can write: nothing is made before it can be sent, so a slow peer costs no memory.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{Arc, atomic::Ordering},
+};
+
+use crypto::{DeviceId, Hash};
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    Volume,
+    commit::{ClaimedCommit, Commit, MAX_COMMIT_BYTES, Malformed, decode, encode},
+    content::BlockHash,
+    core::{Core, arrival_key},
+    error::{Error, Result},
+    fetch::PeerNo,
+    id::CommitHash,
+    apply::Received,
+    store::Space,
+    version::{BranchNo, Dot, VersionVector},
+};
+
+/// Largest encoded message, in bytes.
+pub const MAX_MESSAGE: usize = 4 << 20;
+/// Bytes of commits gathered into one message.
+const BATCH_BYTES: usize = 512 << 10;
+/// Most tips in one message; a volume with more logs needs several.
+const MAX_TIPS: usize = 40_000;
+/// Commits that wait for one they refer to, over all peers.
+pub(crate) const MAX_WAITING: usize = 2048;
+/// Bytes of them.
+pub(crate) const MAX_WAITING_BYTES: usize = 32 << 20;
+
+/// One branch's newest commit.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tip {
+    /// The author.
+    pub device: DeviceId,
+    /// Which of its logs.
+    pub log: u64,
+    /// The commit's number.
+    pub seq: u64,
+    /// The commit.
+    pub hash: CommitHash,
+}
+
+/// What peers say to each other about a volume (`docs/format.md`, "Sync messages").
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Message {
+    /// What the sender knows, as a digest, and whether it has all contents of it.
+    #[serde(rename = "s")]
+    State {
+        /// Over the tips of all logs.
+        digest: Hash,
+        /// All contents are there.
+        complete: bool,
+        /// How many commits the sender knows.
+        commits: u64,
+    },
+    /// The tips of all logs the sender knows: send me what I lack.
+    #[serde(rename = "t")]
+    Tips(Vec<Tip>),
+    /// Commits, in a causal order.
+    #[serde(rename = "c")]
+    Commits(Vec<ClaimedCommit>),
+    /// The sender lacks this commit, which others refer to.
+    #[serde(rename = "w")]
+    Want(CommitHash),
+}
+
+impl Message {
+    /// The bytes on the wire.
+    pub fn encode(&self) -> Vec<u8> {
+        encode(self)
+    }
+
+    /// The inverse of [`Self::encode`].
+    ///
+    /// # Errors
+    /// [`Malformed`] for anything but a canonical message within its limits.
+    pub fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
+        if bytes.len() > MAX_MESSAGE {
+            return Err(Malformed::TooLarge("message"));
+        }
+        decode("message", bytes)
+    }
+}
+
+/// Why a connection should be ended: the peer did what no honest one does.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("peer misbehaves: {0}")]
+pub struct Misbehaved(pub String);
+
+/// How far two peers are with each other.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PeerProgress {
+    /// Commits it has said to have and that aren't here.
+    pub their_commits_missing_here: u64,
+    /// Commits here that it hasn't.
+    pub my_commits_missing_there: u64,
+    /// Both know the same commits.
+    pub in_step: bool,
+    /// It has all contents of all commits known here.
+    pub they_hold_all_mine: bool,
+    /// All contents of all commits it knows are here.
+    pub i_hold_all_theirs: bool,
+}
+
+#[derive(Default)]
+struct State {
+    /// What the peer last said of itself.
+    theirs: Option<(Hash, bool, u64)>,
+    /// What was last said to it.
+    said: Option<(Hash, bool)>,
+    tips_due: bool,
+    tips_sent: bool,
+    /// What the peer is known to know; `None` before its tips came.
+    known: Option<VersionVector>,
+    /// Where in the order of arrival sending goes on.
+    next_arrival: u64,
+    wants: Vec<CommitHash>,
+    asked: HashSet<CommitHash>,
+    wake: Option<Arc<dyn Fn() + Send + Sync>>,
+}
+
+/// The replication with one connected peer.
+pub struct Session {
+    volume: Volume,
+    peer: DeviceId,
+    number: PeerNo,
+    shared: Arc<SessionShared>,
+}
+
+/// The part that the volume knows of, to wake it.
+pub(crate) struct SessionShared {
+    state: Mutex<State>,
+}
+
+impl SessionShared {
+    pub(crate) fn wake(&self) {
+        let wake = self.state.lock().wake.clone();
+        if let Some(wake) = wake {
+            wake();
+        }
+    }
+}
+
+/// Commits that wait for one they refer to.
+#[derive(Default)]
+pub(crate) struct Waiting {
+    by_missing: HashMap<CommitHash, Vec<Commit>>,
+    count: usize,
+    bytes: usize,
+}
+
+impl Waiting {
+    /// Keeps a commit; `false` when there is no more room.
+    fn keep(&mut self, missing: CommitHash, commit: Commit) -> bool {
+        let bytes: usize = commit.raw.changes.iter().map(|c| c.len()).sum();
+        if self.count >= MAX_WAITING || self.bytes + bytes > MAX_WAITING_BYTES {
+            return false;
+        }
+        let waiting = self.by_missing.entry(missing).or_default();
+        if !waiting.iter().any(|c| c.hash == commit.hash) {
+            waiting.push(commit);
+            self.count += 1;
+            self.bytes += bytes;
+        }
+        true
+    }
+
+    fn take(&mut self, came: &CommitHash) -> Vec<Commit> {
+        let commits = self.by_missing.remove(came).unwrap_or_default();
+        self.count -= commits.len();
+        self.bytes -= commits.iter().flat_map(|c| &c.raw.changes).map(|c| c.len()).sum::<usize>();
+        commits
+    }
+}
+
+impl Volume {
+    /// Begins replication with a peer that has proven its device.
+    pub fn session(&self, peer: DeviceId) -> Session {
+        let number = PeerNo(self.inner.next_peer.fetch_add(1, Ordering::Relaxed));
+        let shared = Arc::new(SessionShared { state: Mutex::new(State::default()) });
+        self.inner.sessions.lock().insert(number, shared.clone());
+        self.inner.fetch.add_peer(number);
+        Session { volume: self.clone(), peer, number, shared }
+    }
+
+    /// What this device would say of itself: digest, completeness, number of commits.
+    fn own_state(&self) -> (Hash, bool, u64) {
+        let complete = self.inner.fetch.is_complete();
+        let core = self.inner.core.lock();
+        (core.digest(), complete, core.next_arrival - 1)
+    }
+}
+
+impl Core {
+    fn all_tips(&self) -> Vec<Tip> {
+        let tips = self.branches.iter().filter(|b| b.tip > 0);
+        tips.map(|b| Tip { device: b.device, log: b.log, seq: b.tip, hash: b.tip_hash }).collect()
+    }
+
+    /// What a peer with these tips surely knows.
+    fn known_by(&mut self, tips: &[Tip]) -> Result<VersionVector> {
+        let mut known = VersionVector::default();
+        for tip in tips {
+            match self.dot_of(&tip.hash)? {
+                Some(dot) => known.join(&*self.vector(dot)?),
+                None => {
+                    // It is ahead of us in that log (or on another branch of it, which it will ask about).
+                    for no in self.branches_of(&tip.device, tip.log).to_vec() {
+                        let seq = self.branch(no).tip.min(tip.seq);
+                        known.add(Dot { branch: no, seq });
+                    }
+                }
+            }
+        }
+        Ok(known)
+    }
+
+    /// The first arrival that a peer knowing `known` may lack.
+    fn first_lacking(&self, known: &VersionVector) -> Result<u64> {
+        let mut first = self.next_arrival;
+        for (number, branch) in self.branches.iter().enumerate() {
+            let no = BranchNo(number as u32);
+            let next = match branch.forked_from {
+                Some(fork) => (known.get(no) + 1).max(fork.seq + 1),
+                None => known.get(no) + 1,
+            };
+            if next <= branch.tip
+                && let Some(row) = self.commit_row(Dot { branch: no, seq: next })?
+            {
+                first = first.min(row.arrival);
+            }
+        }
+        Ok(first)
+    }
+}
+
+impl Session {
+    /// The peer.
+    pub fn peer(&self) -> DeviceId {
+        self.peer
+    }
+
+    /// What to send first.
+    pub fn opening(&self) -> Vec<Message> {
+        let (digest, complete, commits) = self.volume.own_state();
+        self.shared.state.lock().said = Some((digest, complete));
+        vec![Message::State { digest, complete, commits }]
+    }
+
+    /// Calls `wake` (from any thread, no locks held) when there may be something to send or to ask for.
+    pub fn on_wake(&self, wake: Box<dyn Fn() + Send + Sync>) {
+        self.shared.state.lock().wake = Some(Arc::from(wake));
+    }
+
+    fn is_member(&self) -> bool {
+        self.volume.is_member(&self.peer)
+    }
+
+    /// Takes a message in.
+    ///
+    /// # Errors
+    /// [`Misbehaved`]: end the connection.
+    pub fn receive(&self, message: Message) -> Result<(), Misbehaved> {
+        match message {
+            Message::State { digest, complete, commits } => {
+                let (own, _, _) = self.volume.own_state();
+                let mut state = self.shared.state.lock();
+                state.theirs = Some((digest, complete, commits));
+                if digest != own && !state.tips_sent {
+                    state.tips_due = true;
+                }
+                if digest == own && state.known.is_none() {
+                    // Equal: there is nothing to send but what comes from now on.
+                    let mut core = self.volume.inner.core.lock();
+                    let tips = core.all_tips();
+                    state.known = core.known_by(&tips).ok();
+                    state.next_arrival = core.next_arrival;
+                }
+            }
+            Message::Tips(tips) => {
+                let planned = {
+                    let mut core = self.volume.inner.core.lock();
+                    core.known_by(&tips).and_then(|known| Ok((core.first_lacking(&known)?, known)))
+                };
+                let (first, known) = planned.map_err(|e| Misbehaved(e.to_string()))?;
+                let mut state = self.shared.state.lock();
+                state.next_arrival = first;
+                state.known = Some(known);
+                if !state.tips_sent {
+                    state.tips_due = true;
+                }
+            }
+            Message::Commits(commits) => self.receive_commits(commits)?,
+            Message::Want(hash) => {
+                let mut state = self.shared.state.lock();
+                if state.wants.len() < MAX_WAITING {
+                    state.wants.push(hash);
+                }
+            }
+        }
+        self.shared.wake();
+        Ok(())
+    }
+
+    fn receive_commits(&self, commits: Vec<ClaimedCommit>) -> Result<(), Misbehaved> {
+        let mut checked = Vec::with_capacity(commits.len());
+        for commit in commits {
+            checked.push(commit.check().map_err(|e| Misbehaved(e.to_string()))?);
+        }
+        let hashes: Vec<CommitHash> = checked.iter().map(|c| c.hash).collect();
+        let missing = self.volume.take_commits(checked).map_err(|e| match e {
+            Error::Refused(rule) => Misbehaved(rule),
+            other => {
+                log::error!("received commits could not be stored: {other}");
+                Misbehaved(format!("not taken in: {other}"))
+            }
+        })?;
+        let mut state = self.shared.state.lock();
+        {
+            let core = self.volume.inner.core.lock();
+            if let Some(known) = &mut state.known {
+                for hash in &hashes {
+                    if let Ok(Some(dot)) = core.dot_of(hash) {
+                        known.add(dot);
+                    }
+                }
+            }
+        }
+        for hash in missing {
+            if state.asked.insert(hash) {
+                state.tips_due = true;
+            }
+        }
+        Ok(())
+    }
+
+    /// The next message to send, if there is one now.
+    pub fn next_outgoing(&self) -> Option<Message> {
+        {
+            let mut state = self.shared.state.lock();
+            if state.tips_due {
+                state.tips_due = false;
+                state.tips_sent = true;
+                let mut tips = self.volume.inner.core.lock().all_tips();
+                tips.truncate(MAX_TIPS);
+                return Some(Message::Tips(tips));
+            }
+            if let Some(hash) = state.asked.iter().next().copied() {
+                state.asked.remove(&hash);
+                return Some(Message::Want(hash));
+            }
+        }
+        match self.next_commits() {
+            Ok(Some(message)) => return Some(message),
+            Ok(None) => {}
+            Err(e) => log::error!("reading commits to send: {e}"),
+        }
+        let (digest, complete, commits) = self.volume.own_state();
+        let mut state = self.shared.state.lock();
+        if state.said == Some((digest, complete)) {
+            return None;
+        }
+        state.said = Some((digest, complete));
+        Some(Message::State { digest, complete, commits })
+    }
+
+    fn next_commits(&self) -> Result<Option<Message>> {
+        if !self.is_member() {
+            return Ok(None);
+        }
+        let sendable = self.volume.inner.synced_arrival.load(Ordering::Acquire);
+        let mut state = self.shared.state.lock();
+        let core = self.volume.inner.core.lock();
+        let mut commits = Vec::new();
+        let mut bytes = 0;
+        while let Some(hash) = state.wants.pop() {
+            if let Some(dot) = core.dot_of(&hash)?
+                && let Some(commit) = core.export(dot)?
+            {
+                return Ok(Some(Message::Commits(vec![commit])));
+            }
+        }
+        if state.known.is_none() {
+            return Ok(None);
+        }
+        while state.next_arrival <= sendable && bytes < BATCH_BYTES {
+            let arrival = state.next_arrival;
+            state.next_arrival += 1;
+            let Some(key) = core.store.raw().get(Space::Index, &arrival_key(arrival))? else { continue };
+            let dot = Dot::from_key(&key).ok_or_else(|| Error::damaged("arrival index"))?;
+            let Some(known) = &mut state.known else { break };
+            if known.covers(dot) {
+                continue;
+            }
+            let Some(commit) = core.export(dot)? else { continue };
+            known.add(dot);
+            bytes += commit.header.len() + 64 + commit.changes.iter().map(|c| c.len() + 10).sum::<usize>();
+            commits.push(commit);
+            if bytes + MAX_COMMIT_BYTES > MAX_MESSAGE {
+                break;
+            }
+        }
+        Ok((!commits.is_empty()).then_some(Message::Commits(commits)))
+    }
+
+    /// Up to `max` blocks to ask this peer for now; each must be answered by [`Self::block_arrived`] or [`Self::block_failed`].
+    pub fn wanted(&self, max: usize) -> Vec<BlockHash> {
+        self.volume.inner.fetch.claim(self.number, max).unwrap_or_else(|e| {
+            log::error!("looking for missing contents: {e}");
+            Vec::new()
+        })
+    }
+
+    /// A block asked for has come.
+    ///
+    /// # Errors
+    /// [`Misbehaved`] when it isn't what was asked for.
+    pub fn block_arrived(&self, hash: &BlockHash, bytes: &[u8]) -> Result<(), Misbehaved> {
+        match self.volume.inner.fetch.arrived(hash, bytes) {
+            Ok(()) => {
+                if !self.volume.inner.fetch.has_work() {
+                    // Perhaps that was the last one: say so.
+                    self.volume.wake_sessions();
+                            }
+                Ok(())
+            }
+            Err(Error::Damaged(what)) => {
+                self.block_failed(hash);
+                Err(Misbehaved(format!("sent a wrong block: {what}")))
+            }
+            Err(e) => {
+                log::error!("a received block could not be stored: {e}");
+                self.block_failed(hash);
+                Ok(())
+            }
+        }
+    }
+
+    /// The peer hasn't got a block it was asked for, or the stream broke.
+    pub fn block_failed(&self, hash: &BlockHash) {
+        self.volume.inner.fetch.failed(self.number, hash);
+        self.volume.wake_sessions();
+    }
+
+    /// A block that the peer asked for, if it is here and the peer may have it.
+    pub fn serve_block(&self, hash: &BlockHash) -> Option<Vec<u8>> {
+        if !self.is_member() {
+            return None;
+        }
+        match self.volume.inner.blocks.get_checked(hash) {
+            Ok(found) => found,
+            Err(e) => {
+                log::error!("block {} could not be served: {e}", hash.short());
+                None
+            }
+        }
+    }
+
+    /// How far the two are with each other.
+    pub fn progress(&self) -> PeerProgress {
+        let (digest, complete, commits) = self.volume.own_state();
+        let pending = self.volume.inner.core.lock().pending.is_some();
+        let state = self.shared.state.lock();
+        let Some((theirs, their_complete, their_commits)) = state.theirs else { return PeerProgress::default() };
+        let in_step = theirs == digest && !pending;
+        PeerProgress {
+            their_commits_missing_here: if in_step { 0 } else { their_commits.saturating_sub(commits) },
+            my_commits_missing_there: if in_step { 0 } else { commits.saturating_sub(their_commits).max(u64::from(pending)) },
+            in_step,
+            they_hold_all_mine: in_step && their_complete,
+            i_hold_all_theirs: in_step && complete,
+        }
+    }
+
+    /// Ends the session; what it was asked for may be asked elsewhere.
+    pub fn close(&self) {
+        self.volume.inner.sessions.lock().remove(&self.number);
+        self.volume.inner.fetch.remove_peer(self.number);
+        self.volume.wake_sessions();
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+impl Volume {
+    /// Takes checked commits in, those that can be; returns the commits that others refer to and that aren't known.
+    pub(crate) fn take_commits(&self, commits: Vec<Commit>) -> Result<Vec<CommitHash>> {
+        let mut changed = Vec::new();
+        let mut missing = Vec::new();
+        let mut applied = false;
+        let result = {
+            let mut core = self.inner.core.lock();
+            let mut waiting = self.inner.waiting.lock();
+            let mut todo: Vec<Commit> = commits;
+            todo.reverse();
+            let mut result = Ok(());
+            while let Some(commit) = todo.pop() {
+                match core.receive(&commit) {
+                    Ok(Received::Applied) => {
+                        applied = true;
+                        changed.append(&mut core.settled);
+                        todo.extend(waiting.take(&commit.hash));
+                    }
+                    Ok(Received::Known) => {}
+                    Ok(Received::Missing(hash)) => {
+                        waiting.keep(hash, commit);
+                        missing.push(hash);
+                    }
+                    Err(e) => {
+                        result = Err(e);
+                        break;
+                    }
+                }
+            }
+            if applied {
+                // Synced before it is shown: what was seen once is never unseen. Own blocks first, as always.
+                self.inner.blocks.sync()?;
+                core.store.sync()?;
+                self.inner.synced_arrival.store(core.next_arrival - 1, Ordering::Release);
+            }
+            missing.retain(|hash| !core.dot_of(hash).is_ok_and(|d| d.is_some()));
+            result
+        };
+        if applied {
+            self.inner.fetch.look_again();
+            self.tell(&changed);
+            self.wake_sessions();
+        }
+        result.map(|()| missing)
+    }
+}

@@ -1,0 +1,754 @@
+//! The merged tree: where each link shows, which names directories have, and what follows from
+//! concurrent work (`docs/format.md`, "The merged tree").
+//!
+//! Owns the derived rows: `shown` of links, entries, merged directories, conflict views, hung
+//! directories. Each function brings one of them in line with the registers; whoever changes a
+//! register calls the one that follows from it. Invariant: afterwards the derived rows are what
+//! computing the tree from scratch would give.
+
+use std::{
+    cmp::Ordering,
+    collections::{BTreeMap, BTreeSet, HashMap},
+};
+
+use crypto::Label;
+use serde_bytes::ByteBuf;
+
+use crate::{
+    Changed,
+    apply::{decode, is_name},
+    commit::{self, ChangeKind, Head, PlaceBody, RawChange},
+    core::Core,
+    error::{Error, Result},
+    id::{CommitHash, LinkId},
+    node::{Ino, NAME_MAX, NodeKind},
+    row::{Claim, Derived, Entry, Link, Node, NodeRow, Place, Shown},
+    version::{Dot, ValueRef},
+};
+
+/// Longest chain of superseded places that is looked through.
+const PAST_MAX: usize = 256;
+
+/// A place as it once was.
+#[derive(Clone, Debug)]
+struct PastPlace {
+    parent: Ino,
+    name: Vec<u8>,
+    at: ValueRef,
+    count: u64,
+}
+
+impl Core {
+    /// The directory as part of which this one shows.
+    pub(crate) fn canonical(&mut self, mut directory: Ino) -> Result<Ino> {
+        for _ in 0..64 {
+            match self.with_node(directory, |n| n.merged_into)? {
+                Some(into) => directory = into,
+                None => return Ok(directory),
+            }
+        }
+        Err(Error::damaged("merged directories"))
+    }
+
+    /// Brings in line where a link shows.
+    pub(crate) fn refresh_link(&mut self, child: Ino, link: &LinkId) -> Result<()> {
+        let mut node = self.node(child)?;
+        let Some(i) = node.links.iter().position(|l| l.id == *link) else { return Ok(()) };
+        let new = self.place_of(child, &node, i)?;
+        let old = node.links[i].shown.clone();
+        if old == new {
+            return Ok(());
+        }
+        let kind = node.kind;
+        node.links[i].shown = new.clone();
+        self.put_node(child, node);
+        let mut names = BTreeSet::new();
+        if let Some(old) = &old {
+            let directory = self.canonical(old.parent)?;
+            let mut entry = (*self.entry(directory, &old.name)?).clone();
+            entry.claims.retain(|c| c.link != *link);
+            self.put_claims(directory, entry)?;
+            names.insert((directory, old.name.clone()));
+        }
+        if let Some(new) = &new {
+            let directory = self.canonical(new.parent)?;
+            let mut entry = (*self.entry(directory, &new.name)?).clone();
+            entry.claims.retain(|c| c.link != *link);
+            entry.claims.push(Claim {
+                child,
+                link: *link,
+                kind,
+                parent: new.parent,
+                at: new.at,
+                count: new.count,
+                witness: new.witness,
+            });
+            self.put_claims(directory, entry)?;
+            names.insert((directory, new.name.clone()));
+        }
+        for (directory, name) in names {
+            self.refresh_name(directory, &name)?;
+        }
+        if kind == NodeKind::Directory && new.is_none() {
+            self.set_merged(child, None)?;
+        }
+        // A removed directory shows as long as it has an entry that its removal didn't see.
+        for parent in [old.map(|s| s.parent), new.map(|s| s.parent)].into_iter().flatten() {
+            self.recheck_removed(parent)?;
+        }
+        Ok(())
+    }
+
+    /// Stores an entry whose claims changed, keeping its directory's count of subdirectories.
+    fn put_claims(&mut self, directory: Ino, entry: Entry) -> Result<()> {
+        let directories = |e: &Entry| e.claims.iter().filter(|c| c.kind == NodeKind::Directory).count() as i64;
+        let before = directories(&*self.entry(directory, &entry.name)?);
+        let change = directories(&entry) - before;
+        if change != 0 {
+            let mut node = self.node(directory)?;
+            node.subdirs = u32::try_from(i64::from(node.subdirs) + change).unwrap_or(0);
+            self.put_node(directory, node);
+        }
+        self.put_entry(directory, entry);
+        Ok(())
+    }
+
+    fn recheck_removed(&mut self, directory: Ino) -> Result<()> {
+        let links = self.with_node(directory, |n| {
+            let removed = !n.links.is_empty() && n.links.iter().all(|l| !is_placed(l));
+            if removed { n.links.iter().map(|l| l.id).collect() } else { Vec::new() }
+        })?;
+        for link in links {
+            self.refresh_link(directory, &link)?;
+        }
+        Ok(())
+    }
+
+    /// Where a link should show.
+    fn place_of(&mut self, child: Ino, node: &Node, i: usize) -> Result<Option<Shown>> {
+        let link = &node.links[i];
+        if let Some((parent, name, at, count)) = &node.hung_at {
+            return Ok(Some(Shown { parent: *parent, name: name.to_vec(), at: *at, count: *count, witness: *at }));
+        }
+        let winner = link.values.iter().rev().find_map(|v| match &v.value {
+            Some(Place::In { parent, name }) => Some((*parent, name.clone(), v.at, v.count)),
+            _ => None,
+        });
+        if let Some((parent, name, at, count)) = winner {
+            return Ok(Some(Shown { parent, name, at, count, witness: at }));
+        }
+        if node.links.iter().any(is_placed) {
+            return Ok(None);
+        }
+        let removals: Vec<ValueRef> = link.values.iter().map(|v| v.at).collect();
+        let Some(witness) = self.revived_by(child, node, &removals)? else { return Ok(None) };
+        let mut past = self.past_places(link)?;
+        Ok(past.pop().map(|p| Shown { parent: p.parent, name: p.name, at: p.at, count: p.count, witness }))
+    }
+
+    /// What makes a node whose links were all removed come back: a content value that is
+    /// concurrent with the removals; for a directory an entry that they didn't see.
+    fn revived_by(&mut self, child: Ino, node: &Node, removals: &[ValueRef]) -> Result<Option<ValueRef>> {
+        if node.kind == NodeKind::Directory {
+            let home = self.canonical(child)?;
+            let mut best: Option<(ValueRef, u64)> = None;
+            let mut from = [0; 16];
+            loop {
+                let entries = self.scan_entries(home, &from, 256)?;
+                let Some((last, _)) = entries.last() else { break };
+                let last = *last;
+                for claim in entries.iter().flat_map(|(_, e)| e.claims.clone()).filter(|c| c.parent == child) {
+                    let mut unseen = true;
+                    for &removal in removals {
+                        unseen &= !self.value_covers(removal, claim.witness)?;
+                    }
+                    if unseen {
+                        let count = self.count_of(claim.witness)?;
+                        let greater = match best {
+                            Some(best) => self.rank(best, (claim.witness, count))? == Ordering::Less,
+                            None => true,
+                        };
+                        if greater {
+                            best = Some((claim.witness, count));
+                        }
+                    }
+                }
+                match next_tag(last) {
+                    Some(next) => from = next,
+                    None => break,
+                }
+            }
+            return Ok(best.map(|(witness, _)| witness));
+        }
+        for value in node.content.iter().rev() {
+            let mut concurrent = true;
+            for &removal in removals {
+                concurrent &= !self.value_covers(removal, value.at)? && !self.value_covers(value.at, removal)?;
+            }
+            if concurrent {
+                return Ok(Some(value.at));
+            }
+        }
+        Ok(None)
+    }
+
+    fn count_of(&mut self, value: ValueRef) -> Result<u64> {
+        if value.dot == self.pending_dot() { self.pending_count() } else { Ok(self.commit_info(value.dot)?.count) }
+    }
+
+    /// The places a link had before its present values, in rising order.
+    fn past_places(&mut self, link: &Link) -> Result<Vec<PastPlace>> {
+        let mut found: Vec<PastPlace> = Vec::new();
+        let mut todo: Vec<ValueRef> = link.values.iter().map(|v| v.at).collect();
+        let mut seen: BTreeSet<ValueRef> = todo.iter().copied().collect();
+        while let Some(at) = todo.pop() {
+            let head: Head = decode(&self.change(at)?.head)?;
+            for id in head.supersedes {
+                let dot = match id.commit {
+                    CommitHash::ZERO => at.dot,
+                    hash => self.dot_of(&hash)?.ok_or_else(|| Error::damaged("a superseded commit is missing"))?,
+                };
+                let before = ValueRef { dot, index: id.index };
+                if seen.len() >= PAST_MAX || !seen.insert(before) {
+                    continue;
+                }
+                todo.push(before);
+                if let Some(place) = self.past_place(before)? {
+                    found.push(place);
+                }
+            }
+        }
+        let mut sorted: Vec<PastPlace> = Vec::with_capacity(found.len());
+        for place in found {
+            let mut i = sorted.len();
+            while i > 0 && self.rank((sorted[i - 1].at, sorted[i - 1].count), (place.at, place.count))? == Ordering::Greater {
+                i -= 1;
+            }
+            sorted.insert(i, place);
+        }
+        Ok(sorted)
+    }
+
+    /// Reads a superseded place out of the change that wrote it; `None`: it was a removal, or void.
+    fn past_place(&mut self, at: ValueRef) -> Result<Option<PastPlace>> {
+        let raw = self.change(at)?;
+        let head: Head = decode(&raw.head)?;
+        let ChangeKind::Place { link, parent: Some(parent), generation, .. } = head.kind else { return Ok(None) };
+        if at.dot != self.pending_dot() && self.commit_info(at.dot)?.void {
+            return Ok(None);
+        }
+        let count = self.count_of(at)?;
+        let Some(parent) = self.ino_of_node(&parent)? else { return Ok(None) };
+        let key = self.with_node(parent, |n| n.key(generation).map(|k| k.derive(Label::NameKey, b"")))?;
+        let body: Option<PlaceBody> = match key {
+            Some(key) => self.open_stored(at, &key, &raw)?,
+            None => None,
+        };
+        let name = body.map(|b| b.name).filter(|n| is_name(n)).unwrap_or_else(|| {
+            let branch = self.branch(at.dot.branch);
+            let place =
+                crate::id::Birthplace { device: branch.device, log: branch.log, seq: at.dot.seq, index: at.index };
+            format!("~{}", link.unwrap_or_else(|| place.link())).into_bytes()
+        });
+        Ok(Some(PastPlace { parent, name, at, count }))
+    }
+
+    /// Opens the body of a stored change.
+    pub(crate) fn open_stored<T: serde::Serialize + serde::de::DeserializeOwned>(
+        &self,
+        at: ValueRef,
+        key: &crypto::SymmetricKey,
+        raw: &RawChange,
+    ) -> Result<Option<T>> {
+        let branch = self.branch(at.dot.branch);
+        let aad = commit::body_aad(&self.volume, &branch.device, branch.log, at.dot.seq, at.index, &raw.head);
+        let Ok(plain) = crypto::open_padded(key, &aad, &raw.body) else { return Ok(None) };
+        Ok(commit::decode("body", &plain).ok())
+    }
+
+    /// The last place of a link that was removed.
+    pub(crate) fn last_place(&mut self, link: &Link) -> Result<Option<(Ino, Vec<u8>)>> {
+        Ok(self.past_places(link)?.pop().map(|p| (p.parent, p.name)))
+    }
+
+    // ---- names
+
+    /// Brings in line what a name in a directory leads to, and the entries that derive from it.
+    pub(crate) fn refresh_name(&mut self, directory: Ino, name: &[u8]) -> Result<()> {
+        let mut entry = (*self.entry(directory, name)?).clone();
+        // The oldest claim keeps the name.
+        let mut claims: Vec<Claim> = Vec::with_capacity(entry.claims.len());
+        for claim in std::mem::take(&mut entry.claims) {
+            let mut i = claims.len();
+            while i > 0 && self.rank((claims[i - 1].at, claims[i - 1].count), (claim.at, claim.count))? == Ordering::Greater {
+                i -= 1;
+            }
+            claims.insert(i, claim);
+        }
+        entry.claims = claims;
+        let displaced = match (&entry.derived, entry.claims.is_empty()) {
+            (Some(derived), false) if derived.base != name => entry.derived.take().map(|d| d.base),
+            _ => None,
+        };
+        self.put_entry(directory, entry.clone());
+        self.changed(Changed::Entry { parent: directory, name: name.to_vec() });
+        self.merge_directories(&entry)?;
+
+        let mut wanted: BTreeMap<Vec<u8>, Derived> = BTreeMap::new();
+        let derives: Vec<ByteBuf> = entry.derives.clone();
+        for (i, claim) in entry.claims.iter().enumerate() {
+            let merged = i > 0 && self.with_node(claim.child, |n| n.merged_into.is_some())?;
+            let mut shown_as = name.to_vec();
+            if i > 0 && !merged {
+                let id = claim.link.to_string();
+                let names = [4, 8, 32].map(|n| with_suffix(name, &format!("~{}", &id[..n])));
+                shown_as = self.first_free(directory, name, &names, &wanted)?;
+                wanted.insert(shown_as.clone(), Derived { ino: claim.child, kind: claim.kind, base: name.to_vec() });
+            }
+            if claim.kind == NodeKind::File {
+                for (value, ino) in self.views_of(claim.child)? {
+                    let names = self.conflict_names(&shown_as, value)?;
+                    let at = self.first_free(directory, name, &names, &wanted)?;
+                    wanted.insert(at, Derived { ino, kind: NodeKind::File, base: name.to_vec() });
+                }
+            }
+        }
+        for old in derives.iter().filter(|old| !wanted.contains_key(old.as_slice())) {
+            self.set_derived(directory, old, None)?;
+        }
+        let names: Vec<ByteBuf> = wanted.keys().map(|n| ByteBuf::from(n.clone())).collect();
+        for (at, derived) in wanted {
+            self.set_derived(directory, &at, Some(derived))?;
+        }
+        if names != derives {
+            let mut entry = (*self.entry(directory, name)?).clone();
+            entry.derives = names;
+            self.put_entry(directory, entry);
+        }
+        match displaced {
+            Some(base) => self.refresh_name(directory, &base),
+            None => Ok(()),
+        }
+    }
+
+    fn set_derived(&mut self, directory: Ino, name: &[u8], derived: Option<Derived>) -> Result<()> {
+        let entry = self.entry(directory, name)?;
+        if entry.derived != derived {
+            let mut entry = (*entry).clone();
+            entry.derived = derived;
+            self.put_entry(directory, entry);
+            self.changed(Changed::Entry { parent: directory, name: name.to_vec() });
+        }
+        Ok(())
+    }
+
+    /// The first of `names` that no link claims and nothing else derived has; the last if none.
+    fn first_free(&mut self, directory: Ino, base: &[u8], names: &[Vec<u8>], taken: &BTreeMap<Vec<u8>, Derived>) -> Result<Vec<u8>> {
+        for name in names {
+            let entry = self.entry(directory, name)?;
+            let other = entry.derived.as_ref().is_some_and(|d| d.base != base);
+            if entry.claims.is_empty() && !other && !taken.contains_key(name) {
+                return Ok(name.clone());
+            }
+        }
+        Ok(names.last().cloned().unwrap_or_default())
+    }
+
+    /// Directories of one name and equal realm show as one: the oldest, with the entries of all.
+    fn merge_directories(&mut self, entry: &Entry) -> Result<()> {
+        let Some(first) = entry.claims.first().filter(|c| c.kind == NodeKind::Directory) else {
+            for claim in entry.claims.iter().filter(|c| c.kind == NodeKind::Directory) {
+                self.set_merged(claim.child, None)?;
+            }
+            return Ok(());
+        };
+        let primary = first.child;
+        self.set_merged(primary, None)?;
+        let realm = |n: &Node| n.access.last().and_then(|v| v.value.as_ref().map(|a| (a.realm, a.grants.clone())));
+        let realm_of_primary = self.with_node(primary, realm)?;
+        for claim in &entry.claims[1..] {
+            if claim.kind == NodeKind::Directory {
+                let equal = self.with_node(claim.child, realm)? == realm_of_primary;
+                self.set_merged(claim.child, equal.then_some(primary))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn set_merged(&mut self, directory: Ino, into: Option<Ino>) -> Result<()> {
+        let old = self.with_node(directory, |n| n.merged_into)?;
+        if old == into {
+            return Ok(());
+        }
+        let mut node = self.node(directory)?;
+        node.merged_into = into;
+        self.put_node(directory, node);
+        if let Some(old) = old {
+            let mut node = self.node(old)?;
+            node.merged.retain(|m| *m != directory);
+            self.put_node(old, node);
+            self.rehome(old)?;
+        }
+        if let Some(into) = into {
+            let mut node = self.node(into)?;
+            node.merged.push(directory);
+            self.put_node(into, node);
+            self.rehome(directory)?;
+        }
+        Ok(())
+    }
+
+    /// Moves the claims in a directory that now show elsewhere there.
+    fn rehome(&mut self, directory: Ino) -> Result<()> {
+        let mut from = [0; 16];
+        let mut moved = Vec::new();
+        loop {
+            let entries = self.scan_entries(directory, &from, 256)?;
+            let Some((last, _)) = entries.last() else { break };
+            let last = *last;
+            for (_, entry) in &entries {
+                for claim in &entry.claims {
+                    let home = self.canonical(claim.parent)?;
+                    if home != directory {
+                        moved.push((entry.name.clone(), home, claim.clone()));
+                    }
+                }
+            }
+            match next_tag(last) {
+                Some(next) => from = next,
+                None => break,
+            }
+        }
+        let mut names = BTreeSet::new();
+        for (name, home, claim) in moved {
+            let mut entry = (*self.entry(directory, &name)?).clone();
+            entry.claims.retain(|c| c.link != claim.link);
+            self.put_claims(directory, entry)?;
+            let mut entry = (*self.entry(home, &name)?).clone();
+            entry.claims.retain(|c| c.link != claim.link);
+            entry.claims.push(claim);
+            self.put_claims(home, entry)?;
+            names.insert((directory, name.clone()));
+            names.insert((home, name));
+        }
+        for (directory, name) in names {
+            self.refresh_name(directory, &name)?;
+        }
+        self.changed(Changed::Attributes(directory));
+        Ok(())
+    }
+
+    // ---- conflicts
+
+    /// Follows a change of a content register: conflicts appear or are settled, what was removed may come back.
+    pub(crate) fn content_changed(&mut self, ino: Ino) -> Result<()> {
+        let (removed, conflict, links) = self.with_node(ino, |n| {
+            let removed = !n.links.is_empty() && n.links.iter().all(|l| !is_placed(l));
+            let links: Vec<(LinkId, Option<Shown>)> = n.links.iter().map(|l| (l.id, l.shown.clone())).collect();
+            (removed, n.content.len() > 1 || !n.views.is_empty(), links)
+        })?;
+        if removed {
+            for (link, _) in &links {
+                self.refresh_link(ino, link)?;
+            }
+        }
+        if conflict {
+            for shown in links.into_iter().filter_map(|(_, shown)| shown) {
+                let directory = self.canonical(shown.parent)?;
+                self.refresh_name(directory, &shown.name)?;
+            }
+            self.drop_stale_views(ino)?;
+        }
+        Ok(())
+    }
+
+    /// The values of a file beside the one that shows, with the inode number of each.
+    fn views_of(&mut self, ino: Ino) -> Result<Vec<(ValueRef, Ino)>> {
+        let (values, known) = self.with_node(ino, |n| {
+            let values: Vec<ValueRef> = n.content.iter().rev().skip(1).map(|v| v.at).collect();
+            (values, n.views.clone())
+        })?;
+        let mut views = Vec::with_capacity(values.len());
+        let mut new = Vec::new();
+        for value in values {
+            let view = match known.iter().find(|(at, _)| *at == value) {
+                Some((_, view)) => *view,
+                None => {
+                    let view = self.allocate_ino();
+                    self.put_row(view, Some(NodeRow::View { of: ino, value }));
+                    new.push((value, view));
+                    view
+                }
+            };
+            views.push((value, view));
+        }
+        if !new.is_empty() {
+            let mut node = self.node(ino)?;
+            node.views.extend(new);
+            self.put_node(ino, node);
+        }
+        Ok(views)
+    }
+
+    fn drop_stale_views(&mut self, ino: Ino) -> Result<()> {
+        let mut node = self.node(ino)?;
+        let live: Vec<ValueRef> = node.content.iter().rev().skip(1).map(|v| v.at).collect();
+        let (keep, stale): (Vec<_>, Vec<_>) = node.views.iter().copied().partition(|(at, _)| live.contains(at));
+        if stale.is_empty() {
+            return Ok(());
+        }
+        node.views = keep;
+        self.put_node(ino, node);
+        for (_, view) in stale {
+            let is_view = self.row(view)?.is_some_and(|row| matches!(&*row, NodeRow::View { .. }));
+            if is_view {
+                self.put_row(view, None);
+            }
+        }
+        Ok(())
+    }
+
+    /// Names for a conflicting value, the preferred one first: who made it and when, and if that
+    /// isn't enough a piece of its commit.
+    fn conflict_names(&mut self, name: &[u8], value: ValueRef) -> Result<Vec<Vec<u8>>> {
+        let (device, time, hash) = if value.dot == self.pending_dot() {
+            (self.device.id(), self.now(), format!("{:064x}", value.index))
+        } else {
+            let row = self.commit_row(value.dot)?.ok_or_else(|| Error::damaged("a commit is missing"))?;
+            let header: commit::Header = decode(&row.header)?;
+            (header.device, header.time, format!("{}{:x}", row.hash, value.index))
+        };
+        let user = self.members.devices.get(&device).map(|d| d.user);
+        let user = user.map_or_else(|| device.short(), |user| self.members.shown_name(&user));
+        let (year, month, day, hour, minute) = civil(time.secs);
+        let when = format!("{year:04}-{month:02}-{day:02} {hour:02}{minute:02}Z");
+        let base = format!(" (conflict of {user} {when}");
+        let mut names = vec![with_suffix(name, &format!("{base})"))];
+        for n in [4, 8, hash.len()] {
+            names.push(with_suffix(name, &format!("{base} {})", &hash[..n])));
+        }
+        Ok(names)
+    }
+
+    // ---- cycles
+
+    /// The directory that a directory's winning place (or, removed but revived, shown place) names.
+    fn winning_parent(&mut self, directory: Ino) -> Result<Option<Ino>> {
+        self.with_node(directory, |n| {
+            let link = n.links.first()?;
+            let winner = link.values.iter().rev().find_map(|v| match &v.value {
+                Some(Place::In { parent, .. }) => Some(*parent),
+                _ => None,
+            });
+            winner.or_else(|| link.shown.as_ref().map(|s| s.parent))
+        })
+    }
+
+    fn in_cycle(&mut self, directory: Ino) -> Result<bool> {
+        let mut seen = BTreeSet::new();
+        let mut at = directory;
+        while let Some(parent) = self.winning_parent(at)? {
+            if parent == directory {
+                return Ok(true);
+            }
+            if !seen.insert(parent) {
+                return Ok(false);
+            }
+            at = parent;
+        }
+        Ok(false)
+    }
+
+    /// Brings in line where directories hang, after the places of `moved` changed: attached in the
+    /// order of their winning places, each takes the first of its live, then superseded, places
+    /// that closes no cycle, else the root. Only directories that could be reached from a
+    /// would-be cycle are looked at; for all others the rule gives their winning place.
+    pub(crate) fn recheck_cycles(&mut self, moved: Ino) -> Result<()> {
+        let old = self.cyclic();
+        let mut cyclic = BTreeSet::new();
+        for directory in old.iter().copied().chain([moved]) {
+            if self.in_cycle(directory)? {
+                // All of its cycle, so that none is missed once this one moves away.
+                let mut at = directory;
+                while cyclic.insert(at) {
+                    match self.winning_parent(at)? {
+                        Some(parent) => at = parent,
+                        None => break,
+                    }
+                }
+            }
+        }
+        if cyclic.is_empty() && old.is_empty() {
+            return Ok(());
+        }
+        // Whatever may be an ancestor by any place that may be tried.
+        let mut reach: BTreeMap<Ino, Vec<PastPlace>> = BTreeMap::new();
+        let mut todo: Vec<Ino> = cyclic.iter().copied().collect();
+        while let Some(directory) = todo.pop() {
+            if reach.contains_key(&directory) || directory == Ino::ROOT {
+                continue;
+            }
+            let places = self.candidate_places(directory)?;
+            todo.extend(places.iter().map(|p| p.parent));
+            reach.insert(directory, places);
+        }
+        let mut order: Vec<Ino> = Vec::new();
+        for (&directory, places) in &reach {
+            let Some(winner) = places.first().map(|p| (p.at, p.count)) else { continue };
+            let mut i = order.len();
+            while i > 0 {
+                let before = &reach[&order[i - 1]][0];
+                if self.rank((before.at, before.count), winner)? != Ordering::Greater {
+                    break;
+                }
+                i -= 1;
+            }
+            order.insert(i, directory);
+        }
+        let mut attached: HashMap<Ino, Ino> = HashMap::new();
+        let mut hung: BTreeMap<Ino, (Ino, ByteBuf, ValueRef, u64)> = BTreeMap::new();
+        for directory in order {
+            let places = &reach[&directory];
+            let closes_none = |parent: Ino| {
+                let mut at = parent;
+                loop {
+                    if at == directory {
+                        return false;
+                    }
+                    match attached.get(&at) {
+                        Some(next) => at = *next,
+                        None => return true,
+                    }
+                }
+            };
+            let (i, place) = match places.iter().enumerate().find(|(_, p)| closes_none(p.parent)) {
+                Some((i, place)) => (i, place.clone()),
+                None => (usize::MAX, PastPlace { parent: Ino::ROOT, ..places[0].clone() }),
+            };
+            attached.insert(directory, place.parent);
+            if i != 0 {
+                hung.insert(directory, (place.parent, ByteBuf::from(place.name), place.at, place.count));
+            }
+        }
+        self.overlay.cyclic = Some(cyclic);
+        let mut touched: BTreeSet<Ino> = reach.keys().copied().collect();
+        touched.extend(old);
+        for directory in touched {
+            let mut node = self.node(directory)?;
+            let new = hung.remove(&directory);
+            if node.hung_at != new {
+                node.hung_at = new;
+                let links: Vec<LinkId> = node.links.iter().map(|l| l.id).collect();
+                self.put_node(directory, node);
+                for link in links {
+                    self.refresh_link(directory, &link)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The places a directory may hang at, the first choice first.
+    fn candidate_places(&mut self, directory: Ino) -> Result<Vec<PastPlace>> {
+        let Some(link) = self.with_node(directory, |n| n.links.first().cloned())? else { return Ok(Vec::new()) };
+        let mut places: Vec<PastPlace> = link
+            .values
+            .iter()
+            .rev()
+            .filter_map(|v| match &v.value {
+                Some(Place::In { parent, name }) => {
+                    Some(PastPlace { parent: *parent, name: name.clone(), at: v.at, count: v.count })
+                }
+                _ => None,
+            })
+            .collect();
+        if places.is_empty() && link.shown.is_none() {
+            return Ok(places);
+        }
+        places.extend(self.past_places(&link)?.into_iter().rev());
+        Ok(places)
+    }
+
+    /// Whether `directory` is `ancestor` or lies somewhere below it, as shown.
+    pub(crate) fn is_within(&mut self, directory: Ino, ancestor: Ino) -> Result<bool> {
+        let ancestor = self.canonical(ancestor)?;
+        let mut at = self.canonical(directory)?;
+        for _ in 0..100_000 {
+            if at == ancestor {
+                return Ok(true);
+            }
+            match self.with_node(at, |n| n.links.first().and_then(|l| l.shown.as_ref().map(|s| s.parent)))? {
+                Some(parent) => at = self.canonical(parent)?,
+                None => return Ok(false),
+            }
+        }
+        Err(Error::damaged("directories without end"))
+    }
+}
+
+/// Whether a link has a live place.
+pub(crate) fn is_placed(link: &Link) -> bool {
+    link.values.iter().any(|v| matches!(v.value, Some(Place::In { .. })))
+}
+
+/// The tag after `tag`.
+pub(crate) fn next_tag(tag: [u8; 16]) -> Option<[u8; 16]> {
+    u128::from_be_bytes(tag).checked_add(1).map(u128::to_be_bytes)
+}
+
+/// `stem` + `suffix` + `.ext`, the stem cut (between characters) so that it all fits in a name.
+fn with_suffix(name: &[u8], suffix: &str) -> Vec<u8> {
+    let dot = name.iter().rposition(|&b| b == b'.').filter(|&i| i > 0 && name.len() - i <= 32);
+    let (stem, ext) = name.split_at(dot.unwrap_or(name.len()));
+    let room = NAME_MAX.saturating_sub(suffix.len() + ext.len());
+    let mut end = stem.len().min(room);
+    while end > 0 && end < stem.len() && stem[end] & 0xC0 == 0x80 {
+        end -= 1;
+    }
+    [&stem[..end], suffix.as_bytes(), ext].concat()
+}
+
+/// Year, month, day, hour and minute (UTC) of seconds since 1970, by Howard Hinnant's `civil_from_days`.
+fn civil(secs: i64) -> (i64, i64, i64, i64, i64) {
+    let (days, rest) = (secs.div_euclid(86_400), secs.rem_euclid(86_400));
+    let z = days + 719_468;
+    let era = z.div_euclid(146_097);
+    let doe = z.rem_euclid(146_097);
+    let yoe = (doe - doe / 1460 + doe / 36_524 - doe / 146_096) / 365;
+    let doy = doe - (365 * yoe + yoe / 4 - yoe / 100);
+    let mp = (5 * doy + 2) / 153;
+    let day = doy - (153 * mp + 2) / 5 + 1;
+    let month = if mp < 10 { mp + 3 } else { mp - 9 };
+    let year = yoe + era * 400 + i64::from(month <= 2);
+    (year, month, day, rest / 3600, rest % 3600 / 60)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn suffixes_stand_before_the_extension_and_fit() {
+        assert_eq!(with_suffix(b"plan.txt", "~1"), b"plan~1.txt");
+        assert_eq!(with_suffix(b".hidden", "~1"), b".hidden~1");
+        assert_eq!(with_suffix(b"plain", "~1"), b"plain~1");
+        let long = "ä".repeat(127);
+        let cut = with_suffix(format!("{long}.x").as_bytes(), " (conflict)");
+        assert!(cut.len() <= NAME_MAX && String::from_utf8(cut).is_ok());
+    }
+
+    #[test]
+    fn dates_are_those_of_the_calendar() {
+        assert_eq!(civil(0), (1970, 1, 1, 0, 0));
+        assert_eq!(civil(951_782_400), (2000, 2, 29, 0, 0));
+        assert_eq!(civil(-1), (1969, 12, 31, 23, 59));
+        assert_eq!(civil(1_795_338_900), (2026, 11, 22, 9, 15));
+    }
+}
+
+/// Dots are printed in logs by branch and number.
+impl std::fmt::Display for Dot {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}:{}", self.branch.0, self.seq)
+    }
+}

@@ -1,0 +1,738 @@
+//! The volume: one handle for the mount, the daemon and the network.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use crypto::{DeviceId, DeviceKeys, Entropy, Label, SymmetricKey, UserKeys, VolumeId, random_array};
+use dashmap::DashMap;
+use parking_lot::{Condvar, Mutex};
+
+use crate::{
+    commit::{AccessBody, BirthBody, ChangeKind, MemberBody, SealedKey},
+    content::{BlockHash, BlockStore, Blocks},
+    core::Core,
+    error::{Error, Result},
+    fetch::{Fetch, PeerNo, SharedFetch},
+    files::{OpenFile, OpenHandle, PUBLISH_AFTER},
+    member::{
+        DeviceInfo, EpochRow, Invitation, JoinGrant, JoinRequest, Member, MemberRow, Role, TicketSecret, certify, epoch_id,
+        seal_user_key,
+    },
+    node::{Attributes, Caller, DirEntry, Ino, NewNode, NodeKind, RenameMode, SetXattr, Statistics},
+    sealed_store::SealedStore,
+    space::{SpaceGuard, disk},
+    store::{Batch, Space, Store},
+    sync::{SessionShared, Waiting},
+    time::Clock,
+    version::{BranchNo, Dot, ValueRef},
+};
+
+/// A pending commit is cut this long after its first change at the latest.
+const CUT_AFTER: Duration = Duration::from_millis(8);
+
+/// What a volume is made of and driven by.
+pub struct Parts {
+    /// Records.
+    pub store: Arc<dyn Store>,
+    /// Contents.
+    pub blocks: Arc<dyn BlockStore>,
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+    /// Randomness.
+    pub entropy: Arc<dyn Entropy>,
+    /// This device's secret, under which derived state is sealed.
+    pub secret: SymmetricKey,
+    /// This device.
+    pub device: DeviceKeys,
+    /// Its user.
+    pub user: UserKeys,
+    /// A directory on the disk that must not fill up; `None` where there is none.
+    pub directory: Option<PathBuf>,
+}
+
+/// Something that the kernel may have cached and that isn't so any more.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Changed {
+    /// A file's bytes.
+    Content(Ino),
+    /// A node's attributes.
+    Attributes(Ino),
+    /// What a name leads to.
+    Entry {
+        /// The directory.
+        parent: Ino,
+        /// The name.
+        name: Vec<u8>,
+    },
+    /// Who belongs to the volume.
+    Members,
+}
+
+/// Figures about a volume.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Status {
+    /// Commits known here.
+    pub commits: u64,
+    /// Changes not yet in a commit.
+    pub pending_changes: u64,
+    /// Blocks listed as missing (at least so many are).
+    pub wanted_blocks: u64,
+    /// Bytes of them, about.
+    pub wanted_bytes: u64,
+    /// Files with more than one version at once.
+    pub conflicts: u64,
+    /// Nodes ever born.
+    pub nodes: u64,
+    /// Logs, and branches of them.
+    pub branches: u64,
+}
+
+/// A replicated, encrypted volume. Cheap to clone; every call is local and short.
+#[derive(Clone)]
+pub struct Volume {
+    pub(crate) inner: Arc<Inner>,
+}
+
+pub(crate) struct Inner {
+    pub core: Mutex<Core>,
+    pub store: SealedStore,
+    pub blocks: Blocks,
+    pub clock: Arc<dyn Clock>,
+    pub files: DashMap<Ino, Arc<OpenFile>>,
+    pub handles: DashMap<u64, Arc<OpenHandle>>,
+    pub next_handle: AtomicU64,
+    pub dirty_files: Mutex<BTreeMap<Ino, Duration>>,
+    pub dirty_bytes: AtomicUsize,
+    pub fetch: SharedFetch,
+    pub sessions: Mutex<HashMap<PeerNo, Arc<SessionShared>>>,
+    pub next_peer: AtomicU64,
+    pub waiting: Mutex<Waiting>,
+    /// Commits up to this arrival are on the disk and may be sent.
+    pub synced_arrival: AtomicU64,
+    space: Mutex<SpaceGuard>,
+    directory: Option<PathBuf>,
+    listener: Mutex<Option<Arc<dyn Fn(Changed) + Send + Sync>>>,
+    committer: Mutex<bool>,
+    committer_wake: Condvar,
+    closed: AtomicBool,
+    sync_gate: SyncGate,
+}
+
+/// Lets callers that wait for a sync at the same time share one.
+#[derive(Default)]
+struct SyncGate {
+    state: Mutex<(u64, u64, bool)>,
+    done: Condvar,
+}
+
+impl SyncGate {
+    /// Returns after a sync that began after this call did.
+    fn sync(&self, f: impl Fn() -> Result<()>) -> Result<()> {
+        let mut state = self.state.lock();
+        state.0 += 1;
+        let mine = state.0;
+        loop {
+            if state.1 >= mine {
+                return Ok(());
+            }
+            if !state.2 {
+                state.2 = true;
+                let covers = state.0;
+                drop(state);
+                let result = f();
+                state = self.state.lock();
+                state.2 = false;
+                self.done.notify_all();
+                result?;
+                state.1 = state.1.max(covers);
+            } else {
+                self.done.wait(&mut state);
+            }
+        }
+    }
+}
+
+impl std::fmt::Debug for Volume {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Volume")
+    }
+}
+
+impl Volume {
+    fn assemble(core: Core, blocks: Blocks, clock: Arc<dyn Clock>, directory: Option<PathBuf>) -> Self {
+        let store = core.store.clone();
+        let synced = core.next_arrival - 1;
+        let inner = Inner {
+            fetch: Arc::new(Fetch::new(blocks.clone(), store.clone())),
+            core: Mutex::new(core),
+            store,
+            blocks,
+            clock,
+            files: DashMap::new(),
+            handles: DashMap::new(),
+            next_handle: AtomicU64::new(1),
+            dirty_files: Mutex::default(),
+            dirty_bytes: AtomicUsize::new(0),
+            sessions: Mutex::default(),
+            next_peer: AtomicU64::new(1),
+            waiting: Mutex::default(),
+            synced_arrival: AtomicU64::new(synced),
+            space: Mutex::new(SpaceGuard::new(directory.clone())),
+            directory,
+            listener: Mutex::default(),
+            committer: Mutex::new(false),
+            committer_wake: Condvar::new(),
+            closed: AtomicBool::new(false),
+            sync_gate: SyncGate::default(),
+        };
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// Makes a new volume in an empty store; this device's user owns it.
+    ///
+    /// # Errors
+    /// The name isn't one, or the disk failed.
+    pub fn found(parts: Parts, user_name: &str) -> Result<Volume> {
+        crate::member::check_user_name(user_name).map_err(Error::Refused)?;
+        let (blocks, clock, directory) = (parts.blocks.clone(), parts.clock.clone(), parts.directory.clone());
+        let blocks = Blocks::new(blocks, parts.entropy.clone());
+        let mut core = Core::load(parts, VolumeId::ZERO)?;
+        if core.next_arrival > 1 || core.pending.is_some() {
+            return Err(Error::Refused("the store already holds a volume".to_owned()));
+        }
+        core.call(|core| core.emit_genesis(user_name))?;
+        core.cut()?;
+        let hash = core.branch(core.me).tip_hash;
+        core.volume = VolumeId::from_bytes(*hash.as_bytes());
+        let mut batch = Batch::new();
+        core.store.put(&mut batch, Space::Meta, crate::core::VOLUME, core.volume.as_bytes());
+        core.store.apply(batch)?;
+        core.store.sync()?;
+        Ok(Self::assemble(core, blocks, clock, directory))
+    }
+
+    /// Opens the volume `id` in its store; an empty store is filled by the first sync.
+    ///
+    /// # Errors
+    /// The store is another volume's, damaged, or the disk failed.
+    pub fn load(parts: Parts, id: VolumeId) -> Result<Volume> {
+        let (blocks, clock, directory) = (parts.blocks.clone(), parts.clock.clone(), parts.directory.clone());
+        let blocks = Blocks::new(blocks, parts.entropy.clone());
+        let mut core = Core::load(parts, id)?;
+        // What survived a crash is complete now: own commits are synced before they are sent.
+        core.cut()?;
+        blocks.sync()?;
+        core.store.sync()?;
+        let volume = Self::assemble(core, blocks, clock, directory);
+        volume.recover_drafts()?;
+        Ok(volume)
+    }
+
+    /// The volume's name.
+    pub fn id(&self) -> VolumeId {
+        self.inner.core.lock().volume
+    }
+
+    /// Whether the genesis is known and this device was admitted.
+    pub fn is_ready(&self) -> bool {
+        let mut core = self.inner.core.lock();
+        let id = core.device.id();
+        core.members.devices.contains_key(&id) && core.node(Ino::ROOT).is_ok()
+    }
+
+    fn check_open(&self) -> Result<()> {
+        if self.inner.closed.load(Ordering::Acquire) {
+            return Err(Error::Io(std::io::Error::other("the volume is closed")));
+        }
+        Ok(())
+    }
+
+    /// Runs a local call. `names` are those the caller's kernel knows to have changed.
+    pub(crate) fn local<R>(&self, names: &[&[u8]], f: impl FnOnce(&mut Core) -> Result<R>) -> Result<R> {
+        self.check_open()?;
+        let (result, changed) = {
+            let mut core = self.inner.core.lock();
+            if core.pending_is_full() {
+                core.cut()?;
+            }
+            let result = core.call(f)?;
+            (result, std::mem::take(&mut core.settled))
+        };
+        let unexpected: Vec<Changed> = changed
+            .into_iter()
+            .filter(|c| matches!(c, Changed::Entry { name, .. } if !names.contains(&name.as_slice())))
+            .collect();
+        if !names.is_empty() && !unexpected.is_empty() {
+            self.tell(&unexpected);
+        }
+        self.wake_committer();
+        Ok(result)
+    }
+
+    /// Hands changes to the mount and drops what open files had cached of them.
+    pub(crate) fn tell(&self, changed: &[Changed]) {
+        for change in changed {
+            if let Changed::Content(ino) = change
+                && let Some(file) = self.inner.files.get(ino).map(|f| f.clone())
+            {
+                file.state.write().shown = None;
+            }
+        }
+        let Some(listener) = self.inner.listener.lock().clone() else { return };
+        for change in changed {
+            if let Changed::Entry { parent, name } = change {
+                let parts = self.inner.core.lock().with_node(*parent, |n| n.merged.clone()).unwrap_or_default();
+                for part in parts {
+                    listener(Changed::Entry { parent: part, name: name.clone() });
+                }
+            }
+            listener(change.clone());
+        }
+    }
+
+    /// Sets who is told of changes that didn't come through this mount's calls.
+    pub fn on_change(&self, listener: Box<dyn Fn(Changed) + Send + Sync>) {
+        *self.inner.listener.lock() = Some(Arc::from(listener));
+    }
+
+    pub(crate) fn wake_sessions(&self) {
+        let sessions: Vec<Arc<SessionShared>> = self.inner.sessions.lock().values().cloned().collect();
+        for session in sessions {
+            session.wake();
+        }
+    }
+
+    pub(crate) fn check_space(&self, bytes: usize) -> Result<()> {
+        self.check_open()?;
+        let space = self.inner.space.lock();
+        space.wrote(bytes);
+        space.check()
+    }
+
+    // ---- names
+
+    /// What a name in a directory leads to.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::NotDirectory`], [`Error::NameTooLong`].
+    pub fn lookup(&self, parent: Ino, name: &[u8]) -> Result<Attributes> {
+        let ino = self.inner.core.lock().find(parent, name)?.0;
+        self.attributes(ino)
+    }
+
+    /// Makes a file, directory, symlink or special file.
+    ///
+    /// # Errors
+    /// [`Error::Exists`], [`Error::NotFound`] in a removed directory, [`Error::ReadOnly`], [`Error::NoSpace`].
+    pub fn make(&self, parent: Ino, name: &[u8], node: NewNode<'_>, mode: u16, who: &Caller) -> Result<Attributes> {
+        let ino = self.local(&[name], |core| core.make(parent, name, node, mode, who))?;
+        self.attributes(ino)
+    }
+
+    /// Gives a node another name.
+    ///
+    /// # Errors
+    /// [`Error::NotPermitted`] for directories, [`Error::Exists`], [`Error::TooManyLinks`].
+    pub fn link(&self, ino: Ino, parent: Ino, name: &[u8]) -> Result<Attributes> {
+        let ino = self.local(&[name], |core| core.link(ino, parent, name))?;
+        self.attributes(ino)
+    }
+
+    /// Removes a name of something that is no directory.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::IsDirectory`].
+    pub fn unlink(&self, parent: Ino, name: &[u8]) -> Result<()> {
+        self.local(&[name], |core| core.unlink(parent, name)).map(|_| ())
+    }
+
+    /// Removes an empty directory.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::NotDirectory`], [`Error::NotEmpty`].
+    pub fn rmdir(&self, parent: Ino, name: &[u8]) -> Result<()> {
+        self.local(&[name], |core| core.rmdir(parent, name)).map(|_| ())
+    }
+
+    /// Moves a name.
+    ///
+    /// # Errors
+    /// As `renameat2` has them.
+    pub fn rename(&self, parent: Ino, name: &[u8], new_parent: Ino, new_name: &[u8], mode: RenameMode) -> Result<()> {
+        self.local(&[name, new_name], |core| core.rename(parent, name, new_parent, new_name, mode)).map(|_| ())
+    }
+
+    /// The target of a symlink.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for anything else.
+    pub fn readlink(&self, ino: Ino) -> Result<Vec<u8>> {
+        self.inner.core.lock().readlink(ino)
+    }
+
+    /// Entries of a directory after a cookie (0: from the start), "." and ".." first.
+    ///
+    /// # Errors
+    /// [`Error::NotDirectory`], [`Error::NotFound`].
+    pub fn read_directory(&self, ino: Ino, after: u64, limit: usize) -> Result<Vec<DirEntry>> {
+        let mut entries = self.inner.core.lock().list(ino, after, limit)?;
+        for entry in entries.iter_mut().filter(|e| e.attributes.kind == NodeKind::File) {
+            if self.inner.files.contains_key(&entry.attributes.ino) {
+                entry.attributes = self.attributes(entry.attributes.ino)?;
+            }
+        }
+        Ok(entries)
+    }
+
+    // ---- extended attributes
+
+    /// The value of an extended attribute.
+    ///
+    /// # Errors
+    /// [`Error::NoAttribute`].
+    pub fn get_xattr(&self, ino: Ino, name: &[u8]) -> Result<Vec<u8>> {
+        self.inner.core.lock().get_xattr(ino, name)
+    }
+
+    /// Sets an extended attribute.
+    ///
+    /// # Errors
+    /// [`Error::Exists`] and [`Error::NoAttribute`] as `how` demands, [`Error::Range`], [`Error::TooBig`].
+    pub fn set_xattr(&self, ino: Ino, name: &[u8], value: &[u8], how: SetXattr, _who: &Caller) -> Result<()> {
+        self.local(&[], |core| core.set_xattr(ino, name, Some(value), how))
+    }
+
+    /// The names of a node's extended attributes.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`].
+    pub fn list_xattrs(&self, ino: Ino) -> Result<Vec<Vec<u8>>> {
+        self.inner.core.lock().list_xattrs(ino)
+    }
+
+    /// Removes an extended attribute.
+    ///
+    /// # Errors
+    /// [`Error::NoAttribute`].
+    pub fn remove_xattr(&self, ino: Ino, name: &[u8]) -> Result<()> {
+        self.local(&[], |core| core.remove_xattr(ino, name))
+    }
+
+    /// What `statfs` tells.
+    ///
+    /// # Errors
+    /// The disk failed.
+    pub fn statistics(&self) -> Result<Statistics> {
+        let (total_bytes, free_bytes, available_bytes) = match &self.inner.directory {
+            Some(directory) => disk(directory)?,
+            None => (1 << 40, 1 << 39, 1 << 39),
+        };
+        let nodes = self.inner.core.lock().node_count();
+        Ok(Statistics { total_bytes, free_bytes, available_bytes, nodes, block_size: 4096 })
+    }
+
+    /// The kernel knows of an inode. Rows outlive that, so there is nothing to count.
+    pub fn remember(&self, _ino: Ino) {}
+
+    /// The kernel forgot an inode.
+    pub fn forget(&self, _ino: Ino, _lookups: u64) {}
+
+    /// Puts blocks first in line and waits for them. Tells whether they all came.
+    pub fn await_blocks(&self, hashes: &[BlockHash], timeout: Duration) -> bool {
+        let clock = self.inner.clock.clone();
+        self.inner.fetch.wait(hashes, timeout, || clock.monotonic(), || self.wake_sessions())
+    }
+
+    // ---- life
+
+    pub(crate) fn wake_committer(&self) {
+        let mut work = self.inner.committer.lock();
+        if !*work {
+            *work = true;
+            self.inner.committer_wake.notify_one();
+        }
+    }
+
+    /// Cuts commits, syncs them and wakes replication; publishes files that stay open. Runs until
+    /// [`Self::shutdown`]; sleeps without waking while there is nothing to do.
+    pub fn run_committer(&self) {
+        let mut next: Option<Duration> = None;
+        while !self.inner.closed.load(Ordering::Acquire) {
+            {
+                let mut work = self.inner.committer.lock();
+                while !*work && !self.inner.closed.load(Ordering::Acquire) {
+                    match next {
+                        Some(due) => {
+                            let left = due.saturating_sub(self.inner.clock.monotonic());
+                            if left.is_zero() || self.inner.committer_wake.wait_for(&mut work, left).timed_out() {
+                                break;
+                            }
+                        }
+                        None => self.inner.committer_wake.wait(&mut work),
+                    }
+                }
+                *work = false;
+            }
+            next = self.publish_old(PUBLISH_AFTER);
+            let since = self.inner.core.lock().pending.as_ref().map(|p| p.since);
+            if let Some(since) = since {
+                let due = since + CUT_AFTER;
+                if self.inner.clock.monotonic() < due {
+                    next = Some(next.map_or(due, |n| n.min(due)));
+                } else if let Err(e) = self.commit_pending() {
+                    log::error!("the pending commit could not be stored: {e}");
+                    next = Some(self.inner.clock.monotonic() + Duration::from_secs(1));
+                } else if self.inner.core.lock().pending.is_some() {
+                    next = Some(self.inner.clock.monotonic() + CUT_AFTER);
+                }
+            }
+        }
+    }
+
+    /// Cuts the pending commit, syncs it and lets replication have it.
+    fn commit_pending(&self) -> Result<()> {
+        let arrival = {
+            let mut core = self.inner.core.lock();
+            core.cut()?;
+            core.next_arrival - 1
+        };
+        self.sync_store()?;
+        self.inner.synced_arrival.fetch_max(arrival, Ordering::AcqRel);
+        self.wake_sessions();
+        Ok(())
+    }
+
+    /// Publishes what was written, cuts, syncs and announces now instead of soon.
+    ///
+    /// # Errors
+    /// The disk failed or is full.
+    pub fn commit_now(&self) -> Result<()> {
+        self.publish_old(Duration::ZERO);
+        self.commit_pending()
+    }
+
+    /// Makes all that was answered so far survive power loss.
+    pub(crate) fn sync_store(&self) -> Result<()> {
+        self.inner.sync_gate.sync(|| {
+            self.inner.blocks.sync()?;
+            self.inner.store.sync()
+        })
+    }
+
+    /// `fsyncdir`, `syncfs`.
+    ///
+    /// # Errors
+    /// The disk failed.
+    pub fn sync_all(&self) -> Result<()> {
+        self.sync_store()
+    }
+
+    /// Publishes, cuts and syncs everything; later changes are refused.
+    ///
+    /// # Errors
+    /// What could not be stored; calling again tries again.
+    pub fn shutdown(&self) -> Result<()> {
+        let result = if self.inner.closed.load(Ordering::Acquire) { Ok(()) } else { self.commit_now() };
+        self.inner.closed.store(true, Ordering::Release);
+        let _work = self.inner.committer.lock();
+        self.inner.committer_wake.notify_all();
+        result
+    }
+
+    // ---- members
+
+    /// The users of the volume.
+    pub fn members(&self) -> Vec<Member> {
+        let core = self.inner.core.lock();
+        core.members.list(&core.user.id())
+    }
+
+    /// The devices of the volume.
+    pub fn devices(&self) -> Vec<DeviceInfo> {
+        let core = self.inner.core.lock();
+        let me = core.device.id();
+        let commits = |id: &DeviceId| core.branches.iter().filter(|b| b.device == *id).map(|b| b.tip).sum();
+        core.members
+            .devices
+            .iter()
+            .map(|(id, row)| DeviceInfo {
+                id: *id,
+                user: row.user,
+                name: core.members.shown_name(&row.user),
+                me: *id == me,
+                commits: commits(id),
+                admitted: row.admitted,
+            })
+            .collect()
+    }
+
+    /// Whether a device belongs to the volume.
+    pub fn is_member(&self, device: &DeviceId) -> bool {
+        self.inner.core.lock().members.devices.contains_key(device)
+    }
+
+    /// Whether this device's user may invite and admit.
+    pub fn may_admit(&self) -> bool {
+        let core = self.inner.core.lock();
+        core.members.user_of(&core.device.id()).is_some_and(|u| u.role.may_admit())
+    }
+
+    /// The secret that members (and keepers) of the current epoch share to find and know each other.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] before the first sync.
+    pub fn discovery_key(&self) -> Result<SymmetricKey> {
+        let core = self.inner.core.lock();
+        let key = core.members.current_epoch().map(|(_, key)| key.derive(Label::DiscoveryKey, b""));
+        key.ok_or_else(|| Error::Refused("the volume has not been synced yet".to_owned()))
+    }
+
+    /// Invites someone.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] when this user may not.
+    pub fn invite(&self, role: Role, expires: Duration) -> Result<TicketSecret> {
+        if !self.may_admit() {
+            return Err(Error::Refused("only the owner and admins invite".to_owned()));
+        }
+        if role == Role::Owner {
+            return Err(Error::Refused("nobody can be invited as owner".to_owned()));
+        }
+        let secret = TicketSecret::from_seed(random_array(&*self.inner.core.lock().entropy));
+        let until = self.inner.clock.now().plus(expires);
+        let kind = ChangeKind::Invite { ticket: secret.public(), role, expires: until };
+        self.local(&[], |core| core.emit::<MemberBody>(kind, &[], None))?;
+        self.commit_pending()?;
+        Ok(secret)
+    }
+
+    /// The invitations that can still be used.
+    pub fn open_invitations(&self) -> Vec<Invitation> {
+        let now = self.inner.clock.now();
+        let core = self.inner.core.lock();
+        let open = core.members.invites.values().filter(|i| !i.used && i.expires > now);
+        open.map(|i| Invitation { ticket: i.ticket, role: i.role, expires: i.expires }).collect()
+    }
+
+    /// Admits the bearer of a ticket; `exporter` is the connection's.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] with the reason, for the joiner to read.
+    pub fn admit(&self, request: &JoinRequest, exporter: &[u8]) -> Result<JoinGrant> {
+        let refuse = |why: &str| Err(Error::Refused(why.to_owned()));
+        if !self.may_admit() {
+            return refuse("this device may not admit anybody");
+        }
+        request.verify(exporter).map_err(Error::Refused)?;
+        let grant = self.local(&[], |core| {
+            let Some(invite) = core.members.invites.get(&request.ticket).cloned() else {
+                return refuse("this ticket is not known: it may have been made for another volume");
+            };
+            let user = request.user.id();
+            let again = core.members.devices.get(&request.device.id).is_some_and(|d| d.user == user);
+            if invite.used && !again {
+                return refuse("this ticket has been used: ask for a new one");
+            }
+            if invite.expires <= core.now() {
+                return refuse("this ticket has expired: ask for a new one");
+            }
+            if !again && core.members.users.values().any(|u| u.name == request.name) {
+                return Err(Error::Refused(format!("the name `{}` is taken: choose another", request.name)));
+            }
+            let mut sealed = Vec::new();
+            for epoch in &core.members.epochs {
+                let Some(key) = &epoch.key else { continue };
+                let bytes = request.user.box_key.seal(Label::BoxEpochKey, epoch.id.as_bytes(), key.expose(), &*core.entropy);
+                let bytes = bytes.map_err(|e| Error::Refused(e.to_string()))?;
+                sealed.insert(0, SealedKey { user, generation: request.user.generation, epoch: epoch.id, sealed: bytes });
+            }
+            let volume = core.volume;
+            if !again {
+                let key = core.members.current_epoch().map(|(_, key)| key.derive(Label::BodyKey, b""));
+                let key = key.ok_or_else(|| Error::Refused("this device has no key of the volume".to_owned()))?;
+                let kind = ChangeKind::Grant {
+                    ticket: request.ticket,
+                    role: invite.role,
+                    user: request.user,
+                    device: request.device,
+                    certificate: request.certificate,
+                    sealed: if invite.role == Role::Keeper { Vec::new() } else { sealed.clone() },
+                    user_key: request.user_key.clone(),
+                };
+                core.emit(kind, &[], Some((&key, &MemberBody { name: request.name.clone() })))?;
+            }
+            Ok(JoinGrant { volume, keys: sealed })
+        })?;
+        self.commit_pending()?;
+        Ok(grant)
+    }
+
+    /// Takes the keys of a grant, so that the first sync can read what it brings.
+    ///
+    /// # Errors
+    /// The grant isn't for this device's user, or the disk failed.
+    pub fn accept(&self, grant: &JoinGrant) -> Result<()> {
+        let mut core = self.inner.core.lock();
+        let me = core.user.id();
+        for sealed in grant.keys.iter().filter(|k| k.user == me) {
+            let bytes = core.user.boxes.open(Label::BoxEpochKey, sealed.epoch.as_bytes(), &sealed.sealed);
+            let key = bytes.ok().and_then(|b| b.as_slice().try_into().ok()).map(SymmetricKey::from_bytes);
+            let Some(key) = key.filter(|key| epoch_id(key) == sealed.epoch) else {
+                return Err(Error::Refused("the grant does not open with this device's keys".to_owned()));
+            };
+            let at = ValueRef { dot: Dot { branch: BranchNo(0), seq: 0 }, index: 0 };
+            core.overlay.members.push(MemberRow::Epoch(EpochRow { id: sealed.epoch, at, count: 0, key: Some(key) }));
+        }
+        core.settle(Batch::new())
+    }
+
+    /// Figures for people.
+    pub fn status(&self) -> Status {
+        let (wanted_blocks, _) = self.inner.fetch.missing();
+        let core = self.inner.core.lock();
+        Status {
+            commits: core.next_arrival - 1,
+            pending_changes: core.pending.as_ref().map_or(0, |p| p.changes.len() as u64),
+            wanted_blocks,
+            wanted_bytes: wanted_blocks * crypto::BLOCK_SIZE as u64,
+            conflicts: core.conflict_count(),
+            nodes: core.node_count(),
+            branches: core.branches.len() as u64,
+        }
+    }
+}
+
+impl Core {
+    /// The changes of a genesis commit: owner, first epoch, name, root directory.
+    fn emit_genesis(&mut self, name: &str) -> Result<()> {
+        let (user, device) = (self.user.public(), self.device.public());
+        let certificate = certify(&self.user, &device);
+        let user_key = seal_user_key(&self.user, &device.box_key, &*self.entropy).map_err(Error::Refused)?;
+        self.emit::<MemberBody>(ChangeKind::Genesis { user, device, certificate, user_key }, &[], None)?;
+        let key = SymmetricKey::generate(&*self.entropy);
+        let epoch = epoch_id(&key);
+        let sealed = user.box_key.seal(Label::BoxEpochKey, epoch.as_bytes(), key.expose(), &*self.entropy);
+        let sealed = sealed.map_err(|e| Error::Refused(e.to_string()))?;
+        let kind = ChangeKind::Epoch {
+            realm: crate::id::RealmId::MEMBERS,
+            epoch,
+            previous: None,
+            sealed: vec![SealedKey { user: user.id(), generation: user.generation, epoch, sealed }],
+            carried: Vec::new(),
+        };
+        self.emit::<MemberBody>(kind, &[], None)?;
+        let body = MemberBody { name: name.to_owned() };
+        self.emit(ChangeKind::Name {}, &[], Some((&key.derive(Label::BodyKey, b""), &body)))?;
+        let access =
+            AccessBody { time: self.now(), mode: 0o755, uid: 0, gid: 0, acl: Vec::new(), default_acl: Vec::new() };
+        self.bear(NodeKind::Directory, BirthBody { access, rdev: 0, target: Vec::new() })?;
+        Ok(())
+    }
+}

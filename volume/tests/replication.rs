@@ -1,0 +1,308 @@
+//! Several replicas that work apart and meet: what each rule of the merged tree promises.
+
+mod common;
+
+use common::{Replica, sync};
+use p2pfs_volume::Role;
+
+fn pair() -> (Replica, Replica) {
+    let alice = Replica::founder("alice", 1);
+    let bob = Replica::joined("bob", 2, &alice, Role::Writer);
+    (alice, bob)
+}
+
+fn meet(a: &Replica, b: &Replica) -> Vec<String> {
+    sync(a, b);
+    assert_eq!(a.tree(), b.tree());
+    a.tree()
+}
+
+#[test]
+fn what_one_does_arrives_at_the_other() {
+    let (alice, bob) = pair();
+    alice.mkdir("d").unwrap();
+    alice.write("d/small", b"hello").unwrap();
+    let big: Vec<u8> = (0..3_000_000u32).map(|i| (i % 251) as u8).collect();
+    alice.write("d/big", &big).unwrap();
+    alice.link("d/small", "again").unwrap();
+    let tree = meet(&alice, &bob);
+    assert_eq!(tree.len(), 4);
+    assert_eq!(bob.read("d/big").unwrap(), big);
+    assert_eq!(bob.read("again").unwrap(), b"hello");
+
+    bob.rename("d", "e").unwrap();
+    bob.remove("again").unwrap();
+    bob.write("e/small", b"changed").unwrap();
+    meet(&alice, &bob);
+    assert_eq!(alice.read("e/small").unwrap(), b"changed");
+    assert!(alice.find("d").is_err() && alice.find("again").is_err());
+}
+
+#[test]
+fn two_who_edit_one_file_both_keep_their_work() {
+    let (alice, bob) = pair();
+    alice.write("plan.txt", b"base").unwrap();
+    meet(&alice, &bob);
+    alice.write("plan.txt", b"alice's").unwrap();
+    bob.write("plan.txt", b"bob's").unwrap();
+    let tree = meet(&alice, &bob);
+    assert_eq!(tree.len(), 2, "{tree:?}");
+    assert!(tree.iter().any(|l| l.starts_with("/plan.txt ")), "{tree:?}");
+    assert!(tree.iter().any(|l| l.starts_with("/plan (conflict of ")), "{tree:?}");
+    let both = tree.join("\n");
+    assert!(both.contains("alice's") && both.contains("bob's"), "{both}");
+    assert_eq!(alice.volume.status().conflicts, 1);
+
+    // Deleting the copy settles it.
+    let copy = tree.iter().find(|l| l.contains("(conflict")).unwrap();
+    let copy = &copy[1..copy.find(".txt").unwrap() + 4];
+    bob.remove(copy).unwrap();
+    let tree = meet(&alice, &bob);
+    assert_eq!(tree.len(), 1, "{tree:?}");
+    assert_eq!(alice.volume.status().conflicts, 0);
+}
+
+#[test]
+fn a_conflicting_version_that_is_written_to_becomes_a_file() {
+    let (alice, bob) = pair();
+    alice.write("f", b"base").unwrap();
+    meet(&alice, &bob);
+    alice.write("f", b"one").unwrap();
+    bob.write("f", b"two").unwrap();
+    let tree = meet(&alice, &bob);
+    let copy = tree.iter().find(|l| l.contains("(conflict")).unwrap();
+    let copy = copy[1..copy.find(')').unwrap() + 1].to_owned();
+    alice.write(&copy, b"merged").unwrap();
+    let tree = meet(&alice, &bob);
+    assert_eq!(tree.len(), 2, "{tree:?}");
+    assert_eq!(bob.read(&copy).unwrap(), b"merged");
+    assert_eq!(bob.volume.status().conflicts, 0);
+}
+
+#[test]
+fn removing_a_file_in_conflict_keeps_the_other_version() {
+    let (alice, bob) = pair();
+    alice.write("f", b"base").unwrap();
+    meet(&alice, &bob);
+    alice.write("f", b"one").unwrap();
+    bob.write("f", b"two").unwrap();
+    meet(&alice, &bob);
+    // An editor's save: a new file renamed over the old.
+    alice.write("f.tmp", b"three").unwrap();
+    alice.rename("f.tmp", "f").unwrap();
+    let tree = meet(&alice, &bob);
+    assert_eq!(tree.len(), 2, "{tree:?}");
+    assert_eq!(bob.read("f").unwrap(), b"three");
+    assert!(tree.iter().any(|l| l.contains("(conflict")), "{tree:?}");
+}
+
+#[test]
+fn an_edit_outlives_a_removal_that_had_not_seen_it() {
+    let (alice, bob) = pair();
+    alice.mkdir("d").unwrap();
+    alice.write("d/f", b"base").unwrap();
+    meet(&alice, &bob);
+    alice.remove("d/f").unwrap();
+    alice.rmdir("d").unwrap();
+    bob.write("d/f", b"bob's work").unwrap();
+    meet(&alice, &bob);
+    assert_eq!(alice.read("d/f").unwrap(), b"bob's work");
+    // Removing it now is final.
+    bob.remove("d/f").unwrap();
+    let tree = meet(&alice, &bob);
+    assert!(!tree.iter().any(|l| l.contains("/d/f")), "{tree:?}");
+}
+
+#[test]
+fn a_new_file_keeps_a_removed_directory() {
+    let (alice, bob) = pair();
+    alice.mkdir("d").unwrap();
+    alice.mkdir("d/e").unwrap();
+    meet(&alice, &bob);
+    alice.rmdir("d/e").unwrap();
+    alice.rmdir("d").unwrap();
+    bob.write("d/e/new", b"x").unwrap();
+    meet(&alice, &bob);
+    assert_eq!(alice.read("d/e/new").unwrap(), b"x");
+}
+
+#[test]
+fn a_move_survives_a_concurrent_removal() {
+    let (alice, bob) = pair();
+    alice.write("f", b"x").unwrap();
+    meet(&alice, &bob);
+    alice.remove("f").unwrap();
+    bob.rename("f", "g").unwrap();
+    let tree = meet(&alice, &bob);
+    assert_eq!(tree.len(), 1, "{tree:?}");
+    assert_eq!(alice.read("g").unwrap(), b"x");
+}
+
+#[test]
+fn a_file_moved_to_two_names_has_one() {
+    let (alice, bob) = pair();
+    alice.write("f", b"x").unwrap();
+    meet(&alice, &bob);
+    alice.rename("f", "a").unwrap();
+    bob.rename("f", "b").unwrap();
+    let tree = meet(&alice, &bob);
+    assert_eq!(tree.len(), 1, "{tree:?}");
+}
+
+#[test]
+fn a_directory_moved_to_two_names_then_removed_by_one_converges() {
+    let (alice, bob) = pair();
+    alice.mkdir("d").unwrap();
+    alice.write("d/f", b"x").unwrap();
+    meet(&alice, &bob);
+    alice.rename("d", "a").unwrap();
+    bob.rename("d", "b").unwrap();
+    bob.remove("b/f").unwrap();
+    bob.rmdir("b").unwrap();
+    let tree = meet(&alice, &bob);
+    // Alice's move survives; the file was removed by someone who had seen it.
+    assert_eq!(tree, ["/a dir links 2"]);
+}
+
+#[test]
+fn directories_made_twice_merge() {
+    let (alice, bob) = pair();
+    alice.mkdir("d").unwrap();
+    alice.write("d/a", b"1").unwrap();
+    alice.write("d/both", b"alice").unwrap();
+    bob.mkdir("d").unwrap();
+    bob.write("d/b", b"2").unwrap();
+    bob.write("d/both", b"bob").unwrap();
+    let tree = meet(&alice, &bob);
+    assert_eq!(tree.iter().filter(|l| l.contains(" dir ")).count(), 1, "{tree:?}");
+    assert_eq!(tree.iter().filter(|l| l.starts_with("/d/both")).count(), 2, "{tree:?}");
+    assert_eq!(bob.read("d/a").unwrap(), b"1");
+    // It is one directory from now on.
+    bob.rename("d", "e").unwrap();
+    let tree = meet(&alice, &bob);
+    assert!(tree.iter().all(|l| l.starts_with("/e")), "{tree:?}");
+    for name in tree.iter().filter_map(|l| l.strip_prefix("/e/")).map(|l| l.split(' ').next().unwrap()) {
+        alice.remove(&format!("e/{name}")).unwrap();
+    }
+    alice.rmdir("e").unwrap();
+    assert_eq!(meet(&alice, &bob), Vec::<String>::new());
+}
+
+#[test]
+fn moving_directories_into_each_other_closes_no_cycle() {
+    let (alice, bob) = pair();
+    alice.mkdir("a").unwrap();
+    alice.mkdir("b").unwrap();
+    alice.write("a/x", b"x").unwrap();
+    alice.write("b/y", b"y").unwrap();
+    meet(&alice, &bob);
+    alice.rename("a", "b/a").unwrap();
+    bob.rename("b", "a/b").unwrap();
+    let tree = meet(&alice, &bob);
+    assert_eq!(tree.len(), 4, "{tree:?}");
+    // Work goes on in what came of it, and it can be moved out again.
+    let nested = tree.iter().find(|l| l.starts_with("/a/b ") || l.starts_with("/b/a ")).unwrap();
+    let nested = nested[1..4].to_owned();
+    alice.rename(&nested, "out").unwrap();
+    let tree = meet(&alice, &bob);
+    assert!(tree.iter().any(|l| l.starts_with("/out/")), "{tree:?}");
+}
+
+#[test]
+fn three_where_two_never_meet_converge_through_the_third() {
+    let alice = Replica::founder("alice", 1);
+    let bob = Replica::joined("bob", 2, &alice, Role::Writer);
+    let carol = Replica::joined("carol", 3, &alice, Role::Writer);
+    bob.write("from-bob", b"b").unwrap();
+    carol.write("from-carol", b"c").unwrap();
+    carol.mkdir("d").unwrap();
+    bob.mkdir("d").unwrap();
+    for _ in 0..2 {
+        sync(&alice, &bob);
+        sync(&alice, &carol);
+    }
+    assert_eq!(bob.tree(), carol.tree());
+    assert_eq!(alice.tree(), carol.tree());
+    assert_eq!(alice.tree().len(), 3);
+}
+
+#[test]
+fn a_reader_changes_nothing() {
+    let alice = Replica::founder("alice", 1);
+    let rita = Replica::joined("rita", 2, &alice, Role::Reader);
+    assert!(matches!(rita.write("f", b"x"), Err(p2pfs_volume::Error::ReadOnly)));
+    alice.write("f", b"x").unwrap();
+    meet(&alice, &rita);
+    assert_eq!(rita.read("f").unwrap(), b"x");
+}
+
+#[test]
+fn what_was_answered_survives_the_death_of_the_process() {
+    let (mut alice, bob) = pair();
+    alice.mkdir("d").unwrap();
+    alice.write("d/f", b"kept").unwrap();
+    let handle = alice.open_to_write("open").unwrap();
+    alice.volume.write(handle, 0, b"synced", &p2pfs_volume::Caller::default()).unwrap();
+    alice.volume.fsync(handle).unwrap();
+    alice.restart(7);
+    assert_eq!(alice.read("d/f").unwrap(), b"kept");
+    assert_eq!(alice.read("open").unwrap(), b"synced");
+    meet(&alice, &bob);
+    alice.restart(8);
+    meet(&alice, &bob);
+}
+
+#[test]
+fn a_writer_keeps_what_somebody_else_removed_meanwhile() {
+    let (alice, bob) = pair();
+    alice.write("f", b"base").unwrap();
+    meet(&alice, &bob);
+    let handle = bob.open_to_write("f").unwrap();
+    bob.volume.write(handle, 0, b"long work", &p2pfs_volume::Caller::default()).unwrap();
+    alice.remove("f").unwrap();
+    sync(&alice, &bob);
+    bob.volume.write(handle, 9, b" done", &p2pfs_volume::Caller::default()).unwrap();
+    bob.close(handle).unwrap();
+    meet(&alice, &bob);
+    assert_eq!(alice.read("f").unwrap(), b"long work done");
+}
+
+#[test]
+fn a_writer_who_had_not_seen_the_newer_version_does_not_overwrite_it() {
+    let (alice, bob) = pair();
+    alice.write("f", b"base").unwrap();
+    meet(&alice, &bob);
+    let ino = bob.find("f").unwrap();
+    let mode = p2pfs_volume::OpenMode { read: true, write: true, ..Default::default() };
+    let handle = bob.volume.open(ino, mode, &Default::default()).unwrap();
+    alice.write("f", b"alice's version").unwrap();
+    sync(&alice, &bob);
+    bob.volume.write(handle, 0, b"BASE", &Default::default()).unwrap();
+    bob.close(handle).unwrap();
+    let tree = meet(&alice, &bob).join("\n");
+    assert!(tree.contains("alice's version") && tree.contains("BASE"), "{tree}");
+}
+
+#[test]
+fn a_ticket_serves_once() {
+    use p2pfs_volume::{Error, JoinRequest};
+    let alice = Replica::founder("alice", 1);
+    let entropy = crypto::SeededEntropy::new(99);
+    let ticket = alice.volume.invite(Role::Writer, std::time::Duration::from_secs(60)).unwrap();
+    let join = |name: &str| {
+        let (user, device) = (crypto::UserKeys::generate(&entropy), crypto::DeviceKeys::generate(&entropy));
+        let request = JoinRequest::new(&ticket, name, &user, &device, b"e", &entropy).unwrap();
+        alice.volume.admit(&request, b"e").map(|_| request)
+    };
+    assert!(matches!(join("alice"), Err(Error::Refused(why)) if why.contains("taken")));
+    let first = join("bob").unwrap();
+    assert!(matches!(join("carol"), Err(Error::Refused(why)) if why.contains("used")));
+    // The same device asking again (it lost the answer) is answered again.
+    assert!(alice.volume.admit(&first, b"e").is_ok());
+    assert!(alice.volume.admit(&first, b"other").is_err(), "a proof holds for one connection");
+    let late = alice.volume.invite(Role::Writer, std::time::Duration::from_secs(60)).unwrap();
+    alice.clock.advance(std::time::Duration::from_secs(61));
+    let (user, device) = (crypto::UserKeys::generate(&entropy), crypto::DeviceKeys::generate(&entropy));
+    let request = JoinRequest::new(&late, "dora", &user, &device, b"e", &entropy).unwrap();
+    assert!(matches!(alice.volume.admit(&request, b"e"), Err(Error::Refused(why)) if why.contains("expired")));
+}
