@@ -15,7 +15,7 @@ use crate::{
     Changed,
     commit::{
         self, AccessBody, AccessHead, BirthBody, ChangeKind, Commit, ContentBody, Head, Malformed, MemberBody, MetaBody,
-        PlaceBody, RemovalBody, SealedKey, XattrBody,
+        PlaceBody, RawChange, RemovalBody, SealedKey, XattrBody,
     },
     content::{BlockHash, ContentData},
     core::Core,
@@ -182,7 +182,7 @@ impl Core {
                 local: false,
             };
             for (index, (head, raw)) in commit.heads.iter().zip(&commit.raw.changes).enumerate() {
-                self.apply(&origin, index as u32, head, &raw.head, Body::Sealed(&raw.body))?;
+                self.apply(&origin, index as u32, head, raw, Body::Sealed(&raw.body))?;
             }
         }
         self.settle(batch)?;
@@ -193,8 +193,12 @@ impl Core {
     /// The author's user and role, if the commit's past holds their admission.
     fn author(&mut self, device: &DeviceId, dot: Dot) -> Result<(UserId, Role)> {
         let Some(row) = self.members.devices.get(device) else { return rule("its author is no member") };
-        let (user, granted) = (row.user, row.granted);
-        if !self.covers(dot, granted.dot)? {
+        let (user, granted) = (row.user, row.granted.clone());
+        let mut seen = false;
+        for grant in granted {
+            seen |= self.covers(dot, grant.dot)?;
+        }
+        if !seen {
             return rule("its author was no member by what it had seen");
         }
         let role = self.members.users.get(&user).map(|u| u.role);
@@ -226,8 +230,8 @@ impl Core {
         let plain = seal.map(|(_, body)| commit::encode(body)).unwrap_or_default();
         let (at, head) = self.note(kind, supersedes, seal.map(|(key, _)| (key, plain.as_slice())))?;
         let origin = self.local_origin()?;
-        let encoded = self.overlay.pending.last().map(|c| c.head.clone()).unwrap_or_default();
-        self.apply(&origin, at.index, &head, &encoded, Body::Plain(&plain))?;
+        let raw = self.change(at)?;
+        self.apply(&origin, at.index, &head, &raw, Body::Plain(&plain))?;
         Ok(at)
     }
 
@@ -306,26 +310,29 @@ impl Core {
                 return rule("a superseded value that is none of the register's");
             }
             let old: Head = decode(&self.change(*at)?.head)?;
-            if !self.same_register(*at, &old.kind, &head.kind) {
+            if !self.same_register(*at, &old.kind, &head.kind)? {
                 return rule("a superseded value of another register");
             }
         }
         Ok(())
     }
 
-    fn same_register(&self, at: ValueRef, old: &ChangeKind, new: &ChangeKind) -> bool {
+    fn same_register(&self, at: ValueRef, old: &ChangeKind, new: &ChangeKind) -> Result<bool> {
         use ChangeKind::{Access, Birth, Content, Meta, Place, Settle, Xattr};
         let branch = self.branch(at.dot.branch);
         let place = Birthplace { device: branch.device, log: branch.log, seq: at.dot.seq, index: at.index };
-        match (old, new) {
-            (Birth { .. }, Access { node, .. }) => place.node() == *node || *node == NodeId::ROOT,
+        let raw = self.change(at)?;
+        Ok(match (old, new) {
+            (Birth { .. }, Access { node, .. }) => place.node(&raw.head, &raw.body) == *node || *node == NodeId::ROOT,
             (Access { node: a, .. }, Access { node: b, .. })
             | (Meta { node: a, .. }, Meta { node: b, .. })
             | (Content { node: a, .. } | Settle { node: a }, Content { node: b, .. } | Settle { node: b }) => a == b,
             (Xattr { node: a, tag: s, .. }, Xattr { node: b, tag: t, .. }) => a == b && s == t,
-            (Place { link: a, .. }, Place { link: Some(b), .. }) => a.unwrap_or_else(|| place.link()) == *b,
+            (Place { link: a, .. }, Place { link: Some(b), .. }) => {
+                a.unwrap_or_else(|| place.link(&raw.head, &raw.body)) == *b
+            }
             _ => false,
-        }
+        })
     }
 
     /// The order of concurrent values: by count, then device, then commit.
@@ -376,18 +383,22 @@ impl Core {
     }
 
     /// Makes one change part of the state.
-    fn apply(&mut self, origin: &Origin, index: u32, head: &Head, encoded: &[u8], body: Body<'_>) -> Result<()> {
+    fn apply(&mut self, origin: &Origin, index: u32, head: &Head, raw: &RawChange, body: Body<'_>) -> Result<()> {
+        let encoded = raw.head.as_slice();
         let at = ValueRef { dot: origin.dot, index };
         let gone = self.superseded(origin, head)?;
         let place = Birthplace { device: origin.device, log: origin.log, seq: origin.dot.seq, index };
         match &head.kind {
             ChangeKind::Birth { kind, access } => {
-                self.apply_birth(origin, at, place, *kind, access, encoded, body)?;
+                self.apply_birth(origin, at, place, *kind, access, raw, body)?;
             }
             ChangeKind::Access { node, access } => {
                 let (ino, mut node) = self.target(origin, node)?;
                 let live: Vec<ValueRef> = node.access.iter().map(|v| v.at).collect();
                 self.check_same_register(origin, head, &gone, &live)?;
+                if node.owner != access.owner || access.realm != RealmId::MEMBERS || !access.grants.is_empty() {
+                    return rule("an access value that gives away what its author has not");
+                }
                 self.learn_key(&mut node, access);
                 let key = node.key(access.generation).map(|k| k.derive(Label::BodyKey, b""));
                 let body: Option<AccessBody> = self.open(origin, index, encoded, key.as_ref(), body);
@@ -498,7 +509,10 @@ impl Core {
                         if node.kind == NodeKind::Directory && node.born.dot != origin.dot {
                             return rule("a directory's link must be born with it");
                         }
-                        let id = place.link();
+                        let id = place.link(&raw.head, &raw.body);
+                        if node.links.iter().any(|l| l.id == id) {
+                            return Ok(());
+                        }
                         self.set_ino_of_link(&id, ino);
                         node.links.push(Link { id, values: Vec::new(), shown: None });
                         node.links.len() - 1
@@ -524,19 +538,32 @@ impl Core {
                     None => Place::Removed,
                 };
                 let moved = !node.links[i].values.is_empty();
+                // The directories whose entries this changes: the new one, and those of the places it supersedes.
+                let mut directories: Vec<Ino> = parent.into_iter().collect();
+                for old in &gone {
+                    let live = node.links[i].values.iter().find(|v| v.at == *old);
+                    let was = match live.and_then(|v| v.value.clone()) {
+                        Some(Place::In { parent, .. }) => Some(parent),
+                        Some(Place::Removed) => None,
+                        None => self.past_place(*old)?.map(|p| p.parent),
+                    };
+                    directories.extend(was.filter(|d| !directories.contains(d)));
+                }
                 self.replace(&mut node.links[i].values, &gone, Some(Value { at, count: origin.count, value: Some(value) }))?;
                 Self::touch(&mut node, origin, time);
-                let (id, kind) = (node.links[i].id, node.kind);
-                let old_parent = node.links[i].shown.as_ref().map(|s| s.parent);
+                let (kind, links) = (node.kind, node.links.iter().map(|l| l.id).collect::<Vec<_>>());
                 self.put_node(ino, node);
                 if kind == NodeKind::Directory && moved {
                     self.recheck_cycles(ino)?;
                 }
-                self.refresh_link(ino, &id)?;
-                let new_parent = self.with_node(ino, |n| {
-                    n.links.iter().find(|l| l.id == id).and_then(|l| l.shown.as_ref().map(|s| s.parent))
-                })?;
-                for directory in [old_parent, new_parent.filter(|p| Some(*p) != old_parent)].into_iter().flatten() {
+                // Whether a removed link comes back depends on the others as well.
+                for id in &links {
+                    self.refresh_link(ino, id)?;
+                }
+                if kind == NodeKind::Directory && moved {
+                    self.recheck_cycles(ino)?;
+                }
+                for directory in directories {
                     self.entries_changed(origin, directory, at, time)?;
                 }
                 self.changed(Changed::Attributes(ino));
@@ -547,11 +574,15 @@ impl Core {
                 }
                 verify_certificate(user, device, certificate).map_err(Error::Refused)?;
                 // The name is sealed under the first epoch's key, which follows: it is read there.
-                self.admit_rows(origin, at, Role::Owner, user, device, String::new());
+                self.admit_rows(origin, at, Role::Owner, user, device, String::new())?;
             }
             ChangeKind::Epoch { realm, epoch, sealed, .. } => {
                 if *realm != RealmId::MEMBERS {
                     return rule("an epoch of an unknown realm");
+                }
+                let founding = origin.volume == VolumeId::ZERO;
+                if !founding && !self.role_of(&origin.user).is_some_and(Role::may_admit) {
+                    return rule("an epoch by someone who may not make one");
                 }
                 let key = self.unseal_epoch(epoch, sealed).or_else(|| self.epoch_key(epoch));
                 self.overlay.members.push(MemberRow::Epoch(EpochRow { id: *epoch, at, count: origin.count, key }));
@@ -572,8 +603,8 @@ impl Core {
                     return rule("an admission that does not match its invitation");
                 }
                 verify_certificate(user, device, certificate).map_err(Error::Refused)?;
-                if self.members.users.contains_key(&user.id()) || self.members.devices.contains_key(&device.id) {
-                    return rule("an admission of someone who is a member");
+                if self.members.devices.get(&device.id).is_some_and(|d| d.user != user.id()) {
+                    return rule("an admission of another user's device");
                 }
                 let keys: Vec<EpochRow> = self.members.epochs.iter().filter(|e| e.key.is_none()).cloned().collect();
                 for mut row in keys {
@@ -586,7 +617,7 @@ impl Core {
                 let name = self.open::<MemberBody>(origin, index, encoded, key.as_ref(), body).map(|b| b.name);
                 let name = name.filter(|n| crate::member::check_user_name(n).is_ok());
                 let name = name.unwrap_or_else(|| format!("~{}", user.id().short()));
-                self.admit_rows(origin, at, *role, user, device, name);
+                self.admit_rows(origin, at, *role, user, device, name)?;
                 self.overlay.members.push(MemberRow::Invite(InviteRow { used: true, ..invite }));
                 self.changed(Changed::Members);
             }
@@ -613,18 +644,17 @@ impl Core {
         place: Birthplace,
         kind: NodeKind,
         access: &AccessHead,
-        encoded: &[u8],
+        raw: &RawChange,
         body: Body<'_>,
     ) -> Result<()> {
         let root = origin.volume == VolumeId::ZERO && place.seq == 1;
         if !root && access.owner != origin.user {
             return rule("a birth whose owner is not its author");
         }
-        let id = if root { NodeId::ROOT } else { place.node() };
+        let id = if root { NodeId::ROOT } else { place.node(&raw.head, &raw.body) };
         if self.ino_of_node(&id)?.is_some() {
-            // An equivocating device can bear one id twice; the first by rank would be as good, but a
-            // node's keys and kind can't change under it: the branch that came second stays without.
-            return rule("a node that was born before");
+            // On both branches of a forked log: word for word the same birth.
+            return Ok(());
         }
         let ino = if root { Ino::ROOT } else { self.allocate_ino() };
         let mut node = Box::new(Node {
@@ -633,6 +663,7 @@ impl Core {
             rdev: 0,
             target: Vec::new(),
             born: at,
+            owner: access.owner,
             btime: origin.time,
             keys: Vec::new(),
             access: Vec::new(),
@@ -651,7 +682,7 @@ impl Core {
         });
         self.learn_key(&mut node, access);
         let key = node.key(access.generation).map(|k| k.derive(Label::BodyKey, b""));
-        let body: Option<BirthBody> = self.open(origin, at.index, encoded, key.as_ref(), body);
+        let body: Option<BirthBody> = self.open(origin, at.index, &raw.head, key.as_ref(), body);
         let value = body.filter(|b| b.target.len() <= TARGET_MAX && !b.target.contains(&0)).map(|b| {
             node.btime = b.access.time;
             node.rdev = b.rdev;
@@ -698,7 +729,6 @@ impl Core {
 
     /// Notes in a directory that one of its entries changed.
     fn entries_changed(&mut self, origin: &Origin, directory: Ino, at: ValueRef, time: Timestamp) -> Result<()> {
-        let directory = self.canonical(directory)?;
         let mut node = self.node(directory)?;
         let newest = match node.entry_change {
             Some((old, count, _)) => self.rank((old, count), (at, origin.count))? == Ordering::Less,
@@ -710,7 +740,8 @@ impl Core {
         Self::touch(&mut node, origin, time);
         self.set_mtime(&mut node)?;
         self.put_node(directory, node);
-        self.changed(Changed::Attributes(directory));
+        let shown = self.canonical(directory)?;
+        self.changed(Changed::Attributes(shown));
         Ok(())
     }
 
@@ -765,11 +796,25 @@ impl Core {
         user: &crypto::UserPublic,
         device: &crypto::DevicePublic,
         name: String,
-    ) {
-        let row = UserRow { public: *user, name, role, granted: at, count: origin.count };
-        self.overlay.members.push(MemberRow::User(row));
-        let row = DeviceRow { public: *device, user: user.id(), granted: at, admitted: origin.time };
+    ) -> Result<()> {
+        // Admins apart may admit one joiner twice (the answer of the first was lost): either
+        // admission holds for what is judged by it, the lesser one says name and role.
+        let old = self.members.users.get(&user.id()).map(|u| (u.granted, u.count));
+        let stands = match old {
+            Some(old) => self.rank(old, (at, origin.count))? == Ordering::Greater,
+            None => true,
+        };
+        if stands {
+            let row = UserRow { public: *user, name, role, granted: at, count: origin.count };
+            self.overlay.members.push(MemberRow::User(row));
+        }
+        let mut row = match self.members.devices.get(&device.id) {
+            Some(row) => row.clone(),
+            None => DeviceRow { public: *device, user: user.id(), granted: Vec::new(), admitted: origin.time },
+        };
+        row.granted.push(at);
         self.overlay.members.push(MemberRow::Device(row));
+        Ok(())
     }
 
     /// The key of an epoch from what was sealed to this user.

@@ -145,13 +145,14 @@ impl Fetch {
         let kind = self.blocks.put_received(hash, bytes)?;
         let state = &mut *self.state.lock();
         if let Some(want) = state.wants.remove(hash) {
-            if want.height > 0 && kind != BlockKind::List || want.height == 0 && kind != BlockKind::Block {
-                log::warn!("block {} is not what its place in a content says", hash.short());
+            let leads_on = want.height > 0 && want.height < u32::MAX && kind == BlockKind::List;
+            if !leads_on && want.height > 0 && want.height < u32::MAX {
+                log::warn!("block {} stands where a list should: its content is damaged", hash.short());
             }
             for at in want.walks {
                 let Some(walk) = state.walks.get_mut(&at) else { continue };
                 walk.listed -= 1;
-                if want.height > 0 {
+                if leads_on {
                     walk.todo.extend(children(bytes, want.height));
                 }
             }

@@ -450,26 +450,26 @@ impl Volume {
     pub fn release(&self, handle: Handle) -> Result<()> {
         let (_, handle) = self.inner.handles.remove(&handle.0).ok_or(Error::BadHandle)?;
         let file = &handle.file;
+        let mut other_shows = false;
         let mut state = file.state.write();
         let mut result = Ok(());
         if handle.mode.write || handle.mode.truncate {
             state.writers -= 1;
             if state.writers == 0 {
                 result = self.publish(file, &mut state);
-                if let Some(branch) = state.branch.as_ref().filter(|b| !b.dirty) {
-                    let mine = branch.seen.last().copied();
-                    let counted = branch.counted;
-                    self.count_dirty(counted, 0);
-                    state.branch = None;
-                    let shown = self.inner.core.lock().with_node(file.ino, |n| n.content.last().map(|v| v.at))?;
-                    if shown != mine {
-                        // Somebody's concurrent version ranks higher: that is what shows from now on.
-                        self.tell(&[Changed::Content(file.ino)]);
-                    }
+                if let Some(branch) = state.branch.take_if(|b| !b.dirty) {
+                    self.count_dirty(branch.counted, 0);
+                    let shown = self.inner.core.lock().with_node(file.ino, |n| n.content.last().map(|v| v.at));
+                    other_shows = shown.is_ok_and(|at| at != branch.seen.last().copied());
                 }
             }
         }
         self.let_go(file, &mut state);
+        drop(state);
+        if other_shows {
+            // Somebody's concurrent version ranks higher: that is what shows from now on.
+            self.tell(&[Changed::Content(file.ino)]);
+        }
         result
     }
 

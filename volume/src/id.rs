@@ -45,7 +45,9 @@ pub struct Birthplace {
 }
 
 impl Birthplace {
-    fn hash(&self, what: &[u8]) -> [u8; 16] {
+    /// The hash that ids are made of: of the place, and of all that is said there, so that a device
+    /// that signs two commits of one number can't bear two things of one id.
+    fn hash(&self, what: &[u8], head: &[u8], body: &[u8]) -> [u8; 16] {
         let hash = Hash::of(
             Label::NodeIdHash,
             &[
@@ -54,6 +56,8 @@ impl Birthplace {
                 &self.log.to_le_bytes(),
                 &self.seq.to_le_bytes(),
                 &self.index.to_le_bytes(),
+                head,
+                body,
             ],
         );
         let mut id = [0; 16];
@@ -61,14 +65,14 @@ impl Birthplace {
         id
     }
 
-    /// The id of the node born here.
-    pub fn node(&self) -> NodeId {
-        NodeId::from_bytes(self.hash(b"node"))
+    /// The id of the node that the change with this head and sealed body bears here.
+    pub fn node(&self, head: &[u8], body: &[u8]) -> NodeId {
+        NodeId::from_bytes(self.hash(b"node", head, body))
     }
 
-    /// The id of the link made here.
-    pub fn link(&self) -> LinkId {
-        LinkId::from_bytes(self.hash(b"link"))
+    /// The id of the link that the change with this head and sealed body makes here.
+    pub fn link(&self, head: &[u8], body: &[u8]) -> LinkId {
+        LinkId::from_bytes(self.hash(b"link", head, body))
     }
 }
 

@@ -258,7 +258,8 @@ pub(crate) struct UserRow {
 pub(crate) struct DeviceRow {
     pub public: DevicePublic,
     pub user: UserId,
-    pub granted: ValueRef,
+    /// Its admissions; nearly always one.
+    pub granted: Vec<ValueRef>,
     pub admitted: Timestamp,
 }
 

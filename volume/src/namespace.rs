@@ -21,7 +21,7 @@ use crate::{
     },
     row::{Access, Entry, Node, NodeRow, Place, Shown},
     time::Timestamp,
-    tree::next_tag,
+    tree::{is_placed, next_tag},
     version::ValueRef,
 };
 
@@ -98,7 +98,13 @@ impl Core {
                     attributes.ino = ino;
                     Ok(attributes)
                 }
-                None => Ok(Self::node_attributes(ino, node)),
+                None => {
+                    let mut attributes = Self::node_attributes(ino, node);
+                    for &part in &node.merged {
+                        attributes.mtime = attributes.mtime.max(self.with_node(part, |n| n.mtime)?);
+                    }
+                    Ok(attributes)
+                }
             },
         }
     }
@@ -229,11 +235,12 @@ impl Core {
 
     /// Emits a birth; the root's when nothing was born yet.
     pub(crate) fn bear(&mut self, kind: NodeKind, body: BirthBody) -> Result<NodeId> {
-        let id = self.next_birthplace().node();
         let key = SymmetricKey::generate(&*self.entropy);
         let access = self.access_head(1, &key)?;
-        self.emit(ChangeKind::Birth { kind, access }, &[], Some((&key.derive(Label::BodyKey, b""), &body)))?;
-        Ok(id)
+        let place = self.next_birthplace();
+        let at = self.emit(ChangeKind::Birth { kind, access }, &[], Some((&key.derive(Label::BodyKey, b""), &body)))?;
+        let raw = self.change(at)?;
+        Ok(place.node(&raw.head, &raw.body))
     }
 
     /// The judged half of an access value by this user in the members' realm.
@@ -320,6 +327,7 @@ impl Core {
             return Err(Error::TooManyLinks);
         }
         self.may_change()?;
+        self.anchor(ino)?;
         self.place(None, id, directory, name, &[])?;
         Ok(ino)
     }
@@ -379,6 +387,7 @@ impl Core {
     }
 
     fn settle_conflict(&mut self, of: Ino, value: ValueRef) -> Result<()> {
+        self.anchor(of)?;
         let node = self.with_node(of, |n| n.id)?;
         self.emit::<RemovalBody>(ChangeKind::Settle { node }, &[value], None)?;
         Ok(())
@@ -400,9 +409,38 @@ impl Core {
         if self.has_entries(ino)? {
             return Err(Error::NotEmpty);
         }
-        for part in self.parts(ino)? {
+        let parts = self.parts(ino)?;
+        // A directory that only hangs elsewhere, to close no cycle, gets its place there before the
+        // one it would have is gone.
+        for directory in self.cyclic() {
+            let Some(link) = self.with_node(directory, |n| n.hung_at.is_some().then(|| n.links.first().cloned()).flatten())? else {
+                continue;
+            };
+            let inside = |v: &crate::row::Value<Place>| matches!(&v.value, Some(Place::In { parent, .. }) if parts.contains(parent));
+            if let (true, Some(shown)) = (link.values.iter().any(inside), &link.shown) {
+                let home = self.canonical(shown.parent)?;
+                self.move_all(&[(directory, link.id)], home, &shown.name)?;
+            }
+        }
+        for part in parts {
             let link = self.with_node(part, |n| n.links.first().map(|l| l.id))?.ok_or(Error::Invalid)?;
             self.remove_link(part, &link)?;
+        }
+        Ok(())
+    }
+
+    /// Gives a file that shows only because an edit outlived its removal its places back, before
+    /// what revived it changes.
+    fn anchor(&mut self, ino: Ino) -> Result<()> {
+        let revived: Vec<(LinkId, Shown)> = self.with_node(ino, |n| {
+            if n.links.iter().any(is_placed) {
+                return Vec::new();
+            }
+            n.shown_links().map(|(link, shown)| (link.id, shown.clone())).collect()
+        })?;
+        for (link, shown) in revived {
+            let directory = self.canonical(shown.parent)?;
+            self.move_all(&[(ino, link)], directory, &shown.name)?;
         }
         Ok(())
     }
@@ -494,6 +532,7 @@ impl Core {
             }
             return Ok(moves);
         }
+        self.anchor(ino)?;
         let entry = self.entry(directory, name)?;
         let (link, _) = self.link_at(ino, directory, &entry)?;
         Ok(vec![(ino, link)])
@@ -809,20 +848,16 @@ impl Core {
 
     /// Writes a content value; the file comes back under its name if someone elsewhere removed it meanwhile.
     pub(crate) fn publish(&mut self, ino: Ino, content: Content, keys: Vec<SymmetricKey>, mtime: Timestamp, gone: &[ValueRef]) -> Result<ValueRef> {
-        let (id, live) = self.with_node(ino, |n| (n.id, n.content.iter().map(|v| v.at).collect::<Vec<_>>()))?;
-        // Values already superseded by someone else are named too: the new one must not seem to have replaced those others.
-        let gone: Vec<ValueRef> = gone.to_vec();
+        self.anchor(ino)?;
+        self.relink(ino)?;
+        let id = self.with_node(ino, |n| n.id)?;
         let (generation, key) = self.body_key(ino)?;
         let (root, blocks) = match &content.data {
             ContentData::Tree { root, blocks } => (*root, *blocks),
             ContentData::Inline(_) => (crate::content::BlockHash::ZERO, 0),
         };
         let body = ContentBody { mtime, content, keys };
-        let at = self.emit(ChangeKind::Content { node: id, generation, root, blocks }, &gone, Some((&key, &body)))?;
-        if gone.iter().all(|v| live.contains(v)) || !live.is_empty() {
-            self.relink(ino)?;
-        }
-        Ok(at)
+        self.emit(ChangeKind::Content { node: id, generation, root, blocks }, gone, Some((&key, &body)))
     }
 
     /// Puts a file whose links others removed back to its last place: its writer had it open.

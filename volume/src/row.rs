@@ -116,6 +116,8 @@ pub(crate) struct Node {
     #[serde(with = "serde_bytes")]
     pub target: Vec<u8>,
     pub born: ValueRef,
+    /// The user who bore it.
+    pub owner: UserId,
     pub btime: Timestamp,
     /// Keys by generation.
     pub keys: Vec<(u32, SymmetricKey)>,
@@ -209,6 +211,8 @@ pub(crate) struct Entry {
     pub derived: Option<Derived>,
     /// The names of entries that derive from this one.
     pub derives: Vec<ByteBuf>,
+    /// Names from which an entry derives that would show here, were it free.
+    pub wanted_by: Vec<ByteBuf>,
 }
 
 impl Entry {
@@ -221,6 +225,6 @@ impl Entry {
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.claims.is_empty() && self.derived.is_none() && self.derives.is_empty()
+        self.claims.is_empty() && self.derived.is_none() && self.derives.is_empty() && self.wanted_by.is_empty()
     }
 }

@@ -31,8 +31,8 @@ const PAST_MAX: usize = 256;
 
 /// A place as it once was.
 #[derive(Clone, Debug)]
-struct PastPlace {
-    parent: Ino,
+pub(crate) struct PastPlace {
+    pub parent: Ino,
     name: Vec<u8>,
     at: ValueRef,
     count: u64,
@@ -230,7 +230,7 @@ impl Core {
     }
 
     /// Reads a superseded place out of the change that wrote it; `None`: it was a removal, or void.
-    fn past_place(&mut self, at: ValueRef) -> Result<Option<PastPlace>> {
+    pub(crate) fn past_place(&mut self, at: ValueRef) -> Result<Option<PastPlace>> {
         let raw = self.change(at)?;
         let head: Head = decode(&raw.head)?;
         let ChangeKind::Place { link, parent: Some(parent), generation, .. } = head.kind else { return Ok(None) };
@@ -248,7 +248,7 @@ impl Core {
             let branch = self.branch(at.dot.branch);
             let place =
                 crate::id::Birthplace { device: branch.device, log: branch.log, seq: at.dot.seq, index: at.index };
-            format!("~{}", link.unwrap_or_else(|| place.link())).into_bytes()
+            format!("~{}", link.unwrap_or_else(|| place.link(&raw.head, &raw.body))).into_bytes()
         });
         Ok(Some(PastPlace { parent, name, at, count }))
     }
@@ -325,10 +325,25 @@ impl Core {
             entry.derives = names;
             self.put_entry(directory, entry);
         }
-        match displaced {
-            Some(base) => self.refresh_name(directory, &base),
-            None => Ok(()),
+        if let Some(base) = displaced {
+            self.refresh_name(directory, &base)?;
         }
+        self.offer_name(directory, name)
+    }
+
+    /// Lets entries that would derive this name have it, if it is free now.
+    fn offer_name(&mut self, directory: Ino, name: &[u8]) -> Result<()> {
+        let entry = self.entry(directory, name)?;
+        if entry.wanted_by.is_empty() || !entry.claims.is_empty() || entry.derived.is_some() {
+            return Ok(());
+        }
+        let mut entry = (*entry).clone();
+        let bases = std::mem::take(&mut entry.wanted_by);
+        self.put_entry(directory, entry);
+        for base in bases {
+            self.refresh_name(directory, &base)?;
+        }
+        Ok(())
     }
 
     fn set_derived(&mut self, directory: Ino, name: &[u8], derived: Option<Derived>) -> Result<()> {
@@ -338,6 +353,7 @@ impl Core {
             entry.derived = derived;
             self.put_entry(directory, entry);
             self.changed(Changed::Entry { parent: directory, name: name.to_vec() });
+            self.offer_name(directory, name)?;
         }
         Ok(())
     }
@@ -349,6 +365,12 @@ impl Core {
             let other = entry.derived.as_ref().is_some_and(|d| d.base != base);
             if entry.claims.is_empty() && !other && !taken.contains_key(name) {
                 return Ok(name.clone());
+            }
+            if !taken.contains_key(name) && !entry.wanted_by.iter().any(|b| b == base) {
+                // Once the name is free, the entry moves there.
+                let mut entry = (*entry).clone();
+                entry.wanted_by.push(ByteBuf::from(base.to_vec()));
+                self.put_entry(directory, entry);
             }
         }
         Ok(names.last().cloned().unwrap_or_default())
@@ -630,9 +652,10 @@ impl Core {
                 hung.insert(directory, (place.parent, ByteBuf::from(place.name), place.at, place.count));
             }
         }
-        self.overlay.cyclic = Some(cyclic);
         let mut touched: BTreeSet<Ino> = reach.keys().copied().collect();
         touched.extend(old);
+        cyclic.extend(hung.keys());
+        self.overlay.cyclic = Some(cyclic);
         for directory in touched {
             let mut node = self.node(directory)?;
             let new = hung.remove(&directory);

@@ -463,35 +463,39 @@ impl Volume {
     /// Cuts commits, syncs them and wakes replication; publishes files that stay open. Runs until
     /// [`Self::shutdown`]; sleeps without waking while there is nothing to do.
     pub fn run_committer(&self) {
-        let mut next: Option<Duration> = None;
-        while !self.inner.closed.load(Ordering::Acquire) {
+        let now = || self.inner.clock.monotonic();
+        let mut publish_due: Option<Duration> = None;
+        let closed = || self.inner.closed.load(Ordering::Acquire);
+        while !closed() {
             {
                 let mut work = self.inner.committer.lock();
-                while !*work && !self.inner.closed.load(Ordering::Acquire) {
-                    match next {
-                        Some(due) => {
-                            let left = due.saturating_sub(self.inner.clock.monotonic());
-                            if left.is_zero() || self.inner.committer_wake.wait_for(&mut work, left).timed_out() {
-                                break;
-                            }
+                while !*work && !closed() {
+                    match publish_due.map(|due| due.saturating_sub(now())) {
+                        Some(Duration::ZERO) => break,
+                        Some(left) => {
+                            self.inner.committer_wake.wait_for(&mut work, left);
                         }
                         None => self.inner.committer_wake.wait(&mut work),
                     }
                 }
-                *work = false;
             }
-            next = self.publish_old(PUBLISH_AFTER);
+            // Calls that come while this one gathers wake nobody.
             let since = self.inner.core.lock().pending.as_ref().map(|p| p.since);
-            if let Some(since) = since {
-                let due = since + CUT_AFTER;
-                if self.inner.clock.monotonic() < due {
-                    next = Some(next.map_or(due, |n| n.min(due)));
-                } else if let Err(e) = self.commit_pending() {
-                    log::error!("the pending commit could not be stored: {e}");
-                    next = Some(self.inner.clock.monotonic() + Duration::from_secs(1));
-                } else if self.inner.core.lock().pending.is_some() {
-                    next = Some(self.inner.clock.monotonic() + CUT_AFTER);
+            if let Some(due) = since.map(|since| since + CUT_AFTER) {
+                let mut work = self.inner.committer.lock();
+                while now() < due && !closed() {
+                    self.inner.committer_wake.wait_for(&mut work, due.saturating_sub(now()));
                 }
+            }
+            *self.inner.committer.lock() = false;
+            publish_due = self.publish_old(PUBLISH_AFTER);
+            if since.is_some()
+                && let Err(e) = self.commit_pending()
+            {
+                log::error!("the pending commit could not be stored: {e}");
+                // Tried again in a second, or with the next call.
+                let again = now() + Duration::from_secs(1);
+                publish_due = Some(publish_due.map_or(again, |due| due.min(again)));
             }
         }
     }
@@ -605,6 +609,9 @@ impl Volume {
         if role == Role::Owner {
             return Err(Error::Refused("nobody can be invited as owner".to_owned()));
         }
+        if role == Role::Keeper {
+            return Err(Error::Refused("keepers are not there yet: invite as reader, writer or admin".to_owned()));
+        }
         let secret = TicketSecret::from_seed(random_array(&*self.inner.core.lock().entropy));
         let until = self.inner.clock.now().plus(expires);
         let kind = ChangeKind::Invite { ticket: secret.public(), role, expires: until };
@@ -663,7 +670,7 @@ impl Volume {
                     user: request.user,
                     device: request.device,
                     certificate: request.certificate,
-                    sealed: if invite.role == Role::Keeper { Vec::new() } else { sealed.clone() },
+                    sealed: sealed.clone(),
                     user_key: request.user_key.clone(),
                 };
                 core.emit(kind, &[], Some((&key, &MemberBody { name: request.name.clone() })))?;

@@ -29,7 +29,10 @@ impl BlockHead {
         let mut first = [0; BLOCK_HEADER_SIZE];
         let len = stored.len().min(BLOCK_HEADER_SIZE);
         first[..len].copy_from_slice(&stored[..len]);
-        Self { len: stored.len(), first }
+        Self {
+            len: stored.len(),
+            first,
+        }
     }
 }
 
@@ -45,7 +48,9 @@ pub trait BlockStore: Send + Sync + 'static {
 
     /// All stored bytes.
     fn get(&self, hash: &BlockHash) -> Result<Option<Vec<u8>>> {
-        let Some(head) = self.head(hash)? else { return Ok(None) };
+        let Some(head) = self.head(hash)? else {
+            return Ok(None);
+        };
         let mut bytes = vec![0; head.len];
         Ok(self.read(hash, 0, &mut bytes)?.then_some(bytes))
     }
@@ -58,7 +63,11 @@ pub trait BlockStore: Send + Sync + 'static {
 
     /// Stores a block, unless it is here: it is with the operating system when this returns.
     fn put(&self, hash: &BlockHash, bytes: &[u8]) -> Result<()> {
-        if self.contains(hash)? { Ok(()) } else { self.put_many(&[(*hash, bytes)]) }
+        if self.contains(hash)? {
+            Ok(())
+        } else {
+            self.put_many(&[(*hash, bytes)])
+        }
     }
 
     /// Stores blocks that are probably new, in one go. Storing one again is only a waste of space.
@@ -122,12 +131,19 @@ impl MemoryBlocks {
 
 impl BlockStore for MemoryBlocks {
     fn head(&self, hash: &BlockHash) -> Result<Option<BlockHead>> {
-        Ok(self.state.lock().blocks.get(hash).map(|bytes| BlockHead::of(bytes)))
+        Ok(self
+            .state
+            .lock()
+            .blocks
+            .get(hash)
+            .map(|bytes| BlockHead::of(bytes)))
     }
 
     fn read(&self, hash: &BlockHash, offset: usize, out: &mut [u8]) -> Result<bool> {
         let state = self.state.lock();
-        let Some(bytes) = state.blocks.get(hash) else { return Ok(false) };
+        let Some(bytes) = state.blocks.get(hash) else {
+            return Ok(false);
+        };
         let range = bytes.get(offset..).and_then(|rest| rest.get(..out.len()));
         out.copy_from_slice(range.ok_or(io::Error::from(io::ErrorKind::UnexpectedEof))?);
         Ok(true)
@@ -136,7 +152,9 @@ impl BlockStore for MemoryBlocks {
     fn put_many(&self, blocks: &[(BlockHash, &[u8])]) -> Result<()> {
         let state = &mut *self.state.lock();
         if let Some(remaining) = &mut state.remaining {
-            *remaining = remaining.checked_sub(blocks.len()).ok_or(crate::error::Error::NoSpace)?;
+            *remaining = remaining
+                .checked_sub(blocks.len())
+                .ok_or(crate::error::Error::NoSpace)?;
         }
         for (hash, bytes) in blocks {
             if state.blocks.insert(*hash, bytes.to_vec()).is_none() {

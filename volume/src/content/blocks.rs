@@ -4,13 +4,15 @@
 //! store vouches for ([`super::BlockHead`]): reading hashes no block. List nodes have no tags, so they are hashed each
 //! time one is read from the store; those in use stay in memory.
 
+mod leaves;
+mod pieces;
 mod recent;
 
 use std::{num::NonZeroUsize, sync::Arc};
 
 use crypto::{
-    BLOCK_SIZE, BlockHeader, Entropy, PAGE_SIZE, first_page, open_pages, padded_len, plain_len, seal_block, stored_len,
-    stored_range,
+    BLOCK_SIZE, BlockHeader, Entropy, PAGE_SIZE, first_page, open_pages, padded_len, plain_len,
+    seal_block, stored_len, stored_range,
 };
 use lru::LruCache;
 use parking_lot::Mutex;
@@ -24,6 +26,8 @@ use crate::{
     error::{Error, Result},
 };
 
+pub(super) use leaves::Leaves;
+pub(super) use pieces::{Missing, Pieces, piece};
 use recent::Recent;
 
 /// List nodes kept in memory, of up to 4 KiB.
@@ -87,15 +91,20 @@ impl Blocks {
     /// # Errors
     /// [`Error::Damaged`] when the bytes don't bear that name, or no block has that length.
     pub fn put_received(&self, hash: &BlockHash, bytes: &[u8]) -> Result<BlockKind> {
-        let may_be_list =
-            !bytes.is_empty() && bytes.len() <= LIST_NODE_MAX && bytes.len().is_multiple_of(BlockHash::LEN);
+        let may_be_list = !bytes.is_empty()
+            && bytes.len() <= LIST_NODE_MAX
+            && bytes.len().is_multiple_of(BlockHash::LEN);
         // A stored block is no longer than a full one: `plain_len` refuses other lengths.
         let kind = if may_be_list && BlockHash::of_list(bytes) == *hash {
             BlockKind::List
         } else if plain_len(bytes.len()).is_ok() && BlockHash::of_block(bytes) == *hash {
             BlockKind::Block
         } else {
-            return Err(Error::damaged(format!("{} bytes that are not the block {}", bytes.len(), hash.short())));
+            return Err(Error::damaged(format!(
+                "{} bytes that are not the block {}",
+                bytes.len(),
+                hash.short()
+            )));
         };
         self.0.store.put(hash, bytes)?;
         Ok(kind)
@@ -106,7 +115,9 @@ impl Blocks {
     /// # Errors
     /// [`Error::Damaged`] when the disk gives other bytes than were put.
     pub fn get_checked(&self, hash: &BlockHash) -> Result<Option<Vec<u8>>> {
-        let Some(bytes) = self.0.store.get(hash)? else { return Ok(None) };
+        let Some(bytes) = self.0.store.get(hash)? else {
+            return Ok(None);
+        };
         if BlockHash::of_block(&bytes) == *hash || BlockHash::of_list(&bytes) == *hash {
             Ok(Some(bytes))
         } else {
@@ -169,7 +180,10 @@ impl Blocks {
         if nodes.is_empty() {
             return Ok(());
         }
-        let named: Vec<_> = nodes.iter().map(|(hash, bytes)| (*hash, bytes.as_slice())).collect();
+        let named: Vec<_> = nodes
+            .iter()
+            .map(|(hash, bytes)| (*hash, bytes.as_slice()))
+            .collect();
         self.0.store.put_many(&named)?;
         let mut lists = self.0.lists.lock();
         for (hash, bytes) in &nodes {
@@ -180,12 +194,23 @@ impl Blocks {
 
     /// The list node `hash`, which must have this many children.
     pub(super) fn list_node(&self, hash: &BlockHash, children: usize) -> Result<Arc<[BlockHash]>> {
-        if let Some(node) = self.0.lists.lock().get(hash).filter(|node| node.len() == children) {
+        if let Some(node) = self
+            .0
+            .lists
+            .lock()
+            .get(hash)
+            .filter(|node| node.len() == children)
+        {
             return Ok(node.clone());
         }
-        let Some(bytes) = self.0.store.get(hash)? else { return Err(Error::Absent(vec![*hash])) };
+        let Some(bytes) = self.0.store.get(hash)? else {
+            return Err(Error::Absent(vec![*hash]));
+        };
         if BlockHash::of_list(&bytes) != *hash {
-            return Err(Error::damaged(format!("the stored list node {}", hash.short())));
+            return Err(Error::damaged(format!(
+                "the stored list node {}",
+                hash.short()
+            )));
         }
         let node: Arc<[BlockHash]> = parse(&bytes, children)?.into();
         self.0.lists.lock().put(*hash, node.clone());
@@ -262,7 +287,14 @@ impl Blocks {
     /// # Errors
     /// [`Error::Absent`] with every block and list node of this range that isn't here, [`Error::Damaged`] when a
     /// block doesn't open; `out` is then as before.
-    pub fn read(&self, content: &Content, keys: &KeyRing, offset: u64, len: usize, out: &mut Vec<u8>) -> Result<()> {
+    pub fn read(
+        &self,
+        content: &Content,
+        keys: &KeyRing,
+        offset: u64,
+        len: usize,
+        out: &mut Vec<u8>,
+    ) -> Result<()> {
         let end = offset.saturating_add(len as u64).min(content.size);
         if offset >= end {
             return Ok(());
@@ -292,7 +324,11 @@ impl Blocks {
 
     /// Fails with [`Error::Absent`] unless the block is here.
     pub(super) fn require(&self, hash: &BlockHash) -> Result<()> {
-        if hash.is_hole() || self.0.store.contains(hash)? { Ok(()) } else { Err(Error::Absent(vec![*hash])) }
+        if hash.is_hole() || self.0.store.contains(hash)? {
+            Ok(())
+        } else {
+            Err(Error::Absent(vec![*hash]))
+        }
     }
 
     /// Appends `len` plain bytes of a block from `from` on; zeros where it holds fewer.
@@ -312,19 +348,31 @@ impl Blocks {
         if len < BLOCK_SIZE {
             let known = self.0.recent.lock().find(hash, keys);
             if let Some(plain) = known {
-                out.extend_from_slice(plain.get(from..(from + len).min(plain.len())).unwrap_or_default());
+                out.extend_from_slice(
+                    plain
+                        .get(from..(from + len).min(plain.len()))
+                        .unwrap_or_default(),
+                );
                 out.resize(start + len, 0);
                 return Ok(());
             }
         }
         let damaged = |what: &str| Error::damaged(format!("block {}: {what}", hash.short()));
-        let Some(head) = self.0.store.head(hash)? else { return Err(Error::Absent(vec![*hash])) };
+        let Some(head) = self.0.store.head(hash)? else {
+            return Err(Error::Absent(vec![*hash]));
+        };
         let plain_len = plain_len(head.len).map_err(|_| damaged("not of a block's length"))?;
         let header = BlockHeader::parse(&head.first).map_err(|_| damaged("no header"))?;
-        let key = keys.find(header.key_id()).ok_or_else(|| damaged("sealed under a key that is not its file's"))?;
+        let key = keys
+            .find(header.key_id())
+            .ok_or_else(|| damaged("sealed under a key that is not its file's"))?;
         // Who reads on where the last piece of this block ended will want the rest as well.
         let whole = len < BLOCK_SIZE && self.0.recent.lock().goes_on(hash, from, len);
-        let range = if whole { stored_range(0, plain_len, plain_len) } else { stored_range(from, len, plain_len) };
+        let range = if whole {
+            stored_range(0, plain_len, plain_len)
+        } else {
+            stored_range(from, len, plain_len)
+        };
         if range.is_empty() {
             out.resize(start + len, 0);
             return Ok(());
@@ -339,11 +387,17 @@ impl Blocks {
         }
         if whole {
             let mut plain = Vec::with_capacity(plain_len);
-            open_pages(key.block_key(), &header, 0, sealed, &mut plain).map_err(|e| damaged(&e.to_string()))?;
-            out.extend_from_slice(plain.get(from..(from + len).min(plain.len())).unwrap_or_default());
+            open_pages(key.block_key(), &header, 0, sealed, &mut plain)
+                .map_err(|e| damaged(&e.to_string()))?;
+            out.extend_from_slice(
+                plain
+                    .get(from..(from + len).min(plain.len()))
+                    .unwrap_or_default(),
+            );
             self.0.recent.lock().keep(*hash, header.key_id(), plain);
         } else {
-            open_pages(key.block_key(), &header, first_page(from), sealed, out).map_err(|e| damaged(&e.to_string()))?;
+            open_pages(key.block_key(), &header, first_page(from), sealed, out)
+                .map_err(|e| damaged(&e.to_string()))?;
             out.drain(start..start + from % PAGE_SIZE);
             out.truncate(start + len);
         }
@@ -385,7 +439,11 @@ impl Blocks {
 
     /// A buffer of any length and content.
     fn buffer(&self) -> Vec<u8> {
-        self.0.buffers.lock().pop().unwrap_or_else(|| Vec::with_capacity(stored_len(BLOCK_SIZE)))
+        self.0
+            .buffers
+            .lock()
+            .pop()
+            .unwrap_or_else(|| Vec::with_capacity(stored_len(BLOCK_SIZE)))
     }
 
     fn give_back(&self, buffer: Vec<u8>) {
@@ -393,112 +451,6 @@ impl Blocks {
         if buffers.len() < IDLE_BUFFERS {
             buffers.push(buffer);
         }
-    }
-}
-
-/// The part of block `index` that lies in the file's bytes `offset..end`, within the block.
-pub(super) fn piece(index: u64, offset: u64, end: u64) -> (usize, usize) {
-    let start = index * BLOCK;
-    (offset.saturating_sub(start) as usize, (end - start).min(BLOCK) as usize)
-}
-
-/// Gathers the names of absent blocks, so that they can be fetched together.
-#[derive(Default)]
-pub(super) struct Missing(Vec<BlockHash>);
-
-impl Missing {
-    /// Passes a value or error on; an [`Error::Absent`] is noted and gives nothing.
-    pub(super) fn note<T>(&mut self, result: Result<T>) -> Result<Option<T>> {
-        match result {
-            Err(Error::Absent(hashes)) => {
-                for hash in hashes {
-                    if self.0.last() != Some(&hash) {
-                        self.0.push(hash);
-                    }
-                }
-                Ok(None)
-            }
-            other => other.map(Some),
-        }
-    }
-
-    /// Fails with [`Error::Absent`] if any was noted.
-    pub(super) fn finish(self) -> Result<()> {
-        if self.0.is_empty() { Ok(()) } else { Err(Error::Absent(self.0)) }
-    }
-}
-
-/// Bytes put together block by block. From the first absent one on only the other absent ones are looked for.
-pub(super) struct Pieces<'a> {
-    out: &'a mut Vec<u8>,
-    start: usize,
-    missing: Missing,
-}
-
-impl<'a> Pieces<'a> {
-    pub(super) fn new(out: &'a mut Vec<u8>) -> Self {
-        Self { start: out.len(), out, missing: Missing::default() }
-    }
-
-    /// Adds a piece: `read` appends it, or, given no buffer, only checks that it is here.
-    pub(super) fn add(&mut self, read: impl FnOnce(Option<&mut Vec<u8>>) -> Result<()>) -> Result<()> {
-        let out = self.missing.0.is_empty().then_some(&mut *self.out);
-        let result = read(out);
-        if let Err(error) = self.missing.note(result) {
-            self.out.truncate(self.start);
-            return Err(error);
-        }
-        Ok(())
-    }
-
-    pub(super) fn finish(self) -> Result<()> {
-        if !self.missing.0.is_empty() {
-            self.out.truncate(self.start);
-        }
-        self.missing.finish()
-    }
-}
-
-/// Looks blocks up by index, at its best when they follow one another.
-pub(super) struct Leaves<'a> {
-    blocks: &'a Blocks,
-    root: BlockHash,
-    count: u64,
-    /// The lowest list node used last, and its first block.
-    last: Option<(u64, Arc<[BlockHash]>)>,
-}
-
-impl<'a> Leaves<'a> {
-    pub(super) fn new(blocks: &'a Blocks, root: BlockHash, count: u64) -> Self {
-        Self { blocks, root, count, last: None }
-    }
-
-    /// The block at `index`, a hole past the end.
-    pub(super) fn at(&mut self, index: u64) -> Result<BlockHash> {
-        if index >= self.count {
-            return Ok(BlockHash::HOLE);
-        }
-        if let Some((first, node)) = &self.last
-            && let Some(hash) = index.checked_sub(*first).and_then(|at| node.get(at as usize))
-        {
-            return Ok(*hash);
-        }
-        let (mut hash, mut first, mut count) = (self.root, 0, self.count);
-        for height in (1..=height(self.count)).rev() {
-            if hash.is_hole() {
-                return Ok(hash);
-            }
-            let node = self.blocks.list_node(&hash, children(height, count))?;
-            let step = span(height - 1);
-            let child = (index - first) / step;
-            hash = node[child as usize];
-            if height == 1 {
-                self.last = Some((first, node));
-            }
-            first += child * step;
-            count = (count - child * step).min(step);
-        }
-        Ok(hash)
     }
 }
 

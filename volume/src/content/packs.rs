@@ -48,6 +48,8 @@ const INDEX_ROWS: usize = 48 << 10;
 const OPEN_PACKS: usize = 64;
 /// Writing out to the disk begins each time this much was appended, so that a sync has little left to do.
 const WRITE_OUT_BYTES: u64 = 8 << 20;
+/// Pages of the kernel's cache, or a multiple of them.
+const PAGE: u64 = 64 << 10;
 /// The synced point is recorded each time it moved this far: what lies behind is checked again after a crash.
 const RECORD_SYNC_BYTES: u64 = 4 << 20;
 /// Blocks written with one system call.
@@ -124,8 +126,12 @@ impl Packs {
             pack_bytes,
             first_own: opened.next_number,
             recovery: opened.recovery,
-            rows: Mutex::new(LruCache::new(NonZeroUsize::new(INDEX_ROWS).expect("a positive constant"))),
-            files: Mutex::new(LruCache::new(NonZeroUsize::new(OPEN_PACKS).expect("a positive constant"))),
+            rows: Mutex::new(LruCache::new(
+                NonZeroUsize::new(INDEX_ROWS).expect("a positive constant"),
+            )),
+            files: Mutex::new(LruCache::new(
+                NonZeroUsize::new(OPEN_PACKS).expect("a positive constant"),
+            )),
             tail: Mutex::new(Tail {
                 end: 0,
                 written_out: 0,
@@ -137,11 +143,18 @@ impl Packs {
             }),
             continued: opened.append_to,
             sync_turn: Mutex::new(()),
-            synced: Mutex::new(Synced { appends: 0, point, recorded: opened.recorded, failed: false }),
+            synced: Mutex::new(Synced {
+                appends: 0,
+                point,
+                recorded: opened.recorded,
+                failed: false,
+            }),
         };
         if let Some(number) = opened.append_to {
             // Closed in order: every row that points into this pack was made before its end was recorded.
-            let pack = packs.pack(number)?.ok_or_else(|| Error::damaged(format!("pack {number:08x} went away")))?;
+            let pack = packs
+                .pack(number)?
+                .ok_or_else(|| Error::damaged(format!("pack {number:08x} went away")))?;
             let tail = packs.tail.get_mut();
             (tail.end, tail.written_out) = (pack.len, pack.len);
             tail.pack = Some(pack);
@@ -169,7 +182,12 @@ impl Packs {
     fn record(&self, synced: &mut Synced) -> Result<()> {
         if synced.recorded != Some(synced.point) {
             let mut batch = Batch::new();
-            self.store.put(&mut batch, Space::Meta, SyncPoint::KEY, &synced.point.encode());
+            self.store.put(
+                &mut batch,
+                Space::Meta,
+                SyncPoint::KEY,
+                &synced.point.encode(),
+            );
             self.store.apply(batch)?;
             synced.recorded = Some(synced.point);
         }
@@ -199,11 +217,15 @@ impl Packs {
         if let Some(place) = self.rows.lock().get(hash) {
             return Ok(Some(*place));
         }
-        let Some(row) = self.store.get(Space::Blocks, hash.as_bytes())? else { return Ok(None) };
+        let Some(row) = self.store.get(Space::Blocks, hash.as_bytes())? else {
+            return Ok(None);
+        };
         let place = Place::decode(&row)?;
         if place.pack < self.first_own
             && Some(place.pack) != self.continued
-            && self.pack(place.pack)?.is_none_or(|pack| place.end() > pack.len)
+            && self
+                .pack(place.pack)?
+                .is_none_or(|pack| place.end() > pack.len)
         {
             return Ok(None);
         }
@@ -232,8 +254,10 @@ impl Packs {
         tail.end += len;
         tail.appends += 1;
         if tail.end - tail.written_out >= WRITE_OUT_BYTES {
-            write_out(&pack.file, tail.written_out, tail.end);
-            tail.written_out = tail.end;
+            // Whole pages: the next append must not wait for the last one's way to the disk.
+            let end = tail.end / PAGE * PAGE;
+            write_out(&pack.file, tail.written_out, end);
+            tail.written_out = end;
         }
         Ok((pack.number, offset))
     }
@@ -248,14 +272,19 @@ impl Packs {
             .truncate(true)
             .open(format::path(&self.dir, number))
             .map_err(no_space)?;
-        file.write_all_at(&format::pack_header(number), 0).map_err(no_space)?;
+        file.write_all_at(&format::pack_header(number), 0)
+            .map_err(no_space)?;
         // Recorded before any row can point into it, so that this number is never given again.
         let synced = &mut *self.synced.lock();
         synced.point.newest = number;
         synced.point.closed = false;
         self.record(synced)?;
         tail.next_number = number.checked_add(1).ok_or(Error::NoSpace)?;
-        let pack = Arc::new(Pack { number, file, len: PACK_HEADER });
+        let pack = Arc::new(Pack {
+            number,
+            file,
+            len: PACK_HEADER,
+        });
         self.files.lock().put(number, pack.clone());
         tail.unsynced.extend(tail.pack.replace(pack));
         tail.new_entries = true;
@@ -264,7 +293,10 @@ impl Packs {
     }
 
     fn put_group(&self, blocks: &[(BlockHash, &[u8])]) -> Result<()> {
-        let headers: Vec<_> = blocks.iter().map(|(hash, bytes)| format::record_header(hash, bytes)).collect();
+        let headers: Vec<_> = blocks
+            .iter()
+            .map(|(hash, bytes)| format::record_header(hash, bytes))
+            .collect();
         let mut parts = Vec::with_capacity(2 * blocks.len());
         for (header, (_, bytes)) in headers.iter().zip(blocks) {
             parts.push(IoSlice::new(header));
@@ -275,8 +307,13 @@ impl Packs {
         let mut batch = Batch::new();
         let mut places = Vec::with_capacity(blocks.len());
         for (hash, bytes) in blocks {
-            let place = Place { pack, offset: offset + RECORD_HEADER, head: BlockHead::of(bytes) };
-            self.store.put(&mut batch, Space::Blocks, *hash.as_bytes(), &place.encode());
+            let place = Place {
+                pack,
+                offset: offset + RECORD_HEADER,
+                head: BlockHead::of(bytes),
+            };
+            self.store
+                .put(&mut batch, Space::Blocks, *hash.as_bytes(), &place.encode());
             places.push((*hash, place));
             offset = place.end();
         }
@@ -298,17 +335,30 @@ impl BlockStore for Packs {
     }
 
     fn read(&self, hash: &BlockHash, offset: usize, out: &mut [u8]) -> Result<bool> {
-        let Some(place) = self.place(hash)? else { return Ok(false) };
+        let Some(place) = self.place(hash)? else {
+            return Ok(false);
+        };
         if offset.saturating_add(out.len()) > place.head.len {
-            return Err(Error::damaged(format!("block {} is shorter than its content says", hash.short())));
+            return Err(Error::damaged(format!(
+                "block {} is shorter than its content says",
+                hash.short()
+            )));
         }
-        let Some(pack) = self.pack(place.pack)? else { return Ok(false) };
-        pack.file.read_exact_at(out, place.offset + offset as u64).map_err(|error| match error.kind() {
-            io::ErrorKind::UnexpectedEof => Error::damaged(format!("pack {:08x} ends inside a block", place.pack)),
-            _ => Error::Io(error),
-        })?;
+        let Some(pack) = self.pack(place.pack)? else {
+            return Ok(false);
+        };
+        pack.file
+            .read_exact_at(out, place.offset + offset as u64)
+            .map_err(|error| match error.kind() {
+                io::ErrorKind::UnexpectedEof => {
+                    Error::damaged(format!("pack {:08x} ends inside a block", place.pack))
+                }
+                _ => Error::Io(error),
+            })?;
         // The first bytes are taken from the row, whatever the pack says.
-        if let Some(known) = place.head.first[..place.head.len.min(place.head.first.len())].get(offset..) {
+        if let Some(known) =
+            place.head.first[..place.head.len.min(place.head.first.len())].get(offset..)
+        {
             let known = &known[..known.len().min(out.len())];
             out[..known.len()].copy_from_slice(known);
         }
@@ -321,7 +371,9 @@ impl BlockStore for Packs {
                 return Err(Error::damaged("a block of a length that no block has"));
             }
         }
-        blocks.chunks(GROUP).try_for_each(|group| self.put_group(group))
+        blocks
+            .chunks(GROUP)
+            .try_for_each(|group| self.put_group(group))
     }
 
     fn sync(&self) -> Result<()> {
@@ -335,14 +387,19 @@ impl BlockStore for Packs {
             return Err(io::Error::other("an earlier sync of the packs failed").into());
         }
         let mut tail = self.tail.lock();
-        let Some(pack) = tail.pack.clone() else { return Ok(()) };
+        let Some(pack) = tail.pack.clone() else {
+            return Ok(());
+        };
         let (end, appends) = (tail.end, tail.appends);
         let older = mem::take(&mut tail.unsynced);
         let new_entries = mem::take(&mut tail.new_entries);
         tail.written_out = end;
         drop(tail);
 
-        let mut outcome = older.iter().chain([&pack]).try_for_each(|pack| pack.file.sync_data());
+        let mut outcome = older
+            .iter()
+            .chain([&pack])
+            .try_for_each(|pack| pack.file.sync_data());
         if outcome.is_ok() && new_entries {
             outcome = File::open(&self.dir).and_then(|dir| dir.sync_all());
         }
@@ -353,7 +410,9 @@ impl BlockStore for Packs {
         }
         synced.appends = appends;
         (synced.point.pack, synced.point.end) = (pack.number, end);
-        let near = |recorded: SyncPoint| recorded.pack == pack.number && end - recorded.end < RECORD_SYNC_BYTES;
+        let near = |recorded: SyncPoint| {
+            recorded.pack == pack.number && end - recorded.end < RECORD_SYNC_BYTES
+        };
         if !synced.recorded.is_some_and(near) {
             self.record(synced)?;
         }
@@ -380,7 +439,12 @@ fn write_all(file: &File, mut parts: &mut [IoSlice<'_>], mut offset: u64) -> io:
 /// Has the kernel begin to write out a range of a file; only a hint.
 fn write_out(file: &File, start: u64, end: u64) {
     // "Won't need" begins the writing and drops only pages that are clean already; these are not.
-    let _ = rustix::fs::fadvise(file, start, NonZeroU64::new(end - start), rustix::fs::Advice::DontNeed);
+    let _ = rustix::fs::fadvise(
+        file,
+        start,
+        NonZeroU64::new(end - start),
+        rustix::fs::Advice::DontNeed,
+    );
 }
 
 /// Tells a full disk (or quota) from a failing one.

@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use crypto::{DeviceKeys, Entropy, SeededEntropy, SymmetricKey, UserKeys};
+use crypto::{DeviceId, DeviceKeys, Entropy, SeededEntropy, SymmetricKey, UserKeys};
 use p2pfs_volume::{
     Caller, Clock, Handle, Ino, JoinRequest, Message, NewNode, NodeKind, OpenMode, Parts, RenameMode, Result, Role, Session,
     Timestamp, Volume, content::MemoryBlocks, memory_store::MemoryStore,
@@ -119,6 +119,11 @@ impl Replica {
         sync(admin, &replica);
         assert!(replica.volume.is_ready());
         replica
+    }
+
+    /// This replica's device.
+    pub fn device_id(&self) -> DeviceId {
+        DeviceKeys::from_bytes(&self.device).unwrap().id()
     }
 
     /// Opens the store again, as after the death of the process.

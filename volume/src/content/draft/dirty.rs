@@ -31,7 +31,13 @@ pub(super) struct DirtyBlock {
 impl DirtyBlock {
     pub(super) fn new(under: BlockHash, stamp: u64) -> Self {
         let known = if under.is_hole() { ALL } else { 0 };
-        Self { data: vec![0; BLOCK_SIZE], known, filled: 0, under, stamp }
+        Self {
+            data: vec![0; BLOCK_SIZE],
+            known,
+            filled: 0,
+            under,
+            stamp,
+        }
     }
 
     pub(super) fn data(&self) -> &[u8] {
@@ -95,7 +101,14 @@ impl DirtyBlock {
     }
 
     /// Appends the bytes `from..to` to `out`, from below where they aren't known here.
-    pub(super) fn read(&self, blocks: &Blocks, keys: &KeyRing, from: usize, to: usize, out: &mut Vec<u8>) -> Result<()> {
+    pub(super) fn read(
+        &self,
+        blocks: &Blocks,
+        keys: &KeyRing,
+        from: usize,
+        to: usize,
+        out: &mut Vec<u8>,
+    ) -> Result<()> {
         let mut at = from;
         while at < to {
             let known = self.knows(at / UNIT);

@@ -34,9 +34,15 @@ const CHANGES: u8 = 1;
 /// One change of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Change<B> {
-    Write { offset: u64, bytes: B },
+    Write {
+        offset: u64,
+        bytes: B,
+    },
     Truncate(u64),
-    Punch { offset: u64, len: u64 },
+    Punch {
+        offset: u64,
+        len: u64,
+    },
     /// Blocks were shared from elsewhere: no small row can say that.
     Share,
 }
@@ -75,7 +81,15 @@ pub(super) struct Log {
 impl Log {
     pub(super) fn new(base: Content, keys: KeyRing) -> Self {
         let pending = Some(Vec::new());
-        Self { base, keys, header: None, next_row: 0, logged_bytes: 0, pending, pending_bytes: 0 }
+        Self {
+            base,
+            keys,
+            header: None,
+            next_row: 0,
+            logged_bytes: 0,
+            pending,
+            pending_bytes: 0,
+        }
     }
 
     /// Whether the store has rows of it.
@@ -84,7 +98,9 @@ impl Log {
     }
 
     pub(super) fn note(&mut self, change: Change<&[u8]>) {
-        let Some(pending) = &mut self.pending else { return };
+        let Some(pending) = &mut self.pending else {
+            return;
+        };
         let cost = match change {
             Change::Write { bytes, .. } => CHANGE_COST.saturating_add(bytes.len()),
             Change::Truncate(_) | Change::Punch { .. } => CHANGE_COST,
@@ -150,18 +166,34 @@ impl Draft {
     ///
     /// # Errors
     /// [`Error::Damaged`], or as [`Draft::write`].
-    pub fn recover(ino: u64, store: &SealedStore, blocks: Blocks, mut keys: KeyRing) -> Result<Option<(Self, Vec<u8>)>> {
-        let Some(row) = store.get(Space::Drafts, &row_key(ino, HEADER, 0))? else { return Ok(None) };
-        let Header { base, keys: others, header } = decode(&row)?;
+    pub fn recover(
+        ino: u64,
+        store: &SealedStore,
+        blocks: Blocks,
+        mut keys: KeyRing,
+    ) -> Result<Option<(Self, Vec<u8>)>> {
+        let Some(row) = store.get(Space::Drafts, &row_key(ino, HEADER, 0))? else {
+            return Ok(None);
+        };
+        let Header {
+            base,
+            keys: others,
+            header,
+        } = decode(&row)?;
         base.validate()?;
         others.iter().for_each(|key| keys.add(key));
         let mut log = Log::new(base.clone(), keys.clone());
         let mut draft = Self::new(blocks, base, keys);
-        let (mut from, end) = (row_key(ino, CHANGES, 0), prefix_end(&kind_key(ino, CHANGES)));
+        let (mut from, end) = (
+            row_key(ino, CHANGES, 0),
+            prefix_end(&kind_key(ino, CHANGES)),
+        );
         loop {
             let rows = store.scan(Space::Drafts, &from, &end, SCAN_ROWS)?;
             let Some((last, _)) = rows.last() else { break };
-            log.next_row = last.last_chunk().map_or(0, |number| u64::from_be_bytes(*number).saturating_add(1));
+            log.next_row = last
+                .last_chunk()
+                .map_or(0, |number| u64::from_be_bytes(*number).saturating_add(1));
             from = row_key(ino, CHANGES, log.next_row);
             for (_, row) in rows {
                 log.logged_bytes += row.len();
@@ -186,7 +218,9 @@ impl Draft {
         loop {
             // Raw: the rows need not be opened to be dropped.
             let rows = store.raw().scan(Space::Drafts, &from, &end, SCAN_ROWS)?;
-            let Some((last, _)) = rows.last() else { return Ok(()) };
+            let Some((last, _)) = rows.last() else {
+                return Ok(());
+            };
             from = [last.as_slice(), &[0]].concat();
             for (key, _) in rows {
                 batch.remove(Space::Drafts, key);
@@ -199,7 +233,9 @@ impl Draft {
         let mut inodes = Vec::new();
         let mut from = Vec::new();
         while let Some((key, _)) = store.raw().scan(Space::Drafts, &from, &[], 1)?.pop() {
-            let ino = key.first_chunk().ok_or_else(|| Error::damaged("a key in `drafts`"))?;
+            let ino = key
+                .first_chunk()
+                .ok_or_else(|| Error::damaged("a key in `drafts`"))?;
             inodes.push(u64::from_be_bytes(*ino));
             from = prefix_end(ino);
             if from.is_empty() {
@@ -224,15 +260,36 @@ fn row_key(ino: u64, kind: u8, number: u64) -> Vec<u8> {
     key
 }
 
-fn put_header(ino: u64, log: &Log, header: &[u8], store: &SealedStore, batch: &mut Batch) -> Result<()> {
-    let keys = log.keys.others().iter().map(|key| key.node_key().clone()).collect();
-    let row = Header { base: log.base.clone(), keys, header: header.to_vec() };
-    store.put(batch, Space::Drafts, row_key(ino, HEADER, 0), &encode(&row)?);
+fn put_header(
+    ino: u64,
+    log: &Log,
+    header: &[u8],
+    store: &SealedStore,
+    batch: &mut Batch,
+) -> Result<()> {
+    let keys = log
+        .keys
+        .others()
+        .iter()
+        .map(|key| key.node_key().clone())
+        .collect();
+    let row = Header {
+        base: log.base.clone(),
+        keys,
+        header: header.to_vec(),
+    };
+    store.put(
+        batch,
+        Space::Drafts,
+        row_key(ino, HEADER, 0),
+        &encode(&row)?,
+    );
     Ok(())
 }
 
 fn encode(value: &impl Serialize) -> Result<Vec<u8>> {
-    rmp_serde::to_vec(value).map_err(|error| Error::damaged(format!("encoding a draft's row: {error}")))
+    rmp_serde::to_vec(value)
+        .map_err(|error| Error::damaged(format!("encoding a draft's row: {error}")))
 }
 
 fn decode<T: DeserializeOwned>(mut row: &[u8]) -> Result<T> {

@@ -4,6 +4,8 @@
 //! that fails with [`Error::Absent`] has changed nothing; the list nodes that sealing and folding will need were on this
 //! device when a change asked for them.
 
+mod sealing;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     ops::Range,
@@ -13,7 +15,7 @@ use crypto::BLOCK_SIZE;
 
 use crate::{
     content::{
-        BLOCK, BlockHash, Blocks, Content, ContentData, FAN_OUT, KeyRing, MAX_FILE_SIZE,
+        BLOCK, BlockHash, Blocks, FAN_OUT, KeyRing, MAX_FILE_SIZE,
         blocks::{Leaves, Missing, Pieces, piece},
         blocks_of, tree,
     },
@@ -21,11 +23,6 @@ use crate::{
 };
 
 use super::dirty::{DirtyBlock, UNIT};
-
-/// Filled blocks are sealed when there are this many, together.
-const FILLED_GROUP: usize = 8;
-/// Pieces are folded into the list when there are more.
-const MAX_PIECES: usize = 64 << 10;
 
 static ZEROS: [u8; BLOCK_SIZE] = [0; BLOCK_SIZE];
 
@@ -93,7 +90,14 @@ impl Overlay {
         let mut overlay = Self::new(bytes.len() as u64, 0, BlockHash::HOLE, 0);
         if !bytes.is_empty() {
             let (under, to) = (BlockHash::HOLE, bytes.len());
-            let edge = Edge { index: 0, from: 0, to, under, covers: true, loaded: Vec::new() };
+            let edge = Edge {
+                index: 0,
+                from: 0,
+                to,
+                under,
+                covers: true,
+                loaded: Vec::new(),
+            };
             overlay.apply(edge, bytes);
         }
         overlay
@@ -151,7 +155,13 @@ impl Overlay {
         Ok(())
     }
 
-    pub(super) fn read(&self, means: &Means, offset: u64, len: usize, out: &mut Vec<u8>) -> Result<()> {
+    pub(super) fn read(
+        &self,
+        means: &Means,
+        offset: u64,
+        len: usize,
+        out: &mut Vec<u8>,
+    ) -> Result<()> {
         let end = offset.saturating_add(len as u64).min(self.size);
         if offset >= end {
             return Ok(());
@@ -165,7 +175,13 @@ impl Overlay {
                 (Some(block), Some(out)) => block.read(blocks, keys, from, to, out),
                 (Some(block), None) if block.knows_range(from, to) => Ok(()),
                 (Some(block), None) => blocks.require(&block.under),
-                (None, Some(out)) => blocks.read_block(&self.under_with(&mut leaves, index)?, keys, from, to - from, out),
+                (None, Some(out)) => blocks.read_block(
+                    &self.under_with(&mut leaves, index)?,
+                    keys,
+                    from,
+                    to - from,
+                    out,
+                ),
                 (None, None) => blocks.require(&self.under_with(&mut leaves, index)?),
             })?;
         }
@@ -185,7 +201,9 @@ impl Overlay {
         let mut leaves = self.leaves(means);
         let (mut edges, mut whole, mut unders) = (Vec::new(), Vec::new(), Vec::new());
         for index in touched {
-            let Some(under) = missing.note(self.under_with(&mut leaves, index))? else { continue };
+            let Some(under) = missing.note(self.under_with(&mut leaves, index))? else {
+                continue;
+            };
             let (from, to) = piece(index, offset, end);
             if to - from == BLOCK_SIZE {
                 whole.push(&bytes[(index * BLOCK - offset) as usize..][..BLOCK_SIZE]);
@@ -211,21 +229,44 @@ impl Overlay {
     }
 
     /// Makes the part `from..to` of a block ready to be written, with what that needs from below.
-    fn edge(&self, means: &Means, index: u64, from: usize, to: usize, under: BlockHash) -> Result<Edge> {
+    fn edge(
+        &self,
+        means: &Means,
+        index: u64,
+        from: usize,
+        to: usize,
+        under: BlockHash,
+    ) -> Result<Edge> {
         let here = (self.size.saturating_sub(index * BLOCK)).min(BLOCK) as usize;
         let covers = from == 0 && to >= here;
-        let mut edge = Edge { index, from, to, under, covers, loaded: Vec::new() };
+        let mut edge = Edge {
+            index,
+            from,
+            to,
+            under,
+            covers,
+            loaded: Vec::new(),
+        };
         if covers || under.is_hole() {
             return Ok(edge);
         }
         // Sealing needs the rest of it later; then it is too late to fetch it.
         means.blocks.require(&under)?;
-        let cut_units = [(from, from % UNIT != 0), (to, !to.is_multiple_of(UNIT) && to < here)];
-        for unit in cut_units.into_iter().filter(|(_, cut)| *cut).map(|(at, _)| at / UNIT) {
+        let cut_units = [
+            (from, !from.is_multiple_of(UNIT)),
+            (to, !to.is_multiple_of(UNIT) && to < here),
+        ];
+        for unit in cut_units
+            .into_iter()
+            .filter(|(_, cut)| *cut)
+            .map(|(at, _)| at / UNIT)
+        {
             let known = self.dirty_at(index).is_some_and(|block| block.knows(unit));
             if !known && edge.loaded.iter().all(|(loaded, _)| *loaded != unit) {
                 let mut bytes = Vec::with_capacity(UNIT);
-                means.blocks.read_block(&under, &means.keys, unit * UNIT, UNIT, &mut bytes)?;
+                means
+                    .blocks
+                    .read_block(&under, &means.keys, unit * UNIT, UNIT, &mut bytes)?;
                 edge.loaded.push((unit, bytes));
             }
         }
@@ -243,18 +284,27 @@ impl Overlay {
 
     /// The dirty block of an edge, with what was loaded for it.
     fn make_dirty(&mut self, edge: Edge) -> &mut DirtyBlock {
-        let Edge { index, under, covers, loaded, .. } = edge;
+        let Edge {
+            index,
+            under,
+            covers,
+            loaded,
+            ..
+        } = edge;
         if self.dirty_at(index).is_none() {
             self.replace(index, under, None);
             self.data_blocks += 1;
             let stamp = self.next_stamp;
             self.next_stamp += 1;
             self.dirty.insert(stamp, index);
-            self.pieces.insert(index, Piece::Dirty(Box::new(DirtyBlock::new(under, stamp))));
+            self.pieces
+                .insert(index, Piece::Dirty(Box::new(DirtyBlock::new(under, stamp))));
         }
         match self.pieces.get_mut(&index) {
             Some(Piece::Dirty(block)) => {
-                loaded.iter().for_each(|(unit, bytes)| block.learn(*unit, bytes));
+                loaded
+                    .iter()
+                    .for_each(|(unit, bytes)| block.learn(*unit, bytes));
                 if covers {
                     block.forget_under();
                 }
@@ -279,51 +329,6 @@ impl Overlay {
             self.data_blocks += u64::from(!hash.is_hole());
             self.pieces.insert(index, Piece::Sealed(hash));
         }
-    }
-
-    /// Seals what is due before a write to the blocks `touched`.
-    fn make_room(&mut self, means: &Means, touched: Range<u64>) -> Result<()> {
-        let moved_on = self.filled.iter().filter(|index| !touched.contains(index));
-        let moved_on: Vec<_> = moved_on.copied().collect();
-        if moved_on.len() >= FILLED_GROUP {
-            self.seal(means, &moved_on)?;
-        }
-        if self.dirty_bytes() + 2 * BLOCK_SIZE > means.budget {
-            // Down to three quarters, so that not every write has to.
-            let keep = means.budget / BLOCK_SIZE * 3 / 4;
-            self.seal_oldest(means, self.dirty.len().saturating_sub(keep).max(1))?;
-        }
-        if self.pieces.len() > MAX_PIECES {
-            self.fold(means)?;
-        }
-        Ok(())
-    }
-
-    /// Seals the `n` dirty blocks first written longest ago.
-    pub(super) fn seal_oldest(&mut self, means: &Means, n: usize) -> Result<usize> {
-        let oldest: Vec<_> = self.dirty.values().take(n).copied().collect();
-        self.seal(means, &oldest)?;
-        Ok(oldest.len())
-    }
-
-    /// Seals these dirty blocks; those that are sealed when it fails stay so, the others stay dirty.
-    fn seal(&mut self, means: &Means, indices: &[u64]) -> Result<()> {
-        for group in indices.chunks(2 * FILLED_GROUP) {
-            for index in group {
-                if let Some(Piece::Dirty(block)) = self.pieces.get_mut(index) {
-                    block.complete(&means.blocks, &means.keys)?;
-                }
-            }
-            let plains = group.iter().filter_map(|index| {
-                let len = (self.size - index * BLOCK).min(BLOCK) as usize;
-                self.dirty_at(*index).map(|block| &block.data()[..len])
-            });
-            let hashes = means.blocks.seal_put_many(&means.keys, plains)?;
-            for (index, hash) in group.iter().zip(hashes) {
-                self.replace(*index, BlockHash::HOLE, Some(hash));
-            }
-        }
-        Ok(())
     }
 
     pub(super) fn truncate(&mut self, means: &Means, size: u64) -> Result<()> {
@@ -367,7 +372,11 @@ impl Overlay {
         if offset >= end {
             return Ok(());
         }
-        let whole_end = if end == self.size { blocks_of(end) } else { end / BLOCK };
+        let whole_end = if end == self.size {
+            blocks_of(end)
+        } else {
+            end / BLOCK
+        };
         let whole = offset.div_ceil(BLOCK)..whole_end;
         let mut missing = Missing::default();
         let (mut edges, mut holes) = (Vec::new(), Vec::new());
@@ -375,9 +384,15 @@ impl Overlay {
         // A long range is cleared in the list itself, at the cost of its edges.
         let in_list = whole.end.saturating_sub(whole.start) > FAN_OUT;
         let touched = offset / BLOCK..end.div_ceil(BLOCK);
-        let skipped = if in_list { whole.clone() } else { touched.end..touched.end };
+        let skipped = if in_list {
+            whole.clone()
+        } else {
+            touched.end..touched.end
+        };
         for index in (touched.start..skipped.start).chain(skipped.end..touched.end) {
-            let Some(under) = missing.note(self.under_with(&mut leaves, index))? else { continue };
+            let Some(under) = missing.note(self.under_with(&mut leaves, index))? else {
+                continue;
+            };
             if self.dirty_at(index).is_none() && under.is_hole() {
                 continue;
             }
@@ -426,7 +441,8 @@ impl Overlay {
         };
         let mut leaves = self.leaves(means);
         for (index, piece) in self.pieces.range(range) {
-            let below = *index < self.visible && (self.full || leaves.at(*index).map_or(true, |hash| !hash.is_hole()));
+            let below = *index < self.visible
+                && (self.full || leaves.at(*index).map_or(true, |hash| !hash.is_hole()));
             let data = !matches!(piece, Piece::Sealed(hash) if hash.is_hole());
             count = (count + u64::from(data)).saturating_sub(u64::from(below));
         }
@@ -434,7 +450,13 @@ impl Overlay {
     }
 
     /// Lays sealed blocks over the file from block `first` on; the file is at least `size` long then.
-    pub(super) fn share(&mut self, means: &Means, first: u64, hashes: &[BlockHash], size: u64) -> Result<()> {
+    pub(super) fn share(
+        &mut self,
+        means: &Means,
+        first: u64,
+        hashes: &[BlockHash],
+        size: u64,
+    ) -> Result<()> {
         self.make_room(means, first..first + hashes.len() as u64)?;
         let mut missing = Missing::default();
         missing.note(self.require_edge(means, self.visible))?;
@@ -453,8 +475,13 @@ impl Overlay {
 
     /// The first block from `from` on that is data (or, with `data` false, a hole).
     pub(super) fn next(&self, means: &Means, from: u64, data: bool) -> Result<Option<u64>> {
-        let matches = |piece: &Piece| !matches!(piece, Piece::Sealed(hash) if hash.is_hole()) == data;
-        let in_pieces = self.pieces.range(from..).find(|(_, piece)| matches(piece)).map(|(index, _)| *index);
+        let matches =
+            |piece: &Piece| !matches!(piece, Piece::Sealed(hash) if hash.is_hole()) == data;
+        let in_pieces = self
+            .pieces
+            .range(from..)
+            .find(|(_, piece)| matches(piece))
+            .map(|(index, _)| *index);
         let mut at = from;
         let in_list = loop {
             let found = if at >= self.visible {
@@ -463,7 +490,9 @@ impl Overlay {
                 Some(self.visible)
             } else {
                 let shown = tree::next(&means.blocks, self.root, self.count, at, data)?;
-                shown.filter(|index| *index < self.visible).or((!data).then_some(self.visible))
+                shown
+                    .filter(|index| *index < self.visible)
+                    .or((!data).then_some(self.visible))
             };
             match found {
                 Some(index) if self.pieces.contains_key(&index) => at = index + 1,
@@ -473,35 +502,12 @@ impl Overlay {
         let first = in_pieces.into_iter().chain(in_list).min();
         Ok(first.filter(|index| *index < blocks_of(self.size)))
     }
-
-    /// Seals everything and brings the list up to date; returns the content.
-    pub(super) fn fold(&mut self, means: &Means) -> Result<Content> {
-        self.seal_oldest(means, usize::MAX)?;
-        let blocks = blocks_of(self.size);
-        let changes = self.pieces.iter().filter_map(|(index, piece)| match piece {
-            Piece::Sealed(hash) => Some((*index, *hash)),
-            Piece::Dirty(_) => None,
-        });
-        let changes = changes.collect();
-        let mut root = self.root;
-        if self.visible < self.count {
-            root = tree::update(&means.blocks, root, self.count, self.visible, &BTreeMap::new())?;
-        }
-        self.root = tree::update(&means.blocks, root, self.visible, blocks, &changes)?;
-        (self.count, self.visible) = (blocks, blocks);
-        self.pieces.clear();
-        let allocated = match self.allocated(means) {
-            _ if self.root.is_hole() => 0,
-            0 => BLOCK.min(self.size),
-            allocated => allocated,
-        };
-        self.data_blocks = allocated.div_ceil(BLOCK);
-        self.full = allocated == self.size;
-        Ok(Content { size: self.size, allocated, data: ContentData::Tree { root: self.root, blocks } })
-    }
 }
 
 /// The end of a range, which must lie where a file can reach.
 fn end_of(offset: u64, len: u64) -> Result<u64> {
-    offset.checked_add(len).filter(|end| *end <= MAX_FILE_SIZE).ok_or(Error::FileTooLarge)
+    offset
+        .checked_add(len)
+        .filter(|end| *end <= MAX_FILE_SIZE)
+        .ok_or(Error::FileTooLarge)
 }

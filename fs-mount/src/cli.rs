@@ -1,0 +1,235 @@
+//! The command line: what can be typed.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use clap::{Args, Parser, Subcommand};
+use clap_complete::Shell;
+use peer_net::registry_address::RegistryAddress;
+
+use crate::duration;
+
+const EXIT_STATUS: &str = "Exit status: 0 done, 1 failed (one line on standard error says why), 2 wrong usage.\n\
+    Everything lives under $P2PFS_HOME when it is set, else under the XDG folders.";
+
+/// A filesystem that a group of people share without trusting any server.
+#[derive(Debug, Parser)]
+#[command(name = "p2pfs", version, after_help = EXIT_STATUS, disable_help_subcommand = true)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Make a new volume and your identity in it
+    Init(Init),
+    /// Mount a volume; returns when it is usable
+    Mount(Mount),
+    /// Unmount a volume and end its daemon
+    Unmount(Unmount),
+    /// Print a ticket that lets one more person in
+    Invite(Invite),
+    /// Join a volume with a ticket
+    Join(Join),
+    /// Show how a volume is doing
+    Status(Listing),
+    /// List the other members' devices and how far they are in step
+    Peers(Listing),
+    /// List the members
+    Users(Listing),
+    /// List the members' devices
+    Devices(Listing),
+    /// List the volumes on this machine
+    Volumes(Volumes),
+    /// Wait until connected peers have everything, and everything of theirs is here
+    Wait(Wait),
+    /// Print a completion script for a shell
+    Completions(Completions),
+}
+
+/// Which volume, and what opens its keys.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Which {
+    /// The volume, by its label or the first digits of its id (needed when there are several)
+    #[arg(long, value_name = "LABEL|ID")]
+    pub(crate) volume: Option<String>,
+    /// Read the passphrase from this file (- is standard input)
+    #[arg(long, value_name = "FILE")]
+    pub(crate) passphrase_file: Option<PathBuf>,
+}
+
+/// What protects the keys of a new identity.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct NewKeys {
+    /// Protect the keys with the passphrase in this file (- is standard input)
+    #[arg(long, value_name = "FILE")]
+    pub(crate) passphrase_file: Option<PathBuf>,
+    /// Keep the key to the keys in a file beside them: whoever reads this disk has them
+    #[arg(long, conflicts_with = "passphrase_file")]
+    pub(crate) no_passphrase: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Init {
+    /// Your name in the volume: 1 to 32 of a-z 0-9 . _ -, starting with a letter
+    #[arg(long, value_parser = user_name)]
+    pub(crate) name: String,
+    /// What to call the volume on this machine
+    #[arg(long, value_name = "LABEL", default_value = "p2pfs", value_parser = label)]
+    pub(crate) volume: String,
+    /// A registry through which peers find each other; may be given several times
+    #[arg(long, value_name = "ADDR:PORT#KEY")]
+    pub(crate) registry: Vec<RegistryAddress>,
+    #[command(flatten)]
+    pub(crate) keys: NewKeys,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Mount {
+    /// Where; an empty folder [default: ~/p2pfs, made when missing]
+    pub(crate) mountpoint: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) which: Which,
+    /// Stay in the foreground, log to standard error, tell systemd when ready
+    #[arg(long)]
+    pub(crate) foreground: bool,
+    /// Listen for peers here [default: all addresses, a free port]
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub(crate) listen: Option<SocketAddr>,
+    /// Let other users of this machine in; as root, owners and modes are then kept as on an ordinary disk
+    #[arg(long)]
+    pub(crate) allow_other: bool,
+    /// Use this registry from now on instead of those given earlier; may be given several times
+    #[arg(long, value_name = "ADDR:PORT#KEY")]
+    pub(crate) registry: Vec<RegistryAddress>,
+    /// Started by `mount` itself to stay in the background
+    #[arg(long, hide = true)]
+    pub(crate) background_child: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Unmount {
+    /// Where it is mounted [default: where the only mounted volume is]
+    pub(crate) mountpoint: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) which: Which,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Invite {
+    /// What the new member may do
+    #[arg(long, default_value = "writer", value_parser = ["writer", "reader", "admin", "keeper"])]
+    pub(crate) role: String,
+    /// How long the ticket is good for
+    #[arg(long, value_name = "TIME", default_value = "24h", value_parser = duration::parse_positive)]
+    pub(crate) expires: Duration,
+    /// For your own next machine
+    #[arg(long)]
+    pub(crate) device: bool,
+    #[command(flatten)]
+    pub(crate) which: Which,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Join {
+    /// The ticket, as `p2pfs invite` printed it
+    pub(crate) ticket: String,
+    /// Your name in the volume: 1 to 32 of a-z 0-9 . _ -, starting with a letter
+    #[arg(long, value_parser = user_name)]
+    pub(crate) name: String,
+    /// What to call the volume on this machine
+    #[arg(long, value_name = "LABEL", default_value = "p2pfs", value_parser = label)]
+    pub(crate) volume: String,
+    #[command(flatten)]
+    pub(crate) keys: NewKeys,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Listing {
+    #[command(flatten)]
+    pub(crate) which: Which,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Volumes {
+    /// Read the passphrase from this file (- is standard input), to show labels under it
+    #[arg(long, value_name = "FILE")]
+    pub(crate) passphrase_file: Option<PathBuf>,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Wait {
+    /// How long at most
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = duration::parse)]
+    pub(crate) timeout: Duration,
+    #[command(flatten)]
+    pub(crate) which: Which,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Completions {
+    /// The shell
+    pub(crate) shell: Shell,
+}
+
+/// A user's name: the same rule as the volume's own, so that a slip shows before anything is made.
+fn user_name(text: &str) -> Result<String, String> {
+    let allowed = |b: u8| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'_' | b'-');
+    let starts = text.bytes().next().is_some_and(|b| b.is_ascii_lowercase());
+    if starts && text.len() <= 32 && text.bytes().all(allowed) {
+        return Ok(text.to_owned());
+    }
+    Err("1 to 32 of a-z 0-9 . _ - are needed, starting with a letter".to_owned())
+}
+
+/// A volume's label: short and printable, since listings show it.
+fn label(text: &str) -> Result<String, String> {
+    let printable = !text.chars().any(char::is_control) && text.trim() == text;
+    if printable && !text.is_empty() && text.len() <= 64 {
+        return Ok(text.to_owned());
+    }
+    Err("1 to 64 printable characters are needed".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_definition_holds_together() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn names() {
+        for good in ["a", "alice", "bob-2.x_y", &"a".repeat(32)] {
+            assert!(user_name(good).is_ok(), "{good}");
+        }
+        for bad in ["", "Alice", "2bob", "-a", "al ice", "é", &"a".repeat(33)] {
+            assert!(user_name(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn labels() {
+        assert!(label("my documents").is_ok());
+        for bad in ["", " a", "a\n", "a\u{1b}[0m"] {
+            assert!(label(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_mount_takes_everything() {
+        let typed = "p2pfs mount /mnt --volume docs --foreground --listen 127.0.0.1:0 --allow-other";
+        let Command::Mount(mount) = Cli::try_parse_from(typed.split(' ')).unwrap().command else { panic!("mount") };
+        assert!(mount.foreground && mount.allow_other && mount.listen.is_some());
+        assert_eq!(mount.which.volume.as_deref(), Some("docs"));
+    }
+}

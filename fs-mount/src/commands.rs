@@ -1,0 +1,40 @@
+//! The commands, one module each; the listings share one.
+
+use clap::CommandFactory;
+
+use crate::{
+    cli::{Cli, Command},
+    failure::Outcome,
+    home::Home,
+};
+
+mod init;
+mod invite;
+mod join;
+mod listings;
+mod mount;
+mod unmount;
+mod wait;
+
+/// Does what was typed.
+pub(crate) fn run(command: Command) -> Outcome<()> {
+    if let Command::Completions(args) = command {
+        clap_complete::generate(args.shell, &mut Cli::command(), "p2pfs", &mut std::io::stdout());
+        return Ok(());
+    }
+    let home = Home::locate()?;
+    match command {
+        Command::Init(args) => init::run(&home, args),
+        Command::Mount(args) => mount::run(&home, args),
+        Command::Unmount(args) => unmount::run(&home, &args),
+        Command::Invite(args) => invite::run(&home, &args),
+        Command::Join(args) => join::run(&home, args),
+        Command::Status(args) => listings::status(&home, &args),
+        Command::Peers(args) => listings::peers(&home, &args),
+        Command::Users(args) => listings::users(&home, &args),
+        Command::Devices(args) => listings::devices(&home, &args),
+        Command::Volumes(args) => listings::volumes(&home, &args),
+        Command::Wait(args) => wait::run(&home, &args),
+        Command::Completions(_) => Ok(()),
+    }
+}

@@ -1,0 +1,216 @@
+//! `p2pfs status`, `peers`, `users`, `devices`, `volumes`.
+
+use std::{ffi::OsString, os::unix::ffi::OsStringExt, path::PathBuf};
+
+use crate::{
+    cli::{Listing, Volumes},
+    control::{
+        client::unexpected,
+        protocol::{Reply, Request},
+    },
+    failure::Outcome,
+    home::Home,
+    open_volume::ask_or_open,
+    output::{self, bytes, count},
+    report::{LocalVolume, Peer, Status},
+    select::inspect,
+    unlock::read_passphrase,
+};
+
+pub(crate) fn status(home: &Home, args: &Listing) -> Outcome<()> {
+    let Reply::Status(status) = ask_or_open(home, &args.which, &Request::Status)? else { return Err(unexpected()) };
+    if args.json { output::json(&*status) } else { output::line(&screen(&status)) }
+}
+
+/// The status on one screen.
+fn screen(status: &Status) -> String {
+    let mut lines = vec![
+        format!("volume      {} ({})", status.volume, short(&status.id)),
+        format!("mounted     {}", status.mountpoint.as_deref().unwrap_or("no")),
+        format!("you         {}, {}", status.user, status.role.as_deref().unwrap_or("not admitted yet")),
+        format!("device      {}", short(&status.device)),
+        // The root folder is there from the start.
+        format!("contents    {}, {}", count(status.nodes.saturating_sub(1), "file"), count(status.commits, "commit")),
+    ];
+    if status.pending > 0 {
+        lines.push(format!("pending     {} not in a commit yet", count(status.pending, "change")));
+    }
+    if status.wanted_blocks > 0 {
+        let wanted = count(status.wanted_blocks, "block");
+        lines.push(format!("to fetch    {wanted}, about {}", bytes(status.wanted_bytes)));
+    }
+    if status.conflicts > 0 {
+        lines.push(format!("conflicts   {}", count(status.conflicts, "file")));
+    }
+    lines.push(format!("peers       {} of {} connected", status.peers_connected, status.peers_known));
+    for registry in &status.registries {
+        lines.push(format!("registry    {} {}", place(&registry.address), registry.state));
+    }
+    for address in &status.listen {
+        lines.push(format!("listening   {address}"));
+    }
+    for invitation in &status.invitations {
+        lines.push(format!("invitation  {} until {}", invitation.role, invitation.expires));
+    }
+    lines.join("\n")
+}
+
+pub(crate) fn peers(home: &Home, args: &Listing) -> Outcome<()> {
+    let Reply::Peers(peers) = ask_or_open(home, &args.which, &Request::Peers)? else { return Err(unexpected()) };
+    if args.json {
+        return output::json(&peers);
+    }
+    if peers.is_empty() {
+        return output::line("nobody else is in this volume yet: `p2pfs invite` prints a ticket");
+    }
+    let rows: Vec<Vec<String>> = peers.iter().map(peer_row).collect();
+    output::table(&["NAME", "DEVICE", "ADDRESS", "RTT", "STATE"], &rows)
+}
+
+fn peer_row(peer: &Peer) -> Vec<String> {
+    let behind = || {
+        let (here, there) = (peer.missing_here.unwrap_or(0), peer.missing_there.unwrap_or(0));
+        let mut parts = Vec::new();
+        if here > 0 {
+            parts.push(format!("{} to come", count(here, "commit")));
+        }
+        if there > 0 {
+            parts.push(format!("{} to go", count(there, "commit")));
+        }
+        if peer.all_theirs_here == Some(false) {
+            parts.push("contents to come".to_owned());
+        }
+        if peer.holds_all_mine == Some(false) {
+            parts.push("contents to go".to_owned());
+        }
+        if parts.is_empty() { "in step".to_owned() } else { parts.join(", ") }
+    };
+    let state = match (peer.connected, peer.in_step) {
+        (false, _) => "offline".to_owned(),
+        (true, false) if peer.missing_here.unwrap_or(0) + peer.missing_there.unwrap_or(0) == 0 => {
+            "comparing".to_owned()
+        }
+        (true, _) => behind(),
+    };
+    vec![
+        peer.name.clone().unwrap_or_else(|| "?".to_owned()),
+        short(&peer.device).to_owned(),
+        peer.address.clone().unwrap_or_else(|| "-".to_owned()),
+        peer.rtt_ms.map_or_else(|| "-".to_owned(), |ms| format!("{ms} ms")),
+        state,
+    ]
+}
+
+pub(crate) fn users(home: &Home, args: &Listing) -> Outcome<()> {
+    let Reply::Users(users) = ask_or_open(home, &args.which, &Request::Users)? else { return Err(unexpected()) };
+    if args.json {
+        return output::json(&users);
+    }
+    let rows: Vec<Vec<String>> = users
+        .iter()
+        .map(|u| {
+            let name = if u.me { format!("{} (you)", u.name) } else { u.name.clone() };
+            vec![name, u.role.clone(), u.number.to_string(), u.devices.len().to_string(), short(&u.id).to_owned()]
+        })
+        .collect();
+    output::table(&["NAME", "ROLE", "NUMBER", "DEVICES", "ID"], &rows)
+}
+
+pub(crate) fn devices(home: &Home, args: &Listing) -> Outcome<()> {
+    let Reply::Devices(devices) = ask_or_open(home, &args.which, &Request::Devices)? else { return Err(unexpected()) };
+    if args.json {
+        return output::json(&devices);
+    }
+    let rows: Vec<Vec<String>> = devices
+        .iter()
+        .map(|d| {
+            let device = if d.me { format!("{} (this)", short(&d.device)) } else { short(&d.device).to_owned() };
+            vec![device, d.name.clone(), d.commits.to_string(), d.admitted.clone()]
+        })
+        .collect();
+    output::table(&["DEVICE", "USER", "COMMITS", "ADMITTED"], &rows)
+}
+
+pub(crate) fn volumes(home: &Home, args: &Volumes) -> Outcome<()> {
+    let passphrase = args.passphrase_file.as_deref().map(read_passphrase).transpose()?;
+    let volumes: Vec<LocalVolume> = home
+        .volumes()?
+        .into_iter()
+        .map(|dir| {
+            let known = inspect(dir, passphrase.as_ref());
+            let mounted = known.daemon.is_some();
+            let (id, mountpoint) = match known.daemon {
+                Some(hello) => (hello.id, Some(PathBuf::from(OsString::from_vec(hello.mountpoint)))),
+                None => (known.dir.short_id().to_owned(), None),
+            };
+            let mountpoint = mountpoint.map(|path| path.display().to_string());
+            LocalVolume { volume: known.label, id, user: known.user, mountpoint, mounted }
+        })
+        .collect();
+    if args.json {
+        return output::json(&volumes);
+    }
+    if volumes.is_empty() {
+        return output::line(
+            "no volume here: `p2pfs init --name YOU` makes one, `p2pfs join TICKET --name YOU` joins one",
+        );
+    }
+    let rows: Vec<Vec<String>> = volumes
+        .iter()
+        .map(|v| {
+            let locked = || "(locked)".to_owned();
+            vec![
+                v.volume.clone().unwrap_or_else(locked),
+                short(&v.id).to_owned(),
+                v.user.clone().unwrap_or_else(locked),
+                v.mountpoint.clone().unwrap_or_else(|| "-".to_owned()),
+            ]
+        })
+        .collect();
+    output::table(&["VOLUME", "ID", "USER", "MOUNTED AT"], &rows)
+}
+
+/// The first digits of an id, enough to tell it by.
+fn short(id: &str) -> &str {
+    id.get(..8).unwrap_or(id)
+}
+
+/// A registry's address without its long key.
+fn place(registry: &str) -> &str {
+    registry.split('#').next().unwrap_or(registry)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn peer() -> Peer {
+        Peer {
+            name: Some("bob".to_owned()),
+            device: "4f2a91c0".repeat(8),
+            connected: true,
+            address: Some("127.0.0.1:4000".to_owned()),
+            rtt_ms: Some(0.3),
+            in_step: true,
+            missing_here: Some(0),
+            missing_there: Some(0),
+            holds_all_mine: Some(true),
+            all_theirs_here: Some(true),
+            connected_seconds: Some(5),
+        }
+    }
+
+    fn check(peer: &Peer, expected: &str) {
+        assert_eq!(peer_row(peer).pop().unwrap(), expected);
+    }
+
+    #[test]
+    fn a_peers_state_is_said_in_words() {
+        check(&peer(), "in step");
+        check(&Peer { connected: false, ..peer() }, "offline");
+        check(&Peer { in_step: false, ..peer() }, "comparing");
+        check(&Peer { in_step: false, missing_here: Some(1), ..peer() }, "1 commit to come");
+        check(&Peer { in_step: false, missing_there: Some(2), ..peer() }, "2 commits to go");
+        check(&Peer { holds_all_mine: Some(false), ..peer() }, "contents to go");
+    }
+}

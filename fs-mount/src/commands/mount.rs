@@ -1,0 +1,47 @@
+//! `p2pfs mount`: brings the daemon up, in the background or here.
+
+use crate::{
+    cli::Mount,
+    control::client,
+    daemon::{self, Config, launch},
+    failure::Outcome,
+    home::{Home, user_home},
+    mountpoint,
+    select::{Chosen, choose},
+    unlock::{ask_passphrase, unlock_unasked},
+    volume_lock::already_mounted,
+};
+
+pub(crate) fn run(home: &Home, args: Mount) -> Outcome<()> {
+    let Chosen { dir, passphrase } = choose(home, &args.which, true)?;
+    dir.check_format()?;
+    if let Some(hello) = client::hello(&dir)? {
+        return Err(already_mounted(&dir, hello));
+    }
+    // Asked for here: the daemon in the background has no terminal.
+    let passphrase = match unlock_unasked(&dir, passphrase.as_ref())? {
+        Some(_) => passphrase,
+        None => Some(ask_passphrase(&dir)?),
+    };
+    let (mountpoint, create) = match &args.mountpoint {
+        Some(path) => (mountpoint::absolute(path)?, false),
+        None => (mountpoint::absolute(&user_home()?.join("p2pfs"))?, true),
+    };
+    let config = Config {
+        dir,
+        passphrase,
+        mountpoint,
+        create,
+        allow_other: args.allow_other,
+        listen: args.listen,
+        registries: args.registry,
+    };
+    if args.foreground {
+        return daemon::run(config, |ready| {
+            // Whether anybody reads it makes no difference to the mount.
+            let _ = launch::announce(&ready.mountpoint, &ready.warnings);
+        });
+    }
+    let warnings = launch::in_background(&config)?;
+    launch::announce(&config.mountpoint, &warnings)
+}

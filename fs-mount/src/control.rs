@@ -1,0 +1,9 @@
+//! The conversation between the command line and the daemon: a Unix socket, one request per connection.
+//!
+//! The client sends one line of JSON, the daemon answers with lines of JSON: any number of progress lines, then one
+//! reply. Both ends are one program of one version, so this is no format that others rely on.
+
+pub(crate) mod client;
+pub(crate) mod protocol;
+pub(crate) mod server;
+pub(crate) mod socket;

@@ -1,0 +1,153 @@
+//! The command line's end of the control socket.
+
+use std::{
+    io::{self, BufRead, BufReader, Read, Write},
+    os::unix::net::UnixStream,
+    time::Duration,
+};
+
+use super::{
+    protocol::{ANSWER_LIMIT, Hello, Line, Progress, Reply, Request},
+    socket::with_short_path,
+};
+use crate::{
+    failure::{Because, Failure, Outcome, plain},
+    home::VolumeDir,
+};
+
+/// How long a daemon may take for what needs no waiting.
+const ANSWER_TIME: Duration = Duration::from_secs(30);
+/// How long a daemon that has closed everything may take to end.
+const LAST_MOMENT: Duration = Duration::from_secs(10);
+
+/// Has the volume's daemon unmount and end; returns when its process is gone. `None` when there is none.
+pub(crate) fn end(dir: &VolumeDir) -> Outcome<Option<()>> {
+    let Some(mut reader) = send(dir, &Request::Unmount)? else { return Ok(None) };
+    match read_line(&mut reader)? {
+        Line::Failed(why) => Err(Failure::new(why)),
+        Line::Reply(Reply::Done) => {
+            // Nothing more comes; the connection ends with the process. How it ends doesn't matter.
+            let _ = reader.get_ref().set_read_timeout(Some(LAST_MOMENT));
+            let _ = reader.read(&mut [0]);
+            Ok(Some(()))
+        }
+        Line::Progress(_) | Line::Reply(_) => Err(unexpected()),
+    }
+}
+
+/// Asks the volume's daemon; `None` when there is none.
+pub(crate) fn ask(dir: &VolumeDir, request: &Request) -> Outcome<Option<Reply>> {
+    ask_with_progress(dir, request, |_| ())
+}
+
+/// The same, showing how far it is.
+pub(crate) fn ask_with_progress(
+    dir: &VolumeDir,
+    request: &Request,
+    mut progress: impl FnMut(&Progress),
+) -> Outcome<Option<Reply>> {
+    let Some(mut reader) = send(dir, request)? else { return Ok(None) };
+    loop {
+        match read_line(&mut reader)? {
+            Line::Progress(how_far) => progress(&how_far),
+            Line::Failed(why) => return Err(Failure::new(why)),
+            Line::Reply(reply) => return Ok(Some(reply)),
+        }
+    }
+}
+
+fn send(dir: &VolumeDir, request: &Request) -> Outcome<Option<BufReader<UnixStream>>> {
+    let mut stream = match with_short_path(&dir.socket(), |path| UnixStream::connect(path)) {
+        Ok(stream) => stream,
+        Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => return Ok(None),
+        Err(e) => return Err(Failure::new(format!("asking the daemon: {}", plain(&e)))),
+    };
+    let patient = matches!(request, Request::Wait { .. } | Request::Unmount);
+    stream.set_read_timeout((!patient).then_some(ANSWER_TIME)).because(|| "asking the daemon".to_owned())?;
+    let mut line = serde_json::to_string(request).expect("a request can be encoded");
+    line.push('\n');
+    stream.write_all(line.as_bytes()).because(|| "asking the daemon".to_owned())?;
+    Ok(Some(BufReader::new(stream)))
+}
+
+fn read_line(reader: &mut BufReader<UnixStream>) -> Outcome<Line> {
+    let mut line = String::new();
+    reader.take(ANSWER_LIMIT).read_line(&mut line).map_err(|e| match e.kind() {
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
+            Failure::new("the daemon does not answer: see its log, or end its process")
+        }
+        _ => Failure::new(format!("the daemon's answer: {}", plain(&e))),
+    })?;
+    if line.is_empty() {
+        return Err(Failure::new("the daemon ended before it answered: its log tells why"));
+    }
+    serde_json::from_str(&line).map_err(|_| Failure::new("the daemon is of another version: unmount and mount again"))
+}
+
+/// The daemon of a volume, when it runs.
+pub(crate) fn hello(dir: &VolumeDir) -> Outcome<Option<Hello>> {
+    match ask(dir, &Request::Hello)? {
+        None => Ok(None),
+        Some(Reply::Hello(hello)) => Ok(Some(hello)),
+        Some(_) => Err(unexpected()),
+    }
+}
+
+/// A reply to another question than the one asked.
+pub(crate) fn unexpected() -> Failure {
+    Failure::new("the daemon is of another version: unmount and mount again")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::{os::unix::net::UnixListener, path::Path, thread};
+
+    /// A volume's folder whose daemon answers every request with `answer`.
+    fn with_daemon(folder: &Path, answer: &'static str) -> VolumeDir {
+        let dir = VolumeDir::from_parts(folder.to_owned(), "4f4f4f4f4f4f4f4f");
+        let listener = UnixListener::bind(dir.socket()).unwrap();
+        thread::spawn(move || {
+            for stream in listener.incoming() {
+                let mut stream = stream.unwrap();
+                BufReader::new(stream.try_clone().unwrap()).read_line(&mut String::new()).unwrap();
+                stream.write_all(answer.as_bytes()).unwrap();
+            }
+        });
+        dir
+    }
+
+    fn check(answer: &'static str, expected: Result<&str, &str>) {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = with_daemon(folder.path(), answer);
+        let mut seen = Vec::new();
+        let got = ask_with_progress(&dir, &Request::Wait { seconds: 1 }, |how_far| seen.push(how_far.peers));
+        match expected {
+            Ok(reply) => assert!(format!("{:?} {seen:?}", got.unwrap()).contains(reply)),
+            Err(why) => assert!(got.unwrap_err().to_string().contains(why), "{answer}"),
+        }
+    }
+
+    #[test]
+    fn answers() {
+        check("{\"reply\":\"done\"}\n", Ok("Done"));
+        check(
+            concat!(r#"{"progress":{"peers":2,"in_step":1,"commits":3,"blocks":4}}"#, "\n{\"reply\":\"done\"}\n"),
+            Ok("[2]"),
+        );
+        check("{\"failed\":\"time is up\"}\n", Err("time is up"));
+        check("", Err("ended before it answered"));
+        check("{\"progress\":", Err("another version"));
+        check("{}\n", Err("another version"));
+    }
+
+    #[test]
+    fn nobody_listens() {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = VolumeDir::from_parts(folder.path().to_owned(), "4f4f4f4f4f4f4f4f");
+        assert!(ask(&dir, &Request::Hello).unwrap().is_none());
+        // What a killed daemon leaves behind.
+        drop(UnixListener::bind(dir.socket()).unwrap());
+        assert!(ask(&dir, &Request::Hello).unwrap().is_none());
+    }
+}

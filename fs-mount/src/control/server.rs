@@ -1,0 +1,215 @@
+//! The daemon's end of the control socket.
+//!
+//! Only this user and root may talk to it: the socket's folder and mode see to that, and every connection is asked
+//! for its user once more. One request per connection; a client that goes away ends what was done for it.
+
+use std::{
+    fs, io,
+    os::unix::{ffi::OsStrExt, fs::PermissionsExt},
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio::{
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
+    net::{
+        UnixListener, UnixStream,
+        unix::{OwnedReadHalf, OwnedWriteHalf},
+    },
+    sync::watch,
+    time::timeout,
+};
+
+use super::{
+    protocol::{Hello, Line, Progress, REQUEST_LIMIT, Reply, Request},
+    socket::with_short_path,
+};
+use crate::{
+    daemon::{Shared, blocking, wait},
+    failure::{Because, Failure, Outcome},
+    home::VolumeDir,
+    report, ticket,
+};
+
+/// How long a client may take to say what it wants.
+const REQUEST_TIME: Duration = Duration::from_secs(10);
+/// How often a client that waits is told how far it is, at most.
+const PROGRESS_PAUSE: Duration = Duration::from_millis(100);
+
+/// Listens, and answers from now on. Called within the runtime.
+pub(crate) fn serve(shared: Arc<Shared>) -> Outcome<()> {
+    let listener = bind(&shared.dir).because(|| format!("listening on {}", shared.dir.socket().display()))?;
+    tokio::spawn(async move {
+        loop {
+            match listener.accept().await {
+                Ok((stream, _)) => drop(tokio::spawn(converse(stream, shared.clone()))),
+                Err(e) => {
+                    // Out of descriptors, most likely: they come back.
+                    log::warn!("control socket: {e}");
+                    tokio::time::sleep(Duration::from_millis(200)).await;
+                }
+            }
+        }
+    });
+    Ok(())
+}
+
+fn bind(dir: &VolumeDir) -> io::Result<UnixListener> {
+    let socket = dir.socket();
+    // Whoever holds the volume's lock owns the socket: what is there is from one that was killed.
+    match fs::remove_file(&socket) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+        _ => {}
+    }
+    let listener = with_short_path(&socket, |path| UnixListener::bind(path))?;
+    fs::set_permissions(&socket, fs::Permissions::from_mode(0o600))?;
+    Ok(listener)
+}
+
+/// Removes the socket when the daemon ends.
+pub(crate) fn remove_socket(dir: &VolumeDir) {
+    if fs::remove_file(dir.socket()).is_err() {
+        log::debug!("the control socket was gone already");
+    }
+}
+
+async fn converse(stream: UnixStream, shared: Arc<Shared>) {
+    let own = rustix::process::geteuid();
+    match stream.peer_cred() {
+        Ok(peer) if peer.uid() == own.as_raw() || peer.uid() == 0 => {}
+        _ => return log::warn!("control socket: another user was refused"),
+    }
+    let (reader, mut writer) = stream.into_split();
+    let mut reader = BufReader::new(reader);
+    let Ok(Some(request)) = timeout(REQUEST_TIME, read_request(&mut reader)).await else { return };
+    let last = match request {
+        Ok(Request::Unmount) => return unmount(&shared, reader, writer).await,
+        Ok(request) => {
+            tokio::select! {
+                last = answer(&shared, request, &mut writer) => last,
+                () = hung_up(&mut reader) => return,
+            }
+        }
+        Err(()) => Err(Failure::new("the daemon is of another version: unmount and mount again")),
+    };
+    let last = match last {
+        Ok(reply) => Line::Reply(reply),
+        Err(why) => Line::Failed(why.to_string()),
+    };
+    send(&mut writer, &last).await;
+}
+
+/// The one line a client sends; `None` when it goes away instead.
+async fn read_request(reader: &mut BufReader<OwnedReadHalf>) -> Option<Result<Request, ()>> {
+    let mut line = Vec::new();
+    reader.take(REQUEST_LIMIT).read_until(b'\n', &mut line).await.ok()?;
+    if line.is_empty() {
+        return None;
+    }
+    Some(serde_json::from_slice(&line).map_err(|_| ()))
+}
+
+/// Completes when the client is gone.
+async fn hung_up(reader: &mut BufReader<OwnedReadHalf>) {
+    let mut byte = [0];
+    while matches!(reader.read(&mut byte).await, Ok(1..)) {}
+}
+
+async fn send(writer: &mut OwnedWriteHalf, line: &Line) {
+    let mut text = serde_json::to_string(line).expect("an answer can be encoded");
+    text.push('\n');
+    if writer.write_all(text.as_bytes()).await.is_err() {
+        log::debug!("control socket: a client did not wait for its answer");
+    }
+}
+
+async fn answer(shared: &Arc<Shared>, request: Request, writer: &mut OwnedWriteHalf) -> Outcome<Reply> {
+    let with_volume = shared.clone();
+    match request {
+        Request::Hello => Ok(Reply::Hello(Hello {
+            volume: shared.profile.label.clone(),
+            user: shared.profile.user.clone(),
+            id: shared.profile.volume.to_string(),
+            mountpoint: shared.mountpoint.as_os_str().as_bytes().to_vec(),
+            pid: std::process::id(),
+        })),
+        Request::Status => Ok(Reply::Status(Box::new(blocking(move || status(&with_volume)).await))),
+        Request::Peers => Ok(Reply::Peers(blocking(move || peers(&with_volume)).await)),
+        Request::Users => Ok(Reply::Users(blocking(move || report::users(&with_volume.volume)).await)),
+        Request::Devices => Ok(Reply::Devices(blocking(move || report::devices(&with_volume.volume)).await)),
+        Request::Invite { role, seconds } => blocking(move || invite(&with_volume, &role, seconds)).await,
+        Request::Wait { seconds } => wait_for_peers(shared, Duration::from_secs(seconds), writer).await,
+        Request::Unmount => Err(Failure::new("unmounting ends the conversation")),
+    }
+}
+
+/// Unmounts. The client learns that all is closed, and sees the connection end when the process does.
+async fn unmount(shared: &Arc<Shared>, mut reader: BufReader<OwnedReadHalf>, mut writer: OwnedWriteHalf) {
+    let mut finished = shared.finished();
+    let task = shared.clone();
+    if let Err(why) = blocking(move || task.unmount()).await {
+        return send(&mut writer, &Line::Failed(why.to_string())).await;
+    }
+    // The sender lives as long as the daemon, so this can't fail.
+    let _ = finished.wait_for(|finished| *finished).await;
+    send(&mut writer, &Line::Reply(Reply::Done)).await;
+    drop(finished);
+    hung_up(&mut reader).await;
+}
+
+fn status(shared: &Shared) -> report::Status {
+    let mut status = report::status(&shared.volume, &shared.profile);
+    status.mountpoint = Some(shared.mountpoint.display().to_string());
+    status.peers_connected = shared.network.connected().len();
+    status.registries = shared.network.registries();
+    status.listen = shared.network.addresses().iter().map(ToString::to_string).collect();
+    status
+}
+
+/// Connected peers first, then the other devices of the volume.
+fn peers(shared: &Shared) -> Vec<report::Peer> {
+    let mut known = report::offline_peers(&shared.volume);
+    let mut peers = Vec::new();
+    for connected in shared.network.connected() {
+        let device = connected.device.to_string();
+        let place = known.iter().position(|peer| peer.device == device);
+        let name = place.and_then(|place| known.remove(place).name);
+        peers.push(shared.network.report(&connected, name));
+    }
+    peers.extend(known);
+    peers
+}
+
+fn invite(shared: &Shared, role: &str, seconds: u64) -> Outcome<Reply> {
+    let invitation = ticket::Invitation { role, expires: Duration::from_secs(seconds) };
+    let (registries, hints) = (shared.network.registry_addresses(), shared.network.addresses());
+    let word = ticket::issue(&shared.volume, &shared.profile, invitation, registries, hints)?;
+    shared.network.invitations_changed();
+    Ok(Reply::Ticket(word))
+}
+
+async fn wait_for_peers(shared: &Arc<Shared>, limit: Duration, writer: &mut OwnedWriteHalf) -> Outcome<Reply> {
+    let volume = shared.volume.clone();
+    blocking(move || volume.commit_now()).await.because(|| "writing the last changes".to_owned())?;
+    let (told, mut news) = watch::channel(Progress::default());
+    let in_step = wait::until_in_step(&shared.volume, &shared.network, |how_far| {
+        told.send_replace(how_far);
+    });
+    let tell = async {
+        while news.changed().await.is_ok() {
+            let how_far = news.borrow_and_update().clone();
+            send(writer, &Line::Progress(how_far)).await;
+            tokio::time::sleep(PROGRESS_PAUSE).await;
+        }
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        // When the time is up just as everybody is in step, they are in step.
+        biased;
+        () = in_step => Ok(Reply::Done),
+        () = tokio::time::sleep(limit) => {
+            Err(Failure::new(wait::too_late(&wait::how_far(&shared.volume, &shared.network).0)))
+        }
+        () = tell => Err(Failure::new("the daemon is ending")),
+    }
+}

@@ -1,0 +1,417 @@
+//! The daemon: one process that has one volume open, mounted and connected.
+//!
+//! Owns the order in which things start and end. Starting: lock, keys, store, network, control socket, mount; the
+//! control socket answers before the mount can be seen, so that whoever sees the mount can ask. Ending is the other
+//! way round and always the same, whether `unmount`, a signal, or somebody's `fusermount3 -u` began it.
+//!
+//! Invariant: what the log tells are ids and numbers. Names, labels, addresses of registries and the mount point
+//! go to the user who started the daemon, never into a file.
+
+use std::{
+    ffi::OsString,
+    future::Future,
+    io,
+    os::unix::ffi::{OsStrExt, OsStringExt},
+    path::PathBuf,
+    sync::{Arc, OnceLock},
+    thread,
+    time::{Duration, Instant},
+};
+
+use crypto::OsEntropy;
+use fs_mount::driver::{self, MountError, MountOptions, Mounted};
+use parking_lot::Mutex;
+use peer_net::registry_address::RegistryAddress;
+use tokio::{
+    runtime::Runtime,
+    signal::unix::{Signal, SignalKind, signal},
+    sync::watch,
+};
+use volume::{Volume, content::Packs};
+
+use crate::{
+    control::server,
+    failure::{Because, Failure, Outcome},
+    home::VolumeDir,
+    mountpoint,
+    open_volume::{self, OpenVolume},
+    profile::{Profile, State},
+    unlock::{Passphrase, existing_unlock},
+    volume_lock::VolumeLock,
+};
+
+pub(crate) mod launch;
+pub(crate) mod logging;
+mod memory;
+pub(crate) mod network;
+pub(crate) mod wait;
+
+use network::Network;
+
+/// How long a read waits for content that no peer has sent yet.
+const ABSENT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a command that has the volume open for a moment may take.
+const LOCK_PATIENCE: Duration = Duration::from_secs(3);
+/// How long starting waits for the registries' first answer before it says that there is none.
+const REGISTRY_PATIENCE: Duration = Duration::from_millis(1500);
+/// How long a volume that has not arrived yet is waited for.
+const FIRST_SYNC: Duration = Duration::from_secs(30);
+/// Changes of peers come in bursts.
+const REMEMBER_AFTER: Duration = Duration::from_secs(20);
+/// How long ending waits for connected peers to take what they lack.
+const FAREWELL: Duration = Duration::from_secs(2);
+/// How long ending waits for the network and for the last answers on the control socket.
+const CLOSING: Duration = Duration::from_secs(3);
+/// Threads for calls that block, at most; idle ones end by themselves.
+const BLOCKING_THREADS: usize = 32;
+
+/// What the daemon is to do.
+pub(crate) struct Config {
+    pub(crate) dir: VolumeDir,
+    pub(crate) passphrase: Option<Passphrase>,
+    /// [`mountpoint::absolute`].
+    pub(crate) mountpoint: PathBuf,
+    /// Make the mount point when it is missing.
+    pub(crate) create: bool,
+    pub(crate) allow_other: bool,
+    pub(crate) listen: Option<std::net::SocketAddr>,
+    /// Instead of those used so far, unless empty.
+    pub(crate) registries: Vec<RegistryAddress>,
+}
+
+/// What the daemon has to say once the mount is usable.
+pub(crate) struct Ready {
+    pub(crate) mountpoint: PathBuf,
+    /// One line each.
+    pub(crate) warnings: Vec<String>,
+}
+
+/// What the parts of a running daemon share.
+pub(crate) struct Shared {
+    pub(crate) volume: Volume,
+    packs: Arc<Packs>,
+    pub(crate) profile: Profile,
+    pub(crate) dir: VolumeDir,
+    pub(crate) mountpoint: PathBuf,
+    pub(crate) network: Network,
+    mounted: OnceLock<Mounted>,
+    state: Mutex<State>,
+    /// Whether everything is closed: turns true once, just before the process ends.
+    finished: watch::Sender<bool>,
+    /// Held until the process ends, and so for longer than the store is open.
+    _lock: VolumeLock,
+}
+
+/// Lives until the process ends: a client of `unmount` takes the end of its connection for the end of the daemon.
+static RUNTIME: OnceLock<Runtime> = OnceLock::new();
+
+/// Runs the daemon until the mount is gone; `ready` is called once it is usable.
+pub(crate) fn run(config: Config, ready: impl FnOnce(Ready)) -> Outcome<()> {
+    raise_open_files();
+    memory::keep_small();
+    config.dir.check_format()?;
+    let lock = take_lock(&config.dir)?;
+    let profile = Profile::load(&config.dir, &existing_unlock(&config.dir, config.passphrase.as_ref())?)?;
+    let mut state = State::load(&config.dir, &profile.secret);
+    clear_last_mount(&state);
+    mountpoint::prepare(&config.mountpoint, config.create)?;
+    if !config.registries.is_empty() {
+        state.registries = Some(config.registries.iter().map(ToString::to_string).collect());
+    }
+    let started = runtime()?;
+    let runtime = RUNTIME.get_or_init(|| started);
+    let OpenVolume { volume, packs, profile, dir, lock, .. } = OpenVolume::open(config.dir, lock, profile)?;
+    let network = runtime.block_on(async { Network::start(&volume, &profile, &state, config.listen) })?;
+    state.mountpoint = Some(config.mountpoint.as_os_str().as_bytes().to_vec());
+    state.port = network.port();
+    state.save(dir.path(), &profile.secret, &OsEntropy);
+    let shared = Arc::new(Shared {
+        volume,
+        packs,
+        profile,
+        dir,
+        mountpoint: config.mountpoint,
+        network,
+        mounted: OnceLock::new(),
+        state: Mutex::new(state),
+        finished: watch::Sender::new(false),
+        _lock: lock,
+    });
+    let committer = spawn_committer(&shared.volume)?;
+    let served = runtime.block_on(async { server::serve(shared.clone()) });
+    let lived = served.and_then(|()| runtime.block_on(live(&shared, config.allow_other, ready)));
+    shared.remember(|state| state.peers = shared.network.known_peers());
+    let closed = runtime.block_on(close(&shared));
+    let ended = committer.join().map_err(|_| Failure::new("the thread that writes commits broke down"));
+    shared.remember(|state| state.mountpoint = None);
+    server::remove_socket(&shared.dir);
+    runtime.block_on(shared.say_finished());
+    lived.and(closed).and(ended)
+}
+
+/// A device whose first sync was cut off has to finish it before there is anything to mount.
+async fn until_ready(shared: &Shared) -> Outcome<()> {
+    let mut changes = shared.network.changes();
+    let ready = async {
+        while !shared.volume.is_ready() {
+            if changes.changed().await.is_err() {
+                return;
+            }
+        }
+    };
+    match tokio::time::timeout(FIRST_SYNC, ready).await {
+        Ok(()) => Ok(()),
+        Err(_) => Err(Failure::new(
+            "the volume's records are not here yet and nobody who has them is online: mount it again later",
+        )),
+    }
+}
+
+/// From the mount's first moment to its last.
+async fn live(shared: &Arc<Shared>, allow_other: bool, ready: impl FnOnce(Ready)) -> Outcome<()> {
+    let mut signals = Signals::listen()?;
+    tokio::select! {
+        ready = until_ready(shared) => ready?,
+        () = signals.next() => return Ok(()),
+    }
+    let options = MountOptions {
+        mountpoint: shared.mountpoint.clone(),
+        allow_other,
+        owner: owner(allow_other),
+        read_only: false,
+        absent_timeout: ABSENT_TIMEOUT,
+    };
+    let volume = shared.volume.clone();
+    let mounted = blocking(move || driver::mount(volume, options)).await.map_err(|e| mount_failure(&e))?;
+    shared.mounted.get_or_init(|| mounted);
+    log::info!("volume {} is mounted", &shared.dir.short_id()[..8]);
+    tell_service_manager(&[sd_notify::NotifyState::Ready]);
+    let warnings = shared.network.registry_warnings(REGISTRY_PATIENCE).await;
+    ready(Ready { mountpoint: shared.mountpoint.clone(), warnings });
+    tokio::spawn(remember_peers(shared.clone()));
+
+    let until_gone = {
+        let shared = shared.clone();
+        blocking(move || shared.mounted.get().map_or(Ok(()), Mounted::wait))
+    };
+    tokio::select! {
+        gone = until_gone => gone.map_err(|e| Failure::new(chain(&e)))?,
+        () = signals.next() => {
+            log::info!("asked to end");
+            let shared = shared.clone();
+            blocking(move || shared.unmount_at_any_rate()).await;
+        }
+    }
+    Ok(())
+}
+
+/// Keeps where peers are on the disk: after a crash they may be the only way to find anybody.
+async fn remember_peers(shared: Arc<Shared>) {
+    let mut changes = shared.network.changes();
+    while changes.changed().await.is_ok() {
+        tokio::time::sleep(REMEMBER_AFTER).await;
+        changes.mark_unchanged();
+        let shared = shared.clone();
+        blocking(move || shared.remember(|state| state.peers = shared.network.known_peers())).await;
+    }
+}
+
+/// Sends what can still be sent, ends the network, then the volume.
+async fn close(shared: &Arc<Shared>) -> Outcome<()> {
+    tell_service_manager(&[sd_notify::NotifyState::Stopping]);
+    let volume = shared.volume.clone();
+    let committed = blocking(move || volume.commit_now()).await;
+    if committed.is_ok() && shared.network.anybody_connected() {
+        let in_step = wait::until_in_step(&shared.volume, &shared.network, |_| ());
+        // In vain at times: the rest is sent when it is mounted again.
+        let _ = tokio::time::timeout(FAREWELL, in_step).await;
+    }
+    let _ = tokio::time::timeout(CLOSING, shared.network.shutdown()).await;
+    let task = shared.clone();
+    let closed = blocking(move || open_volume::close(&task.volume, &task.packs)).await;
+    if let Err(e) = &closed {
+        log::error!("{e}");
+    }
+    closed?;
+    log::info!("volume {} is closed", &shared.dir.short_id()[..8]);
+    Ok(())
+}
+
+impl Shared {
+    /// Changes what this device remembers, and saves it if it is new.
+    fn remember(&self, change: impl FnOnce(&mut State)) {
+        let mut state = self.state.lock();
+        let before = state.clone();
+        change(&mut state);
+        if *state != before {
+            state.save(self.dir.path(), &self.profile.secret, &OsEntropy);
+        }
+    }
+
+    /// Unmounts for the user; the daemon then ends by itself. Busy, it stays mounted.
+    pub(crate) fn unmount(&self) -> Outcome<()> {
+        let Some(mounted) = self.mounted.get() else {
+            return Err(Failure::new("the volume is just being mounted: try again"));
+        };
+        match mounted.unmount() {
+            Ok(()) => Ok(()),
+            Err(MountError::Busy(_)) => Err(mountpoint::busy(&self.mountpoint)),
+            Err(e) => Err(Failure::new(chain(&e))),
+        }
+    }
+
+    /// Unmounts because the process must end: what is busy loses its files.
+    fn unmount_at_any_rate(&self) {
+        let Some(mounted) = self.mounted.get() else { return };
+        if mounted.unmount().is_err() {
+            log::warn!("the mount is in use, taking it away regardless");
+            if mounted.detach().is_err() {
+                log::error!("the mount can't be taken away");
+            }
+        }
+    }
+
+    /// Turns true when everything is closed. Whoever holds it until then holds the process's end up.
+    pub(crate) fn finished(&self) -> watch::Receiver<bool> {
+        self.finished.subscribe()
+    }
+
+    /// Tells those who wait for the end, and gives them time to pass it on.
+    async fn say_finished(&self) {
+        self.finished.send_replace(true);
+        let _ = tokio::time::timeout(CLOSING, self.finished.closed()).await;
+    }
+}
+
+fn take_lock(dir: &VolumeDir) -> Outcome<VolumeLock> {
+    let deadline = Instant::now() + LOCK_PATIENCE;
+    loop {
+        match VolumeLock::try_acquire(dir.path())? {
+            Ok(lock) => return Ok(lock),
+            // A daemon that answers will not go away by itself.
+            Err(holder) if Instant::now() > deadline || holder.is_daemon(dir) => return Err(holder.busy(dir)),
+            Err(_) => thread::sleep(Duration::from_millis(50)),
+        }
+    }
+}
+
+/// A daemon that was killed leaves its mount behind, not always where the next one mounts.
+fn clear_last_mount(state: &State) {
+    if let Some(last) = state.mountpoint.clone().map(|bytes| PathBuf::from(OsString::from_vec(bytes)))
+        && let Ok(true) = mountpoint::clear_dead(&last)
+    {
+        log::info!("cleared away the dead mount of a daemon that was killed");
+    }
+}
+
+/// Whose files the mount shows: the user's own, except on a system mount.
+fn owner(allow_other: bool) -> Option<(u32, u32)> {
+    let (uid, gid) = (rustix::process::geteuid(), rustix::process::getegid());
+    let system = allow_other && uid.is_root();
+    (!system).then(|| (uid.as_raw(), gid.as_raw()))
+}
+
+fn runtime() -> Outcome<Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .max_blocking_threads(BLOCKING_THREADS)
+        .thread_name("p2pfs-net")
+        .enable_all()
+        .build()
+        .because(|| "starting threads".to_owned())
+}
+
+fn spawn_committer(volume: &Volume) -> Outcome<thread::JoinHandle<()>> {
+    let volume = volume.clone();
+    thread::Builder::new()
+        .name("p2pfs-commit".to_owned())
+        .spawn(move || volume.run_committer())
+        .because(|| "starting threads".to_owned())
+}
+
+/// Packs, tables and connections are many files; the usual limit of 1024 is for programs that use `select`.
+fn raise_open_files() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if setrlimit(Resource::Nofile, limit).is_err() {
+        log::debug!("the limit of open files stays as it is");
+    }
+}
+
+fn tell_service_manager(states: &[sd_notify::NotifyState<'_>]) {
+    // Without a service manager there is nobody to tell, and that is no error.
+    if sd_notify::notify(states).is_err() {
+        log::debug!("the service manager can't be told");
+    }
+}
+
+/// Runs what blocks off the threads that serve the network.
+pub(crate) fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> impl Future<Output = T> {
+    let task = tokio::task::spawn_blocking(work);
+    async {
+        match task.await {
+            Ok(done) => done,
+            Err(e) => match e.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                // Only when the runtime ends, and it outlives whoever awaits this.
+                Err(_) => std::future::pending().await,
+            },
+        }
+    }
+}
+
+/// SIGTERM, SIGINT and, from a terminal that closes, SIGHUP.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn listen() -> Outcome<Self> {
+        let on = |kind| signal(kind).because(|| "listening for signals".to_owned());
+        Ok(Self {
+            terminate: on(SignalKind::terminate())?,
+            interrupt: on(SignalKind::interrupt())?,
+            hangup: on(SignalKind::hangup())?,
+        })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => (),
+            _ = self.interrupt.recv() => (),
+            _ = self.hangup.recv() => (),
+        }
+    }
+}
+
+/// Why the kernel did not mount, with what helps.
+fn mount_failure(error: &MountError) -> Failure {
+    let help = match error {
+        MountError::Mount { source, .. } => match source.kind() {
+            io::ErrorKind::PermissionDenied => {
+                "check that you may use /dev/fuse, and user_allow_other in /etc/fuse.conf"
+            }
+            io::ErrorKind::NotFound => "check that fusermount3 is installed (package fuse3) and /dev/fuse is there",
+            _ => return Failure::new(chain(error)),
+        },
+        _ => return Failure::new(chain(error)),
+    };
+    Failure::new(format!("{}: {help}", chain(error)))
+}
+
+/// An error with its causes, in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string().trim().to_owned();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        let said = inner.to_string();
+        if !text.contains(said.trim()) {
+            text = format!("{text}: {}", said.trim());
+        }
+        cause = inner.source();
+    }
+    text
+}

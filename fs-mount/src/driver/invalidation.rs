@@ -1,0 +1,241 @@
+//! Tells the kernel what it must forget: whatever changed other than by its own requests.
+//!
+//! Invariant: no notification is sent from a thread that serves requests, nor with a lock held. The kernel takes the
+//! locks of the directory or the pages meant, and may wait for a request that holds them.
+
+use std::{
+    collections::{HashMap, HashSet},
+    ffi::OsStr,
+    io,
+    os::unix::ffi::OsStrExt,
+    sync::{
+        Arc,
+        mpsc::{self, Receiver},
+    },
+    thread,
+};
+
+use fuser::{INodeNo, Notifier};
+use log::debug;
+use parking_lot::Mutex;
+use volume::{Changed, Volume, node::Ino};
+
+use super::{calls::Changes, pool::Pool, set_ids::SetIds};
+
+/// Events taken together, so that a file that changes often is told once.
+const BATCH: usize = 1024;
+/// Threads that drop pages. They wait for pages which are being read, so possibly for a peer.
+const PAGE_THREADS: usize = 8;
+
+/// What of an inode the kernel must forget: an offset below 0 means attributes only.
+const ATTRIBUTES_ONLY: i64 = -1;
+const ALL_PAGES: i64 = 0;
+const TO_THE_END: i64 = 0;
+
+/// Events on their way from the volume to the kernel.
+pub(super) struct Invalidation {
+    events: Receiver<Changed>,
+    outdated: Outdated,
+}
+
+/// What handlers know of events, and add to them.
+pub(super) struct Noticed {
+    /// Counts those events and the kernel's own changes.
+    pub(super) changes: Changes,
+    /// Files whose pages the kernel must still drop.
+    pub(super) outdated: Outdated,
+    /// Files whose mode it must ask for again after some writes.
+    pub(super) set_ids: SetIds,
+}
+
+/// Files whose content changed and whose pages the kernel hasn't dropped yet: opening one mustn't keep them.
+#[derive(Clone, Default)]
+pub(super) struct Outdated(Arc<Mutex<HashMap<u64, usize>>>);
+
+impl Outdated {
+    pub(super) fn contains(&self, ino: INodeNo) -> bool {
+        self.0.lock().contains_key(&ino.0)
+    }
+
+    fn add(&self, ino: Ino) {
+        *self.0.lock().entry(ino.0).or_default() += 1;
+    }
+
+    /// Takes back `times` of the calls to `add`.
+    fn settle(&self, ino: u64, times: usize) {
+        let mut files = self.0.lock();
+        if let Some(left) = files.get_mut(&ino) {
+            *left = left.saturating_sub(times);
+            if *left == 0 {
+                files.remove(&ino);
+            }
+        }
+    }
+}
+
+impl Invalidation {
+    /// Collects the volume's events from now on.
+    pub(super) fn subscribe(volume: &Volume) -> (Self, Noticed) {
+        let (sender, events) = mpsc::channel();
+        let (changes, outdated) = (Changes::default(), Outdated::default());
+        let noticed = Noticed {
+            changes: changes.clone(),
+            outdated: outdated.clone(),
+            set_ids: SetIds::new(sender.clone()),
+        };
+        let handed_on = outdated.clone();
+        volume.on_change(Box::new(move |event| {
+            changes.one_more();
+            if let Changed::Content(ino) = &event {
+                outdated.add(*ino);
+            }
+            // Nobody listens any more once the mount has ended.
+            let _ = sender.send(event);
+        }));
+        (
+            Self {
+                events,
+                outdated: handed_on,
+            },
+            noticed,
+        )
+    }
+
+    /// Takes the volume's events to nobody, which ends the thread of the subscription before.
+    pub(super) fn unsubscribe(volume: &Volume) {
+        volume.on_change(Box::new(|_| {}));
+    }
+
+    /// Hands the events to the kernel, until the subscription is replaced or the mount is gone.
+    pub(super) fn start(self, notifier: Notifier) -> io::Result<()> {
+        let pages = Pool::new("p2pfs-pages", PAGE_THREADS);
+        thread::Builder::new()
+            .name("p2pfs-notify".to_owned())
+            .spawn(move || {
+                while let Ok(event) = self.events.recv() {
+                    let mut batch = Batch::default();
+                    batch.add(event);
+                    self.events
+                        .try_iter()
+                        .take(BATCH - 1)
+                        .for_each(|event| batch.add(event));
+                    if batch.send(&notifier, &self.outdated, &pages).is_err() {
+                        break;
+                    }
+                }
+                pages.close();
+            })?;
+        Ok(())
+    }
+}
+
+/// Events without repetitions.
+#[derive(Default)]
+struct Batch {
+    entries: HashSet<(u64, Vec<u8>)>,
+    directories: HashSet<u64>,
+    attributes: HashSet<u64>,
+    /// With how many events there were of each.
+    contents: HashMap<u64, usize>,
+}
+
+impl Batch {
+    fn add(&mut self, event: Changed) {
+        match event {
+            Changed::Content(ino) => *self.contents.entry(ino.0).or_default() += 1,
+            Changed::Attributes(ino) => {
+                self.attributes.insert(ino.0);
+            }
+            Changed::Entry { parent, name } => {
+                self.directories.insert(parent.0);
+                self.entries.insert((parent.0, name));
+            }
+            // Nothing that the kernel keeps.
+            Changed::Members => {}
+        }
+    }
+
+    /// Fails once the mount is gone.
+    fn send(self, notifier: &Notifier, outdated: &Outdated, pages: &Pool) -> io::Result<()> {
+        for (parent, name) in &self.entries {
+            check(notifier.inval_entry(INodeNo(*parent), OsStr::from_bytes(name)))?;
+        }
+        for directory in &self.directories {
+            // A name that the kernel never met tells it nothing of the directory; its cached listing must go all the same.
+            check(notifier.inval_inode(INodeNo(*directory), ALL_PAGES, TO_THE_END))?;
+        }
+        for ino in self.attributes.iter().chain(self.contents.keys()) {
+            check(notifier.inval_inode(INodeNo(*ino), ATTRIBUTES_ONLY, TO_THE_END))?;
+        }
+        for (ino, times) in self.contents {
+            let (notifier, outdated) = (notifier.clone(), outdated.clone());
+            let job = move || {
+                let _ = check(notifier.inval_inode(INodeNo(ino), ALL_PAGES, TO_THE_END));
+                outdated.settle(ino, times);
+            };
+            if let Err(job) = pages.offer(Box::new(job)) {
+                job();
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Lets pass what the kernel can't do about one inode; fails when there is no mount any more.
+fn check(sent: io::Result<()>) -> io::Result<()> {
+    match sent {
+        Err(failure)
+            if matches!(
+                failure.raw_os_error(),
+                Some(libc::ENODEV | libc::ENOTCONN | libc::EPERM)
+            ) =>
+        {
+            Err(failure)
+        }
+        Err(failure) => {
+            debug!("the kernel keeps what it was told to forget: {failure}");
+            Ok(())
+        }
+        Ok(()) => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(parent: u64, name: &str) -> Changed {
+        Changed::Entry {
+            parent: Ino(parent),
+            name: name.as_bytes().to_vec(),
+        }
+    }
+
+    #[test]
+    fn events_are_told_once_a_batch() {
+        let mut batch = Batch::default();
+        for event in [
+            Changed::Content(Ino(5)),
+            Changed::Content(Ino(5)),
+            entry(1, "a"),
+            entry(1, "b"),
+            entry(1, "a"),
+        ] {
+            batch.add(event);
+        }
+        assert_eq!(batch.contents, HashMap::from([(5, 2)]));
+        assert_eq!(batch.entries.len(), 2);
+        assert_eq!(batch.directories, HashSet::from([1]));
+    }
+
+    #[test]
+    fn a_file_is_outdated_until_every_event_is_settled() {
+        let outdated = Outdated::default();
+        outdated.add(Ino(5));
+        outdated.add(Ino(5));
+        outdated.settle(5, 1);
+        assert!(outdated.contains(INodeNo(5)));
+        outdated.settle(5, 1);
+        assert!(!outdated.contains(INodeNo(5)));
+    }
+}

@@ -1,0 +1,834 @@
+//! Every request of the kernel: one call on the volume, then a reply or the errno of its error.
+
+use std::{
+    cell::RefCell,
+    ffi::OsStr,
+    io,
+    os::unix::ffi::OsStrExt,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::SystemTime,
+};
+
+use fuser::{
+    BsdFileFlags, CopyFileRangeFlags, FileHandle, Filesystem, FopenFlags, INodeNo, IoctlFlags,
+    KernelConfig, LockOwner, OpenFlags, PollEvents, PollFlags, PollNotifier, RenameFlags,
+    ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry,
+    ReplyIoctl, ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr, TimeOrNow,
+    WriteFlags,
+};
+use volume::{
+    Error, Result, Volume,
+    node::{AttributeChange, Attributes, Ino, NewNode, OpenMode},
+};
+
+use super::{
+    MountOptions,
+    arguments::{
+        Place, allocation, bits, caller, handle, node_of_type, open_mode, rename_mode, set_xattr,
+    },
+    attributes::{self, View},
+    calls::{Calls, Request, failed, node_failed},
+    invalidation::{Invalidation, Noticed, Outdated},
+    listing::Listings,
+    mounted::Ending,
+    negotiation::{MAX_IO, negotiate},
+    open_files::OpenFiles,
+    pool::Pool,
+    replies::{
+        GENERATION, VALID, answer_attributes, answer_empty, answer_statistics, answer_written,
+        answer_xattr,
+    },
+    xattr_name,
+};
+use crate::errno;
+
+/// Threads for the fsyncs that come while another one is running: they share its sync, or the next.
+const SYNCING_MAX: usize = 32;
+/// What `copy_file_range` does at once: the reply counts in 32 bits, and a multiple of every block size keeps what
+/// follows aligned.
+const COPY_MAX: u64 = 1 << 31;
+thread_local! {
+    /// What a session thread reads into.
+    static READ_BUFFER: RefCell<Vec<u8>> = RefCell::default();
+}
+
+/// A volume as fuser drives it.
+pub(super) struct Driver {
+    calls: Calls,
+    view: View,
+    outdated: Outdated,
+    open_files: Arc<OpenFiles>,
+    listings: Listings,
+    syncing: Arc<AtomicUsize>,
+    sync_pool: Pool,
+    ending: Arc<Ending>,
+}
+
+impl Driver {
+    /// Tells `ending` when the session is over and everything is on the disk.
+    pub(super) fn new(
+        volume: Volume,
+        options: &MountOptions,
+        noticed: Noticed,
+        ending: Arc<Ending>,
+    ) -> Self {
+        Self {
+            ending,
+            calls: Calls::new(volume, noticed.changes, options.absent_timeout),
+            view: View::new(options.owner, noticed.set_ids),
+            outdated: noticed.outdated,
+            open_files: Arc::default(),
+            listings: Listings::default(),
+            syncing: Arc::default(),
+            sync_pool: Pool::new("p2pfs-sync", SYNCING_MAX),
+        }
+    }
+
+    /// Replies with an entry, which the kernel counts from then on.
+    fn reply_entry(&self, request: Request, found: Result<Attributes>, reply: ReplyEntry) {
+        let told = found.and_then(|node| self.calls.remember(request, node.ino).map(|()| node));
+        match told {
+            Ok(node) => reply.entry(&VALID, &self.view.shown(&node), GENERATION),
+            Err(error) => reply.error(failed(request, &error)),
+        }
+    }
+
+    fn make(
+        &self,
+        req: &fuser::Request,
+        at: Place<'_>,
+        node: NewNode<'_>,
+        mode: u32,
+        umask: u32,
+        reply: ReplyEntry,
+    ) {
+        let made = at.name().and_then(|name| {
+            self.calls.change(at.request, |volume| {
+                volume.make(at.parent, name, node, bits(mode), &caller(req, umask))
+            })
+        });
+        self.reply_entry(at.request, made, reply);
+    }
+
+    /// Replies to a request that changes names.
+    fn change_names(
+        &self,
+        request: Request,
+        reply: ReplyEmpty,
+        change: impl FnOnce(&Volume) -> Result<()>,
+    ) {
+        match self.calls.change(request, change) {
+            Ok(()) => reply.ok(),
+            Err(error) => reply.error(failed(request, &error)),
+        }
+    }
+
+    /// How the kernel is to treat a file that was just opened.
+    fn open_flags(&self, ino: INodeNo, mode: OpenMode) -> FopenFlags {
+        let mut flags = FopenFlags::empty();
+        // Pages stay unless they are known to be old and merely not dropped yet.
+        flags.set(FopenFlags::FOPEN_KEEP_CACHE, !self.outdated.contains(ino));
+        // Closing what was only read has nothing to tell.
+        flags.set(FopenFlags::FOPEN_NOFLUSH, !mode.write);
+        flags
+    }
+
+    /// Makes a call that waits for the disk. While one does so on a session thread, others wait elsewhere: the volume
+    /// turns all that wait together into one sync, and requests that needn't wait find a session thread.
+    fn sync(
+        &self,
+        request: Request,
+        reply: ReplyEmpty,
+        call: impl FnMut(&Volume) -> Result<()> + Send + 'static,
+    ) {
+        let (calls, syncing) = (self.calls.clone(), self.syncing.clone());
+        let job = move || {
+            calls.patiently(request, call, move |synced| {
+                answer_empty(request, synced, reply)
+            });
+            syncing.fetch_sub(1, Ordering::Relaxed);
+        };
+        if self.syncing.fetch_add(1, Ordering::Relaxed) == 0 {
+            job();
+        } else if let Err(job) = self.sync_pool.offer(Box::new(job)) {
+            job();
+        }
+    }
+}
+
+impl Filesystem for Driver {
+    fn init(&mut self, _req: &fuser::Request, config: &mut KernelConfig) -> io::Result<()> {
+        negotiate(config);
+        Ok(())
+    }
+
+    fn destroy(&mut self) {
+        self.calls.close();
+        self.sync_pool.close();
+        for handle in self.open_files.take_all() {
+            let request = Request::new("release at unmount", INodeNo(0));
+            if let Err(error) = self.calls.change(request, |volume| volume.release(handle)) {
+                failed(request, &error);
+            }
+        }
+        let finished = self
+            .calls
+            .read(Request::new("sync at unmount", INodeNo(0)), |volume| {
+                Invalidation::unsubscribe(volume);
+                volume.sync_all()
+            });
+        self.ending
+            .told(finished.map_err(|error| format!("bringing changes to the disk: {error}")));
+    }
+
+    fn lookup(&self, _req: &fuser::Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        let at = Place::new("lookup", parent, name);
+        let found = at.name().and_then(|name| {
+            self.calls.read(at.request, |volume| match name {
+                // Asked by number alone, for file handles.
+                b"." => volume.attributes(at.parent),
+                b".." => parent_of(volume, at.parent),
+                name => volume.lookup(at.parent, name),
+            })
+        });
+        match found {
+            Err(Error::NotFound) => reply.entry(&VALID, &attributes::no_node(), GENERATION),
+            found => self.reply_entry(at.request, found, reply),
+        }
+    }
+
+    fn forget(&self, _req: &fuser::Request, ino: INodeNo, nlookup: u64) {
+        let request = Request::new("forget", ino);
+        self.calls.forget(request, Ino(ino.0), nlookup);
+    }
+
+    fn getattr(
+        &self,
+        _req: &fuser::Request,
+        ino: INodeNo,
+        _fh: Option<FileHandle>,
+        reply: ReplyAttr,
+    ) {
+        let request = Request::new("getattr", ino);
+        let node = self
+            .calls
+            .read(request, |volume| volume.attributes(Ino(ino.0)));
+        answer_attributes(request, node, &self.view, reply);
+    }
+
+    fn setattr(
+        &self,
+        req: &fuser::Request,
+        ino: INodeNo,
+        mode: Option<u32>,
+        uid: Option<u32>,
+        gid: Option<u32>,
+        size: Option<u64>,
+        atime: Option<TimeOrNow>,
+        mtime: Option<TimeOrNow>,
+        _ctime: Option<SystemTime>,
+        fh: Option<FileHandle>,
+        _crtime: Option<SystemTime>,
+        _chgtime: Option<SystemTime>,
+        _bkuptime: Option<SystemTime>,
+        _flags: Option<BsdFileFlags>,
+        reply: ReplyAttr,
+    ) {
+        let request = Request::new("setattr", ino);
+        let asked = AttributeChange {
+            mode: mode.map(bits),
+            uid,
+            gid,
+            size,
+            atime: atime.map(attributes::set_time),
+            mtime: mtime.map(attributes::set_time),
+        };
+        let change = match self.view.chown(asked) {
+            Ok(change) => change,
+            Err(error) => return reply.error(node_failed(request, &error)),
+        };
+        let (view, who) = (self.view.clone(), caller(req, 0));
+        let call = move |volume: &Volume| match attributes::is_empty(&change) {
+            true => volume.attributes(Ino(ino.0)),
+            false => volume.set_attributes(Ino(ino.0), fh.map(handle), &change, &who),
+        };
+        self.calls.patiently(request, call, move |node| {
+            answer_attributes(request, node, &view, reply)
+        });
+    }
+
+    fn readlink(&self, _req: &fuser::Request, ino: INodeNo, reply: ReplyData) {
+        let request = Request::new("readlink", ino);
+        match self
+            .calls
+            .read(request, |volume| volume.readlink(Ino(ino.0)))
+        {
+            Ok(target) => reply.data(&target),
+            Err(error) => reply.error(node_failed(request, &error)),
+        }
+    }
+
+    fn mknod(
+        &self,
+        req: &fuser::Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        rdev: u32,
+        reply: ReplyEntry,
+    ) {
+        let at = Place::new("mknod", parent, name);
+        match node_of_type(mode, rdev) {
+            Ok(node) => self.make(req, at, node, mode, umask, reply),
+            Err(error) => reply.error(failed(at.request, &error)),
+        }
+    }
+
+    fn mkdir(
+        &self,
+        req: &fuser::Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        reply: ReplyEntry,
+    ) {
+        self.make(
+            req,
+            Place::new("mkdir", parent, name),
+            NewNode::Directory,
+            mode,
+            umask,
+            reply,
+        );
+    }
+
+    fn symlink(
+        &self,
+        req: &fuser::Request,
+        parent: INodeNo,
+        name: &OsStr,
+        target: &Path,
+        reply: ReplyEntry,
+    ) {
+        let node = NewNode::Symlink(target.as_os_str().as_bytes());
+        self.make(
+            req,
+            Place::new("symlink", parent, name),
+            node,
+            0o777,
+            0,
+            reply,
+        );
+    }
+
+    fn link(
+        &self,
+        _req: &fuser::Request,
+        ino: INodeNo,
+        parent: INodeNo,
+        name: &OsStr,
+        reply: ReplyEntry,
+    ) {
+        let at = Place::new("link", parent, name);
+        let linked = at.name().and_then(|name| {
+            self.calls.change(at.request, |volume| {
+                volume.link(Ino(ino.0), at.parent, name)
+            })
+        });
+        self.reply_entry(at.request, linked, reply);
+    }
+
+    fn unlink(&self, _req: &fuser::Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let at = Place::new("unlink", parent, name);
+        self.change_names(at.request, reply, |volume| {
+            volume.unlink(at.parent, at.name()?)
+        });
+    }
+
+    fn rmdir(&self, _req: &fuser::Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let at = Place::new("rmdir", parent, name);
+        self.change_names(at.request, reply, |volume| {
+            volume.rmdir(at.parent, at.name()?)
+        });
+    }
+
+    fn rename(
+        &self,
+        _req: &fuser::Request,
+        parent: INodeNo,
+        name: &OsStr,
+        newparent: INodeNo,
+        newname: &OsStr,
+        flags: RenameFlags,
+        reply: ReplyEmpty,
+    ) {
+        let from = Place::new("rename", parent, name);
+        let to = Place::new("rename", newparent, newname);
+        self.change_names(from.request, reply, |volume| {
+            volume.rename(
+                from.parent,
+                from.name()?,
+                to.parent,
+                to.name()?,
+                rename_mode(flags)?,
+            )
+        });
+    }
+
+    fn open(&self, req: &fuser::Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        let request = Request::new("open", ino);
+        let mode = open_mode(flags);
+        let who = caller(req, 0);
+        let opened = match mode.truncate {
+            true => self
+                .calls
+                .change(request, |volume| volume.open(Ino(ino.0), mode, &who)),
+            false => self
+                .calls
+                .read(request, |volume| volume.open(Ino(ino.0), mode, &who)),
+        };
+        match opened {
+            Ok(handle) => {
+                self.open_files.opened(handle);
+                if mode.truncate {
+                    self.view.set_ids().written(Ino(ino.0), who.uid);
+                }
+                reply.opened(FileHandle(handle.0), self.open_flags(ino, mode));
+            }
+            Err(error) => reply.error(node_failed(request, &error)),
+        }
+    }
+
+    fn create(
+        &self,
+        req: &fuser::Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        flags: i32,
+        reply: ReplyCreate,
+    ) {
+        let at = Place::new("create", parent, name);
+        let (open, exclusive) = (open_mode(OpenFlags(flags)), flags & libc::O_EXCL != 0);
+        let created = at.name().and_then(|name| {
+            self.calls.change(at.request, |volume| {
+                let created = volume.create(
+                    at.parent,
+                    name,
+                    bits(mode),
+                    open,
+                    exclusive,
+                    &caller(req, umask),
+                )?;
+                volume.remember(created.0.ino);
+                Ok(created)
+            })
+        });
+        match created {
+            Ok((node, handle)) => {
+                self.open_files.opened(handle);
+                let (shown, flags) = (
+                    self.view.shown(&node),
+                    self.open_flags(INodeNo(node.ino.0), open),
+                );
+                reply.created(&VALID, &shown, GENERATION, FileHandle(handle.0), flags);
+            }
+            Err(error) => reply.error(failed(at.request, &error)),
+        }
+    }
+
+    fn read(
+        &self,
+        _req: &fuser::Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        size: u32,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        let request = Request::new("read", ino);
+        let len = size.min(MAX_IO) as usize;
+        READ_BUFFER.with_borrow_mut(|buffer| {
+            buffer.clear();
+            match self.calls.read(request, |volume| {
+                volume.read(handle(fh), offset, len, buffer)
+            }) {
+                Ok(()) => reply.data(buffer),
+                Err(Error::Absent(hashes)) => {
+                    let call = move |volume: &Volume| {
+                        let mut buffer = Vec::with_capacity(len);
+                        volume.read(handle(fh), offset, len, &mut buffer)?;
+                        Ok(buffer)
+                    };
+                    self.calls
+                        .wait(request, hashes, call, move |read| match read {
+                            Ok(data) => reply.data(&data),
+                            Err(error) => reply.error(node_failed(request, &error)),
+                        });
+                }
+                Err(error) => reply.error(node_failed(request, &error)),
+            }
+        });
+    }
+
+    fn write(
+        &self,
+        req: &fuser::Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        data: &[u8],
+        write_flags: WriteFlags,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyWrite,
+    ) {
+        let request = Request::new("write", ino);
+        let who = caller(req, 0);
+        // Stores through a mapping come with a guessed handle, which may be another program's.
+        let mapped = write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
+        let set_ids = self.view.set_ids().clone();
+        let call = move |volume: &Volume, data: &[u8]| {
+            let written = match mapped {
+                true => volume.write_mapped(Ino(ino.0), offset, data)?,
+                false => volume.write(handle(fh), offset, data, &who)?,
+            };
+            set_ids.written(Ino(ino.0), who.uid);
+            Ok(written)
+        };
+        match self.calls.change(request, |volume| call(volume, data)) {
+            Err(Error::Absent(hashes)) => {
+                // `data` is the session thread's buffer.
+                let data = data.to_vec();
+                let call = move |volume: &Volume| call(volume, &data);
+                self.calls.wait(request, hashes, call, move |written| {
+                    answer_written(request, written, reply)
+                });
+            }
+            written => answer_written(request, written, reply),
+        }
+    }
+
+    fn flush(
+        &self,
+        _req: &fuser::Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        _owner: LockOwner,
+        reply: ReplyEmpty,
+    ) {
+        let request = Request::new("flush", ino);
+        let call = move |volume: &Volume| volume.flush(handle(fh));
+        self.calls.patiently(request, call, move |flushed| {
+            answer_empty(request, flushed, reply)
+        });
+    }
+
+    fn fsync(
+        &self,
+        _req: &fuser::Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        _datasync: bool,
+        reply: ReplyEmpty,
+    ) {
+        self.sync(Request::new("fsync", ino), reply, move |volume| {
+            volume.fsync(handle(fh))
+        });
+    }
+
+    fn release(
+        &self,
+        _req: &fuser::Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        _flush: bool,
+        reply: ReplyEmpty,
+    ) {
+        let request = Request::new("release", ino);
+        let open_files = self.open_files.clone();
+        let call = move |volume: &Volume| volume.release(handle(fh));
+        self.calls.patiently(request, call, move |released| {
+            open_files.released(handle(fh));
+            answer_empty(request, released, reply);
+        });
+    }
+
+    fn opendir(&self, _req: &fuser::Request, _ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        // The kernel keeps the listing as long as it isn't told of a change.
+        reply.opened(
+            self.listings.open(),
+            FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_CACHE_DIR,
+        );
+    }
+
+    fn readdir(
+        &self,
+        _req: &fuser::Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectory,
+    ) {
+        let request = Request::new("readdir", ino);
+        let read = self
+            .listings
+            .read(&self.calls, request, fh, Ino(ino.0), offset, |entry| {
+                let node = &entry.attributes;
+                reply.add(
+                    INodeNo(node.ino.0),
+                    entry.cookie,
+                    attributes::file_type(node.kind),
+                    OsStr::from_bytes(&entry.name),
+                )
+            });
+        match read {
+            Ok(()) => reply.ok(),
+            Err(error) => reply.error(node_failed(request, &error)),
+        }
+    }
+
+    fn readdirplus(
+        &self,
+        _req: &fuser::Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectoryPlus,
+    ) {
+        let request = Request::new("readdirplus", ino);
+        let read = self
+            .listings
+            .read(&self.calls, request, fh, Ino(ino.0), offset, |entry| {
+                let shown = self.view.shown(&entry.attributes);
+                let name = OsStr::from_bytes(&entry.name);
+                let full = reply.add(shown.ino, entry.cookie, name, &VALID, &shown, GENERATION);
+                // The kernel counts every entry but these two.
+                if !full && name != "." && name != ".." {
+                    let _ = self.calls.remember(request, entry.attributes.ino);
+                }
+                full
+            });
+        match read {
+            Ok(()) => reply.ok(),
+            Err(error) => reply.error(node_failed(request, &error)),
+        }
+    }
+
+    fn releasedir(
+        &self,
+        _req: &fuser::Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        _flags: OpenFlags,
+        reply: ReplyEmpty,
+    ) {
+        self.listings.close(fh);
+        reply.ok();
+    }
+
+    fn fsyncdir(
+        &self,
+        _req: &fuser::Request,
+        ino: INodeNo,
+        _fh: FileHandle,
+        _datasync: bool,
+        reply: ReplyEmpty,
+    ) {
+        self.sync(Request::new("fsyncdir", ino), reply, Volume::sync_all);
+    }
+
+    fn statfs(&self, _req: &fuser::Request, ino: INodeNo, reply: ReplyStatfs) {
+        let request = Request::new("statfs", ino);
+        answer_statistics(request, self.calls.read(request, Volume::statistics), reply);
+    }
+
+    fn getxattr(
+        &self,
+        _req: &fuser::Request,
+        ino: INodeNo,
+        name: &OsStr,
+        size: u32,
+        reply: ReplyXattr,
+    ) {
+        let request = Request::new("getxattr", ino);
+        let value = xattr_name::supported(name.as_bytes()).and_then(|name| {
+            self.calls
+                .read(request, |volume| volume.get_xattr(Ino(ino.0), name))
+        });
+        answer_xattr(request, value, size, reply);
+    }
+
+    fn listxattr(&self, req: &fuser::Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+        let request = Request::new("listxattr", ino);
+        let names = self
+            .calls
+            .read(request, |volume| volume.list_xattrs(Ino(ino.0)));
+        answer_xattr(
+            request,
+            names.map(|names| xattr_name::list(&names, req.uid())),
+            size,
+            reply,
+        );
+    }
+
+    fn setxattr(
+        &self,
+        req: &fuser::Request,
+        ino: INodeNo,
+        name: &OsStr,
+        value: &[u8],
+        flags: i32,
+        _position: u32,
+        reply: ReplyEmpty,
+    ) {
+        let request = Request::new("setxattr", ino);
+        let set = xattr_name::supported(name.as_bytes()).and_then(|name| {
+            let how = set_xattr(flags)?;
+            self.calls.change(request, |volume| {
+                volume.set_xattr(Ino(ino.0), name, value, how, &caller(req, 0))
+            })
+        });
+        answer_empty(request, set, reply);
+    }
+
+    fn removexattr(&self, _req: &fuser::Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let request = Request::new("removexattr", ino);
+        let removed = xattr_name::supported(name.as_bytes()).and_then(|name| {
+            self.calls
+                .change(request, |volume| volume.remove_xattr(Ino(ino.0), name))
+        });
+        answer_empty(request, removed, reply);
+    }
+
+    fn fallocate(
+        &self,
+        req: &fuser::Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        length: u64,
+        mode: i32,
+        reply: ReplyEmpty,
+    ) {
+        let (request, uid) = (Request::new("fallocate", ino), req.uid());
+        let set_ids = self.view.set_ids().clone();
+        let call = move |volume: &Volume| {
+            volume.allocate(handle(fh), allocation(mode)?, offset, length)?;
+            set_ids.written(Ino(ino.0), uid);
+            Ok(())
+        };
+        self.calls.patiently(request, call, move |allocated| {
+            answer_empty(request, allocated, reply)
+        });
+    }
+
+    fn lseek(
+        &self,
+        _req: &fuser::Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        offset: i64,
+        whence: i32,
+        reply: ReplyLseek,
+    ) {
+        let request = Request::new("lseek", ino);
+        let call = move |volume: &Volume| {
+            let offset = u64::try_from(offset).map_err(|_| Error::NoMoreData)?;
+            let found = match whence {
+                libc::SEEK_DATA => volume.seek_data(handle(fh), offset)?,
+                libc::SEEK_HOLE => volume.seek_hole(handle(fh), offset)?,
+                _ => return Err(Error::Invalid),
+            };
+            i64::try_from(found).map_err(|_| Error::FileTooLarge)
+        };
+        self.calls
+            .patiently(request, call, move |found| match found {
+                Ok(offset) => reply.offset(offset),
+                Err(error) => reply.error(node_failed(request, &error)),
+            });
+    }
+
+    fn copy_file_range(
+        &self,
+        req: &fuser::Request,
+        _ino_in: INodeNo,
+        fh_in: FileHandle,
+        offset_in: u64,
+        ino_out: INodeNo,
+        fh_out: FileHandle,
+        offset_out: u64,
+        len: u64,
+        flags: CopyFileRangeFlags,
+        reply: ReplyWrite,
+    ) {
+        let (request, uid) = (Request::new("copy_file_range", ino_out), req.uid());
+        let set_ids = self.view.set_ids().clone();
+        let call = move |volume: &Volume| {
+            if !flags.is_empty() {
+                return Err(Error::Invalid);
+            }
+            let copied = volume.copy_range(
+                handle(fh_in),
+                offset_in,
+                handle(fh_out),
+                offset_out,
+                len.min(COPY_MAX),
+            )?;
+            set_ids.written(Ino(ino_out.0), uid);
+            usize::try_from(copied).map_err(|_| Error::FileTooLarge)
+        };
+        self.calls.patiently(request, call, move |copied| {
+            answer_written(request, copied, reply)
+        });
+    }
+
+    fn ioctl(
+        &self,
+        _req: &fuser::Request,
+        _ino: INodeNo,
+        _fh: FileHandle,
+        _flags: IoctlFlags,
+        _cmd: u32,
+        _in_data: &[u8],
+        _out_size: u32,
+        reply: ReplyIoctl,
+    ) {
+        reply.error(errno::NO_IOCTL);
+    }
+
+    fn poll(
+        &self,
+        _req: &fuser::Request,
+        _ino: INodeNo,
+        _fh: FileHandle,
+        _notifier: PollNotifier,
+        _events: PollEvents,
+        _flags: PollFlags,
+        reply: ReplyPoll,
+    ) {
+        // The kernel then takes every file for always ready, as on a disk.
+        reply.error(errno::NOT_IMPLEMENTED);
+    }
+}
+
+/// The directory above `directory`.
+fn parent_of(volume: &Volume, directory: Ino) -> Result<Attributes> {
+    let first = volume.read_directory(directory, 0, 2)?;
+    first
+        .into_iter()
+        .find(|entry| entry.name == b"..")
+        .map(|entry| entry.attributes)
+        .ok_or(Error::NotFound)
+}

@@ -1,0 +1,172 @@
+//! Opening a volume in this process: the daemon does, and commands do when no daemon runs.
+//!
+//! Invariant: whoever has a volume open holds its lock, until after the volume is closed.
+
+use std::{
+    io,
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::Path,
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
+
+use crypto::{Entropy, OsEntropy};
+use volume::{
+    Parts, Volume,
+    content::{Packs, Recovery},
+    disk_store::DiskStore,
+    sealed_store::SealedStore,
+};
+
+use crate::{
+    cli::Which,
+    clock::SystemClock,
+    control::{
+        client,
+        protocol::{Reply, Request},
+    },
+    failure::{Because, Failure, Outcome},
+    home::{Home, VolumeDir},
+    profile::{Profile, State},
+    report,
+    select::{Chosen, choose},
+    ticket,
+    unlock::existing_unlock,
+    volume_lock::VolumeLock,
+};
+
+/// How long a command waits for another one, or for a daemon that is starting or ending.
+const PATIENCE: Duration = Duration::from_secs(10);
+const STORE_PATIENCE: Duration = Duration::from_secs(2);
+const RETRY: Duration = Duration::from_millis(50);
+
+/// What a volume is made of, and the part of it that wants to be closed in order.
+pub(crate) struct Stores {
+    pub(crate) parts: Parts,
+    pub(crate) packs: Arc<Packs>,
+}
+
+/// A volume that this process has open.
+pub(crate) struct OpenVolume {
+    pub(crate) volume: Volume,
+    pub(crate) packs: Arc<Packs>,
+    pub(crate) profile: Profile,
+    pub(crate) state: State,
+    pub(crate) dir: VolumeDir,
+    pub(crate) lock: VolumeLock,
+}
+
+impl OpenVolume {
+    /// Opens the volume in `dir` with its opened profile.
+    pub(crate) fn open(dir: VolumeDir, lock: VolumeLock, profile: Profile) -> Outcome<Self> {
+        let Stores { parts, packs } = Stores::open(dir.path(), &profile)?;
+        let id = profile.volume;
+        let volume = guarded(move || Volume::load(parts, id).because(|| "opening the volume".to_owned()))?;
+        let state = State::load(&dir, &profile.secret);
+        Ok(Self { volume, packs, profile, state, dir, lock })
+    }
+
+    /// Writes everything out and lets the volume go.
+    pub(crate) fn close(self) -> Outcome<()> {
+        close(&self.volume, &self.packs)
+    }
+}
+
+/// Writes everything of a volume out, so that opening it again has nothing to mend.
+pub(crate) fn close(volume: &Volume, packs: &Packs) -> Outcome<()> {
+    volume.shutdown().and_then(|()| packs.close()).because(|| "closing the volume".to_owned())
+}
+
+impl Stores {
+    /// Opens the stores below `path`, making them when they aren't there.
+    pub(crate) fn open(path: &Path, profile: &Profile) -> Outcome<Self> {
+        let entropy: Arc<dyn Entropy> = Arc::new(OsEntropy);
+        let store = Arc::new(guarded(|| open_store(&path.join("store")))?);
+        let sealed = SealedStore::new(store.clone(), &profile.secret, entropy.clone());
+        let packs = Packs::open(&path.join("packs"), &sealed).because(|| "opening the packs".to_owned())?;
+        let mended = packs.recovery();
+        if mended != Recovery::default() {
+            let Recovery { checked, indexed, cut } = mended;
+            log::info!("after a crash: {checked} blocks checked, {indexed} of them found again, {cut} bytes cut off");
+        }
+        let packs = Arc::new(packs);
+        let parts = Parts {
+            store,
+            blocks: packs.clone(),
+            clock: Arc::new(SystemClock::new()),
+            entropy,
+            secret: profile.secret.clone(),
+            device: profile.device_keys(),
+            user: profile.user_keys(),
+            directory: Some(path.to_owned()),
+        };
+        Ok(Self { parts, packs })
+    }
+}
+
+/// A process that ends lets its lock go a moment before its store.
+fn open_store(path: &Path) -> Outcome<DiskStore> {
+    let deadline = Instant::now() + STORE_PATIENCE;
+    loop {
+        match DiskStore::open(path) {
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock && Instant::now() < deadline => thread::sleep(RETRY),
+            opened => return opened.because(|| "opening the store".to_owned()),
+        }
+    }
+}
+
+/// Runs what reads the store for the first time. A store that the disk or another program damaged can make the
+/// library below panic; that is told as what it is.
+fn guarded<T>(open: impl FnOnce() -> Outcome<T>) -> Outcome<T> {
+    catch_unwind(AssertUnwindSafe(open))
+        .unwrap_or_else(|_| Err(Failure::new("the volume's store is damaged: the line before tells where it was seen")))
+}
+
+/// Gets the answer to `request` from the volume's daemon or, when none runs, by opening the volume here.
+pub(crate) fn ask_or_open(home: &Home, which: &Which, request: &Request) -> Outcome<Reply> {
+    let Chosen { dir, passphrase } = choose(home, which, false)?;
+    dir.check_format()?;
+    let deadline = Instant::now() + PATIENCE;
+    let lock = loop {
+        if let Some(reply) = client::ask(&dir, request)? {
+            return Ok(reply);
+        }
+        match VolumeLock::try_acquire(dir.path())? {
+            Ok(lock) => break lock,
+            Err(holder) if Instant::now() > deadline => return Err(holder.busy(&dir)),
+            Err(_) => thread::sleep(RETRY),
+        }
+    };
+    let profile = Profile::load(&dir, &existing_unlock(&dir, passphrase.as_ref())?)?;
+    let open = OpenVolume::open(dir, lock, profile)?;
+    let reply = answer_here(&open, request);
+    open.close()?;
+    reply
+}
+
+fn answer_here(open: &OpenVolume, request: &Request) -> Outcome<Reply> {
+    let volume = &open.volume;
+    match request {
+        Request::Status => Ok(Reply::Status(Box::new(report::status(volume, &open.profile)))),
+        Request::Peers => Ok(Reply::Peers(report::offline_peers(volume))),
+        Request::Users => Ok(Reply::Users(report::users(volume))),
+        Request::Devices => Ok(Reply::Devices(report::devices(volume))),
+        Request::Invite { role, seconds } => {
+            let registries = open.state.registries(&open.profile);
+            if registries.is_empty() {
+                return Err(Failure::new(
+                    "the volume has no registry and is not mounted, so no ticket would lead here: mount it first",
+                ));
+            }
+            let invitation = ticket::Invitation { role, expires: Duration::from_secs(*seconds) };
+            ticket::issue(volume, &open.profile, invitation, registries, Vec::new()).map(Reply::Ticket)
+        }
+        Request::Hello | Request::Wait { .. } | Request::Unmount => Err(not_mounted(&open.dir)),
+    }
+}
+
+/// The volume has no daemon, and the command needs one.
+pub(crate) fn not_mounted(dir: &VolumeDir) -> Failure {
+    Failure::new(format!("volume {} is not mounted: mount it with `p2pfs mount`", &dir.short_id()[..8]))
+}

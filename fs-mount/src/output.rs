@@ -1,0 +1,87 @@
+//! Standard output: what was asked for, as a table for people or as JSON for programs.
+
+use std::io::{self, Write};
+
+use serde::Serialize;
+
+use crate::failure::{Because, Outcome};
+
+/// Prints `text` and a line break. A reader that has gone away (`| head`) is no failure.
+pub(crate) fn line(text: &str) -> Outcome<()> {
+    let mut out = io::stdout().lock();
+    match writeln!(out, "{text}").and_then(|()| out.flush()) {
+        Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        done => done.because(|| "writing to standard output".to_owned()),
+    }
+}
+
+/// Prints a remark beside the result, on standard error.
+pub(crate) fn note(text: &str) {
+    // When even standard error is gone, nobody reads it.
+    let _ = writeln!(io::stderr().lock(), "p2pfs: {text}");
+}
+
+/// Prints `value` as JSON.
+pub(crate) fn json<T: Serialize + ?Sized>(value: &T) -> Outcome<()> {
+    line(&serde_json::to_string_pretty(value).expect("a report can be encoded"))
+}
+
+/// Prints a table: a head and rows, columns as wide as they need to be.
+pub(crate) fn table(head: &[&str], rows: &[Vec<String>]) -> Outcome<()> {
+    line(&layout(head, rows))
+}
+
+fn layout(head: &[&str], rows: &[Vec<String>]) -> String {
+    let head: Vec<String> = head.iter().map(ToString::to_string).collect();
+    let widths: Vec<usize> = (0..head.len())
+        .map(|column| {
+            let cells = std::iter::once(&head).chain(rows).filter_map(|row| row.get(column));
+            cells.map(|cell| cell.chars().count()).max().unwrap_or(0)
+        })
+        .collect();
+    let lines = std::iter::once(&head).chain(rows).map(|row| {
+        let cells: Vec<String> = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
+        cells.join("  ").trim_end().to_owned()
+    });
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+/// A number of bytes for people: `4.2 MiB`.
+pub(crate) fn bytes(count: u64) -> String {
+    const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
+    if count < 1024 {
+        return format!("{count} B");
+    }
+    let mut value = count as f64 / 1024.0;
+    let mut unit = 0;
+    while value >= 1023.95 && unit + 1 < UNITS.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    format!("{value:.1} {}", UNITS[unit])
+}
+
+/// `1 commit`, `2 commits`.
+pub(crate) fn count(number: u64, what: &str) -> String {
+    if number == 1 { format!("1 {what}") } else { format!("{number} {what}s") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_line_up() {
+        let rows = [vec!["alice".to_owned(), "owner".to_owned()], vec!["é".to_owned(), String::new()]];
+        assert_eq!(layout(&["name", "role"], &rows), "name   role\nalice  owner\né");
+    }
+
+    #[test]
+    fn sizes() {
+        assert_eq!(bytes(0), "0 B");
+        assert_eq!(bytes(1023), "1023 B");
+        assert_eq!(bytes(1536), "1.5 KiB");
+        assert_eq!(bytes(1024 * 1024 - 1), "1.0 MiB");
+        assert_eq!(bytes(u64::MAX), "16384.0 PiB");
+    }
+}

@@ -1,0 +1,136 @@
+//! Choosing the volume a command is about.
+//!
+//! Labels are sealed: what they are is known of a volume whose daemon runs, whose key lies beside it, or whose
+//! passphrase is at hand.
+
+use crypto::Unlock;
+
+use crate::{
+    cli::Which,
+    control::{client, protocol::Hello},
+    failure::{Failure, Outcome},
+    home::{Home, VolumeDir},
+    profile::Profile,
+    unlock::{Passphrase, read_passphrase, unlock_unasked},
+};
+
+/// Fewer digits of an id than this may be a label just as well.
+const ID_DIGITS: usize = 4;
+
+/// What can be known of a volume on this machine without asking anybody for a passphrase.
+pub(crate) struct Known {
+    pub(crate) dir: VolumeDir,
+    /// What the running daemon says of itself.
+    pub(crate) daemon: Option<Hello>,
+    pub(crate) label: Option<String>,
+    pub(crate) user: Option<String>,
+}
+
+/// The volume a command is about, and the passphrase that came with the command.
+pub(crate) struct Chosen {
+    pub(crate) dir: VolumeDir,
+    pub(crate) passphrase: Option<Passphrase>,
+}
+
+/// Finds the volume that `which` means; without a name it is the only one there is, or the only one mounted
+/// (not mounted, for a command that mounts).
+pub(crate) fn choose(home: &Home, which: &Which, to_mount: bool) -> Outcome<Chosen> {
+    let passphrase = which.passphrase_file.as_deref().map(read_passphrase).transpose()?;
+    let mut volumes = home.volumes()?;
+    let dir = match (&which.volume, volumes.len()) {
+        (_, 0) => {
+            return Err(Failure::new(
+                "there is no volume here: make one with `p2pfs init --name YOU`, or join one with \
+                 `p2pfs join TICKET --name YOU`",
+            ));
+        }
+        (None, 1) => volumes.remove(0),
+        (wanted, _) => {
+            let known: Vec<Known> = volumes.into_iter().map(|dir| inspect(dir, passphrase.as_ref())).collect();
+            match wanted {
+                Some(wanted) => by_name(known, wanted)?,
+                None => the_only(known, to_mount)?,
+            }
+        }
+    };
+    Ok(Chosen { dir, passphrase })
+}
+
+/// Learns what can be learnt of a volume without asking anybody.
+pub(crate) fn inspect(dir: VolumeDir, passphrase: Option<&Passphrase>) -> Known {
+    let daemon = client::hello(&dir).ok().flatten();
+    if let Some(hello) = &daemon {
+        let label = Some(hello.volume.clone());
+        let user = Some(hello.user.clone());
+        return Known { dir, daemon, label, user };
+    }
+    let unlock: Option<Unlock> = unlock_unasked(&dir, passphrase).ok().flatten();
+    let profile = unlock.and_then(|unlock| Profile::load(&dir, &unlock).ok());
+    let (label, user) = profile.map(|p| (p.label, p.user)).unzip();
+    Known { dir, daemon, label, user }
+}
+
+fn by_name(known: Vec<Known>, wanted: &str) -> Outcome<VolumeDir> {
+    let choices = choices(&known);
+    let labelled: Vec<usize> = (0..known.len()).filter(|i| known[*i].label.as_deref() == Some(wanted)).collect();
+    let matching = match labelled.as_slice() {
+        [] => (0..known.len()).filter(|i| is_prefix(wanted, known[*i].dir.short_id())).collect(),
+        _ => labelled,
+    };
+    match matching.as_slice() {
+        [one] => Ok(known.into_iter().nth(*one).expect("an index of this list").dir),
+        [] => Err(Failure::new(format!("no volume here is known as {wanted}: there is {choices}"))),
+        _ => Err(Failure::new(format!("{wanted} means several volumes: give the id, there is {choices}"))),
+    }
+}
+
+/// Whether `wanted` is an id, or its first digits, of the volume in the folder `short_id`.
+fn is_prefix(wanted: &str, short_id: &str) -> bool {
+    let digits = wanted.to_ascii_lowercase();
+    digits.len() >= ID_DIGITS && (short_id.starts_with(&digits) || digits.starts_with(short_id))
+}
+
+fn the_only(known: Vec<Known>, to_mount: bool) -> Outcome<VolumeDir> {
+    let choices = choices(&known);
+    let mut fitting = known.into_iter().filter(|k| k.daemon.is_some() != to_mount);
+    match (fitting.next(), fitting.next()) {
+        (Some(only), None) => Ok(only.dir),
+        _ => Err(Failure::new(format!("which volume? give --volume with one of {choices}"))),
+    }
+}
+
+fn choices(known: &[Known]) -> String {
+    let name = |k: &Known| match &k.label {
+        Some(label) => format!("{label} ({})", &k.dir.short_id()[..8]),
+        None => k.dir.short_id()[..8].to_owned(),
+    };
+    known.iter().map(name).collect::<Vec<_>>().join(", ")
+}
+
+/// Refuses a label that a volume here already has, as far as labels can be known.
+pub(crate) fn refuse_taken_label(home: &Home, label: &str, passphrase: Option<&Passphrase>) -> Outcome<()> {
+    for dir in home.volumes()? {
+        if inspect(dir, passphrase).label.as_deref() == Some(label) {
+            return Err(Failure::new(format!(
+                "a volume known as {label} is here already: call the new one something else with --volume LABEL"
+            )));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_told_by_their_first_digits() {
+        let short = "4f2a91c0aabbccdd";
+        for good in ["4f2a", "4F2A91", short, &format!("{short}0011")] {
+            assert!(is_prefix(good, short), "{good}");
+        }
+        for bad in ["4f2", "4f2b", "docs", ""] {
+            assert!(!is_prefix(bad, short), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,155 @@
+//! What opens a volume's key file: a passphrase from a file or the terminal, or the key beside it.
+//!
+//! Invariants: a passphrase is never an argument, never in the environment, and is only asked for on a terminal.
+
+use std::{
+    fs,
+    io::{self, IsTerminal, Read},
+    path::Path,
+};
+
+use crypto::{Entropy, KeyFile, SymmetricKey, Unlock};
+use zeroize::Zeroizing;
+
+use crate::{
+    failure::{Because, Failure, Outcome, plain},
+    home::{VolumeDir, read_bounded, write_private},
+    profile::key_file_failure,
+};
+
+/// A passphrase, wiped when dropped.
+pub(crate) type Passphrase = Zeroizing<String>;
+
+/// Longer ones are a wrong file.
+const PASSPHRASE_LIMIT: u64 = 4096;
+const KEY_NAME: &str = "unlock.key";
+
+/// Reads the passphrase in `file`; `-` is standard input. A line break at its end doesn't count.
+pub(crate) fn read_passphrase(file: &Path) -> Outcome<Passphrase> {
+    let mut bytes = Zeroizing::new(Vec::with_capacity(PASSPHRASE_LIMIT as usize + 1));
+    let read = if file == Path::new("-") {
+        io::stdin().lock().take(PASSPHRASE_LIMIT + 1).read_to_end(&mut bytes)
+    } else {
+        fs::File::open(file).and_then(|f| f.take(PASSPHRASE_LIMIT + 1).read_to_end(&mut bytes))
+    };
+    let shown = if file == Path::new("-") { "standard input".to_owned() } else { file.display().to_string() };
+    read.because(|| format!("reading the passphrase from {shown}"))?;
+    if bytes.len() as u64 > PASSPHRASE_LIMIT {
+        return Err(Failure::new(format!("{shown} is too long for a passphrase: at most {PASSPHRASE_LIMIT} bytes")));
+    }
+    let text = std::str::from_utf8(&bytes)
+        .map_err(|_| Failure::new(format!("the passphrase in {shown} is not UTF-8 text")))?;
+    let text = text.strip_suffix('\n').unwrap_or(text);
+    let text = text.strip_suffix('\r').unwrap_or(text);
+    if text.is_empty() {
+        return Err(Failure::new(format!("the passphrase in {shown} is empty")));
+    }
+    Ok(Zeroizing::new(text.to_owned()))
+}
+
+/// Decides what opens a new volume's keys; a key of its own is kept in `dir`.
+pub(crate) fn new_unlock(dir: &Path, passphrase: Option<Passphrase>, entropy: &dyn Entropy) -> Outcome<Unlock> {
+    if let Some(passphrase) = passphrase {
+        return Ok(Unlock::Passphrase(passphrase));
+    }
+    let key = SymmetricKey::generate(entropy);
+    write_private(&dir.join(KEY_NAME), key.expose())?;
+    Ok(Unlock::Key(key))
+}
+
+/// The passphrase for a new volume: from the file, or typed twice; none with `no_passphrase`.
+pub(crate) fn new_passphrase(file: Option<&Path>, no_passphrase: bool) -> Outcome<Option<Passphrase>> {
+    if no_passphrase {
+        return Ok(None);
+    }
+    if let Some(file) = file {
+        return read_passphrase(file).map(Some);
+    }
+    if !io::stdin().is_terminal() {
+        return Err(Failure::new(
+            "a passphrase is needed and standard input is no terminal: give --passphrase-file FILE or --no-passphrase",
+        ));
+    }
+    let first = prompt("passphrase for the keys on this device: ")?;
+    if first.is_empty() {
+        return Err(Failure::new("the passphrase is empty: type one, or give --no-passphrase"));
+    }
+    if prompt("the same again: ")? != first {
+        return Err(Failure::new("the two passphrases differ: try again"));
+    }
+    Ok(Some(first))
+}
+
+/// What opens the keys of the volume in `dir`: the passphrase already at hand, the key beside them, or what the
+/// user types.
+pub(crate) fn existing_unlock(dir: &VolumeDir, at_hand: Option<&Passphrase>) -> Outcome<Unlock> {
+    match unlock_unasked(dir, at_hand)? {
+        Some(unlock) => Ok(unlock),
+        None => ask_passphrase(dir).map(Unlock::Passphrase),
+    }
+}
+
+/// Has the user type the passphrase, on a terminal only.
+pub(crate) fn ask_passphrase(dir: &VolumeDir) -> Outcome<Passphrase> {
+    if !io::stdin().is_terminal() {
+        return Err(Failure::new(format!(
+            "the keys of volume {} need a passphrase and standard input is no terminal: give --passphrase-file FILE",
+            &dir.short_id()[..8]
+        )));
+    }
+    prompt("passphrase: ")
+}
+
+/// The same without asking anybody; `None` when a passphrase is needed and none is at hand.
+pub(crate) fn unlock_unasked(dir: &VolumeDir, at_hand: Option<&Passphrase>) -> Outcome<Option<Unlock>> {
+    let keys = read_keys(dir)?;
+    if KeyFile::needs_passphrase(&keys).map_err(|e| key_file_failure(dir.short_id(), e))? {
+        return Ok(at_hand.map(|passphrase| Unlock::Passphrase(passphrase.clone())));
+    }
+    let path = dir.path().join(KEY_NAME);
+    let bytes = read_bounded(&path).map(Zeroizing::new).because(|| format!("reading {}", path.display()))?;
+    let key: [u8; 32] =
+        bytes.as_slice().try_into().map_err(|_| Failure::new(format!("{} is damaged", path.display())))?;
+    Ok(Some(Unlock::Key(SymmetricKey::from_bytes(key))))
+}
+
+/// The sealed key file.
+pub(crate) fn read_keys(dir: &VolumeDir) -> Outcome<Vec<u8>> {
+    let path = dir.path().join("keys");
+    read_bounded(&path).map_err(|e| Failure::new(format!("reading {}: {}", path.display(), plain(&e))))
+}
+
+fn prompt(text: &str) -> Outcome<Passphrase> {
+    rpassword::prompt_password(text).map(Zeroizing::new).because(|| "reading the passphrase".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(content: &[u8], expected: Option<&str>) {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("p");
+        fs::write(&file, content).unwrap();
+        assert_eq!(read_passphrase(&file).ok().as_deref().map(String::as_str), expected);
+    }
+
+    #[test]
+    fn passphrases_from_files() {
+        check(b"horse\n", Some("horse"));
+        check(b"horse\r\n", Some("horse"));
+        check(b" horse battery ", Some(" horse battery "));
+        check(b"horse\n\n", Some("horse\n"));
+        check(b"", None);
+        check(b"\n", None);
+        check(b"\xff\xfe", None);
+        check(&[b'a'; 4096], Some(&"a".repeat(4096)));
+        check(&[b'a'; 4097], None);
+    }
+
+    #[test]
+    fn a_missing_file_is_named() {
+        let error = read_passphrase(Path::new("/nonexistent/p")).unwrap_err().to_string();
+        assert!(error.contains("/nonexistent/p"), "{error}");
+    }
+}

@@ -1,0 +1,270 @@
+//! Runs one established connection: drives a [`Session`] with what comes in, and writes what it gives out.
+//!
+//! The session is pulled: it is asked for the next message only when the last one is written, so a slow peer slows
+//! itself and nobody else. All calls of the session may touch the disk and run on blocking threads, those that apply
+//! commits one after the other. Nothing here polls: the session wakes the writer and the fetchers.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use quinn::{Connection, SendStream};
+use thiserror::Error;
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
+use volume::sync::{MAX_MESSAGE, Message, Session};
+
+use crate::block_stream::{self, BlockError, MAX_BATCH};
+use crate::blocking::blocking;
+use crate::close;
+use crate::frame::{self, FrameError, FrameReader};
+use crate::handshake::Control;
+use crate::registry_client::one_line;
+
+/// Requests for blocks under way at once.
+const FETCHERS: usize = 4;
+/// How much is encoded before it is written.
+const WRITE_AHEAD: usize = 256 << 10;
+/// The first request of each fetcher; see [`Batch`].
+const FIRST_BATCH: usize = 8;
+
+/// Called whenever something about the peer or the volume may have changed. Must be quick.
+pub(crate) type OnChange = Arc<dyn Fn() + Send + Sync>;
+
+/// Why a connection ended.
+#[derive(Debug, Error)]
+pub(crate) enum Ended {
+    /// The other end, or the network.
+    #[error("{0}")]
+    Connection(#[from] quinn::ConnectionError),
+    /// The peer did what an honest one never does.
+    #[error("misbehaved: {0}")]
+    Misbehaved(String),
+    /// A stream broke or stood still.
+    #[error("{0}")]
+    Stream(String),
+}
+
+impl From<FrameError> for Ended {
+    fn from(error: FrameError) -> Self {
+        match error {
+            FrameError::TooLong { .. } | FrameError::Malformed(_) => Ended::Misbehaved(error.to_string()),
+            FrameError::Truncated | FrameError::Io(_) => Ended::Stream(error.to_string()),
+        }
+    }
+}
+
+impl From<BlockError> for Ended {
+    fn from(error: BlockError) -> Self {
+        if error.is_misbehaviour() { Ended::Misbehaved(error.to_string()) } else { Ended::Stream(error.to_string()) }
+    }
+}
+
+impl Ended {
+    /// Text for people and logs; a peer's own words are made fit for that.
+    pub(crate) fn reason(&self) -> String {
+        match self {
+            Ended::Connection(quinn::ConnectionError::ApplicationClosed(closed))
+                if closed.error_code == close::GOODBYE =>
+            {
+                "said goodbye".to_owned()
+            }
+            other => one_line(&other.to_string()),
+        }
+    }
+}
+
+/// What wakes the tasks of one peer.
+#[derive(Default)]
+struct Wake {
+    writer: Notify,
+    fetchers: Notify,
+}
+
+/// Runs the connection until it ends, and closes the session.
+pub(crate) async fn run(
+    connection: Connection,
+    control: Control,
+    session: Arc<Session>,
+    fetches: bool,
+    on_change: OnChange,
+) -> Ended {
+    let wake = Arc::new(Wake::default());
+    session.on_wake(Box::new({
+        let (wake, on_change) = (wake.clone(), on_change.clone());
+        move || {
+            wake.writer.notify_one();
+            wake.fetchers.notify_one();
+            on_change();
+        }
+    }));
+    let Control { send, receive } = control;
+    // Commits overtake blocks.
+    if let Err(error) = send.set_priority(1) {
+        log::trace!("control stream: {error}");
+    }
+    let mut tasks = JoinSet::new();
+    tasks.spawn(read(session.clone(), receive, on_change.clone()));
+    tasks.spawn(write(session.clone(), send, wake.clone()));
+    tasks.spawn(serve(connection.clone(), session.clone()));
+    for _ in 0..if fetches { FETCHERS } else { 0 } {
+        tasks.spawn(fetch(connection.clone(), session.clone(), wake.clone(), on_change.clone()));
+    }
+    let ended = tokio::select! {
+        error = connection.closed() => Ended::Connection(error),
+        ended = tasks.join_next() => match ended {
+            Some(Ok(Err(ended))) => ended,
+            Some(Err(error)) => Ended::Stream(error.to_string()),
+            Some(Ok(Ok(never))) => match never {},
+            None => Ended::Stream("no tasks".to_owned()),
+        },
+    };
+    // What a stream says of a connection that is gone is less than what the connection says.
+    let ended = match (ended, connection.close_reason()) {
+        (Ended::Stream(_), Some(reason)) => Ended::Connection(reason),
+        (ended, _) => ended,
+    };
+    match &ended {
+        Ended::Connection(_) => {}
+        Ended::Misbehaved(_) => connection.close(close::MISBEHAVED, b"misbehaved"),
+        Ended::Stream(_) => connection.close(close::FAILED, b"stream broke"),
+    }
+    tasks.shutdown().await;
+    blocking({
+        let session = session.clone();
+        move || session.close()
+    })
+    .await;
+    on_change();
+    ended
+}
+
+/// What a task that only ends with an error returns otherwise.
+type Never = std::convert::Infallible;
+
+async fn read(
+    session: Arc<Session>,
+    mut frames: FrameReader<quinn::RecvStream>,
+    on_change: OnChange,
+) -> Result<Never, Ended> {
+    frames.set_max(MAX_MESSAGE);
+    loop {
+        let frame = frames.next().await?.ok_or_else(|| Ended::Stream("control stream ended".to_owned()))?;
+        let session = session.clone();
+        // Awaited one by one: commits are applied in the order in which they were sent.
+        blocking(move || {
+            let message = Message::decode(&frame).map_err(|error| error.to_string())?;
+            session.receive(message).map_err(|error| error.to_string())
+        })
+        .await
+        .map_err(Ended::Misbehaved)?;
+        on_change();
+    }
+}
+
+async fn write(session: Arc<Session>, mut send: SendStream, wake: Arc<Wake>) -> Result<Never, Ended> {
+    let opening = session.clone();
+    let mut frames = blocking(move || opening.opening().iter().map(Message::encode).collect::<Vec<_>>()).await;
+    loop {
+        for frame in frames {
+            frame::write_frame(&mut send, &frame).await?;
+        }
+        let source = session.clone();
+        frames = blocking(move || next_frames(&source)).await;
+        if frames.is_empty() {
+            wake.writer.notified().await;
+        }
+    }
+}
+
+fn next_frames(session: &Session) -> Vec<Vec<u8>> {
+    let mut frames = Vec::new();
+    let mut size = 0;
+    while size < WRITE_AHEAD
+        && let Some(message) = session.next_outgoing()
+    {
+        let frame = message.encode();
+        size += frame.len();
+        frames.push(frame);
+    }
+    frames
+}
+
+/// How many blocks to ask for at a time: so many as come in a fraction of a second. On a slow link, a block that a
+/// reader waits for must not queue behind megabytes asked for earlier.
+struct Batch(usize);
+
+impl Batch {
+    const QUICK: Duration = Duration::from_millis(100);
+    const SLOW: Duration = Duration::from_millis(400);
+
+    fn took(&mut self, asked: usize, time: Duration) {
+        if time > Self::SLOW {
+            self.0 = (self.0 / 2).max(1);
+        } else if time < Self::QUICK && asked >= self.0 {
+            self.0 = (self.0 * 2).min(MAX_BATCH);
+        }
+    }
+}
+
+async fn fetch(
+    connection: Connection,
+    session: Arc<Session>,
+    wake: Arc<Wake>,
+    on_change: OnChange,
+) -> Result<Never, Ended> {
+    let mut batch = Batch(FIRST_BATCH);
+    loop {
+        let (asker, most) = (session.clone(), batch.0);
+        let hashes = blocking(move || asker.wanted(most)).await;
+        if hashes.is_empty() {
+            wake.fetchers.notified().await;
+            continue;
+        }
+        // There may be more: let another fetcher look.
+        wake.fetchers.notify_one();
+        let (asked, started) = (hashes.len(), Instant::now());
+        block_stream::fetch(&connection, &session, hashes, &*on_change).await?;
+        batch.took(asked, started.elapsed());
+    }
+}
+
+async fn serve(connection: Connection, session: Arc<Session>) -> Result<Never, Ended> {
+    // As many at a time as the transport lets the peer open.
+    let mut requests = JoinSet::new();
+    loop {
+        tokio::select! {
+            stream = connection.accept_bi() => {
+                let (send, receive) = stream?;
+                requests.spawn(block_stream::serve(session.clone(), send, receive));
+            }
+            Some(served) = requests.join_next() => match served {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) if error.is_misbehaviour() => return Err(error.into()),
+                Ok(Err(error)) => log::trace!("serving blocks: {error}"),
+                Err(error) => return Err(Ended::Stream(error.to_string())),
+            },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn batches_follow_the_speed_of_the_link() {
+        let mut batch = Batch(FIRST_BATCH);
+        for _ in 0..10 {
+            batch.took(batch.0, Duration::from_millis(5));
+        }
+        assert_eq!(batch.0, MAX_BATCH);
+        batch.took(batch.0, Duration::from_millis(200));
+        assert_eq!(batch.0, MAX_BATCH);
+        for _ in 0..10 {
+            batch.took(batch.0, Duration::from_secs(2));
+        }
+        assert_eq!(batch.0, 1);
+        batch.took(0, Duration::from_millis(5));
+        assert_eq!(batch.0, 1, "a short request says nothing");
+    }
+}

@@ -1,0 +1,462 @@
+//! Everybody this device talks to about one volume.
+//!
+//! A swarm listens, dials whoever it has heard of, and keeps one connection per device. It hears of devices from
+//! registries, from peers (who tell each other where members are, so that a registry may be down) and from what the
+//! caller remembered. Of two connections between the same two devices the one dialled by the lesser id stays.
+//!
+//! When nothing happens, nothing runs but QUIC's keep-alives, the renewal of leases, and attempts to reach members
+//! that are away, at least half a minute apart.
+
+mod dial;
+mod discover;
+mod table;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use crypto::{DeviceId, DeviceKeys};
+use parking_lot::Mutex;
+use quinn::Connection;
+use serde::{Deserialize, Serialize};
+use tokio::sync::{Notify, watch};
+use tokio::task::JoinSet;
+use volume::Volume;
+use volume::sync::{PeerProgress, Session};
+
+use crate::blocking::blocking;
+use crate::close;
+use crate::endpoint::{BindError, Caller, Endpoint, remote_address};
+use crate::handshake::{self, Addresses, FailedJoins, Greeted, HandshakeError};
+use crate::identity::{Identity, Protocol, peer_device};
+use crate::peer;
+use crate::places::{Places, network_of};
+use crate::registry_address::RegistryAddress;
+use crate::registry_client::{Interest, RegistryClient, RegistryStatus};
+use crate::registry_protocol::MAX_ADDRESSES;
+use table::{Link, Table};
+
+/// Handshakes at a time, and of those from one network; more callers are turned away and try again.
+const MAX_HANDSHAKES: usize = 64;
+const MAX_HANDSHAKES_PER_NETWORK: usize = 16;
+/// Connections taken in; with its windows a connection holds at most some 32 MiB, idle ones next to nothing.
+const MAX_CONNECTIONS: usize = 256;
+/// How long a caller has for TLS.
+const TLS_LIMIT: Duration = Duration::from_secs(10);
+
+/// Where a device may be reached; for remembering across restarts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KnownPeer {
+    /// The device.
+    pub device: DeviceId,
+    /// Its addresses, the likeliest first.
+    pub addresses: Vec<SocketAddr>,
+}
+
+/// What happens on the network, for the audit log. Called from network tasks: it must not block.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// A device is connected.
+    Connected {
+        /// Which.
+        device: DeviceId,
+        /// From or at which address.
+        address: SocketAddr,
+        /// Whether this side dialled.
+        dialled: bool,
+    },
+    /// It is no more.
+    Disconnected {
+        /// Which.
+        device: DeviceId,
+        /// Why, for people.
+        reason: String,
+    },
+    /// A device joined the volume here.
+    Joined {
+        /// Which.
+        device: DeviceId,
+        /// From where.
+        address: SocketAddr,
+    },
+    /// A ticket was refused.
+    JoinRefused {
+        /// Who came with it.
+        device: DeviceId,
+        /// From where.
+        address: SocketAddr,
+        /// Why.
+        reason: String,
+    },
+    /// Somebody is no member, or does not speak as one.
+    HandshakeFailed {
+        /// Who, if TLS got that far.
+        device: Option<DeviceId>,
+        /// From where.
+        address: SocketAddr,
+        /// Why.
+        reason: String,
+    },
+    /// A connected device did what an honest one never does.
+    Misbehaved {
+        /// Which.
+        device: DeviceId,
+        /// What.
+        reason: String,
+    },
+}
+
+/// Receives [`Event`]s.
+pub type OnEvent = Arc<dyn Fn(Event) + Send + Sync>;
+
+/// How to start.
+#[derive(Clone)]
+pub struct Config {
+    /// Where to listen; any port of any address without it.
+    pub listen: Option<SocketAddr>,
+    /// Registries to use, all at once.
+    pub registries: Vec<RegistryAddress>,
+    /// Who was known the last time.
+    pub known_peers: Vec<KnownPeer>,
+    /// Hears what happens.
+    pub on_event: OnEvent,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self { listen: None, registries: Vec::new(), known_peers: Vec::new(), on_event: Arc::new(|_| {}) }
+    }
+}
+
+/// A connected device.
+#[derive(Debug, Clone)]
+pub struct PeerStatus {
+    /// Which.
+    pub device: DeviceId,
+    /// Where it is.
+    pub address: SocketAddr,
+    /// The round-trip time.
+    pub rtt: Duration,
+    /// Since when it is connected.
+    pub since: SystemTime,
+    /// How far the two are apart.
+    pub progress: PeerProgress,
+}
+
+/// The running swarm. Ends when it is dropped; [`shutdown`](Swarm::shutdown) ends it politely.
+pub struct Swarm {
+    shared: Arc<Shared>,
+    registries: Vec<RegistryClient>,
+    tasks: JoinSet<()>,
+}
+
+/// What all tasks of the swarm share.
+struct Shared {
+    volume: Volume,
+    endpoint: Endpoint,
+    started: Instant,
+    on_event: OnEvent,
+    table: Mutex<Table>,
+    failed_joins: Mutex<FailedJoins>,
+    /// Counts changes; its value means nothing.
+    changes: watch::Sender<u64>,
+    /// What the registries are told.
+    interest: watch::Sender<Interest>,
+    /// Addresses at which registries saw this device, the last few.
+    observed: Mutex<Vec<SocketAddr>>,
+    /// What this device offers to registries has to be looked at again.
+    refresh: Notify,
+    /// Tasks to run: connections and dials live as long as the swarm.
+    spawner: tokio::sync::mpsc::UnboundedSender<Task>,
+}
+
+type Task = std::pin::Pin<Box<dyn Future<Output = ()> + Send>>;
+
+impl Swarm {
+    /// Starts. Must be called within a tokio runtime.
+    pub fn start(volume: Volume, keys: Arc<DeviceKeys>, config: Config) -> Result<Self, BindError> {
+        let endpoint = Endpoint::bind(Identity::new(&keys.signing)?, config.listen, Protocol::Peer)?;
+        let (spawner, mut spawned) = tokio::sync::mpsc::unbounded_channel::<Task>();
+        let (interest, wanted) = watch::channel(Interest::default());
+        let shared = Arc::new(Shared {
+            volume,
+            endpoint: endpoint.clone(),
+            started: Instant::now(),
+            on_event: config.on_event,
+            table: Mutex::new(Table::new(endpoint.device())),
+            failed_joins: Mutex::new(FailedJoins::default()),
+            changes: watch::Sender::new(0),
+            interest,
+            observed: Mutex::default(),
+            refresh: Notify::new(),
+            spawner,
+        });
+        let mut tasks = JoinSet::new();
+        // One owner for all short-lived tasks: they end with it, also when the swarm is only dropped.
+        tasks.spawn(async move {
+            let mut running = JoinSet::new();
+            loop {
+                tokio::select! {
+                    task = spawned.recv() => match task {
+                        Some(task) => {
+                            running.spawn(task);
+                        }
+                        None => return,
+                    },
+                    Some(_) = running.join_next() => {}
+                }
+            }
+        });
+        let (found, discoveries) = tokio::sync::mpsc::channel(256);
+        let registries: Vec<_> = config
+            .registries
+            .into_iter()
+            .map(|address| {
+                RegistryClient::start(endpoint.clone(), address, keys.clone(), wanted.clone(), found.clone())
+            })
+            .collect();
+        tasks.spawn(accept(shared.clone()));
+        tasks.spawn(discover::listen(shared.clone(), discoveries));
+        tasks.spawn(discover::keep_offering(shared.clone()));
+        shared.refresh.notify_one();
+        for known in config.known_peers {
+            shared.heard_of(known.device, &known.addresses);
+        }
+        log::info!("volume {}: listening on port {}", shared.volume.id().short(), endpoint.port());
+        Ok(Self { shared, registries, tasks })
+    }
+
+    /// Returns who is connected, by device.
+    pub fn peers(&self) -> Vec<PeerStatus> {
+        let links = self.shared.table.lock().links();
+        links
+            .into_iter()
+            .map(|link| PeerStatus {
+                device: link.device,
+                address: remote_address(&link.connection),
+                rtt: link.connection.rtt(),
+                since: link.since,
+                progress: link.session.progress(),
+            })
+            .collect()
+    }
+
+    /// Returns where members were last seen, for [`Config::known_peers`] of the next start.
+    pub fn known_peers(&self) -> Vec<KnownPeer> {
+        let mut known = self.shared.table.lock().known();
+        known.retain(|peer| self.shared.volume.is_member(&peer.device));
+        known
+    }
+
+    /// Returns the addresses at which others may reach this device, those that registries saw at the end.
+    pub fn local_addresses(&self) -> Vec<SocketAddr> {
+        self.shared.own_addresses()
+    }
+
+    /// Returns how it stands with each registry.
+    pub fn registries(&self) -> Vec<RegistryStatus> {
+        self.registries.iter().map(RegistryClient::status).collect()
+    }
+
+    /// Returns a receiver that is woken whenever peers or their progress may have changed.
+    pub fn subscribe(&self) -> watch::Receiver<u64> {
+        self.shared.changes.subscribe()
+    }
+
+    /// Looks again at what to tell the registries: to be called after a local invitation or change of members.
+    pub fn refresh(&self) {
+        self.shared.refresh.notify_one();
+    }
+
+    /// Disconnects from everybody, and ends.
+    pub async fn shutdown(mut self) {
+        self.registries.clear();
+        self.shared.endpoint.close(close::GOODBYE, "goodbye").await;
+        self.tasks.shutdown().await;
+        let links = self.shared.table.lock().take_links();
+        blocking(move || links.iter().for_each(|link| link.session.close())).await;
+    }
+}
+
+impl Drop for Swarm {
+    fn drop(&mut self) {
+        // Dropping the tasks alone would leave the socket to the connections' own tasks.
+        self.shared.endpoint.close_now(close::GOODBYE, "goodbye");
+    }
+}
+
+impl Shared {
+    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        // The receiver is gone only when the swarm is, and then nothing is to be run any more.
+        let _ended = self.spawner.send(Box::pin(task));
+    }
+
+    fn changed(&self) {
+        self.changes.send_modify(|count| *count = count.wrapping_add(1));
+    }
+
+    fn event(&self, event: Event) {
+        (self.on_event)(event);
+    }
+
+    fn own_addresses(&self) -> Vec<SocketAddr> {
+        let mut addresses = self.endpoint.local_addresses();
+        for observed in &*self.observed.lock() {
+            if !addresses.contains(observed) {
+                addresses.push(*observed);
+            }
+        }
+        addresses.truncate(MAX_ADDRESSES);
+        addresses
+    }
+
+    /// What a proven member is told.
+    async fn addresses_to_tell(&self) -> Addresses {
+        let known = self.table.lock().known();
+        let volume = self.volume.clone();
+        let known = blocking(move || known.into_iter().filter(|peer| volume.is_member(&peer.device)).collect()).await;
+        let known: Vec<KnownPeer> = known;
+        let others = known.into_iter().map(|peer| (peer.device, peer.addresses)).collect();
+        Addresses { own: self.own_addresses(), others }
+    }
+
+    /// Takes a connection that passed the handshake and runs it to its end.
+    async fn adopt(self: Arc<Self>, connection: Connection, device: DeviceId, greeted: Greeted, dialled: bool) {
+        let address = remote_address(&connection);
+        let Greeted { control, addresses, joined } = greeted;
+        let volume = self.volume.clone();
+        let session: Arc<Session> = blocking(move || Arc::new(volume.session(device))).await;
+        let link = Link {
+            device,
+            connection: connection.clone(),
+            session: session.clone(),
+            dialled,
+            since: SystemTime::now(),
+            at: Instant::now(),
+        };
+        let connected = self.table.lock().connect(link);
+        let replaced = match connected {
+            Ok(replaced) => replaced,
+            Err(_loser) => {
+                connection.close(close::DUPLICATE, b"connected already");
+                blocking(move || session.close()).await;
+                return;
+            }
+        };
+        if let Some(old) = replaced {
+            old.connection.close(close::DUPLICATE, b"replaced by a newer connection");
+        }
+        log::info!("device {}: connected ({})", device.short(), if dialled { "dialled" } else { "called" });
+        if joined {
+            self.event(Event::Joined { device, address });
+        }
+        self.event(Event::Connected { device, address, dialled });
+        // Who just joined leaves this socket after the first sync, and comes back from another.
+        if !joined {
+            self.learn(device, address, addresses).await;
+        }
+        self.changed();
+        let on_change: peer::OnChange = {
+            let shared = Arc::downgrade(&self);
+            Arc::new(move || {
+                if let Some(shared) = shared.upgrade() {
+                    shared.changed();
+                }
+            })
+        };
+        let ended = peer::run(connection.clone(), control, session, true, on_change).await;
+        if self.table.lock().disconnect(&device, connection.stable_id()) {
+            let reason = ended.reason();
+            log::info!("device {}: disconnected: {reason}", device.short());
+            if let peer::Ended::Misbehaved(reason) = &ended {
+                self.event(Event::Misbehaved { device, reason: reason.clone() });
+            }
+            self.event(Event::Disconnected { device, reason });
+        }
+        self.changed();
+    }
+
+    /// Remembers what a peer told of itself and of other members.
+    async fn learn(self: &Arc<Self>, device: DeviceId, address: SocketAddr, told: Addresses) {
+        let mut own = vec![address];
+        own.extend(told.own);
+        self.heard_of(device, &own);
+        let volume = self.volume.clone();
+        let members = blocking(move || {
+            told.others.into_iter().filter(|(device, _)| volume.is_member(device)).collect::<Vec<_>>()
+        })
+        .await;
+        for (other, addresses) in members {
+            self.heard_of(other, &addresses);
+        }
+    }
+
+    /// Notes where a device may be, and sees to it that it is dialled.
+    fn heard_of(self: &Arc<Self>, device: DeviceId, addresses: &[SocketAddr]) {
+        let new = self.table.lock().heard_of(device, addresses);
+        if let Some(wake) = new {
+            self.spawn(dial::keep_dialling(self.clone(), device, wake));
+        }
+    }
+}
+
+async fn accept(shared: Arc<Shared>) {
+    let handshakes = Places::new(MAX_HANDSHAKES, MAX_HANDSHAKES_PER_NETWORK);
+    while let Some(caller) = shared.endpoint.accept().await {
+        let full = shared.table.lock().connected() >= MAX_CONNECTIONS;
+        match handshakes.take(caller.address().ip()) {
+            Some(place) if !full => {
+                let shared_too = shared.clone();
+                shared.spawn(async move {
+                    let greeted = receive(&shared_too, caller).await;
+                    drop(place);
+                    if let Some((connection, device, greeted)) = greeted {
+                        shared_too.adopt(connection, device, greeted, false).await;
+                    }
+                });
+            }
+            _ => caller.refuse(),
+        }
+    }
+}
+
+/// Brings a caller through TLS and our handshake.
+async fn receive(shared: &Arc<Shared>, caller: Caller) -> Option<(Connection, DeviceId, Greeted)> {
+    let address = caller.address();
+    let failed = |device: Option<DeviceId>, reason: String| {
+        log::debug!("{address}: handshake failed: {reason}");
+        shared.event(Event::HandshakeFailed { device, address, reason });
+    };
+    let connection = match tokio::time::timeout(TLS_LIMIT, caller.answer()).await {
+        Ok(Ok(connection)) => connection,
+        Ok(Err(error)) => {
+            failed(None, error.to_string());
+            return None;
+        }
+        Err(_) => {
+            failed(None, "no answer in time".to_owned());
+            return None;
+        }
+    };
+    let Some(device) = peer_device(&connection) else {
+        failed(None, "no device key".to_owned());
+        return None;
+    };
+    let ids = (shared.endpoint.device(), device);
+    let may_join = shared.failed_joins.lock().allow(network_of(address.ip()), shared.started.elapsed());
+    match handshake::receive(&connection, &shared.volume, ids, shared.addresses_to_tell(), may_join).await {
+        Ok(greeted) => Some((connection, device, greeted)),
+        Err(error) => {
+            error.close(&connection);
+            match error {
+                HandshakeError::Refused(reason) => {
+                    shared.failed_joins.lock().failed(network_of(address.ip()), shared.started.elapsed());
+                    log::info!("device {}: not let in: {reason}", device.short());
+                    shared.event(Event::JoinRefused { device, address, reason });
+                }
+                error => failed(Some(device), error.to_string()),
+            }
+            None
+        }
+    }
+}

@@ -1,0 +1,124 @@
+//! Reaching a known device, again and again, for as long as it is not connected.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crypto::DeviceId;
+use quinn::Connection;
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
+
+use super::{Shared, remote_address};
+use crate::backoff::Backoff;
+use crate::close;
+use crate::endpoint::DialError;
+use crate::handshake::{self, Greeted, HandshakeError};
+use crate::identity::Protocol;
+
+const FIRST_RETRY: Duration = Duration::from_millis(200);
+const LAST_RETRY: Duration = Duration::from_secs(30);
+/// How long the address before has the field to itself.
+const STAGGER: Duration = Duration::from_millis(100);
+/// With so many connections there is no need for more of one's own making; others may still call.
+const ENOUGH: usize = 64;
+/// A device that so often isn't of ours is forgotten, unless it is a member.
+const PATIENCE: u32 = 5;
+
+/// Dials `device` whenever it isn't connected, until it turns out to be nobody of ours.
+pub(super) async fn keep_dialling(shared: Arc<Shared>, device: DeviceId, wake: Arc<Notify>) {
+    let mut backoff = Backoff::new(FIRST_RETRY, LAST_RETRY);
+    let mut strange = 0;
+    loop {
+        // One who is connected, or not needed, is left alone until something is heard of it.
+        let idle = {
+            let table = shared.table.lock();
+            table.is_connected(&device) || table.connected() >= ENOUGH
+        };
+        if idle {
+            wake.notified().await;
+            backoff.reset();
+            // Both ends notice a lost connection at once: they should not both dial in the same instant.
+            tokio::time::sleep(backoff.next()).await;
+            continue;
+        }
+        match reach(&shared, device, &wake).await {
+            Ok((connection, greeted)) => {
+                shared.clone().adopt(connection, device, greeted, true).await;
+                backoff.reset();
+                strange = 0;
+            }
+            Err(Failed::News) => backoff.reset(),
+            Err(error) => {
+                log::debug!("device {}: {error}", device.short());
+                strange += u32::from(matches!(error, Failed::Handshake(HandshakeError::NotAMember)));
+            }
+        }
+        if strange >= PATIENCE && !shared.volume.is_member(&device) {
+            shared.table.lock().forget(&device);
+            return;
+        }
+        tokio::select! {
+            () = tokio::time::sleep(backoff.next()) => {}
+            // A new address, or the registry says that it is back.
+            () = wake.notified() => backoff.reset(),
+        }
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+enum Failed {
+    #[error("not reached: {0}")]
+    Dial(#[from] DialError),
+    #[error("handshake failed: {0}")]
+    Handshake(#[from] HandshakeError),
+    #[error("no address")]
+    NoAddress,
+    #[error("connected meanwhile")]
+    Connected,
+    #[error("there is something newer to try")]
+    News,
+}
+
+async fn reach(shared: &Arc<Shared>, device: DeviceId, wake: &Notify) -> Result<(Connection, Greeted), Failed> {
+    let places = shared.table.lock().places(&device);
+    let connection = tokio::select! {
+        connection = dial_any(shared, device, places) => connection?,
+        // A dial under way tries again more and more slowly; one that starts now is heard at once.
+        () = wake.notified() => return Err(Failed::News),
+    };
+    if shared.table.lock().is_connected(&device) {
+        connection.close(close::DUPLICATE, b"connected already");
+        return Err(Failed::Connected);
+    }
+    shared.table.lock().answered(&device, remote_address(&connection));
+    let ids = (shared.endpoint.device(), device);
+    match handshake::call(&connection, &shared.volume, ids, shared.addresses_to_tell()).await {
+        Ok(greeted) => Ok((connection, greeted)),
+        Err(error) => {
+            error.close(&connection);
+            Err(error.into())
+        }
+    }
+}
+
+/// Dials all addresses, each a little after the one before; the first that answers wins.
+async fn dial_any(shared: &Arc<Shared>, device: DeviceId, places: Vec<SocketAddr>) -> Result<Connection, Failed> {
+    let mut dials = JoinSet::new();
+    for (index, place) in (0..).zip(places) {
+        let endpoint = shared.endpoint.clone();
+        dials.spawn(async move {
+            tokio::time::sleep(STAGGER * index).await;
+            endpoint.connect(place, Protocol::Peer, Some(device)).await
+        });
+    }
+    let mut last = Failed::NoAddress;
+    while let Some(dialled) = dials.join_next().await {
+        match dialled {
+            Ok(Ok(connection)) => return Ok(connection),
+            Ok(Err(error)) => last = error.into(),
+            Err(error) => log::debug!("device {}: dialling ended: {error}", device.short()),
+        }
+    }
+    Err(last)
+}

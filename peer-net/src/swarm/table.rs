@@ -1,0 +1,215 @@
+//! Who is connected and who is known: the swarm's memory, without I/O.
+//!
+//! Invariants: at most one link per device, none to this device; bounded numbers of devices and of addresses for each.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use crypto::DeviceId;
+use quinn::Connection;
+use tokio::sync::Notify;
+use volume::sync::Session;
+
+use super::KnownPeer;
+
+/// How many devices are remembered.
+const MAX_KNOWN: usize = 1024;
+/// How many addresses of each.
+const MAX_PLACES: usize = 24;
+/// Two connections between the same devices that are no older than this were dialled by both at once. A later one
+/// means that its dialler has lost the earlier: nobody dials a device it is connected to.
+const SAME_TIME: Duration = Duration::from_secs(5);
+
+/// A connection in use.
+#[derive(Clone)]
+pub(super) struct Link {
+    pub(super) device: DeviceId,
+    pub(super) connection: Connection,
+    pub(super) session: Arc<Session>,
+    /// Whether this side dialled.
+    pub(super) dialled: bool,
+    pub(super) since: SystemTime,
+    pub(super) at: Instant,
+}
+
+struct Known {
+    /// The likeliest first.
+    places: Vec<SocketAddr>,
+    /// Wakes the device's dialler.
+    wake: Arc<Notify>,
+}
+
+pub(super) struct Table {
+    me: DeviceId,
+    links: BTreeMap<DeviceId, Link>,
+    known: BTreeMap<DeviceId, Known>,
+}
+
+impl Table {
+    pub(super) fn new(me: DeviceId) -> Self {
+        Self { me, links: BTreeMap::new(), known: BTreeMap::new() }
+    }
+
+    /// Takes a link in. Gives the one it replaces, or the new one back if the old one stays.
+    pub(super) fn connect(&mut self, link: Link) -> Result<Option<Link>, Box<Link>> {
+        if let Some(old) = self.links.get(&link.device) {
+            let at_once = link.at.saturating_duration_since(old.at) < SAME_TIME;
+            if !replaces(&self.me, &link.device, old.dialled, link.dialled, at_once)
+                && old.connection.close_reason().is_none()
+            {
+                return Err(Box::new(link));
+            }
+        }
+        Ok(self.links.insert(link.device, link))
+    }
+
+    /// Lets a link go, if it still is the device's; wakes the dialler.
+    pub(super) fn disconnect(&mut self, device: &DeviceId, stable_id: usize) -> bool {
+        let current = self.links.get(device).is_some_and(|link| link.connection.stable_id() == stable_id);
+        if current {
+            self.links.remove(device);
+            if let Some(known) = self.known.get(device) {
+                known.wake.notify_one();
+            }
+        }
+        current
+    }
+
+    pub(super) fn connected(&self) -> usize {
+        self.links.len()
+    }
+
+    pub(super) fn is_connected(&self, device: &DeviceId) -> bool {
+        self.links.contains_key(device)
+    }
+
+    pub(super) fn links(&self) -> Vec<Link> {
+        self.links.values().cloned().collect()
+    }
+
+    pub(super) fn take_links(&mut self) -> Vec<Link> {
+        std::mem::take(&mut self.links).into_values().collect()
+    }
+
+    pub(super) fn known(&self) -> Vec<KnownPeer> {
+        let all = self.known.iter();
+        all.map(|(device, known)| KnownPeer { device: *device, addresses: known.places.clone() }).collect()
+    }
+
+    /// Notes addresses of a device, the newest ones first. Gives what wakes its dialler if it is a device to start
+    /// one for; the dialler there is is woken otherwise.
+    pub(super) fn heard_of(&mut self, device: DeviceId, addresses: &[SocketAddr]) -> Option<Arc<Notify>> {
+        let dialable = addresses.iter().filter(|address| address.port() != 0 && !address.ip().is_unspecified());
+        let fresh: Vec<SocketAddr> = dialable.copied().collect();
+        if device == self.me || fresh.is_empty() {
+            return None;
+        }
+        if let Some(known) = self.known.get_mut(&device) {
+            let old = std::mem::take(&mut known.places);
+            known.places = merged(fresh, &old);
+            known.wake.notify_one();
+            return None;
+        }
+        if self.known.len() >= MAX_KNOWN {
+            log::debug!("device {}: too many devices known to remember it", device.short());
+            return None;
+        }
+        let wake = Arc::new(Notify::new());
+        self.known.insert(device, Known { places: merged(fresh, &[]), wake: wake.clone() });
+        Some(wake)
+    }
+
+    /// Returns where to dial a device.
+    pub(super) fn places(&self, device: &DeviceId) -> Vec<SocketAddr> {
+        self.known.get(device).map(|known| known.places.clone()).unwrap_or_default()
+    }
+
+    /// Puts the address that answered first.
+    pub(super) fn answered(&mut self, device: &DeviceId, address: SocketAddr) {
+        if let Some(known) = self.known.get_mut(device) {
+            let old = std::mem::take(&mut known.places);
+            known.places = merged(vec![address], &old);
+        }
+    }
+
+    /// Forgets a device that proved to be nobody of ours.
+    pub(super) fn forget(&mut self, device: &DeviceId) {
+        self.known.remove(device);
+    }
+}
+
+/// Whether a new connection takes the place of an old one: the same answer on both sides.
+fn replaces(me: &DeviceId, them: &DeviceId, old_dialled: bool, new_dialled: bool, at_once: bool) -> bool {
+    let lesser_dialled_new = if me < them { new_dialled } else { !new_dialled };
+    !at_once || old_dialled == new_dialled || lesser_dialled_new
+}
+
+fn merged(first: Vec<SocketAddr>, then: &[SocketAddr]) -> Vec<SocketAddr> {
+    let mut all: Vec<SocketAddr> = Vec::with_capacity(first.len() + then.len());
+    for address in first.iter().chain(then) {
+        if all.len() < MAX_PLACES && !all.contains(address) {
+            all.push(*address);
+        }
+    }
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LOW: DeviceId = DeviceId::from_bytes([1; 32]);
+    const HIGH: DeviceId = DeviceId::from_bytes([2; 32]);
+
+    fn place(port: u16) -> SocketAddr {
+        SocketAddr::from(([192, 0, 2, 1], port))
+    }
+
+    #[test]
+    fn both_sides_keep_the_connection_that_the_lesser_dialled() {
+        // Of the connections `by_low` and `by_high`, each side sees either one first.
+        for low_first_is_by_low in [true, false] {
+            let old_dialled = low_first_is_by_low;
+            assert_eq!(replaces(&LOW, &HIGH, old_dialled, !old_dialled, true), !low_first_is_by_low);
+            // On the other side the same connection was dialled by the other one.
+            assert_eq!(replaces(&HIGH, &LOW, !old_dialled, old_dialled, true), !low_first_is_by_low);
+        }
+    }
+
+    #[test]
+    fn a_device_that_dials_again_later_has_lost_the_old_connection() {
+        assert!(replaces(&LOW, &HIGH, true, false, false));
+        assert!(replaces(&HIGH, &LOW, true, true, true), "the same side dialled twice");
+    }
+
+    #[test]
+    fn addresses_are_bounded_with_the_newest_first() {
+        let mut table = Table::new(LOW);
+        assert!(table.heard_of(LOW, &[place(1)]).is_none(), "this device itself");
+        assert!(table.heard_of(HIGH, &[place(0), "0.0.0.0:5".parse().unwrap()]).is_none(), "nowhere");
+        assert!(table.heard_of(HIGH, &[place(1), place(2)]).is_some());
+        assert!(table.heard_of(HIGH, &[place(3), place(2)]).is_none(), "known already");
+        assert_eq!(table.places(&HIGH), [place(3), place(2), place(1)]);
+        table.answered(&HIGH, place(1));
+        assert_eq!(table.places(&HIGH)[0], place(1));
+        for port in 10..100 {
+            table.heard_of(HIGH, &[place(port)]);
+        }
+        assert_eq!(table.places(&HIGH).len(), MAX_PLACES);
+        assert_eq!(table.places(&HIGH)[0], place(99));
+    }
+
+    #[test]
+    fn the_number_of_devices_is_bounded() {
+        let mut table = Table::new(LOW);
+        let device = |n: u32| {
+            let mut id = [7; 32];
+            id[..4].copy_from_slice(&n.to_le_bytes());
+            DeviceId::from_bytes(id)
+        };
+        let taken = (0..2000).filter(|n| table.heard_of(device(*n), &[place(1)]).is_some()).count();
+        assert_eq!(taken, MAX_KNOWN);
+    }
+}

@@ -1,0 +1,218 @@
+//! Mallory is a member with a valid device, and speaks the protocol by hand: whatever she sends, alice ends that
+//! connection, records it, and goes on with bob.
+//!
+//! The handshake's messages are written out here once more: a change of their bytes fails these tests.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on may panic")]
+
+mod common;
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use common::{Actor, Person, eventually, until_settled};
+use crypto::{DeviceId, Label, keyed_tag};
+use p2pfs_peer_net::close;
+use p2pfs_peer_net::endpoint::Endpoint;
+use p2pfs_peer_net::frame::{self, FrameReader};
+use p2pfs_peer_net::identity::{Identity, Protocol};
+use p2pfs_peer_net::swarm::{Event, Swarm};
+use quinn::{Connection, ConnectionError, RecvStream, SendStream};
+use serde::{Deserialize, Serialize};
+use volume::Message;
+use volume::sync::MAX_MESSAGE;
+
+#[derive(Serialize, Deserialize)]
+enum Hello {
+    Sync(Vec<serde_bytes::ByteArray<16>>),
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+enum Answer {
+    Welcome(serde_bytes::ByteArray<16>),
+}
+
+type Addresses = (Vec<SocketAddr>, Vec<(DeviceId, Vec<SocketAddr>)>);
+
+/// Mallory's end of a connection to alice.
+struct Rogue {
+    _endpoint: Endpoint,
+    connection: Connection,
+    send: SendStream,
+    receive: FrameReader<RecvStream>,
+}
+
+/// The tag by which `mallory` proves membership on `connection`.
+fn proof(mallory: &Actor, connection: &Connection) -> serde_bytes::ByteArray<16> {
+    let mut exporter = [0; 32];
+    connection.export_keying_material(&mut exporter, b"p2pfs member proof", b"").unwrap();
+    let message = [exporter.as_slice(), b"d", mallory.id().as_bytes()].concat();
+    keyed_tag(&mallory.volume.discovery_key().unwrap(), Label::MemberProof, &message).into()
+}
+
+async fn dial(mallory: &Actor, alice: &Swarm) -> (Endpoint, Connection) {
+    let identity = Identity::new(&mallory.person.device.signing).unwrap();
+    let endpoint = Endpoint::bind(identity, common::loopback(), Protocol::Peer).unwrap();
+    let connection = endpoint.connect(alice.local_addresses()[0], Protocol::Peer, None).await.unwrap();
+    (endpoint, connection)
+}
+
+impl Rogue {
+    /// Connects as the member that mallory is.
+    async fn connect(mallory: &Actor, alice: &Swarm) -> Self {
+        let (endpoint, connection) = dial(mallory, alice).await;
+        let (mut send, receive) = connection.open_bi().await.unwrap();
+        let mut receive = FrameReader::new(receive, MAX_MESSAGE);
+        frame::write_value(&mut send, &Hello::Sync(vec![proof(mallory, &connection)])).await.unwrap();
+        let Answer::Welcome(_) = receive.expect_value().await.unwrap();
+        frame::write_value(&mut send, &Addresses::default()).await.unwrap();
+        let _alices: Addresses = receive.expect_value().await.unwrap();
+        Self { _endpoint: endpoint, connection, send, receive }
+    }
+
+    async fn is_thrown_out(&self, alice: &Actor, mallory: &Actor, why: &str) {
+        let ended = tokio::time::timeout(Duration::from_secs(10), self.connection.closed()).await;
+        assert!(closed_with(&ended.expect("still connected"), close::MISBEHAVED));
+        eventually("an entry for the log", || {
+            alice.saw(|event| {
+                matches!(event, Event::Misbehaved { device, reason }
+                    if *device == mallory.id() && reason.contains(why))
+            })
+        })
+        .await;
+    }
+}
+
+fn closed_with(error: &ConnectionError, code: quinn::VarInt) -> bool {
+    matches!(error, ConnectionError::ApplicationClosed(closed) if closed.error_code == code)
+}
+
+struct Scene {
+    alice: Actor,
+    a: Swarm,
+    bob: Actor,
+    b: Swarm,
+    mallory: Actor,
+}
+
+async fn scene() -> Scene {
+    let alice = Person::new("alice").found();
+    let a = alice.swarm(alice.config());
+    let (bob, _) = Person::new("bob").join(&alice.ticket(&[], a.local_addresses())).await.unwrap();
+    let (mallory, _) = Person::new("mallory").join(&alice.ticket(&[], a.local_addresses())).await.unwrap();
+    let b = bob.swarm_with(&[(&alice, &a)]);
+    until_settled(&b, 1).await;
+    Scene { alice, a, bob, b, mallory }
+}
+
+impl Scene {
+    /// Whatever mallory did, alice and bob still work together.
+    async fn goes_on(self) {
+        self.alice.write("after", b"all is well");
+        self.alice.volume.commit_now().unwrap();
+        eventually("bob has it", || self.bob.read("after").is_ok_and(|bytes| bytes == b"all is well")).await;
+        self.a.shutdown().await;
+        self.b.shutdown().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn garbage_in_a_frame_ends_the_connection() {
+    let scene = scene().await;
+    let mut rogue = Rogue::connect(&scene.mallory, &scene.a).await;
+    frame::write_frame(&mut rogue.send, b"not a message").await.unwrap();
+    rogue.is_thrown_out(&scene.alice, &scene.mallory, "message").await;
+    scene.goes_on().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_frame_over_the_limit_ends_the_connection() {
+    let scene = scene().await;
+    let mut rogue = Rogue::connect(&scene.mallory, &scene.a).await;
+    let header = u32::try_from(MAX_MESSAGE + 1).unwrap().to_le_bytes();
+    rogue.send.write_all(&header).await.unwrap();
+    rogue.is_thrown_out(&scene.alice, &scene.mallory, "at most").await;
+    scene.goes_on().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_for_too_many_blocks_ends_the_connection() {
+    let scene = scene().await;
+    let rogue = Rogue::connect(&scene.mallory, &scene.a).await;
+    let (mut send, _receive) = rogue.connection.open_bi().await.unwrap();
+    send.write_all(&[1, 33]).await.unwrap();
+    rogue.is_thrown_out(&scene.alice, &scene.mallory, "bad request").await;
+    scene.goes_on().await;
+}
+
+/// Speaks as mallory's volume until alice asks for blocks, and returns the stream on which she does, and for how many.
+async fn asked_for_blocks(rogue: &mut Rogue, scene: &Scene) -> (SendStream, usize) {
+    let session = scene.mallory.volume.session(scene.alice.id());
+    for message in session.opening() {
+        frame::write_frame(&mut rogue.send, &message.encode()).await.unwrap();
+    }
+    loop {
+        while let Some(message) = session.next_outgoing() {
+            frame::write_frame(&mut rogue.send, &message.encode()).await.unwrap();
+        }
+        tokio::select! {
+            frame = rogue.receive.next() => {
+                session.receive(Message::decode(&frame.unwrap().unwrap()).unwrap()).unwrap();
+            }
+            stream = rogue.connection.accept_bi() => {
+                let (send, mut receive) = stream.unwrap();
+                let request = receive.read_to_end(2 + 32 * 32).await.unwrap();
+                assert_eq!(request.len(), 2 + 32 * usize::from(request[1]));
+                return (send, usize::from(request[1]));
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wrong_block_ends_the_connection() {
+    let scene = scene().await;
+    scene.mallory.write("bait", &[7; 100_000]);
+    scene.mallory.volume.commit_now().unwrap();
+    let mut rogue = Rogue::connect(&scene.mallory, &scene.a).await;
+    let (mut send, count) = asked_for_blocks(&mut rogue, &scene).await;
+    for _ in 0..count {
+        send.write_all(&1000_u32.to_le_bytes()).await.unwrap();
+        send.write_all(&[0; 1000]).await.unwrap();
+    }
+    rogue.is_thrown_out(&scene.alice, &scene.mallory, "wrong block").await;
+    scene.goes_on().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_block_over_the_limit_ends_the_connection() {
+    let scene = scene().await;
+    scene.mallory.write("bait", &[7; 100_000]);
+    scene.mallory.volume.commit_now().unwrap();
+    let mut rogue = Rogue::connect(&scene.mallory, &scene.a).await;
+    let (mut send, _) = asked_for_blocks(&mut rogue, &scene).await;
+    send.write_all(&(1_u32 << 30).to_le_bytes()).await.unwrap();
+    rogue.is_thrown_out(&scene.alice, &scene.mallory, "1073741824").await;
+    scene.goes_on().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_proof_from_another_connection_is_worth_nothing() {
+    let scene = scene().await;
+    let (_other_end, other) = dial(&scene.mallory, &scene.a).await;
+    let (_end, connection) = dial(&scene.mallory, &scene.a).await;
+    let (mut send, _receive) = connection.open_bi().await.unwrap();
+    frame::write_value(&mut send, &Hello::Sync(vec![proof(&scene.mallory, &other)])).await.unwrap();
+    let ended = tokio::time::timeout(Duration::from_secs(10), connection.closed()).await.unwrap();
+    assert!(closed_with(&ended, close::NOT_A_MEMBER), "{ended}");
+    scene.goes_on().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_registrys_protocol_is_not_spoken_between_peers() {
+    let scene = scene().await;
+    let identity = Identity::new(&scene.mallory.person.device.signing).unwrap();
+    let endpoint = Endpoint::bind(identity, common::loopback(), Protocol::Peer).unwrap();
+    assert!(endpoint.connect(scene.a.local_addresses()[0], Protocol::Registry, None).await.is_err());
+    scene.goes_on().await;
+}

@@ -1,0 +1,53 @@
+//! A file in memory, shared with everybody who has it.
+
+use std::{ffi::c_void, fs::File, ptr, slice};
+
+use rustix::mm::{MapFlags, MsyncFlags, ProtFlags, mmap, msync, munmap};
+
+/// A shared, writable mapping of a file's beginning.
+#[derive(Debug)]
+pub struct Mapping {
+    address: *mut c_void,
+    len: usize,
+}
+
+impl Mapping {
+    /// Maps the first `len` bytes of `file`, which has as many and keeps them for as long as this lives.
+    #[allow(unsafe_code, reason = "no safe way to map a file exists")]
+    pub fn new(file: &File, len: usize) -> rustix::io::Result<Self> {
+        // SAFETY: a new mapping at an address of the kernel's choice, used through this type alone.
+        let address =
+            unsafe { mmap(ptr::null_mut(), len, ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED, file, 0)? };
+        Ok(Self { address, len })
+    }
+
+    /// What is in it now.
+    #[allow(unsafe_code, reason = "the mapping is memory of this process")]
+    pub fn read(&self) -> Vec<u8> {
+        // SAFETY: mapped for as long as self lives; a copy, since others may change the file.
+        unsafe { slice::from_raw_parts(self.address.cast::<u8>(), self.len).to_vec() }
+    }
+
+    /// Stores `bytes` at `offset`.
+    #[allow(unsafe_code, reason = "the mapping is memory of this process")]
+    pub fn store(&mut self, offset: usize, bytes: &[u8]) {
+        assert!(offset + bytes.len() <= self.len, "within the mapping");
+        // SAFETY: in bounds, and nobody else in this process has a reference into it.
+        unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), self.address.cast::<u8>().add(offset), bytes.len()) };
+    }
+
+    /// Waits until the stores are in the file.
+    #[allow(unsafe_code, reason = "the mapping is memory of this process")]
+    pub fn sync(&self) {
+        // SAFETY: the address and length of a mapping of ours.
+        unsafe { msync(self.address, self.len, MsyncFlags::SYNC).unwrap() };
+    }
+}
+
+impl Drop for Mapping {
+    #[allow(unsafe_code, reason = "the mapping is memory of this process")]
+    fn drop(&mut self) {
+        // SAFETY: mapped in `new`, and no reference into it is left.
+        let _ = unsafe { munmap(self.address, self.len) };
+    }
+}

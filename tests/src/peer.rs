@@ -1,0 +1,294 @@
+//! One member's machine: a home folder of its own, a mount point, and the daemon between them.
+
+use std::{
+    ffi::OsStr,
+    fs,
+    io::{BufRead, BufReader},
+    net::UdpSocket,
+    path::{Path, PathBuf},
+    process::{Child, Command, Output, Stdio},
+    sync::Arc,
+    thread,
+    time::Duration,
+};
+
+use rustix::process::Signal;
+use serde_json::Value;
+
+use crate::{binaries::program, patience::eventually, process, scratch::Scratch};
+
+/// How long a daemon may take to end; a connected one first hands over what its peers lack.
+const END_PATIENCE: Duration = Duration::from_secs(20);
+
+/// A member. Unmounted and ended when dropped; a daemon that then fails, or had a panic, fails the test.
+#[derive(Debug)]
+pub struct Peer {
+    name: String,
+    scratch: Arc<Scratch>,
+    home: PathBuf,
+    mountpoint: PathBuf,
+    log: PathBuf,
+    port: u16,
+    options: Vec<String>,
+    daemon: Option<Child>,
+}
+
+impl Peer {
+    /// A machine with nothing on it yet.
+    pub fn new(scratch: &Arc<Scratch>, name: &str) -> Self {
+        let home = scratch.make(name);
+        Self::with_home(scratch, name, home)
+    }
+
+    /// A machine that keeps everything in `home`.
+    pub fn with_home(scratch: &Arc<Scratch>, name: &str, home: PathBuf) -> Self {
+        Self {
+            name: name.to_owned(),
+            scratch: scratch.clone(),
+            home,
+            mountpoint: scratch.make(&format!("{name}.mnt")),
+            log: scratch.path().join(format!("{name}.log")),
+            port: free_port(),
+            options: Vec::new(),
+            daemon: None,
+        }
+    }
+
+    /// A new volume with one member, mounted, without a registry.
+    pub fn alone() -> Self {
+        let mut peer = Self::new(&Arc::new(Scratch::new()), "alice");
+        peer.init(&[]);
+        peer.mount();
+        peer
+    }
+
+    /// The same, mounted for everybody on this machine as an ordinary disk is. Needs root.
+    pub fn system() -> Self {
+        assert!(rustix::process::geteuid().is_root(), "a system mount needs root: run scripts/test");
+        let scratch = Arc::new(Scratch::new());
+        // Other users have to get through to the mount.
+        let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        fs::set_permissions(scratch.path(), open).unwrap();
+        let mut peer = Self::new(&scratch, "alice");
+        peer.options = vec!["--allow-other".to_owned()];
+        peer.init(&[]);
+        peer.mount();
+        peer
+    }
+
+    /// The user's name in the volume.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Where everything of this machine is kept.
+    pub fn home(&self) -> &Path {
+        &self.home
+    }
+
+    /// The test's folder, for what doesn't belong on the mount.
+    pub fn scratch(&self) -> &Path {
+        self.scratch.path()
+    }
+
+    /// Where the volume is mounted.
+    pub fn root(&self) -> &Path {
+        &self.mountpoint
+    }
+
+    /// A path on the mount.
+    pub fn at(&self, path: impl AsRef<Path>) -> PathBuf {
+        self.mountpoint.join(path)
+    }
+
+    /// The daemon's process number.
+    pub fn pid(&self) -> u32 {
+        self.daemon.as_ref().unwrap().id()
+    }
+
+    /// Listens there from the next mount on.
+    pub fn set_port(&mut self, port: u16) {
+        self.port = port;
+    }
+
+    /// Where it listens, on the loopback address.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The same with the address.
+    pub fn listens_at(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    /// `p2pfs` as this machine's user starts it.
+    pub fn command<S: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> Command {
+        let mut command = Command::new(program("p2pfs"));
+        command.args(arguments).env("P2PFS_HOME", &self.home).stdin(Stdio::null());
+        command
+    }
+
+    /// Runs `p2pfs`, which must succeed; returns what it printed, without the last line break.
+    pub fn run<S: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> String {
+        crate::tool::succeed(&mut self.command(arguments)).trim_end().to_owned()
+    }
+
+    /// Runs `p2pfs`, which must refuse as it promises: status 1, one line on standard error, none on standard output.
+    /// Returns the line.
+    pub fn refused<S: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> String {
+        let mut command = self.command(arguments);
+        let done = command.output().unwrap();
+        one_refusal(&format!("{command:?}"), &done)
+    }
+
+    /// Makes a volume with this machine's user as its owner.
+    pub fn init(&self, more: &[&str]) {
+        self.run(["init", "--name", &self.name, "--no-passphrase"].iter().chain(more));
+    }
+
+    /// A ticket for somebody else.
+    pub fn invite(&self) -> String {
+        self.run(["invite"])
+    }
+
+    /// Joins the volume that `ticket` is for.
+    pub fn join(&self, ticket: &str) {
+        self.run(["join", ticket, "--name", &self.name, "--no-passphrase"]);
+    }
+
+    /// Mounts, in the foreground of a process that this peer owns.
+    pub fn mount(&mut self) {
+        assert!(self.daemon.is_none(), "{} is mounted", self.name);
+        let log = fs::File::options().append(true).create(true).open(&self.log).unwrap();
+        let mut child = self
+            .command(["mount", "--foreground", "--listen", &self.listens_at()])
+            .args(&self.options)
+            .arg(&self.mountpoint)
+            .stdout(Stdio::piped())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        self.scratch.note_daemon(child.id());
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        self.daemon = Some(child);
+        assert!(line.starts_with("mounted at "), "{} did not mount: {line:?}\n{}", self.name, self.log_text());
+    }
+
+    /// Unmounts as a user does.
+    pub fn unmount(&mut self) {
+        self.run([OsStr::new("unmount"), self.mountpoint.as_os_str()]);
+        self.await_clean_end();
+    }
+
+    /// Ends the daemon as a service manager does.
+    pub fn terminate(&mut self) {
+        self.signal(Signal::TERM);
+        self.await_clean_end();
+    }
+
+    fn await_clean_end(&mut self) {
+        let mut child = self.daemon.take().unwrap();
+        let status = process::ended_within(&mut child, END_PATIENCE);
+        if status.is_none() {
+            self.daemon = Some(child);
+        }
+        let text = || format!("{}'s daemon: {status:?}\n{}", self.name, self.log_text());
+        assert!(status.is_some_and(|status| status.success()), "{}", text());
+    }
+
+    /// Ends the daemon without a chance to do anything about it. Its mount stays, dead.
+    pub fn kill9(&mut self) {
+        let mut child = self.daemon.take().unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    /// Stops the daemon where it is: to its peers, and to programs on the mount, it is just silent.
+    pub fn freeze(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    /// Lets it go on.
+    pub fn thaw(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    fn signal(&self, signal: Signal) {
+        process::send(self.daemon.as_ref().unwrap(), signal);
+    }
+
+    /// Waits until connected peers have everything, and everything of theirs is here.
+    pub fn wait(&self) {
+        self.run(["wait", "--timeout", "60s"]);
+    }
+
+    /// `p2pfs WHAT --json`.
+    pub fn listing(&self, what: &str) -> Value {
+        serde_json::from_str(&self.run([what, "--json"])).unwrap()
+    }
+
+    /// How many peers are connected.
+    pub fn connected(&self) -> u64 {
+        self.listing("status")["peers_connected"].as_u64().unwrap()
+    }
+
+    /// Waits until exactly `count` peers are connected.
+    pub fn await_connected(&self, count: u64) {
+        eventually(&format!("{} has {count} peers", self.name), || match self.connected() {
+            now if now == count => Ok(()),
+            now => Err(format!("{now} are connected")),
+        });
+    }
+
+    /// The daemon's log so far.
+    pub fn log_text(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_default()
+    }
+}
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        let Some(mut child) = self.daemon.take() else { return };
+        // Frozen, it could not end.
+        process::send(&child, Signal::CONT);
+        process::send(&child, Signal::TERM);
+        let status = process::ended_within(&mut child, END_PATIENCE);
+        if status.is_none() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        crate::scratch::detach_below(&self.mountpoint);
+        let log = self.log_text();
+        if thread::panicking() {
+            eprintln!("--- {}'s daemon, ended with {status:?}, logged:\n{}", self.name, tail(&log));
+            return;
+        }
+        let well = status.is_some_and(|status| status.success()) && !log.contains("panicked at");
+        assert!(well, "{}'s daemon ended with {status:?}\n{}", self.name, tail(&log));
+    }
+}
+
+/// Checks that a program refused as all of ours do; returns its one line.
+pub fn one_refusal(what: &str, done: &Output) -> String {
+    let (out, err) = (String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
+    assert_eq!(done.status.code(), Some(1), "{what}\nout: {out}\nerr: {err}");
+    assert!(out.is_empty(), "{what}\nout: {out}\nerr: {err}");
+    assert_eq!(err.lines().count(), 1, "{what}\nerr: {err}");
+    assert!(err.ends_with('\n'), "{what}\nerr: {err}");
+    let line = err.trim_end().to_owned();
+    for word in ["panicked", "Error {", "Some(", "Err(", "Os {", "os error"] {
+        assert!(!line.contains(word), "{what} speaks Rust: {line}");
+    }
+    line
+}
+
+/// A UDP port that nobody has now.
+pub fn free_port() -> u16 {
+    UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+fn tail(log: &str) -> String {
+    let lines: Vec<&str> = log.lines().collect();
+    lines[lines.len().saturating_sub(60)..].join("\n")
+}

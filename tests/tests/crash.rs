@@ -1,0 +1,316 @@
+//! Daemons that are killed at any instant: what was acknowledged is there, and nobody is left behind.
+//!
+//! The load keeps a ledger: what it was told is done. A call that failed because the daemon died may have happened or
+//! not, so its names leave the ledger. After each kill the ledger is held against the mount that came back.
+
+#![allow(clippy::unwrap_used, reason = "whatever fails here fails the test")]
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, File},
+    io::{self, Write},
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::Duration,
+};
+
+use p2pfs_tests::{
+    group::Group,
+    peer::Peer,
+    random::Random,
+    setting,
+    tool::{git, git_command},
+};
+
+fn kills() -> u64 {
+    setting("P2PFS_TEST_KILLS", 10)
+}
+
+/// What was acknowledged: the content of each name.
+#[derive(Debug, Default)]
+struct Ledger {
+    files: BTreeMap<String, Vec<u8>>,
+    next: u64,
+    done: u64,
+}
+
+impl Ledger {
+    /// Does one thing to the folder. An error says that the daemon is gone.
+    fn step(&mut self, folder: &Path, random: &mut Random) -> io::Result<()> {
+        let len = match random.below(10) {
+            0 => random.below(400_000),
+            _ => random.below(8_000),
+        };
+        let content = random.bytes(len as usize);
+        match (random.below(8), self.any(random)) {
+            (0, Some(name)) => self.unsure(&[&name], |_| fs::remove_file(folder.join(&name)))?,
+            (1 | 2, Some(name)) => {
+                let to = self.new_name();
+                let known = self.files[&name].clone();
+                self.unsure(&[&name, &to], |_| fs::rename(folder.join(&name), folder.join(&to)))?;
+                self.files.insert(to, known);
+            }
+            // As editors do.
+            (3, Some(name)) => {
+                self.unsure(&[&name], |_| {
+                    let temporary = folder.join("temporary");
+                    fs::write(&temporary, &content)?;
+                    fs::rename(temporary, folder.join(&name))
+                })?;
+                self.files.insert(name, content);
+            }
+            (4, Some(name)) => {
+                self.unsure(&[&name], |known| {
+                    let mut file = File::options().append(true).open(folder.join(&name))?;
+                    file.write_all(b"appended")?;
+                    file.sync_data()?;
+                    known[0].extend_from_slice(b"appended");
+                    // Not closed well: what fsync acknowledged must do.
+                    Ok(())
+                })?;
+            }
+            (5, Some(name)) => {
+                self.unsure(&[&name], |_| write_and_close(&folder.join(&name), &content))?;
+                self.files.insert(name, content);
+            }
+            _ => {
+                let name = self.new_name();
+                self.unsure(&[&name], |_| write_and_close(&folder.join(&name), &content))?;
+                self.files.insert(name, content);
+            }
+        }
+        self.done += 1;
+        Ok(())
+    }
+
+    fn any(&self, random: &mut Random) -> Option<String> {
+        let count = self.files.len() as u64;
+        (count > 0).then(|| self.files.keys().nth(random.below(count) as usize).unwrap().clone())
+    }
+
+    fn new_name(&mut self) -> String {
+        self.next += 1;
+        format!("file {}", self.next)
+    }
+
+    /// Takes `names` out while `call` runs; the first comes back, as `call` leaves it, when it succeeds and names only
+    /// that one.
+    fn unsure(&mut self, names: &[&str], call: impl FnOnce(&mut Vec<Vec<u8>>) -> io::Result<()>) -> io::Result<()> {
+        let mut known: Vec<Vec<u8>> = names.iter().map(|name| self.files.remove(*name).unwrap_or_default()).collect();
+        let appended = known[0].len();
+        call(&mut known)?;
+        if known[0].len() > appended {
+            self.files.insert(names[0].to_owned(), known.swap_remove(0));
+        }
+        Ok(())
+    }
+
+    /// Holds the ledger against what is there.
+    fn check(&self, folder: &Path, when: &str) {
+        for (name, content) in &self.files {
+            let found = fs::read(folder.join(name)).unwrap_or_else(|e| panic!("{when}: {name} is lost: {e}"));
+            assert!(found == *content, "{when}: {name} has {} bytes, not {}", found.len(), content.len());
+        }
+    }
+}
+
+/// `fs::write` doesn't tell what close says.
+fn write_and_close(path: &Path, content: &[u8]) -> io::Result<()> {
+    let mut file = File::create(path)?;
+    file.write_all(content)?;
+    close(file)
+}
+
+#[allow(unsafe_code, reason = "std tells nobody what close said")]
+fn close(file: File) -> io::Result<()> {
+    use std::os::fd::IntoRawFd;
+    // SAFETY: the descriptor was this file's alone, and is used no more.
+    match unsafe { libc::close(file.into_raw_fd()) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Works in `folder` until the daemon dies.
+fn work(ledger: &mut Ledger, folder: &Path, random: &mut Random) -> io::Error {
+    loop {
+        if let Err(e) = ledger.step(folder, random) {
+            return e;
+        }
+    }
+}
+
+/// Lets `peer`'s daemon die at a random instant while there is work, then mounts again and checks.
+fn kill_under_load(peer: &mut Peer, ledger: &mut Ledger, folder: &str, random: &mut Random, when: &str) {
+    let path = peer.at(folder);
+    let delay = Duration::from_micros(random.below(400_000));
+    let mut of_worker = Random::new(random.next());
+    let error = thread::scope(|scope| {
+        let worker = scope.spawn(|| work(ledger, &path, &mut of_worker));
+        thread::sleep(delay);
+        peer.kill9();
+        worker.join().unwrap()
+    });
+    let expected = [Some(libc::ENOTCONN), Some(libc::ECONNABORTED)];
+    assert!(expected.contains(&error.raw_os_error()), "{when}: {error}");
+    peer.mount();
+    ledger.check(&path, when);
+    // What the interrupted call left is in nobody's ledger.
+    let _ = fs::remove_file(path.join("temporary"));
+}
+
+#[test]
+fn everything_acknowledged_outlives_kills_of_either_daemon() {
+    let mut random = Random::seeded();
+    let mut group = Group::two();
+    let folders = ["of alice", "of bob"];
+    for (peer, folder) in group.peers.iter().zip(folders) {
+        fs::create_dir(peer.at(folder)).unwrap();
+    }
+    group.in_step();
+    let mut ledgers = [Ledger::default(), Ledger::default()];
+    for kill in 0..kills() {
+        let side = random.below(2) as usize;
+        let when = format!("kill {kill} of {}", group.peers[side].name());
+        kill_under_load(&mut group.peers[side], &mut ledgers[side], folders[side], &mut random, &when);
+    }
+    let done: u64 = ledgers.iter().map(|ledger| ledger.done).sum();
+    println!("{done} calls acknowledged");
+    assert!(done > kills() * 3, "there was load: {done}");
+    group.peers.iter().for_each(|peer| peer.await_connected(1));
+    group.in_step();
+    for (ledger, folder) in ledgers.iter().zip(folders) {
+        for peer in &group.peers {
+            ledger.check(&peer.at(folder), &format!("at the end, at {}", peer.name()));
+        }
+    }
+}
+
+/// The other side dies while it takes in what this side makes.
+#[test]
+fn a_daemon_killed_while_it_receives_gets_everything() {
+    let mut random = Random::seeded();
+    let mut group = Group::two();
+    fs::create_dir(group.alice().at("d")).unwrap();
+    let mut ledger = Ledger::default();
+    for _ in 0..kills() {
+        let path = group.alice().at("d");
+        for _ in 0..30 {
+            ledger.step(&path, &mut random).unwrap();
+        }
+        thread::sleep(Duration::from_micros(random.below(50_000)));
+        group.peers[1].kill9();
+        group.peers[1].mount();
+    }
+    group.peers.iter().for_each(|peer| peer.await_connected(1));
+    group.in_step();
+    ledger.check(&group.bob().at("d"), "at bob");
+}
+
+/// A daemon that dies while the disk is synced for it may be the one that others already heard from.
+#[test]
+fn both_daemons_die_at_once() {
+    let mut random = Random::seeded();
+    let mut group = Group::two();
+    fs::create_dir(group.alice().at("d")).unwrap();
+    group.in_step();
+    let mut ledger = Ledger::default();
+    for kill in 0..kills().div_ceil(2) {
+        let path = group.alice().at("d");
+        for _ in 0..random.below(40) {
+            ledger.step(&path, &mut random).unwrap();
+        }
+        for side in [0, 1] {
+            group.peers[side].kill9();
+        }
+        for side in [0, 1] {
+            group.peers[side].mount();
+        }
+        ledger.check(&path, &format!("kill {kill}"));
+    }
+    group.peers.iter().for_each(|peer| peer.await_connected(1));
+    group.in_step();
+    ledger.check(&group.bob().at("d"), "at bob");
+}
+
+/// Commits that git said are made, and nothing broken beside them.
+#[test]
+fn a_git_repository_stays_sound() {
+    let mut random = Random::seeded();
+    let mut group = Group::two();
+    let repository = group.alice().at("repository");
+    fs::create_dir(&repository).unwrap();
+    git(&repository, &["init", "-q"]);
+    let mut acknowledged = Vec::new();
+    let mut next = 0;
+    for kill in 0..kills() {
+        let dead = AtomicBool::new(false);
+        let delay = Duration::from_millis(random.below(300));
+        thread::scope(|scope| {
+            let worker = scope.spawn(|| {
+                while !dead.load(Ordering::Relaxed) {
+                    next += 1;
+                    if let Some(commit) = commit(&repository, next) {
+                        acknowledged.push(commit);
+                    }
+                }
+            });
+            thread::sleep(delay);
+            group.peers[0].kill9();
+            dead.store(true, Ordering::Relaxed);
+            worker.join().unwrap();
+        });
+        group.peers[0].mount();
+        git(&repository, &["fsck", "--full", "--strict"]);
+        let log = log(&repository);
+        for commit in &acknowledged {
+            assert!(log.contains(commit), "kill {kill}: {commit} was made");
+        }
+        // As git tells its user to do after a crash.
+        for lock in ["index.lock", "HEAD.lock", "refs/heads/main.lock"] {
+            let _ = fs::remove_file(repository.join(".git").join(lock));
+        }
+        git(&repository, &["add", "-A"]);
+    }
+    assert!(!acknowledged.is_empty());
+    group.peers.iter().for_each(|peer| peer.await_connected(1));
+    group.in_step();
+    git(&group.bob().at("repository"), &["fsck", "--full", "--strict"]);
+    assert_eq!(log(&group.bob().at("repository")), log(&repository));
+}
+
+fn log(repository: &PathBuf) -> Vec<String> {
+    if git_command(repository, &["rev-parse", "-q", "--verify", "HEAD"]).output().unwrap().status.success() {
+        git(repository, &["log", "--format=%H"]).lines().map(str::to_owned).collect()
+    } else {
+        Vec::new()
+    }
+}
+
+/// Makes a commit; its hash when git says that it is made.
+fn commit(repository: &PathBuf, number: u64) -> Option<String> {
+    fs::write(repository.join(format!("file {}", number % 20)), format!("content {number}")).ok()?;
+    let run = |arguments: &[&str]| git_command(repository, arguments).output().ok().filter(|o| o.status.success());
+    run(&["add", "-A"])?;
+    run(&["commit", "-qm", "more"])?;
+    let head = run(&["rev-parse", "HEAD"])?;
+    Some(String::from_utf8(head.stdout).ok()?.trim().to_owned())
+}
+
+/// In the background, as people mount: the next `mount` finds the dead mount and clears it away.
+#[test]
+fn the_next_mount_clears_a_dead_one_away() {
+    let mut peer = Peer::alone();
+    fs::write(peer.at("f"), "content").unwrap();
+    peer.kill9();
+    assert!(fs::metadata(peer.root()).is_err(), "the mount is dead");
+    let told = peer.run([std::ffi::OsStr::new("mount"), peer.root().as_os_str()]);
+    assert_eq!(told, format!("mounted at {}", peer.root().display()));
+    assert_eq!(fs::read(peer.at("f")).unwrap(), b"content");
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let here = mounts.lines().filter(|line| line.split(' ').nth(4) == peer.root().to_str()).count();
+    assert_eq!(here, 1, "the dead one is gone, not covered");
+    peer.run([std::ffi::OsStr::new("unmount"), peer.root().as_os_str()]);
+    assert_eq!(fs::read_dir(peer.root()).unwrap().count(), 0);
+}

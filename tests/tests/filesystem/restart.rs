@@ -1,0 +1,87 @@
+//! What is there after the daemon ended, however it ended.
+
+use std::{
+    fs::{self, File},
+    io::Write,
+    os::unix::fs::symlink,
+};
+
+use p2pfs_tests::{
+    peer::Peer,
+    tree::{grow, names, snapshot},
+};
+use rustix::io::Errno;
+
+use crate::fails;
+
+#[test]
+fn a_tree_is_the_same_after_each_kind_of_end() {
+    let mut peer = Peer::alone();
+    grow(&peer.at("tree"), 200, 3);
+    xattr::set(peer.at("tree"), "user.x", b"1").unwrap();
+    let before = snapshot(peer.root()).unwrap();
+    let ends: [(&str, fn(&mut Peer)); 3] = [("unmount", Peer::unmount), ("SIGTERM", Peer::terminate), ("SIGKILL", Peer::kill9)];
+    for (how, end) in ends {
+        end(&mut peer);
+        peer.mount();
+        assert!(snapshot(peer.root()).unwrap() == before, "after {how}");
+    }
+}
+
+#[test]
+fn what_was_closed_survives_a_kill() {
+    let mut peer = Peer::alone();
+    for round in 0..5 {
+        fs::write(peer.at("f"), format!("content {round}")).unwrap();
+        fs::write(peer.at(format!("large {round}")), vec![round; 1_000_000]).unwrap();
+        symlink("target", peer.at(format!("link {round}"))).unwrap();
+        peer.kill9();
+        fails(fs::metadata(peer.at("f")), Errno::NOTCONN);
+        peer.mount();
+        assert_eq!(fs::read_to_string(peer.at("f")).unwrap(), format!("content {round}"));
+        for old in 0..=round {
+            assert!(fs::read(peer.at(format!("large {old}"))).unwrap() == vec![old; 1_000_000]);
+            assert!(peer.at(format!("link {old}")).is_symlink());
+        }
+    }
+}
+
+#[test]
+fn what_was_synced_while_open_survives_a_kill() {
+    let mut peer = Peer::alone();
+    let mut file = File::create(peer.at("f")).unwrap();
+    let mut expected = Vec::new();
+    for part in 0..50_u8 {
+        file.write_all(&[part; 1000]).unwrap();
+        expected.extend_from_slice(&[part; 1000]);
+        file.sync_data().unwrap();
+    }
+    peer.kill9();
+    drop(file);
+    peer.mount();
+    assert!(fs::read(peer.at("f")).unwrap() == expected);
+}
+
+#[test]
+fn a_file_without_a_name_is_gone_after_a_kill() {
+    let mut peer = Peer::alone();
+    fs::write(peer.at("f"), "content").unwrap();
+    let file = File::open(peer.at("f")).unwrap();
+    fs::remove_file(peer.at("f")).unwrap();
+    peer.kill9();
+    drop(file);
+    peer.mount();
+    assert!(names(peer.root()).is_empty());
+}
+
+#[test]
+fn what_is_busy_stays_mounted() {
+    let mut peer = Peer::alone();
+    let file = File::create(peer.at("f")).unwrap();
+    let line = peer.refused([std::ffi::OsStr::new("unmount"), peer.root().as_os_str()]);
+    assert!(line.contains("in use") && line.contains(&std::process::id().to_string()), "{line}");
+    assert!(peer.at("f").exists());
+    drop(file);
+    peer.unmount();
+    assert!(names(peer.root()).is_empty(), "the folder below the mount is empty again");
+}
