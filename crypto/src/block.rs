@@ -41,9 +41,7 @@ pub struct BlockHeader {
 impl BlockHeader {
     /// Reads the header from the start of a stored block (or of as much of one as was read).
     pub fn parse(stored: &[u8]) -> Result<BlockHeader, OpenError> {
-        let header = stored
-            .first_chunk::<BLOCK_HEADER_SIZE>()
-            .ok_or(OpenError::Malformed)?;
+        let header = stored.first_chunk::<BLOCK_HEADER_SIZE>().ok_or(OpenError::Malformed)?;
         let (key_id, salt) = header.split_at(KeyId::LEN);
         Ok(BlockHeader {
             key_id: KeyId::try_from(key_id).map_err(|_| OpenError::Malformed)?,
@@ -110,9 +108,7 @@ pub fn stored_len(plain_len: usize) -> usize {
 
 /// Returns the plain length of a block with `stored_len` stored bytes, or refuses a length that no block has.
 pub fn plain_len(stored_len: usize) -> Result<usize, OpenError> {
-    let pages = stored_len
-        .checked_sub(BLOCK_HEADER_SIZE)
-        .ok_or(OpenError::Malformed)?;
+    let pages = stored_len.checked_sub(BLOCK_HEADER_SIZE).ok_or(OpenError::Malformed)?;
     let count = pages.div_ceil(SEALED_PAGE_SIZE);
     let last = pages % SEALED_PAGE_SIZE;
     if count == 0 || count > PAGES || (1..=TAG_SIZE).contains(&last) {
@@ -141,16 +137,8 @@ pub fn stored_range(plain_offset: usize, len: usize, plain_len: usize) -> Range<
     start..page_start(end.div_ceil(PAGE_SIZE)).min(stored_len(plain_len))
 }
 
-fn seal_block_with_salt(
-    key: &SymmetricKey,
-    plain: &[u8],
-    salt: [u8; SALT_SIZE],
-    out: &mut Vec<u8>,
-) {
-    assert!(
-        (1..=BLOCK_SIZE).contains(&plain.len()),
-        "a block holds 1 to {BLOCK_SIZE} bytes"
-    );
+fn seal_block_with_salt(key: &SymmetricKey, plain: &[u8], salt: [u8; SALT_SIZE], out: &mut Vec<u8>) {
+    assert!((1..=BLOCK_SIZE).contains(&plain.len()), "a block holds 1 to {BLOCK_SIZE} bytes");
     out.reserve(stored_len(plain.len()));
     out.extend_from_slice(key.id().as_bytes());
     out.extend_from_slice(&salt);
@@ -190,16 +178,10 @@ mod tests {
 
     /// Lengths around every edge of the format.
     fn lengths() -> impl Iterator<Item = usize> {
-        [
-            1,
-            PAGE_SIZE,
-            BLOCK_SIZE / 2,
-            BLOCK_SIZE - PAGE_SIZE,
-            BLOCK_SIZE,
-        ]
-        .into_iter()
-        .flat_map(|len| [len - 1, len, len + 1])
-        .filter(|len| (1..=BLOCK_SIZE).contains(len))
+        [1, PAGE_SIZE, BLOCK_SIZE / 2, BLOCK_SIZE - PAGE_SIZE, BLOCK_SIZE]
+            .into_iter()
+            .flat_map(|len| [len - 1, len, len + 1])
+            .filter(|len| (1..=BLOCK_SIZE).contains(len))
     }
 
     #[test]
@@ -270,25 +252,14 @@ mod tests {
         let stored = sealed(b"x");
         assert_eq!(BlockHeader::parse(&stored).unwrap().key_id(), KEY.id());
         assert_eq!(BlockHeader::parse(&stored[..23]), Err(OpenError::Malformed));
-        assert_eq!(
-            open_block(&OTHER, &stored, &mut Vec::new()),
-            Err(OpenError::OtherKey)
-        );
+        assert_eq!(open_block(&OTHER, &stored, &mut Vec::new()), Err(OpenError::OtherKey));
     }
 
     #[test]
     fn flipped_bits_are_refused() {
         let stored = sealed(&plain(PAGE_SIZE + 10));
         let len = stored.len();
-        for at in [
-            8,
-            23,
-            24,
-            24 + PAGE_SIZE,
-            24 + PAGE_SIZE + TAG_SIZE,
-            len - 17,
-            len - 1,
-        ] {
+        for at in [8, 23, 24, 24 + PAGE_SIZE, 24 + PAGE_SIZE + TAG_SIZE, len - 17, len - 1] {
             let mut forged = stored.clone();
             forged[at] ^= 1;
             assert_eq!(opened(&forged), Err(OpenError::Forged), "byte {at}");
@@ -325,26 +296,15 @@ mod tests {
         assert_eq!(open(last, page), Ok(()));
         assert_eq!(open(last + 1, page), Err(OpenError::Malformed));
         assert_eq!(open(u64::MAX, page), Err(OpenError::Malformed));
-        assert_eq!(
-            open(last, &[page, page].concat()),
-            Err(OpenError::Malformed)
-        );
+        assert_eq!(open(last, &[page, page].concat()), Err(OpenError::Malformed));
         assert_eq!(open(last, b""), Err(OpenError::Malformed));
         assert_eq!(open(last, &page[..TAG_SIZE]), Err(OpenError::Malformed));
     }
 
     #[test]
     fn ranges_outside_a_block_are_empty() {
-        for (offset, len, plain_len) in [
-            (0, 0, 10),
-            (10, 1, 10),
-            (usize::MAX, usize::MAX, 10),
-            (0, 1, 0),
-        ] {
-            assert!(
-                stored_range(offset, len, plain_len).is_empty(),
-                "{offset} {len} {plain_len}"
-            );
+        for (offset, len, plain_len) in [(0, 0, 10), (10, 1, 10), (usize::MAX, usize::MAX, 10), (0, 1, 0)] {
+            assert!(stored_range(offset, len, plain_len).is_empty(), "{offset} {len} {plain_len}");
         }
     }
 

@@ -50,10 +50,7 @@ impl SeededEntropy {
 impl Entropy for SeededEntropy {
     fn fill(&self, buf: &mut [u8]) {
         // The generator is sound at every point, also after a panic of another holder.
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .fill_bytes(buf);
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).fill_bytes(buf);
     }
 }
 
@@ -93,10 +90,7 @@ mod tests {
     /// A simulation's seed that found a bug must find it again after an update of the generator's crate.
     #[test]
     fn the_sequence_of_a_seed_is_frozen() {
-        assert_eq!(
-            SeededEntropy::new(1).array(),
-            [177, 13, 164, 140, 234, 76, 9, 103]
-        );
+        assert_eq!(SeededEntropy::new(1).array(), [177, 13, 164, 140, 234, 76, 9, 103]);
     }
 
     #[test]

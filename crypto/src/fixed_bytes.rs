@@ -19,9 +19,7 @@ pub fn serialize<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S:
 }
 
 /// Reads exactly `N` bytes written by [`serialize`].
-pub fn deserialize<'de, const N: usize, D: Deserializer<'de>>(
-    deserializer: D,
-) -> Result<[u8; N], D::Error> {
+pub fn deserialize<'de, const N: usize, D: Deserializer<'de>>(deserializer: D) -> Result<[u8; N], D::Error> {
     if deserializer.is_human_readable() {
         deserializer.deserialize_str(HexText::<N>)
     } else {
@@ -49,9 +47,7 @@ impl<const N: usize> Visitor<'_> for RawBytes<N> {
     }
 
     fn visit_bytes<E: Error>(self, bytes: &[u8]) -> Result<[u8; N], E> {
-        bytes
-            .try_into()
-            .map_err(|_| E::invalid_length(bytes.len(), &self))
+        bytes.try_into().map_err(|_| E::invalid_length(bytes.len(), &self))
     }
 }
 
@@ -76,10 +72,7 @@ mod tests {
     const ID: KeyId = KeyId::from_bytes([0x4f, 0x2a, 0x91, 0xc0, 0, 1, 2, 0xff]);
 
     fn refused(messagepack: &[u8]) {
-        assert!(
-            rmp_serde::from_slice::<KeyId>(messagepack).is_err(),
-            "{messagepack:?}"
-        );
+        assert!(rmp_serde::from_slice::<KeyId>(messagepack).is_err(), "{messagepack:?}");
     }
 
     #[test]

@@ -67,10 +67,7 @@ mod tests {
             "00072de075e922b55e7f30d15886d378de74e87c79eb36964bbb2006842a3f2c"
         );
         let key = SymmetricKey::from_bytes([7; 32]);
-        assert_eq!(
-            HEXLOWER.encode(&keyed_tag(&key, Label::LinkTag, b"name")),
-            "fd86719b37bc4467782972d107cf5fca"
-        );
+        assert_eq!(HEXLOWER.encode(&keyed_tag(&key, Label::LinkTag, b"name")), "fd86719b37bc4467782972d107cf5fca");
     }
 
     #[test]
@@ -78,34 +75,16 @@ mod tests {
         let whole = Hash::of(Label::NodeIdHash, &[b"abc"]);
         assert_ne!(whole, Hash::of(Label::NodeIdHash, &[b"ab", b"c"]));
         assert_ne!(whole, Hash::of(Label::NodeIdHash, &[b"abc", b""]));
-        assert_ne!(
-            Hash::of(Label::NodeIdHash, &[b"ab", b"c"]),
-            Hash::of(Label::NodeIdHash, &[b"a", b"bc"])
-        );
+        assert_ne!(Hash::of(Label::NodeIdHash, &[b"ab", b"c"]), Hash::of(Label::NodeIdHash, &[b"a", b"bc"]));
     }
 
     #[test]
     fn labels_and_keys_separate() {
-        assert_ne!(
-            Hash::of_bytes(Label::BlockHash, b"x"),
-            Hash::of_bytes(Label::ListHash, b"x")
-        );
-        let (a, b) = (
-            SymmetricKey::from_bytes([1; 32]),
-            SymmetricKey::from_bytes([2; 32]),
-        );
-        assert_ne!(
-            keyed_tag(&a, Label::LinkTag, b"x"),
-            keyed_tag(&b, Label::LinkTag, b"x")
-        );
-        assert_ne!(
-            keyed_tag(&a, Label::LinkTag, b"x"),
-            keyed_tag(&a, Label::StoreName, b"x")
-        );
-        assert_eq!(
-            keyed_tag(&a, Label::LinkTag, b"x"),
-            keyed_tag(&a, Label::LinkTag, b"x")
-        );
+        assert_ne!(Hash::of_bytes(Label::BlockHash, b"x"), Hash::of_bytes(Label::ListHash, b"x"));
+        let (a, b) = (SymmetricKey::from_bytes([1; 32]), SymmetricKey::from_bytes([2; 32]));
+        assert_ne!(keyed_tag(&a, Label::LinkTag, b"x"), keyed_tag(&b, Label::LinkTag, b"x"));
+        assert_ne!(keyed_tag(&a, Label::LinkTag, b"x"), keyed_tag(&a, Label::StoreName, b"x"));
+        assert_eq!(keyed_tag(&a, Label::LinkTag, b"x"), keyed_tag(&a, Label::LinkTag, b"x"));
     }
 
     #[test]

@@ -159,28 +159,15 @@ mod tests {
 
     #[test]
     fn other_text_is_refused() {
-        let bad = BadId {
-            kind: "Local",
-            len: 5,
-        };
-        for text in [
-            "",
-            "01020304",
-            "01020304AB",
-            "01020304abcd",
-            "01020304xy",
-            "é1020304a",
-        ] {
+        let bad = BadId { kind: "Local", len: 5 };
+        for text in ["", "01020304", "01020304AB", "01020304abcd", "01020304xy", "é1020304a"] {
             assert_eq!(text.parse::<Local>(), Err(bad), "{text}");
         }
     }
 
     #[test]
     fn slices_of_another_length_are_refused() {
-        assert_eq!(
-            Local::try_from(&[1, 2, 3, 4, 5][..]),
-            Ok(Local::from_bytes([1, 2, 3, 4, 5]))
-        );
+        assert_eq!(Local::try_from(&[1, 2, 3, 4, 5][..]), Ok(Local::from_bytes([1, 2, 3, 4, 5])));
         assert!(Local::try_from(&[1, 2, 3, 4][..]).is_err());
         assert!(Local::try_from(&[0; 6][..]).is_err());
     }

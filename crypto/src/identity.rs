@@ -40,10 +40,7 @@ pub struct DevicePublic {
 impl DeviceKeys {
     /// Makes the keys of a new device.
     pub fn generate(entropy: &dyn Entropy) -> Self {
-        Self {
-            signing: SigningKeys::generate(entropy),
-            boxes: BoxSecret::generate(entropy),
-        }
+        Self { signing: SigningKeys::generate(entropy), boxes: BoxSecret::generate(entropy) }
     }
 
     /// Returns the device's name.
@@ -53,10 +50,7 @@ impl DeviceKeys {
 
     /// Returns what everybody may know.
     pub fn public(&self) -> DevicePublic {
-        DevicePublic {
-            id: self.id(),
-            box_key: self.boxes.public(),
-        }
+        DevicePublic { id: self.id(), box_key: self.boxes.public() }
     }
 
     /// Writes the secrets out: `signing seed 32 ‖ box secret 32`.
@@ -107,11 +101,7 @@ impl UserPublic {
 impl UserKeys {
     /// Makes the keys of a new user, in generation 0.
     pub fn generate(entropy: &dyn Entropy) -> Self {
-        Self {
-            signing: SigningKeys::generate(entropy),
-            boxes: BoxSecret::generate(entropy),
-            generation: 0,
-        }
+        Self { signing: SigningKeys::generate(entropy), boxes: BoxSecret::generate(entropy), generation: 0 }
     }
 
     /// Returns the user's name among keys.
@@ -121,11 +111,7 @@ impl UserKeys {
 
     /// Returns what everybody may know.
     pub fn public(&self) -> UserPublic {
-        UserPublic {
-            signing: self.signing.public(),
-            box_key: self.boxes.public(),
-            generation: self.generation,
-        }
+        UserPublic { signing: self.signing.public(), box_key: self.boxes.public(), generation: self.generation }
     }
 
     /// Writes the secrets out: `signing seed 32 ‖ box secret 32 ‖ generation u32 LE`.
@@ -140,32 +126,20 @@ impl UserKeys {
     /// Reads what [`UserKeys::to_bytes`] wrote.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, BadKeys> {
         let bytes: &[u8; 68] = exactly(bytes)?;
-        let (pair, generation) = bytes
-            .split_last_chunk::<4>()
-            .expect("68 bytes have a last 4");
+        let (pair, generation) = bytes.split_last_chunk::<4>().expect("68 bytes have a last 4");
         let (signing, boxes) = split_pair(exactly(pair)?);
-        Ok(Self {
-            signing,
-            boxes,
-            generation: u32::from_le_bytes(*generation),
-        })
+        Ok(Self { signing, boxes, generation: u32::from_le_bytes(*generation) })
     }
 }
 
 fn exactly<const N: usize>(bytes: &[u8]) -> Result<&[u8; N], BadKeys> {
-    bytes.try_into().map_err(|_| BadKeys {
-        expected: N,
-        found: bytes.len(),
-    })
+    bytes.try_into().map_err(|_| BadKeys { expected: N, found: bytes.len() })
 }
 
 fn split_pair(bytes: &[u8; 64]) -> (SigningKeys, BoxSecret) {
     let seed = bytes.first_chunk().expect("64 bytes have a first 32");
     let secret = bytes.last_chunk().expect("64 bytes have a last 32");
-    (
-        SigningKeys::from_seed(*seed),
-        BoxSecret::from_bytes(*secret),
-    )
+    (SigningKeys::from_seed(*seed), BoxSecret::from_bytes(*secret))
 }
 
 #[cfg(test)]
@@ -177,10 +151,7 @@ mod tests {
     fn device_keys_come_back_from_bytes() {
         let keys = DeviceKeys::generate(&SeededEntropy::new(1));
         let bytes = keys.to_bytes();
-        assert_eq!(
-            DeviceKeys::from_bytes(&bytes).unwrap().public(),
-            keys.public()
-        );
+        assert_eq!(DeviceKeys::from_bytes(&bytes).unwrap().public(), keys.public());
         assert_eq!(DeviceKeys::from_bytes(&bytes).unwrap().to_bytes(), bytes);
     }
 
@@ -190,32 +161,17 @@ mod tests {
         keys.generation = 0x0102_0304;
         let bytes = keys.to_bytes();
         assert_eq!(bytes[64..], [4, 3, 2, 1]);
-        assert_eq!(
-            UserKeys::from_bytes(&bytes).unwrap().public(),
-            keys.public()
-        );
+        assert_eq!(UserKeys::from_bytes(&bytes).unwrap().public(), keys.public());
         assert_eq!(UserKeys::from_bytes(&bytes).unwrap().to_bytes(), bytes);
     }
 
     #[test]
     fn bytes_of_another_length_are_refused() {
         for len in (0..100).filter(|&len| len != 64) {
-            assert_eq!(
-                DeviceKeys::from_bytes(&vec![1; len]).unwrap_err(),
-                BadKeys {
-                    expected: 64,
-                    found: len
-                }
-            );
+            assert_eq!(DeviceKeys::from_bytes(&vec![1; len]).unwrap_err(), BadKeys { expected: 64, found: len });
         }
         for len in (0..100).filter(|&len| len != 68) {
-            assert_eq!(
-                UserKeys::from_bytes(&vec![1; len]).unwrap_err(),
-                BadKeys {
-                    expected: 68,
-                    found: len
-                }
-            );
+            assert_eq!(UserKeys::from_bytes(&vec![1; len]).unwrap_err(), BadKeys { expected: 68, found: len });
         }
     }
 
@@ -228,21 +184,12 @@ mod tests {
 
     #[test]
     fn a_user_is_named_by_the_signing_key_alone() {
-        let keys = UserKeys {
-            signing: SigningKeys::from_seed([7; 32]),
-            boxes: BoxSecret::from_bytes([7; 32]),
-            generation: 0,
-        };
-        let renewed = UserKeys {
-            signing: SigningKeys::from_seed([7; 32]),
-            boxes: BoxSecret::from_bytes([8; 32]),
-            generation: 1,
-        };
+        let keys =
+            UserKeys { signing: SigningKeys::from_seed([7; 32]), boxes: BoxSecret::from_bytes([7; 32]), generation: 0 };
+        let renewed =
+            UserKeys { signing: SigningKeys::from_seed([7; 32]), boxes: BoxSecret::from_bytes([8; 32]), generation: 1 };
         assert_eq!(keys.id(), renewed.id());
-        assert_eq!(
-            keys.id().to_string(),
-            "ef0fd7b80545fa0c19b92239a8ff887f235a9d529491dad90135bacf49d099d5"
-        );
+        assert_eq!(keys.id().to_string(), "ef0fd7b80545fa0c19b92239a8ff887f235a9d529491dad90135bacf49d099d5");
     }
 
     #[test]

@@ -51,39 +51,20 @@ pub struct PassphraseCost {
 
 impl PassphraseCost {
     /// The second recommendation of RFC 9106 §4 with one lane: 64 MiB, three passes.
-    pub const DEFAULT: PassphraseCost = PassphraseCost {
-        memory_kib: 64 * 1024,
-        passes: 3,
-        lanes: 1,
-    };
+    pub const DEFAULT: PassphraseCost = PassphraseCost { memory_kib: 64 * 1024, passes: 3, lanes: 1 };
 
     /// As cheap as Argon2id gets. For tests: it protects nothing.
-    pub const FOR_TESTS: PassphraseCost = PassphraseCost {
-        memory_kib: 8,
-        passes: 1,
-        lanes: 1,
-    };
+    pub const FOR_TESTS: PassphraseCost = PassphraseCost { memory_kib: 8, passes: 1, lanes: 1 };
 
     /// The most that a file may demand, since whoever writes the file decides what reading it costs.
-    const MAX: PassphraseCost = PassphraseCost {
-        memory_kib: 1024 * 1024,
-        passes: 16,
-        lanes: 16,
-    };
+    const MAX: PassphraseCost = PassphraseCost { memory_kib: 1024 * 1024, passes: 16, lanes: 16 };
 
-    fn stretch(
-        self,
-        passphrase: &str,
-        salt: &[u8; SALT_SIZE],
-    ) -> Result<SymmetricKey, KeyFileError> {
-        if self.memory_kib > Self::MAX.memory_kib
-            || self.passes > Self::MAX.passes
-            || self.lanes > Self::MAX.lanes
-        {
+    fn stretch(self, passphrase: &str, salt: &[u8; SALT_SIZE]) -> Result<SymmetricKey, KeyFileError> {
+        if self.memory_kib > Self::MAX.memory_kib || self.passes > Self::MAX.passes || self.lanes > Self::MAX.lanes {
             return Err(KeyFileError::Damaged);
         }
-        let params = Params::new(self.memory_kib, self.passes, self.lanes, Some(32))
-            .map_err(|_| KeyFileError::Damaged)?;
+        let params =
+            Params::new(self.memory_kib, self.passes, self.lanes, Some(32)).map_err(|_| KeyFileError::Damaged)?;
         let mut key = Zeroizing::new([0; 32]);
         Argon2::new(Algorithm::Argon2id, Version::V0x13, params)
             .hash_password_into(passphrase.as_bytes(), salt, &mut *key)
@@ -130,22 +111,10 @@ impl KeyFile {
     }
 
     /// Seals `plain` like [`KeyFile::seal`], at another cost for each guess at the passphrase.
-    pub fn seal_at_cost(
-        plain: &[u8],
-        unlock: &Unlock,
-        cost: PassphraseCost,
-        entropy: &dyn Entropy,
-    ) -> Vec<u8> {
+    pub fn seal_at_cost(plain: &[u8], unlock: &Unlock, cost: PassphraseCost, entropy: &dyn Entropy) -> Vec<u8> {
         let (kind, cost) = match unlock {
             Unlock::Passphrase(_) => (KIND_PASSPHRASE, cost),
-            Unlock::Key(_) => (
-                KIND_KEY,
-                PassphraseCost {
-                    memory_kib: 0,
-                    passes: 0,
-                    lanes: 0,
-                },
-            ),
+            Unlock::Key(_) => (KIND_KEY, PassphraseCost { memory_kib: 0, passes: 0, lanes: 0 }),
         };
         let salt = random_array(entropy);
         let mut file = Vec::with_capacity(HEADER_SIZE + SEAL_OVERHEAD + plain.len() + CHECK_SIZE);
@@ -156,9 +125,9 @@ impl KeyFile {
         file.extend_from_slice(&cost.lanes.to_le_bytes());
         file.extend_from_slice(&salt);
         let key = match unlock {
-            Unlock::Passphrase(passphrase) => cost
-                .stretch(passphrase, &salt)
-                .expect("the cost is within Argon2id's limits and ours"),
+            Unlock::Passphrase(passphrase) => {
+                cost.stretch(passphrase, &salt).expect("the cost is within Argon2id's limits and ours")
+            }
             Unlock::Key(key) => key.derive(Label::KeyFile, &salt),
         };
         let sealed = seal(&key, &file, plain, entropy);
@@ -172,20 +141,14 @@ impl KeyFile {
     pub fn open(bytes: &[u8], unlock: &Unlock) -> Result<Zeroizing<Vec<u8>>, KeyFileError> {
         let file = Parsed::new(bytes)?;
         let (key, wrong) = match (file.kind, unlock) {
-            (Kind::Passphrase(cost), Unlock::Passphrase(passphrase)) => (
-                cost.stretch(passphrase, file.salt)?,
-                KeyFileError::WrongPassphrase,
-            ),
-            (Kind::Key, Unlock::Key(key)) => (
-                key.derive(Label::KeyFile, file.salt),
-                KeyFileError::WrongKey,
-            ),
+            (Kind::Passphrase(cost), Unlock::Passphrase(passphrase)) => {
+                (cost.stretch(passphrase, file.salt)?, KeyFileError::WrongPassphrase)
+            }
+            (Kind::Key, Unlock::Key(key)) => (key.derive(Label::KeyFile, file.salt), KeyFileError::WrongKey),
             (Kind::Passphrase(_), Unlock::Key(_)) => return Err(KeyFileError::NeedsPassphrase),
             (Kind::Key, Unlock::Passphrase(_)) => return Err(KeyFileError::NeedsKey),
         };
-        open(&key, file.header, file.sealed)
-            .map(Zeroizing::new)
-            .map_err(|_| wrong)
+        open(&key, file.header, file.sealed).map(Zeroizing::new).map_err(|_| wrong)
     }
 
     /// Tells whether the file is sealed under a passphrase (rather than a key), so that one need not ask in vain.
@@ -218,14 +181,9 @@ impl<'a> Parsed<'a> {
         };
         // What follows the version is the newer release's affair, so it is looked at before anything else.
         if version > VERSION {
-            return Err(KeyFileError::NewerVersion {
-                found: version,
-                known: VERSION,
-            });
+            return Err(KeyFileError::NewerVersion { found: version, known: VERSION });
         }
-        Ok((version == VERSION)
-            .then(|| Self::split_version_1(bytes, rest))
-            .flatten())
+        Ok((version == VERSION).then(|| Self::split_version_1(bytes, rest)).flatten())
     }
 
     fn split_version_1(bytes: &'a [u8], rest: &'a [u8]) -> Option<Self> {
@@ -240,20 +198,11 @@ impl<'a> Parsed<'a> {
         let (lanes, rest) = split_u32(rest)?;
         let salt = rest.first_chunk()?;
         let kind = match kind {
-            KIND_PASSPHRASE => Kind::Passphrase(PassphraseCost {
-                memory_kib,
-                passes,
-                lanes,
-            }),
+            KIND_PASSPHRASE => Kind::Passphrase(PassphraseCost { memory_kib, passes, lanes }),
             KIND_KEY if (memory_kib, passes, lanes) == (0, 0, 0) => Kind::Key,
             _ => return None,
         };
-        Some(Self {
-            kind,
-            salt,
-            header,
-            sealed,
-        })
+        Some(Self { kind, salt, header, sealed })
     }
 }
 
@@ -286,12 +235,7 @@ mod tests {
     }
 
     fn file(unlock: &Unlock) -> Vec<u8> {
-        KeyFile::seal_at_cost(
-            b"secret",
-            unlock,
-            PassphraseCost::FOR_TESTS,
-            &SeededEntropy::new(1),
-        )
+        KeyFile::seal_at_cost(b"secret", unlock, PassphraseCost::FOR_TESTS, &SeededEntropy::new(1))
     }
 
     /// Changes a file and makes its check right again, as somebody with intent would.
@@ -305,10 +249,7 @@ mod tests {
 
     fn check_open(file: &[u8], unlock: &Unlock, expected: Result<&[u8], KeyFileError>) {
         let opened = KeyFile::open(file, unlock);
-        assert_eq!(
-            opened.as_ref().map(|plain| plain.as_slice()),
-            expected.as_ref().map(|plain| *plain)
-        );
+        assert_eq!(opened.as_ref().map(|plain| plain.as_slice()), expected.as_ref().map(|plain| *plain));
     }
 
     #[test]
@@ -318,21 +259,14 @@ mod tests {
             hash(passphrase("correct horse")),
             "7701f9412080edc088a7c15aec21d3e84877b17b24aa6839cca3cf15e51628de"
         );
-        assert_eq!(
-            hash(key(7)),
-            "3317bb800b824b883034e9ae7ff5d5b0d9f7c2f7ffb6e04d00291bc9c2074ae3"
-        );
+        assert_eq!(hash(key(7)), "3317bb800b824b883034e9ae7ff5d5b0d9f7c2f7ffb6e04d00291bc9c2074ae3");
     }
 
     #[test]
     fn a_passphrase_opens_its_file() {
         let file = file(&passphrase("correct horse"));
         check_open(&file, &passphrase("correct horse"), Ok(b"secret"));
-        check_open(
-            &file,
-            &passphrase("correct house"),
-            Err(KeyFileError::WrongPassphrase),
-        );
+        check_open(&file, &passphrase("correct house"), Err(KeyFileError::WrongPassphrase));
         check_open(&file, &key(7), Err(KeyFileError::NeedsPassphrase));
         assert_eq!(KeyFile::needs_passphrase(&file), Ok(true));
     }
@@ -342,11 +276,7 @@ mod tests {
         let file = file(&key(7));
         check_open(&file, &key(7), Ok(b"secret"));
         check_open(&file, &key(8), Err(KeyFileError::WrongKey));
-        check_open(
-            &file,
-            &passphrase("correct horse"),
-            Err(KeyFileError::NeedsKey),
-        );
+        check_open(&file, &passphrase("correct horse"), Err(KeyFileError::NeedsKey));
         assert_eq!(KeyFile::needs_passphrase(&file), Ok(false));
     }
 
@@ -368,11 +298,7 @@ mod tests {
             check_open(&damaged, &unlock, Err(KeyFileError::Damaged));
             check_open(&file[..at], &unlock, Err(KeyFileError::Damaged));
         }
-        check_open(
-            &[file.as_slice(), b"x"].concat(),
-            &unlock,
-            Err(KeyFileError::Damaged),
-        );
+        check_open(&[file.as_slice(), b"x"].concat(), &unlock, Err(KeyFileError::Damaged));
     }
 
     #[test]
@@ -385,19 +311,10 @@ mod tests {
 
     #[test]
     fn a_newer_version_is_named_whatever_follows() {
-        let newer = |found| {
-            Err(KeyFileError::NewerVersion {
-                found,
-                known: VERSION,
-            })
-        };
+        let newer = |found| Err(KeyFileError::NewerVersion { found, known: VERSION });
         check_open(b"P2PFSKEY\x02", &key(7), newer(2));
         check_open(b"P2PFSKEY\xffanything", &key(7), newer(255));
-        check_open(
-            &forged(file(&key(7)), |file| file[8] = 0),
-            &key(7),
-            Err(KeyFileError::Damaged),
-        );
+        check_open(&forged(file(&key(7)), |file| file[8] = 0), &key(7), Err(KeyFileError::Damaged));
     }
 
     #[test]
@@ -411,11 +328,7 @@ mod tests {
             })
         };
         check_open(&demanding(8, 1, 1), &unlock, Ok(b"secret"));
-        check_open(
-            &demanding(16, 1, 1),
-            &unlock,
-            Err(KeyFileError::WrongPassphrase),
-        );
+        check_open(&demanding(16, 1, 1), &unlock, Err(KeyFileError::WrongPassphrase));
         for (memory, passes, lanes) in [
             (1024 * 1024 + 1, 1, 1),
             (u32::MAX, 1, 1),
@@ -426,11 +339,7 @@ mod tests {
             (8, 1, 0),
             (8, 1, 2),
         ] {
-            check_open(
-                &demanding(memory, passes, lanes),
-                &unlock,
-                Err(KeyFileError::Damaged),
-            );
+            check_open(&demanding(memory, passes, lanes), &unlock, Err(KeyFileError::Damaged));
         }
     }
 
@@ -444,15 +353,8 @@ mod tests {
 
     #[test]
     fn unknown_kinds_and_unused_costs_are_refused() {
-        for change in [
-            |file: &mut Vec<u8>| file[9] = 3,
-            |file: &mut Vec<u8>| file[10] = 1,
-        ] {
-            check_open(
-                &forged(file(&key(7)), change),
-                &key(7),
-                Err(KeyFileError::Damaged),
-            );
+        for change in [|file: &mut Vec<u8>| file[9] = 3, |file: &mut Vec<u8>| file[10] = 1] {
+            check_open(&forged(file(&key(7)), change), &key(7), Err(KeyFileError::Damaged));
         }
     }
 

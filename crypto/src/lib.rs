@@ -25,8 +25,8 @@ mod identity;
 mod key_file;
 
 pub use block::{
-    BLOCK_HEADER_SIZE, BLOCK_SIZE, BlockHeader, PAGE_SIZE, first_page, open_block, open_pages,
-    plain_len, seal_block, stored_len, stored_range,
+    BLOCK_HEADER_SIZE, BLOCK_SIZE, BlockHeader, PAGE_SIZE, first_page, open_block, open_pages, plain_len, seal_block,
+    stored_len, stored_range,
 };
 pub use entropy::{Entropy, OsEntropy, SeededEntropy, random_array};
 pub use hash::{Hasher, keyed_tag};

@@ -35,9 +35,7 @@ pub fn seal(key: &SymmetricKey, aad: &[u8], plain: &[u8], entropy: &dyn Entropy)
 
 /// Opens what [`seal`] made under the same key and `aad`.
 pub fn open(key: &SymmetricKey, aad: &[u8], sealed: &[u8]) -> Result<Vec<u8>, OpenError> {
-    let (nonce, sealed) = sealed
-        .split_first_chunk::<NONCE_SIZE>()
-        .ok_or(OpenError::Malformed)?;
+    let (nonce, sealed) = sealed.split_first_chunk::<NONCE_SIZE>().ok_or(OpenError::Malformed)?;
     if sealed.len() < TAG_SIZE {
         return Err(OpenError::Malformed);
     }
@@ -74,12 +72,7 @@ pub fn open_padded(key: &SymmetricKey, aad: &[u8], sealed: &[u8]) -> Result<Vec<
     Ok(padded)
 }
 
-fn seal_with_nonce(
-    key: &SymmetricKey,
-    aad: &[u8],
-    plain: &[u8],
-    nonce: [u8; NONCE_SIZE],
-) -> Vec<u8> {
+fn seal_with_nonce(key: &SymmetricKey, aad: &[u8], plain: &[u8], nonce: [u8; NONCE_SIZE]) -> Vec<u8> {
     let (salt, number) = split_nonce(&nonce);
     let mut sealed = Vec::with_capacity(plain.len() + SEAL_OVERHEAD);
     sealed.extend_from_slice(&nonce);
@@ -89,10 +82,7 @@ fn seal_with_nonce(
 
 fn split_nonce(nonce: &[u8; NONCE_SIZE]) -> ([u8; SALT_SIZE], [u8; 8]) {
     let (salt, number) = nonce.split_at(SALT_SIZE);
-    (
-        salt.try_into().expect("the first 16 of 24 bytes"),
-        number.try_into().expect("the last 8 of 24 bytes"),
-    )
+    (salt.try_into().expect("the first 16 of 24 bytes"), number.try_into().expect("the last 8 of 24 bytes"))
 }
 
 #[cfg(test)]
@@ -122,10 +112,7 @@ mod tests {
     #[test]
     fn equal_values_do_not_look_equal() {
         let entropy = entropy();
-        assert_ne!(
-            seal(&KEY, b"", b"same", &entropy),
-            seal(&KEY, b"", b"same", &entropy)
-        );
+        assert_ne!(seal(&KEY, b"", b"same", &entropy), seal(&KEY, b"", b"same", &entropy));
     }
 
     #[test]
@@ -142,11 +129,7 @@ mod tests {
         for bit in 0..sealed.len() * 8 {
             let mut forged = sealed.clone();
             forged[bit / 8] ^= 1 << (bit % 8);
-            assert_eq!(
-                open(&KEY, b"aad", &forged),
-                Err(OpenError::Forged),
-                "bit {bit}"
-            );
+            assert_eq!(open(&KEY, b"aad", &forged), Err(OpenError::Forged), "bit {bit}");
         }
     }
 
@@ -154,16 +137,8 @@ mod tests {
     fn truncation_is_refused() {
         let sealed = seal(&KEY, b"", b"plain", &entropy());
         for len in 0..sealed.len() {
-            let expected = if len < SEAL_OVERHEAD {
-                OpenError::Malformed
-            } else {
-                OpenError::Forged
-            };
-            assert_eq!(
-                open(&KEY, b"", &sealed[..len]),
-                Err(expected),
-                "{len} bytes"
-            );
+            let expected = if len < SEAL_OVERHEAD { OpenError::Malformed } else { OpenError::Forged };
+            assert_eq!(open(&KEY, b"", &sealed[..len]), Err(expected), "{len} bytes");
         }
     }
 
@@ -180,21 +155,14 @@ mod tests {
     fn crafted_padding_is_refused() {
         let refused = |padded: &[u8], flaw: &str| {
             let sealed = seal(&KEY, b"", padded, &entropy());
-            assert_eq!(
-                open_padded(&KEY, b"", &sealed),
-                Err(OpenError::Malformed),
-                "{flaw}"
-            );
+            assert_eq!(open_padded(&KEY, b"", &sealed), Err(OpenError::Malformed), "{flaw}");
         };
         let padded = |len: u32, total: usize| {
             let mut padded = vec![0; total];
             padded[..4].copy_from_slice(&len.to_le_bytes());
             padded
         };
-        assert_eq!(
-            open_padded(&KEY, b"", &seal(&KEY, b"", &padded(5, 64), &entropy())),
-            Ok(vec![0; 5])
-        );
+        assert_eq!(open_padded(&KEY, b"", &seal(&KEY, b"", &padded(5, 64), &entropy())), Ok(vec![0; 5]));
         refused(&padded(5, 65), "one zero too many");
         refused(&padded(5, 63), "one zero too few");
         refused(&padded(61, 64), "longer than what is there");

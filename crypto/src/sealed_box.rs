@@ -37,25 +37,18 @@ impl BoxPublic {
     /// Seals `plain`, bound to `label` and `aad`, to whoever holds the secret half.
     ///
     /// The key came from somebody else, so it may be one that nothing can be sealed to.
-    pub fn seal(
-        &self,
-        label: Label,
-        aad: &[u8],
-        plain: &[u8],
-        entropy: &dyn Entropy,
-    ) -> Result<Vec<u8>, BadBoxKey> {
+    pub fn seal(&self, label: Label, aad: &[u8], plain: &[u8], entropy: &dyn Entropy) -> Result<Vec<u8>, BadBoxKey> {
         let bad = |_| BadBoxKey(*self);
         let recipient = <Dhkem as Kem>::PublicKey::from_bytes(self.as_bytes()).map_err(bad)?;
-        let (encapsulated, ciphertext) =
-            hpke::single_shot_seal_with_rng::<ChaCha20Poly1305, HkdfSha256, Dhkem>(
-                &OpModeS::Base,
-                &recipient,
-                label.as_str().as_bytes(),
-                plain,
-                aad,
-                &mut EntropyRng(entropy),
-            )
-            .map_err(bad)?;
+        let (encapsulated, ciphertext) = hpke::single_shot_seal_with_rng::<ChaCha20Poly1305, HkdfSha256, Dhkem>(
+            &OpModeS::Base,
+            &recipient,
+            label.as_str().as_bytes(),
+            plain,
+            aad,
+            &mut EntropyRng(entropy),
+        )
+        .map_err(bad)?;
         let mut sealed = Vec::with_capacity(plain.len() + BOX_OVERHEAD);
         sealed.extend_from_slice(&encapsulated.to_bytes());
         sealed.extend_from_slice(&ciphertext);
@@ -79,10 +72,7 @@ impl BoxSecret {
     pub fn from_bytes(secret: [u8; 32]) -> Self {
         let secret = Zeroizing::new(secret);
         let public = <Dhkem as Kem>::sk_to_pk(&private_key(&secret));
-        Self {
-            secret,
-            public: BoxPublic(public.to_bytes().into()),
-        }
+        Self { secret, public: BoxPublic(public.to_bytes().into()) }
     }
 
     /// Returns the secret bytes.
@@ -96,20 +86,12 @@ impl BoxSecret {
     }
 
     /// Opens what [`BoxPublic::seal`] made for this key under the same `label` and `aad`.
-    pub fn open(
-        &self,
-        label: Label,
-        aad: &[u8],
-        sealed: &[u8],
-    ) -> Result<Zeroizing<Vec<u8>>, OpenError> {
-        let (encapsulated, ciphertext) = sealed
-            .split_first_chunk::<ENCAPSULATED_SIZE>()
-            .ok_or(OpenError::Malformed)?;
+    pub fn open(&self, label: Label, aad: &[u8], sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, OpenError> {
+        let (encapsulated, ciphertext) = sealed.split_first_chunk::<ENCAPSULATED_SIZE>().ok_or(OpenError::Malformed)?;
         if ciphertext.len() < TAG_SIZE {
             return Err(OpenError::Malformed);
         }
-        let encapsulated = <Dhkem as Kem>::EncappedKey::from_bytes(encapsulated)
-            .map_err(|_| OpenError::Malformed)?;
+        let encapsulated = <Dhkem as Kem>::EncappedKey::from_bytes(encapsulated).map_err(|_| OpenError::Malformed)?;
         hpke::single_shot_open::<ChaCha20Poly1305, HkdfSha256, Dhkem>(
             &OpModeR::Base,
             &private_key(&self.secret),
@@ -149,18 +131,12 @@ mod tests {
     }
 
     fn sealed(plain: &[u8]) -> Vec<u8> {
-        secret()
-            .public()
-            .seal(LABEL, b"aad", plain, &SeededEntropy::new(1))
-            .unwrap()
+        secret().public().seal(LABEL, b"aad", plain, &SeededEntropy::new(1)).unwrap()
     }
 
     #[test]
     fn the_format_is_frozen() {
-        assert_eq!(
-            secret().public().to_string(),
-            "13be4feaeaf204c7fd3358fc9c00721881d174278128227ec674f37f7fe97b6d"
-        );
+        assert_eq!(secret().public().to_string(), "13be4feaeaf204c7fd3358fc9c00721881d174278128227ec674f37f7fe97b6d");
         assert_eq!(
             HEXLOWER.encode(&sealed(b"plain")),
             "d92f57ec277dcd4147a2894256a82944d245fc1adf55178b21246ab75ff8300bbfe82233e185c92561351b31e56859911ab36a5a82"
@@ -172,10 +148,7 @@ mod tests {
         let sealed = sealed(b"plain");
         let other = BoxSecret::generate(&SeededEntropy::new(2));
         assert_eq!(other.open(LABEL, b"aad", &sealed), Err(OpenError::Forged));
-        assert_eq!(
-            secret().open(Label::BoxEpochKey, b"aad", &sealed),
-            Err(OpenError::Forged)
-        );
+        assert_eq!(secret().open(Label::BoxEpochKey, b"aad", &sealed), Err(OpenError::Forged));
         assert_eq!(secret().open(LABEL, b"", &sealed), Err(OpenError::Forged));
     }
 
@@ -186,17 +159,10 @@ mod tests {
         for at in [0, 31, 32, 36, 37, sealed.len() - 1] {
             let mut forged = sealed.clone();
             forged[at] ^= 0x80;
-            assert_eq!(
-                secret().open(LABEL, b"aad", &forged),
-                Err(OpenError::Forged),
-                "byte {at}"
-            );
+            assert_eq!(secret().open(LABEL, b"aad", &forged), Err(OpenError::Forged), "byte {at}");
         }
         for len in 0..BOX_OVERHEAD {
-            assert_eq!(
-                secret().open(LABEL, b"aad", &sealed[..len]),
-                Err(OpenError::Malformed)
-            );
+            assert_eq!(secret().open(LABEL, b"aad", &sealed[..len]), Err(OpenError::Malformed));
         }
     }
 
@@ -206,10 +172,7 @@ mod tests {
         one[0] = 1;
         for point in [[0; 32], one] {
             let key = BoxPublic::from_bytes(point);
-            assert_eq!(
-                key.seal(LABEL, b"", b"plain", &SeededEntropy::new(1)),
-                Err(BadBoxKey(key))
-            );
+            assert_eq!(key.seal(LABEL, b"", b"plain", &SeededEntropy::new(1)), Err(BadBoxKey(key)));
         }
     }
 
@@ -220,10 +183,7 @@ mod tests {
 
     #[test]
     fn debug_shows_the_public_half_only() {
-        assert_eq!(
-            format!("{:?}", secret()),
-            format!("BoxSecret({:?})", secret().public())
-        );
+        assert_eq!(format!("{:?}", secret()), format!("BoxSecret({:?})", secret().public()));
     }
 
     proptest! {

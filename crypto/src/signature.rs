@@ -68,9 +68,7 @@ pub struct SigningKeys(SigningKey);
 impl SigningKeys {
     /// Makes a new random key.
     pub fn generate(entropy: &dyn Entropy) -> Self {
-        Self(SigningKey::from_bytes(&Zeroizing::new(random_array(
-            entropy,
-        ))))
+        Self(SigningKey::from_bytes(&Zeroizing::new(random_array(entropy))))
     }
 
     /// Makes the key that belongs to a secret seed.
@@ -141,10 +139,7 @@ mod tests {
 
     #[test]
     fn signatures_are_frozen() {
-        assert_eq!(
-            keys().public().to_string(),
-            "ea4a6c63e29c520abef5507b132ec5f9954776aebebe7b92421eea691446d22c"
-        );
+        assert_eq!(keys().public().to_string(), "ea4a6c63e29c520abef5507b132ec5f9954776aebebe7b92421eea691446d22c");
         assert_eq!(
             keys().sign(LABEL, b"message").to_string(),
             "8632c54a4e6f36ee8deb5e6601cb029007ac5c52bd57bbc369742ffa16defb9529f56dbd43a55cc75961da06fe83f8123b694db3829fa2cca724651190f73109"
@@ -159,14 +154,8 @@ mod tests {
         assert_eq!(verify(LABEL, keys.public(), b"message", &signature), Ok(()));
         assert_eq!(verify(LABEL, device, b"message", &signature), Ok(()));
         let refused = Err(BadSignature { key: keys.public() });
-        assert_eq!(
-            verify(LABEL, keys.public(), b"massage", &signature),
-            refused
-        );
-        assert_eq!(
-            verify(Label::TicketProof, keys.public(), b"message", &signature),
-            refused
-        );
+        assert_eq!(verify(LABEL, keys.public(), b"massage", &signature), refused);
+        assert_eq!(verify(Label::TicketProof, keys.public(), b"message", &signature), refused);
         assert!(verify(LABEL, other.public(), b"message", &signature).is_err());
     }
 
@@ -177,10 +166,7 @@ mod tests {
             let mut forged = *signature.as_bytes();
             forged[bit / 8] ^= 1 << (bit % 8);
             let forged = Signature::from_bytes(forged);
-            assert!(
-                verify(LABEL, keys().public(), b"message", &forged).is_err(),
-                "bit {bit}"
-            );
+            assert!(verify(LABEL, keys().public(), b"message", &forged).is_err(), "bit {bit}");
         }
     }
 
@@ -192,10 +178,7 @@ mod tests {
         neutral[0] = 1;
         let mut signature = [0; 64];
         signature[0] = 1;
-        let (key, signature) = (
-            PublicKey::from_bytes(neutral),
-            Signature::from_bytes(signature),
-        );
+        let (key, signature) = (PublicKey::from_bytes(neutral), Signature::from_bytes(signature));
         assert!(verify(LABEL, key, b"anything", &signature).is_err());
     }
 
@@ -203,8 +186,8 @@ mod tests {
     #[test]
     fn a_second_form_of_a_signature_is_refused() {
         const L: [u8; 32] = [
-            0xed, 0xd3, 0xf5, 0x5c, 0x1a, 0x63, 0x12, 0x58, 0xd6, 0x9c, 0xf7, 0xa2, 0xde, 0xf9,
-            0xde, 0x14, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x10,
+            0xed, 0xd3, 0xf5, 0x5c, 0x1a, 0x63, 0x12, 0x58, 0xd6, 0x9c, 0xf7, 0xa2, 0xde, 0xf9, 0xde, 0x14, 0, 0, 0, 0,
+            0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x10,
         ];
         let mut forged = *keys().sign(LABEL, b"message").as_bytes();
         let mut carry = 0;
@@ -213,45 +196,24 @@ mod tests {
             *byte = sum.to_le_bytes()[0];
             carry = sum >> 8;
         }
-        assert!(
-            verify(
-                LABEL,
-                keys().public(),
-                b"message",
-                &Signature::from_bytes(forged)
-            )
-            .is_err()
-        );
+        assert!(verify(LABEL, keys().public(), b"message", &Signature::from_bytes(forged)).is_err());
     }
 
     #[test]
     fn tls_libraries_take_the_pkcs8_form() {
         let der = keys().to_pkcs8_der();
         let pkcs8 = rustls::pki_types::PrivatePkcs8KeyDer::from(der.as_slice());
-        let certifier =
-            rcgen::KeyPair::from_pkcs8_der_and_sign_algo(&pkcs8, &rcgen::PKCS_ED25519).unwrap();
+        let certifier = rcgen::KeyPair::from_pkcs8_der_and_sign_algo(&pkcs8, &rcgen::PKCS_ED25519).unwrap();
         assert_eq!(certifier.public_key_raw(), keys().public().as_bytes());
-        assert!(
-            rcgen::KeyPair::try_from(der.as_slice())
-                .unwrap()
-                .is_compatible(&rcgen::PKCS_ED25519)
-        );
+        assert!(rcgen::KeyPair::try_from(der.as_slice()).unwrap().is_compatible(&rcgen::PKCS_ED25519));
         let tls = rustls::crypto::aws_lc_rs::sign::any_eddsa_type(&pkcs8).unwrap();
-        let signer = tls
-            .choose_scheme(&[rustls::SignatureScheme::ED25519])
-            .unwrap();
-        assert_eq!(
-            signer.sign(b"hello").unwrap(),
-            keys().0.sign(b"hello").to_bytes()
-        );
+        let signer = tls.choose_scheme(&[rustls::SignatureScheme::ED25519]).unwrap();
+        assert_eq!(signer.sign(b"hello").unwrap(), keys().0.sign(b"hello").to_bytes());
     }
 
     #[test]
     fn debug_shows_the_public_half_only() {
-        assert_eq!(
-            format!("{:?}", keys()),
-            format!("SigningKeys({:?})", keys().public())
-        );
+        assert_eq!(format!("{:?}", keys()), format!("SigningKeys({:?})", keys().public()));
     }
 
     proptest! {

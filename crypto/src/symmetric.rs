@@ -102,10 +102,7 @@ mod tests {
         let mut expected = [0; 32];
         Salt::new(HKDF_SHA256, &[])
             .extract(KEY.expose())
-            .expand(
-                &[Label::BlockKey.as_str().as_bytes(), b"\0info"],
-                HKDF_SHA256,
-            )
+            .expand(&[Label::BlockKey.as_str().as_bytes(), b"\0info"], HKDF_SHA256)
             .unwrap()
             .fill(&mut expected)
             .unwrap();
@@ -114,14 +111,8 @@ mod tests {
 
     #[test]
     fn labels_and_infos_separate() {
-        assert_ne!(
-            KEY.derive(Label::BlockKey, b""),
-            KEY.derive(Label::NameKey, b"")
-        );
-        assert_ne!(
-            KEY.derive(Label::BlockKey, b""),
-            KEY.derive(Label::BlockKey, b"x")
-        );
+        assert_ne!(KEY.derive(Label::BlockKey, b""), KEY.derive(Label::NameKey, b""));
+        assert_ne!(KEY.derive(Label::BlockKey, b""), KEY.derive(Label::BlockKey, b"x"));
         assert_ne!(KEY.derive(Label::BlockKey, b""), KEY);
     }
 

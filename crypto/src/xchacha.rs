@@ -19,12 +19,8 @@ pub(crate) struct Subkey(LessSafeKey);
 
 impl Subkey {
     pub(crate) fn new(key: &SymmetricKey, salt: &[u8; SALT_SIZE]) -> Self {
-        let subkey = Zeroizing::new(<[u8; 32]>::from(hchacha::<R20>(
-            &Array(*key.expose()),
-            &Array(*salt),
-        )));
-        let subkey = UnboundKey::new(&CHACHA20_POLY1305, subkey.as_slice())
-            .expect("the key has the cipher's length");
+        let subkey = Zeroizing::new(<[u8; 32]>::from(hchacha::<R20>(&Array(*key.expose()), &Array(*salt))));
+        let subkey = UnboundKey::new(&CHACHA20_POLY1305, subkey.as_slice()).expect("the key has the cipher's length");
         Self(LessSafeKey::new(subkey))
     }
 
@@ -41,28 +37,14 @@ impl Subkey {
 
     /// Appends the plain form of `sealed` (which ends with its tag) to `out`, or returns false and leaves `out` alone.
     #[must_use]
-    pub(crate) fn open(
-        &self,
-        number: [u8; 8],
-        aad: &[u8],
-        sealed: &[u8],
-        out: &mut Vec<u8>,
-    ) -> bool {
+    pub(crate) fn open(&self, number: [u8; 8], aad: &[u8], sealed: &[u8], out: &mut Vec<u8>) -> bool {
         let Some((ciphertext, tag)) = sealed.split_last_chunk::<TAG_SIZE>() else {
             return false;
         };
         let start = out.len();
         out.resize(start + ciphertext.len(), 0);
-        let opened = self
-            .0
-            .open_separate_gather(
-                nonce(number),
-                Aad::from(aad),
-                ciphertext,
-                tag,
-                &mut out[start..],
-            )
-            .is_ok();
+        let opened =
+            self.0.open_separate_gather(nonce(number), Aad::from(aad), ciphertext, tag, &mut out[start..]).is_ok();
         if !opened {
             out.truncate(start);
         }
@@ -102,20 +84,12 @@ mod tests {
     fn the_draft_s_own_example() {
         let key = std::array::from_fn(|i| 0x80 + i as u8);
         let nonce = std::array::from_fn(|i| 0x40 + i as u8);
-        let aad = [
-            0x50, 0x51, 0x52, 0x53, 0xc0, 0xc1, 0xc2, 0xc3, 0xc4, 0xc5, 0xc6, 0xc7,
-        ];
+        let aad = [0x50, 0x51, 0x52, 0x53, 0xc0, 0xc1, 0xc2, 0xc3, 0xc4, 0xc5, 0xc6, 0xc7];
         let plain = b"Ladies and Gentlemen of the class of '99: If I could offer you \
                       only one tip for the future, sunscreen would be it.";
         let sealed = HEXLOWER.encode(&seal(key, nonce, &aad, plain));
-        assert!(
-            sealed.starts_with("bd6d179d3e83d43b9576579493c0e939"),
-            "{sealed}"
-        );
-        assert!(
-            sealed.ends_with("c0875924c1c7987947deafd8780acf49"),
-            "{sealed}"
-        );
+        assert!(sealed.starts_with("bd6d179d3e83d43b9576579493c0e939"), "{sealed}");
+        assert!(sealed.ends_with("c0875924c1c7987947deafd8780acf49"), "{sealed}");
     }
 
     #[test]

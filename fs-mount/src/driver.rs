@@ -116,10 +116,7 @@ pub fn mount(volume: Volume, options: MountOptions) -> Result<Mounted, MountErro
     let mountpoint = usable_mountpoint(&options.mountpoint)?;
     serve(&volume, &mountpoint, &options).map_err(|source| {
         Invalidation::unsubscribe(&volume);
-        MountError::Mount {
-            path: mountpoint,
-            source,
-        }
+        MountError::Mount { path: mountpoint, source }
     })
 }
 
@@ -141,10 +138,7 @@ fn serve(volume: &Volume, mountpoint: &Path, options: &MountOptions) -> io::Resu
 
 /// `path` without symlinks, once nothing stands against mounting there.
 fn usable_mountpoint(path: &Path) -> Result<PathBuf, MountError> {
-    let unusable = |source| MountError::Mountpoint {
-        path: path.to_owned(),
-        source,
-    };
+    let unusable = |source| MountError::Mountpoint { path: path.to_owned(), source };
     let resolved = mount_table::resolve(path).map_err(unusable)?;
     // One that died can lie on another.
     while let Some(entry) = mount_table::topmost_at(&resolved).map_err(unusable)?
@@ -174,17 +168,9 @@ fn session_config(options: &MountOptions) -> Config {
         MountOption::NoSuid,
         // Reading changes no access time, and the mount table should say so.
         MountOption::NoAtime,
-        if options.read_only {
-            MountOption::RO
-        } else {
-            MountOption::RW
-        },
+        if options.read_only { MountOption::RO } else { MountOption::RW },
     ];
-    config.acl = if options.allow_other {
-        SessionACL::All
-    } else {
-        SessionACL::Owner
-    };
+    config.acl = if options.allow_other { SessionACL::All } else { SessionACL::Owner };
     config.n_threads = Some(SESSION_THREADS);
     config.clone_fd = true;
     debug!("mount options: {:?}", config.mount_options);

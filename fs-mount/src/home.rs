@@ -176,7 +176,7 @@ impl VolumeDir {
 }
 
 fn check_format(text: &[u8], short: &str) -> Outcome<()> {
-    let number = std::str::from_utf8(text).ok().and_then(|t| t.trim().parse::<u32>().ok());
+    let number = std::str::from_utf8(text).ok().and_then(|t| t.strip_suffix('\n')).and_then(|t| t.parse::<u32>().ok());
     match number {
         Some(FORMAT) => Ok(()),
         Some(newer) if newer > FORMAT => Err(Failure::new(format!(
@@ -320,7 +320,7 @@ mod tests {
         assert!(check_format(b"1\n", "4f").is_ok());
         let newer = check_format(b"2\n", "4f").unwrap_err().to_string();
         assert!(newer.contains("version 2") && newer.contains("version 1"), "{newer}");
-        for damaged in [&b""[..], b"0", b"one", b"\xff"] {
+        for damaged in [&b""[..], b"1", b"0\n", b"one\n", b"\xff\n", b"1\n\n"] {
             assert!(check_format(damaged, "4f").unwrap_err().to_string().contains("damaged"));
         }
     }

@@ -112,7 +112,7 @@ pub(crate) fn refuse_taken_label(home: &Home, label: &str, passphrase: Option<&P
     for dir in home.volumes()? {
         if inspect(dir, passphrase).label.as_deref() == Some(label) {
             return Err(Failure::new(format!(
-                "a volume known as {label} is here already: call the new one something else with --volume LABEL"
+                "a volume with the label {label} is here already: give the new one another with --volume LABEL"
             )));
         }
     }

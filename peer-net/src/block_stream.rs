@@ -16,6 +16,7 @@ use volume::content::BlockHash;
 use volume::sync::Session;
 
 use crate::blocking::blocking;
+use crate::close::Abandoned;
 
 const KIND_BLOCKS: u8 = 1;
 /// How many blocks one request may name.
@@ -152,11 +153,8 @@ async fn read_exact(stream: &mut RecvStream, mut buf: &mut [u8]) -> Result<(), B
 }
 
 /// Answers one request.
-pub(crate) async fn serve(
-    session: Arc<Session>,
-    mut send: SendStream,
-    mut receive: RecvStream,
-) -> Result<(), BlockError> {
+pub(crate) async fn serve(session: Arc<Session>, send: SendStream, mut receive: RecvStream) -> Result<(), BlockError> {
+    let mut send = Abandoned::new(send);
     let hashes = receive_request(&mut receive).await?;
     let mut portions = hashes.chunks(PORTION).map(<[BlockHash]>::to_vec);
     let read = |portion: Vec<BlockHash>| {

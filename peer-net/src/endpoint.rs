@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crypto::DeviceId;
+use quinn::congestion::CubicConfig;
 use quinn::{EndpointConfig, MtuDiscoveryConfig, TokioRuntime, TransportConfig, VarInt};
 use socket2::{Domain, Socket, Type};
 use thiserror::Error;
@@ -36,8 +37,11 @@ const MAX_PENDING: usize = 256;
 const CALM: usize = 64;
 /// What the system is asked for; it gives less where its limit is lower.
 const SOCKET_BUFFER: usize = 4 << 20;
-/// Packets that stay on this machine need not be Ethernet-sized, which saves most of their cost.
-const LOOPBACK_PACKET: u16 = 16_384;
+/// Packets that stay on this machine need not be Ethernet-sized, which saves most of their cost. Ten of them, which
+/// are handed to the kernel at a time, must fit the 64 KiB that it takes: more would be dropped without an error.
+const LOOPBACK_PACKET: u16 = 6_500;
+/// The standard's first congestion window is ten Ethernet packets: two of these.
+const LOOPBACK_WINDOW: u64 = 1 << 20;
 
 /// Why a socket could not be opened.
 #[derive(Debug, Error)]
@@ -245,7 +249,9 @@ fn transport(loopback: bool) -> TransportConfig {
     if loopback {
         let mut discovery = MtuDiscoveryConfig::default();
         discovery.upper_bound(LOOPBACK_PACKET);
-        config.mtu_discovery_config(Some(discovery));
+        let mut congestion = CubicConfig::default();
+        congestion.initial_window(LOOPBACK_WINDOW);
+        config.mtu_discovery_config(Some(discovery)).congestion_controller_factory(Arc::new(congestion));
     }
     config
 }

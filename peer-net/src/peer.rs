@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use quinn::{Connection, SendStream};
+use quinn::Connection;
 use thiserror::Error;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
@@ -15,7 +15,7 @@ use volume::sync::{MAX_MESSAGE, Message, Session};
 
 use crate::block_stream::{self, BlockError, MAX_BATCH};
 use crate::blocking::blocking;
-use crate::close;
+use crate::close::{self, Abandoned};
 use crate::frame::{self, FrameError, FrameReader};
 use crate::handshake::Control;
 use crate::registry_client::one_line;
@@ -24,6 +24,8 @@ use crate::registry_client::one_line;
 const FETCHERS: usize = 4;
 /// How much is encoded before it is written.
 const WRITE_AHEAD: usize = 256 << 10;
+/// How long to wait for the reason after a stream broke.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 /// The first request of each fetcher; see [`Batch`].
 const FIRST_BATCH: usize = 8;
 
@@ -104,7 +106,7 @@ pub(crate) async fn run(
     }
     let mut tasks = JoinSet::new();
     tasks.spawn(read(session.clone(), receive, on_change.clone()));
-    tasks.spawn(write(session.clone(), send, wake.clone()));
+    tasks.spawn(write(session.clone(), Abandoned::new(send), wake.clone()));
     tasks.spawn(serve(connection.clone(), session.clone()));
     for _ in 0..if fetches { FETCHERS } else { 0 } {
         tasks.spawn(fetch(connection.clone(), session.clone(), wake.clone(), on_change.clone()));
@@ -118,17 +120,23 @@ pub(crate) async fn run(
             None => Ended::Stream("no tasks".to_owned()),
         },
     };
-    // What a stream says of a connection that is gone is less than what the connection says.
-    let ended = match (ended, connection.close_reason()) {
-        (Ended::Stream(_), Some(reason)) => Ended::Connection(reason),
-        (ended, _) => ended,
+    tasks.shutdown().await;
+    let ended = match ended {
+        // Whoever ends a connection abandons its streams first: what there is to say comes right after.
+        Ended::Stream(_) => match tokio::time::timeout(LAST_WORDS, connection.closed()).await {
+            Ok(reason) => Ended::Connection(reason),
+            Err(_) => ended,
+        },
+        ended => ended,
     };
     match &ended {
         Ended::Connection(_) => {}
-        Ended::Misbehaved(_) => connection.close(close::MISBEHAVED, b"misbehaved"),
+        Ended::Misbehaved(_) => {
+            close::drain(&connection).await;
+            connection.close(close::MISBEHAVED, b"misbehaved");
+        }
         Ended::Stream(_) => connection.close(close::FAILED, b"stream broke"),
     }
-    tasks.shutdown().await;
     blocking({
         let session = session.clone();
         move || session.close()
@@ -161,12 +169,12 @@ async fn read(
     }
 }
 
-async fn write(session: Arc<Session>, mut send: SendStream, wake: Arc<Wake>) -> Result<Never, Ended> {
+async fn write(session: Arc<Session>, mut send: Abandoned, wake: Arc<Wake>) -> Result<Never, Ended> {
     let opening = session.clone();
     let mut frames = blocking(move || opening.opening().iter().map(Message::encode).collect::<Vec<_>>()).await;
     loop {
         for frame in frames {
-            frame::write_frame(&mut send, &frame).await?;
+            frame::write_frame(&mut *send, &frame).await?;
         }
         let source = session.clone();
         frames = blocking(move || next_frames(&source)).await;

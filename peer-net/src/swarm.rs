@@ -220,7 +220,7 @@ impl Swarm {
         tasks.spawn(discover::keep_offering(shared.clone()));
         shared.refresh.notify_one();
         for known in config.known_peers {
-            shared.heard_of(known.device, &known.addresses);
+            shared.heard_of(known.device, &known.addresses, false);
         }
         log::info!("volume {}: listening on port {}", shared.volume.id().short(), endpoint.port());
         Ok(Self { shared, registries, tasks })
@@ -271,9 +271,15 @@ impl Swarm {
     /// Disconnects from everybody, and ends.
     pub async fn shutdown(mut self) {
         self.registries.clear();
-        self.shared.endpoint.close(close::GOODBYE, "goodbye").await;
         self.tasks.shutdown().await;
         let links = self.shared.table.lock().take_links();
+        let mut draining = JoinSet::new();
+        for link in &links {
+            let connection = link.connection.clone();
+            draining.spawn(async move { close::drain(&connection).await });
+        }
+        while draining.join_next().await.is_some() {}
+        self.shared.endpoint.close(close::GOODBYE, "goodbye").await;
         blocking(move || links.iter().for_each(|link| link.session.close())).await;
     }
 }
@@ -369,6 +375,7 @@ impl Shared {
             let reason = ended.reason();
             log::info!("device {}: disconnected: {reason}", device.short());
             if let peer::Ended::Misbehaved(reason) = &ended {
+                self.table.lock().bar(device, Instant::now());
                 self.event(Event::Misbehaved { device, reason: reason.clone() });
             }
             self.event(Event::Disconnected { device, reason });
@@ -380,20 +387,20 @@ impl Shared {
     async fn learn(self: &Arc<Self>, device: DeviceId, address: SocketAddr, told: Addresses) {
         let mut own = vec![address];
         own.extend(told.own);
-        self.heard_of(device, &own);
+        self.heard_of(device, &own, false);
         let volume = self.volume.clone();
         let members = blocking(move || {
             told.others.into_iter().filter(|(device, _)| volume.is_member(device)).collect::<Vec<_>>()
         })
         .await;
         for (other, addresses) in members {
-            self.heard_of(other, &addresses);
+            self.heard_of(other, &addresses, false);
         }
     }
 
     /// Notes where a device may be, and sees to it that it is dialled.
-    fn heard_of(self: &Arc<Self>, device: DeviceId, addresses: &[SocketAddr]) {
-        let new = self.table.lock().heard_of(device, addresses);
+    fn heard_of(self: &Arc<Self>, device: DeviceId, addresses: &[SocketAddr], back: bool) {
+        let new = self.table.lock().heard_of(device, addresses, back);
         if let Some(wake) = new {
             self.spawn(dial::keep_dialling(self.clone(), device, wake));
         }
@@ -442,6 +449,10 @@ async fn receive(shared: &Arc<Shared>, caller: Caller) -> Option<(Connection, De
         failed(None, "no device key".to_owned());
         return None;
     };
+    if shared.table.lock().is_barred(&device, Instant::now()) {
+        connection.close(close::MISBEHAVED, b"misbehaved lately");
+        return None;
+    }
     let ids = (shared.endpoint.device(), device);
     let may_join = shared.failed_joins.lock().allow(network_of(address.ip()), shared.started.elapsed());
     match handshake::receive(&connection, &shared.volume, ids, shared.addresses_to_tell(), may_join).await {

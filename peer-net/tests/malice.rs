@@ -72,7 +72,8 @@ impl Rogue {
 
     async fn is_thrown_out(&self, alice: &Actor, mallory: &Actor, why: &str) {
         let ended = tokio::time::timeout(Duration::from_secs(10), self.connection.closed()).await;
-        assert!(closed_with(&ended.expect("still connected"), close::MISBEHAVED));
+        let ended = ended.expect("still connected");
+        assert!(closed_with(&ended, close::MISBEHAVED), "{ended:?}");
         eventually("an entry for the log", || {
             alice.saw(|event| {
                 matches!(event, Event::Misbehaved { device, reason }
@@ -122,6 +123,10 @@ async fn garbage_in_a_frame_ends_the_connection() {
     let mut rogue = Rogue::connect(&scene.mallory, &scene.a).await;
     frame::write_frame(&mut rogue.send, b"not a message").await.unwrap();
     rogue.is_thrown_out(&scene.alice, &scene.mallory, "message").await;
+    // For a while she is not even listened to.
+    let (_endpoint, connection) = dial(&scene.mallory, &scene.a).await;
+    let ended = tokio::time::timeout(Duration::from_secs(10), connection.closed()).await.unwrap();
+    assert!(closed_with(&ended, close::MISBEHAVED), "{ended}");
     scene.goes_on().await;
 }
 

@@ -150,8 +150,7 @@ async fn blocks_come_from_whoever_has_them() {
     a.shutdown().await;
     // Bob passes on what alice wrote.
     let c = carol.swarm_with(&[(&bob, &b)]);
-    until_settled(&c, 1).await;
-    assert!(carol.read("large").unwrap() == large);
+    until(&c, "what alice wrote", |_| carol.read("large").is_ok_and(|bytes| bytes == large)).await;
     b.shutdown().await;
     c.shutdown().await;
 }
@@ -199,4 +198,27 @@ async fn a_port_in_use_is_said_clearly() {
     let config = Config { listen: Some(address), ..alice.config() };
     let error = Swarm::start(alice.volume.clone(), alice.person.device.clone(), config).err().unwrap();
     assert_eq!(error.to_string(), format!("cannot listen on {address}: the port is in use"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_goodbye_is_heard_in_the_middle_of_a_transfer() {
+    let (alice, a, bob) = pair().await;
+    alice.write("large", &noise(64 << 20));
+    alice.volume.commit_now().unwrap();
+    let b = bob.swarm_with(&[(&alice, &a)]);
+    until(&b, "the transfer to begin", |peers| peers.len() == 1 && bob.volume.status().wanted_blocks > 0).await;
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    a.shutdown().await;
+    until(&b, "alice gone", |peers| peers.is_empty()).await;
+    assert!(bob.volume.status().wanted_blocks > 0, "nothing was under way any more");
+    assert!(
+        bob.saw(|event| matches!(event, Event::Disconnected { reason, .. } if reason == "said goodbye")),
+        "{:?}",
+        bob.events.lock()
+    );
+    // The rest comes later.
+    let a = alice.swarm_with(&[(&bob, &b)]);
+    until_settled(&a, 1).await;
+    a.shutdown().await;
+    b.shutdown().await;
 }

@@ -19,6 +19,8 @@ use crate::{binaries::program, patience::eventually, process, scratch::Scratch};
 
 /// How long a daemon may take to end; a connected one first hands over what its peers lack.
 const END_PATIENCE: Duration = Duration::from_secs(20);
+/// How long a command may take to refuse; some wait for somebody to answer first.
+const REFUSAL_PATIENCE: Duration = Duration::from_secs(60);
 
 /// A member. Unmounted and ended when dropped; a daemon that then fails, or had a panic, fails the test.
 #[derive(Debug)]
@@ -137,7 +139,13 @@ impl Peer {
     /// Returns the line.
     pub fn refused<S: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> String {
         let mut command = self.command(arguments);
-        let done = command.output().unwrap();
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let ended = process::ended_within(&mut child, REFUSAL_PATIENCE);
+        if ended.is_none() {
+            process::send(&child, Signal::TERM);
+        }
+        let done = child.wait_with_output().unwrap();
+        assert!(ended.is_some(), "{command:?} went on: {done:?}");
         one_refusal(&format!("{command:?}"), &done)
     }
 
@@ -264,7 +272,7 @@ impl Drop for Peer {
             eprintln!("--- {}'s daemon, ended with {status:?}, logged:\n{}", self.name, tail(&log));
             return;
         }
-        let well = status.is_some_and(|status| status.success()) && !log.contains("panicked at");
+        let well = status.is_some_and(|status| status.success()) && !log.contains("panic at ");
         assert!(well, "{}'s daemon ended with {status:?}\n{}", self.name, tail(&log));
     }
 }
@@ -277,7 +285,7 @@ pub fn one_refusal(what: &str, done: &Output) -> String {
     assert_eq!(err.lines().count(), 1, "{what}\nerr: {err}");
     assert!(err.ends_with('\n'), "{what}\nerr: {err}");
     let line = err.trim_end().to_owned();
-    for word in ["panicked", "Error {", "Some(", "Err(", "Os {", "os error"] {
+    for word in ["panicked", "internal error", "Error {", "Some(", "Err(", "Os {", "os error"] {
         assert!(!line.contains(word), "{what} speaks Rust: {line}");
     }
     line

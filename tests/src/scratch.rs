@@ -89,7 +89,8 @@ fn remove_abandoned() {
             continue;
         }
         // A test that has just made its folder has not locked it yet.
-        let young = entry.metadata().and_then(|m| m.modified()).is_ok_and(|t| t.elapsed().is_ok_and(|e| e.as_secs() < 5));
+        let young =
+            entry.metadata().and_then(|m| m.modified()).is_ok_and(|t| t.elapsed().is_ok_and(|e| e.as_secs() < 5));
         let Ok(lock) = open_lock(&folder) else { continue };
         if young || flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
             continue;

@@ -6,14 +6,7 @@
 use std::{fs, os::unix::fs::symlink, path::Path, sync::Arc};
 
 use data_encoding::{BASE32, BASE64, HEXLOWER, HEXUPPER};
-use p2pfs_tests::{
-    group::Group,
-    patience::eventually,
-    peer::Peer,
-    random::Random,
-    scratch::Scratch,
-    wire::Wire,
-};
+use p2pfs_tests::{group::Group, patience::eventually, peer::Peer, random::Random, scratch::Scratch, wire::Wire};
 
 /// What is hidden, and under which name a find is reported.
 const SECRETS: [&str; 9] = [

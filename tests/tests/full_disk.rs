@@ -10,12 +10,7 @@ use std::{
 };
 
 use p2pfs_tests::{
-    patience::eventually,
-    peer::Peer,
-    random::Random,
-    registry::Registry,
-    scratch::Scratch,
-    tool::run,
+    patience::eventually, peer::Peer, random::Random, registry::Registry, scratch::Scratch, tool::run,
     tree::differences,
 };
 

@@ -2,12 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "whatever fails here fails the test")]
 
-use std::{
-    fs::File,
-    io::Write,
-    thread,
-    time::Duration,
-};
+use std::{fs::File, io::Write, thread, time::Duration};
 
 use p2pfs_tests::{
     group::Group,
@@ -57,10 +52,8 @@ fn a_large_file_needs_little_memory() {
     drop(file);
     group.bob().run(["wait", "--timeout", "300s"]);
     group.alice().run(["wait", "--timeout", "300s"]);
-    let compared = std::process::Command::new("cmp")
-        .args([group.alice().at("large"), group.bob().at("large")])
-        .status()
-        .unwrap();
+    let compared =
+        std::process::Command::new("cmp").args([group.alice().at("large"), group.bob().at("large")]).status().unwrap();
     assert!(compared.success());
     for peer in &group.peers {
         let peak = peak_memory_mib(peer.pid());

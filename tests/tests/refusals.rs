@@ -329,9 +329,8 @@ fn a_damaged_volume_is_told_as_such() {
     for name in ["keys", "unlock.key", "format"] {
         let whole = fs::read(volume.join(name)).unwrap();
         let mut broken = whole.clone();
-        let middle = broken.len() / 2;
-        broken[middle] ^= 0x40;
-        for bytes in [&broken[..], &whole[..whole.len() / 2], b""] {
+        broken[0] ^= 0x40;
+        for bytes in [&broken[..], &whole[..whole.len() / 3], b""] {
             fs::write(volume.join(name), bytes).unwrap();
             mount_refused(&peer, peer.root());
         }
@@ -417,8 +416,7 @@ fn a_stranger_is_no_peer() {
 #[test]
 fn an_answer_nobody_reads_is_no_crash() {
     let peer = Peer::alone();
-    let mut child =
-        peer.command(["users"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut child = peer.command(["users"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     drop(child.stdout.take());
     let done = child.wait_with_output().unwrap();
     assert!(!String::from_utf8_lossy(&done.stderr).contains("panicked"), "{done:?}");

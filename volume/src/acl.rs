@@ -52,7 +52,8 @@ impl Acl {
         list.sort_by_key(|e| (e.tag, e.id));
         let count = |tag| list.iter().filter(|e| e.tag == tag).count();
         let named = count(USER) + count(GROUP) > 0;
-        let twice = list.windows(2).any(|w| w[0].tag == w[1].tag && (w[0].id == w[1].id || ![USER, GROUP].contains(&w[0].tag)));
+        let twice =
+            list.windows(2).any(|w| w[0].tag == w[1].tag && (w[0].id == w[1].id || ![USER, GROUP].contains(&w[0].tag)));
         if count(USER_OBJ) != 1 || count(GROUP_OBJ) != 1 || count(OTHER) != 1 || count(MASK) > 1 || twice {
             return Err(Error::Invalid);
         }
@@ -141,8 +142,7 @@ mod tests {
 
     #[test]
     fn mode_and_mask_stay_in_step() {
-        let bytes =
-            list(&[(USER_OBJ, 7, NONE), (USER, 6, 7), (GROUP_OBJ, 5, NONE), (MASK, 6, NONE), (OTHER, 1, NONE)]);
+        let bytes = list(&[(USER_OBJ, 7, NONE), (USER, 6, 7), (GROUP_OBJ, 5, NONE), (MASK, 6, NONE), (OTHER, 1, NONE)]);
         let mut acl = Acl::parse(&bytes).unwrap();
         assert_eq!(acl.mode(), 0o761);
         acl.set_mode(0o640);

@@ -14,8 +14,8 @@ use serde_bytes::ByteBuf;
 use crate::{
     Changed,
     commit::{
-        self, AccessBody, AccessHead, BirthBody, ChangeKind, Commit, ContentBody, Head, Malformed, MemberBody, MetaBody,
-        PlaceBody, RawChange, RemovalBody, SealedKey, XattrBody,
+        self, AccessBody, AccessHead, BirthBody, ChangeKind, Commit, ContentBody, Head, Malformed, MemberBody,
+        MetaBody, PlaceBody, RawChange, RemovalBody, SealedKey, XattrBody,
     },
     content::{BlockHash, ContentData},
     core::Core,
@@ -352,7 +352,12 @@ impl Core {
     }
 
     /// Replaces superseded values of a register by a new one, keeping the order.
-    pub(crate) fn replace<T>(&mut self, values: &mut Vec<Value<T>>, gone: &[ValueRef], new: Option<Value<T>>) -> Result<()> {
+    pub(crate) fn replace<T>(
+        &mut self,
+        values: &mut Vec<Value<T>>,
+        gone: &[ValueRef],
+        new: Option<Value<T>>,
+    ) -> Result<()> {
         values.retain(|value| !gone.contains(&value.at));
         if let Some(new) = new {
             let mut place = values.len();
@@ -549,7 +554,11 @@ impl Core {
                     };
                     directories.extend(was.filter(|d| !directories.contains(d)));
                 }
-                self.replace(&mut node.links[i].values, &gone, Some(Value { at, count: origin.count, value: Some(value) }))?;
+                self.replace(
+                    &mut node.links[i].values,
+                    &gone,
+                    Some(Value { at, count: origin.count, value: Some(value) }),
+                )?;
                 Self::touch(&mut node, origin, time);
                 let (kind, links) = (node.kind, node.links.iter().map(|l| l.id).collect::<Vec<_>>());
                 self.put_node(ino, node);
@@ -721,7 +730,11 @@ impl Core {
             (None, None) => node.btime,
             (Some((_, time)), None) | (None, Some((_, time))) => time,
             (Some((own, time)), Some((set, mtime))) => {
-                if self.value_covers(set, own)? { mtime } else { time }
+                if self.value_covers(set, own)? {
+                    mtime
+                } else {
+                    time
+                }
             }
         };
         Ok(())
@@ -833,7 +846,12 @@ pub(crate) fn decode<T: Serialize + DeserializeOwned>(bytes: &[u8]) -> Result<T>
 
 /// Whether this can be an entry's name.
 pub(crate) fn is_name(name: &[u8]) -> bool {
-    !name.is_empty() && name.len() <= NAME_MAX && name != b"." && name != b".." && !name.contains(&b'/') && !name.contains(&0)
+    !name.is_empty()
+        && name.len() <= NAME_MAX
+        && name != b"."
+        && name != b".."
+        && !name.contains(&b'/')
+        && !name.contains(&0)
 }
 
 /// A node's key out of an access value, with the key of its epoch.
@@ -844,7 +862,12 @@ pub(crate) fn unwrap_node_key(epoch: &SymmetricKey, access: &AccessHead) -> Opti
 }
 
 /// The inverse of [`unwrap_node_key`].
-pub(crate) fn wrap_node_key(epoch: &SymmetricKey, generation: u32, key: &SymmetricKey, entropy: &dyn crypto::Entropy) -> Vec<u8> {
+pub(crate) fn wrap_node_key(
+    epoch: &SymmetricKey,
+    generation: u32,
+    key: &SymmetricKey,
+    entropy: &dyn crypto::Entropy,
+) -> Vec<u8> {
     crypto::seal(&epoch.derive(Label::NodeKeyWrap, b""), &generation.to_le_bytes(), key.expose(), entropy)
 }
 

@@ -8,7 +8,9 @@
 //! Invariants of a [`Commit`]: the changes hash to the header's root, the signature is the
 //! header's device's, the encoding is the one this program would have made.
 
-use crypto::{DeviceId, DevicePublic, EpochId, Hash, Label, PublicKey, Signature, UserId, UserPublic, VolumeId, verify};
+use crypto::{
+    DeviceId, DevicePublic, EpochId, Hash, Label, PublicKey, Signature, UserId, UserPublic, VolumeId, verify,
+};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{

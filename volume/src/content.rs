@@ -100,11 +100,7 @@ impl fmt::Debug for ContentData {
         // No byte of a file ever reaches a log.
         match self {
             Self::Inline(bytes) => write!(f, "Inline({} bytes)", bytes.len()),
-            Self::Tree { root, blocks } => f
-                .debug_struct("Tree")
-                .field("root", root)
-                .field("blocks", blocks)
-                .finish(),
+            Self::Tree { root, blocks } => f.debug_struct("Tree").field("root", root).field("blocks", blocks).finish(),
         }
     }
 }
@@ -118,11 +114,7 @@ impl Content {
     fn inline(bytes: Vec<u8>) -> Self {
         debug_assert!(bytes.len() <= INLINE_MAX);
         let size = bytes.len() as u64;
-        Self {
-            size,
-            allocated: size,
-            data: ContentData::Inline(bytes),
-        }
+        Self { size, allocated: size, data: ContentData::Inline(bytes) }
     }
 
     /// Checks a content that came from elsewhere: whether size, blocks and bytes fit together.
@@ -132,9 +124,7 @@ impl Content {
     pub fn validate(&self) -> Result<()> {
         let sound = match &self.data {
             ContentData::Inline(bytes) => {
-                bytes.len() <= INLINE_MAX
-                    && bytes.len() as u64 == self.size
-                    && self.allocated == self.size
+                bytes.len() <= INLINE_MAX && bytes.len() as u64 == self.size && self.allocated == self.size
             }
             ContentData::Tree { root, blocks } => {
                 let tail = self.allocated % BLOCK;
@@ -146,13 +136,7 @@ impl Content {
                     && root.is_hole() == (self.allocated == 0)
             }
         };
-        if sound {
-            Ok(())
-        } else {
-            Err(Error::damaged(
-                "a content whose size, blocks and bytes disagree",
-            ))
-        }
+        if sound { Ok(()) } else { Err(Error::damaged("a content whose size, blocks and bytes disagree")) }
     }
 }
 
@@ -166,11 +150,7 @@ mod tests {
     use super::*;
 
     fn check(size: u64, allocated: u64, data: ContentData, sound: bool) {
-        let content = Content {
-            size,
-            allocated,
-            data,
-        };
+        let content = Content { size, allocated, data };
         assert_eq!(content.validate().is_ok(), sound, "{content:?}");
     }
 

@@ -424,7 +424,12 @@ impl Core {
 
     /// Up to `limit` entries of a directory from a tag on, in the order of their tags, with what
     /// the running call changed.
-    pub(crate) fn scan_entries(&mut self, directory: Ino, from: &[u8; 16], limit: usize) -> Result<Vec<([u8; 16], Arc<Entry>)>> {
+    pub(crate) fn scan_entries(
+        &mut self,
+        directory: Ino,
+        from: &[u8; 16],
+        limit: usize,
+    ) -> Result<Vec<([u8; 16], Arc<Entry>)>> {
         let prefix = directory.0.to_be_bytes();
         let rows = self.store.scan(Space::Entries, &entry_key(directory, from), &prefix_end(&prefix), limit)?;
         let complete = rows.len() < limit;
@@ -699,7 +704,12 @@ impl Core {
     }
 
     /// Seals and notes a change of the running call; it is applied by the caller.
-    pub(crate) fn note(&mut self, kind: ChangeKind, supersedes: &[ValueRef], seal: Option<(&SymmetricKey, &[u8])>) -> Result<(ValueRef, Head)> {
+    pub(crate) fn note(
+        &mut self,
+        kind: ChangeKind,
+        supersedes: &[ValueRef],
+        seal: Option<(&SymmetricKey, &[u8])>,
+    ) -> Result<(ValueRef, Head)> {
         let at = self.next_value();
         let mut ids = Vec::with_capacity(supersedes.len());
         for &value in supersedes {

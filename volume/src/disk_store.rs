@@ -7,7 +7,7 @@ use std::{io, ops::Bound, path::Path};
 
 use fjall::{
     CompressionType, Database, Keyspace, KeyspaceCreateOptions, PersistMode,
-    config::{CompressionPolicy, FilterPolicy, FilterPolicyEntry, BloomConstructionPolicy},
+    config::{BloomConstructionPolicy, CompressionPolicy, FilterPolicy, FilterPolicyEntry},
 };
 
 use crate::store::{Batch, Row, Space, Store};
@@ -44,9 +44,9 @@ impl DiskStore {
                     .max_memtable_size(MEMTABLE_BYTES)
                     // What is stored is sealed: it doesn't compress.
                     .data_block_compression_policy(CompressionPolicy::all(CompressionType::None))
-                    .filter_policy(FilterPolicy::all(FilterPolicyEntry::Bloom(
-                        BloomConstructionPolicy::BitsPerKey(10.0),
-                    )))
+                    .filter_policy(FilterPolicy::all(FilterPolicyEntry::Bloom(BloomConstructionPolicy::BitsPerKey(
+                        10.0,
+                    ))))
             };
             spaces.push(database.keyspace(space.name(), options).map_err(to_io)?);
         }

@@ -186,7 +186,13 @@ impl Fetch {
     }
 
     /// Puts blocks first in the queue and waits for them. Tells whether they are all here.
-    pub(crate) fn wait(&self, hashes: &[BlockHash], timeout: Duration, now: impl Fn() -> Duration, wake: impl Fn()) -> bool {
+    pub(crate) fn wait(
+        &self,
+        hashes: &[BlockHash],
+        timeout: Duration,
+        now: impl Fn() -> Duration,
+        wake: impl Fn(),
+    ) -> bool {
         let here = |hash: &BlockHash| self.blocks.store().head(hash).is_ok_and(|h| h.is_some());
         let missing: Vec<BlockHash> = hashes.iter().copied().filter(|h| !h.is_hole() && !here(h)).collect();
         {

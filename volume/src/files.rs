@@ -177,7 +177,7 @@ impl Volume {
             if writing {
                 state.writers += 1;
             }
-            if mode.truncate && attributes.size > 0 {
+            if mode.truncate {
                 let result = self.change(&file, &mut state, &handle.base, who, |draft| draft.truncate(0));
                 if let Err(e) = result {
                     state.writers -= 1;
@@ -204,9 +204,10 @@ impl Volume {
         exclusive: bool,
         who: &Caller,
     ) -> Result<(Attributes, Handle)> {
-        let attributes = match self.make(parent, name, NewNode::File, mode, who) {
-            Err(Error::Exists) if !exclusive => self.lookup(parent, name)?,
-            other => other?,
+        let (attributes, open) = match self.make(parent, name, NewNode::File, mode, who) {
+            Err(Error::Exists) if !exclusive => (self.lookup(parent, name)?, open),
+            // What was just made is empty as it is.
+            other => (other?, OpenMode { truncate: false, ..open }),
         };
         let handle = self.open(attributes.ino, open, who)?;
         Ok((self.attributes(attributes.ino)?, handle))
@@ -221,8 +222,7 @@ impl Volume {
             };
             let mtime = self.inner.clock.now();
             let draft = Draft::new(self.inner.blocks.clone(), version.content, version.keys);
-            state.branch =
-                Some(Branch { draft, seen: base.to_vec(), mtime, dirty: false, logged: false, counted: 0 });
+            state.branch = Some(Branch { draft, seen: base.to_vec(), mtime, dirty: false, logged: false, counted: 0 });
         }
         state.branch.as_mut().ok_or(Error::BadHandle)
     }
@@ -317,9 +317,8 @@ impl Volume {
         let base: Result<Vec<ValueRef>> =
             self.inner.core.lock().with_node(ino, |n| n.content.last().map(|v| v.at).into_iter().collect());
         let root = Caller::default();
-        let result = base.and_then(|base| {
-            self.change(&file, &mut state, &base, &root, |draft| draft.write(offset, data))
-        });
+        let result =
+            base.and_then(|base| self.change(&file, &mut state, &base, &root, |draft| draft.write(offset, data)));
         let published = if state.writers == 0 { self.publish(&file, &mut state) } else { Ok(()) };
         self.let_go(&file, &mut state);
         result.and(published).map(|()| data.len())
@@ -477,7 +476,13 @@ impl Volume {
     ///
     /// # Errors
     /// As POSIX has them for chmod, chown, utimensat and truncate.
-    pub fn set_attributes(&self, ino: Ino, handle: Option<Handle>, change: &AttributeChange, who: &Caller) -> Result<Attributes> {
+    pub fn set_attributes(
+        &self,
+        ino: Ino,
+        handle: Option<Handle>,
+        change: &AttributeChange,
+        who: &Caller,
+    ) -> Result<Attributes> {
         if let Some(size) = change.size {
             self.set_size(ino, handle, size, who)?;
         }
@@ -488,7 +493,12 @@ impl Volume {
                 self.publish(&file, &mut state)?;
             }
         }
-        if change.mode.is_some() || change.uid.is_some() || change.gid.is_some() || change.atime.is_some() || change.mtime.is_some() {
+        if change.mode.is_some()
+            || change.uid.is_some()
+            || change.gid.is_some()
+            || change.atime.is_some()
+            || change.mtime.is_some()
+        {
             self.local(&[], |core| core.set_attributes(ino, change))?;
         }
         let attributes = self.attributes(ino)?;

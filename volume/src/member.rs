@@ -230,8 +230,7 @@ pub(crate) fn verify_certificate(user: &UserPublic, device: &DevicePublic, by: &
 }
 
 pub(crate) fn seal_user_key(user: &UserKeys, to: &BoxPublic, entropy: &dyn crypto::Entropy) -> Result<Vec<u8>, String> {
-    to.seal(Label::BoxUserKey, user.id().as_bytes(), &*user.boxes.to_bytes(), entropy)
-        .map_err(|e| e.to_string())
+    to.seal(Label::BoxUserKey, user.id().as_bytes(), &*user.boxes.to_bytes(), entropy).map_err(|e| e.to_string())
 }
 
 /// What a joiner gets: enough to prove membership and to take the rest as commits.

@@ -1,11 +1,7 @@
 //! The in-memory twin of the disk store, for tests and simulations: it can forget what was not
 //! synced, as power loss does, and fail on demand, as a disk does.
 
-use std::{
-    collections::BTreeMap,
-    io,
-    ops::Bound,
-};
+use std::{collections::BTreeMap, io, ops::Bound};
 
 use parking_lot::Mutex;
 

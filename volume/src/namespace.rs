@@ -263,8 +263,17 @@ impl Core {
     }
 
     /// Puts a link somewhere: a new one, or one that leaves its old places.
-    fn place(&mut self, link: Option<LinkId>, child: NodeId, directory: Ino, name: &[u8], gone: &[ValueRef]) -> Result<()> {
-        let (parent, generation, key) = self.with_node(directory, |n| (n.id, n.current_key().map(|k| k.0), n.current_key().map(|k| k.1.derive(Label::NameKey, b""))))?;
+    fn place(
+        &mut self,
+        link: Option<LinkId>,
+        child: NodeId,
+        directory: Ino,
+        name: &[u8],
+        gone: &[ValueRef],
+    ) -> Result<()> {
+        let (parent, generation, key) = self.with_node(directory, |n| {
+            (n.id, n.current_key().map(|k| k.0), n.current_key().map(|k| k.1.derive(Label::NameKey, b"")))
+        })?;
         let (Some(generation), Some(key)) = (generation, key) else { return Err(Error::damaged("a directory's key")) };
         let body = PlaceBody { time: self.now(), name: name.to_vec() };
         let kind = ChangeKind::Place { link, child, parent: Some(parent), generation };
@@ -275,7 +284,8 @@ impl Core {
     /// Removes one link of a node.
     fn remove_link(&mut self, ino: Ino, link: &LinkId) -> Result<()> {
         let (child, gone) = self.with_node(ino, |n| {
-            let values = n.links.iter().find(|l| l.id == *link).map(|l| l.values.iter().map(|v| v.at).collect::<Vec<_>>());
+            let values =
+                n.links.iter().find(|l| l.id == *link).map(|l| l.values.iter().map(|v| v.at).collect::<Vec<_>>());
             (n.id, values)
         })?;
         let gone = gone.ok_or(Error::NotFound)?;
@@ -413,7 +423,9 @@ impl Core {
         // A directory that only hangs elsewhere, to close no cycle, gets its place there before the
         // one it would have is gone.
         for directory in self.cyclic() {
-            let Some(link) = self.with_node(directory, |n| n.hung_at.is_some().then(|| n.links.first().cloned()).flatten())? else {
+            let Some(link) =
+                self.with_node(directory, |n| n.hung_at.is_some().then(|| n.links.first().cloned()).flatten())?
+            else {
                 continue;
             };
             let inside = |v: &crate::row::Value<Place>| matches!(&v.value, Some(Place::In { parent, .. }) if parts.contains(parent));
@@ -472,7 +484,14 @@ impl Core {
 
     // ---- moving
 
-    pub(crate) fn rename(&mut self, parent: Ino, name: &[u8], new_parent: Ino, new_name: &[u8], mode: RenameMode) -> Result<(Ino, Option<Ino>)> {
+    pub(crate) fn rename(
+        &mut self,
+        parent: Ino,
+        name: &[u8],
+        new_parent: Ino,
+        new_name: &[u8],
+        mode: RenameMode,
+    ) -> Result<(Ino, Option<Ino>)> {
         Self::check_name(new_name)?;
         let from = self.directory(parent)?;
         let to = self.live_directory(new_parent)?;
@@ -557,7 +576,8 @@ impl Core {
         let Some(NodeRow::View { of, value }) = self.row(ino)?.as_deref().cloned() else { return Ok(ino) };
         self.may_change()?;
         let file = self.node(of)?;
-        let content = file.content.iter().find(|v| v.at == value).and_then(|v| v.value.clone()).ok_or(Error::NotFound)?;
+        let content =
+            file.content.iter().find(|v| v.at == value).and_then(|v| v.value.clone()).ok_or(Error::NotFound)?;
         let access = file.access.last().and_then(|v| v.value.clone()).ok_or_else(|| Error::damaged("access"))?;
         let shown = file.shown_links().next().map(|(_, s)| s.clone()).ok_or(Error::NotFound)?;
         let directory = self.canonical(shown.parent)?;
@@ -624,7 +644,12 @@ impl Core {
     }
 
     /// The bytes of an inline content, out of the change that wrote it.
-    pub(crate) fn inline_bytes(&self, node: &Node, at: ValueRef, content: &crate::row::ContentValue) -> Result<Vec<u8>> {
+    pub(crate) fn inline_bytes(
+        &self,
+        node: &Node,
+        at: ValueRef,
+        content: &crate::row::ContentValue,
+    ) -> Result<Vec<u8>> {
         let raw = self.change(at)?;
         let key = node.key(content.generation).ok_or_else(|| Error::damaged("a node's key"))?;
         let body: Option<ContentBody> = self.open_stored(at, &key.derive(Label::BodyKey, b""), &raw)?;
@@ -710,14 +735,21 @@ impl Core {
             default_acl: old.default_acl.into_vec(),
         };
         f(&mut body, kind);
-        let access = AccessHead { owner: old.owner, grants: old.grants, mode: old.judged_mode, realm: old.realm, ..self.access_head(generation, &key)? };
+        let access = AccessHead {
+            owner: old.owner,
+            grants: old.grants,
+            mode: old.judged_mode,
+            realm: old.realm,
+            ..self.access_head(generation, &key)?
+        };
         self.emit(ChangeKind::Access { node: id, access }, &gone, Some((&key.derive(Label::BodyKey, b""), &body)))?;
         Ok(())
     }
 
     /// What writing to a file does to its mode, if anything.
     pub(crate) fn drop_privileges(&mut self, ino: Ino) -> Result<()> {
-        let mode = self.with_node(ino, |n| n.access.last().and_then(|v| v.value.as_ref().map(|a| a.mode)))?.unwrap_or(0);
+        let mode =
+            self.with_node(ino, |n| n.access.last().and_then(|v| v.value.as_ref().map(|a| a.mode)))?.unwrap_or(0);
         if without_privileges(mode) != mode {
             self.change_access(ino, |access, _| access.mode = without_privileges(access.mode))?;
         }
@@ -727,8 +759,10 @@ impl Core {
     // ---- extended attributes
 
     fn xattr_tag(&mut self, ino: Ino, name: &[u8]) -> Result<NodeId> {
-        self.with_node(ino, |n| n.keys.first().map(|(_, key)| NodeId::from_bytes(crypto::keyed_tag(key, Label::LinkTag, name))))?
-            .ok_or_else(|| Error::damaged("a node's key"))
+        self.with_node(ino, |n| {
+            n.keys.first().map(|(_, key)| NodeId::from_bytes(crypto::keyed_tag(key, Label::LinkTag, name)))
+        })?
+        .ok_or_else(|| Error::damaged("a node's key"))
     }
 
     /// The node that carries the attributes of what shows under this number.
@@ -799,7 +833,8 @@ impl Core {
         }
         let tag = self.xattr_tag(ino, name)?;
         let (node, gone) = self.with_node(ino, |n| {
-            let values = n.xattrs.iter().find(|x| x.tag == tag).map(|x| x.values.iter().map(|v| v.at).collect::<Vec<_>>());
+            let values =
+                n.xattrs.iter().find(|x| x.tag == tag).map(|x| x.values.iter().map(|v| v.at).collect::<Vec<_>>());
             (n.id, values.unwrap_or_default())
         })?;
         let (generation, key) = self.body_key(ino)?;
@@ -847,7 +882,14 @@ impl Core {
     // ---- contents
 
     /// Writes a content value; the file comes back under its name if someone elsewhere removed it meanwhile.
-    pub(crate) fn publish(&mut self, ino: Ino, content: Content, keys: Vec<SymmetricKey>, mtime: Timestamp, gone: &[ValueRef]) -> Result<ValueRef> {
+    pub(crate) fn publish(
+        &mut self,
+        ino: Ino,
+        content: Content,
+        keys: Vec<SymmetricKey>,
+        mtime: Timestamp,
+        gone: &[ValueRef],
+    ) -> Result<ValueRef> {
         self.anchor(ino)?;
         self.relink(ino)?;
         let id = self.with_node(ino, |n| n.id)?;
@@ -866,7 +908,8 @@ impl Core {
         let removed = self.with_node(ino, |n| {
             let none = n.shown_links().next().is_none();
             let by_others = |l: &&crate::row::Link| {
-                !l.values.is_empty() && l.values.iter().all(|v| v.at.dot.branch != me && v.value == Some(Place::Removed))
+                !l.values.is_empty()
+                    && l.values.iter().all(|v| v.at.dot.branch != me && v.value == Some(Place::Removed))
             };
             if none { n.links.iter().find(by_others).map(|l| (n.id, l.clone())) } else { None }
         })?;

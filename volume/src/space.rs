@@ -1,10 +1,7 @@
 //! Keeps the disk from filling up under the store: calls that would need room are refused while
 //! there still is enough for the store to go on soundly.
 
-use std::{
-    cell::Cell,
-    path::PathBuf,
-};
+use std::{cell::Cell, path::PathBuf};
 
 use crate::error::{Error, Result};
 

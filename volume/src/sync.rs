@@ -18,13 +18,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Volume,
+    apply::Received,
     commit::{ClaimedCommit, Commit, MAX_COMMIT_BYTES, Malformed, decode, encode},
     content::BlockHash,
     core::{Core, arrival_key},
     error::{Error, Result},
     fetch::PeerNo,
     id::CommitHash,
-    apply::Received,
     store::Space,
     version::{BranchNo, Dot, VersionVector},
 };
@@ -434,7 +434,7 @@ impl Session {
                 if !self.volume.inner.fetch.has_work() {
                     // Perhaps that was the last one: say so.
                     self.volume.wake_sessions();
-                            }
+                }
                 Ok(())
             }
             Err(Error::Damaged(what)) => {
@@ -478,7 +478,11 @@ impl Session {
         let in_step = theirs == digest && !pending;
         PeerProgress {
             their_commits_missing_here: if in_step { 0 } else { their_commits.saturating_sub(commits) },
-            my_commits_missing_there: if in_step { 0 } else { commits.saturating_sub(their_commits).max(u64::from(pending)) },
+            my_commits_missing_there: if in_step {
+                0
+            } else {
+                commits.saturating_sub(their_commits).max(u64::from(pending))
+            },
             in_step,
             they_hold_all_mine: in_step && their_complete,
             i_hold_all_theirs: in_step && complete,

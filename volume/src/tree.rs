@@ -221,7 +221,9 @@ impl Core {
         let mut sorted: Vec<PastPlace> = Vec::with_capacity(found.len());
         for place in found {
             let mut i = sorted.len();
-            while i > 0 && self.rank((sorted[i - 1].at, sorted[i - 1].count), (place.at, place.count))? == Ordering::Greater {
+            while i > 0
+                && self.rank((sorted[i - 1].at, sorted[i - 1].count), (place.at, place.count))? == Ordering::Greater
+            {
                 i -= 1;
             }
             sorted.insert(i, place);
@@ -280,7 +282,9 @@ impl Core {
         let mut claims: Vec<Claim> = Vec::with_capacity(entry.claims.len());
         for claim in std::mem::take(&mut entry.claims) {
             let mut i = claims.len();
-            while i > 0 && self.rank((claims[i - 1].at, claims[i - 1].count), (claim.at, claim.count))? == Ordering::Greater {
+            while i > 0
+                && self.rank((claims[i - 1].at, claims[i - 1].count), (claim.at, claim.count))? == Ordering::Greater
+            {
                 i -= 1;
             }
             claims.insert(i, claim);
@@ -359,7 +363,13 @@ impl Core {
     }
 
     /// The first of `names` that no link claims and nothing else derived has; the last if none.
-    fn first_free(&mut self, directory: Ino, base: &[u8], names: &[Vec<u8>], taken: &BTreeMap<Vec<u8>, Derived>) -> Result<Vec<u8>> {
+    fn first_free(
+        &mut self,
+        directory: Ino,
+        base: &[u8],
+        names: &[Vec<u8>],
+        taken: &BTreeMap<Vec<u8>, Derived>,
+    ) -> Result<Vec<u8>> {
         for name in names {
             let entry = self.entry(directory, name)?;
             let other = entry.derived.as_ref().is_some_and(|d| d.base != base);

@@ -22,8 +22,8 @@ use crate::{
     fetch::{Fetch, PeerNo, SharedFetch},
     files::{OpenFile, OpenHandle, PUBLISH_AFTER},
     member::{
-        DeviceInfo, EpochRow, Invitation, JoinGrant, JoinRequest, Member, MemberRow, Role, TicketSecret, certify, epoch_id,
-        seal_user_key,
+        DeviceInfo, EpochRow, Invitation, JoinGrant, JoinRequest, Member, MemberRow, Role, TicketSecret, certify,
+        epoch_id, seal_user_key,
     },
     node::{Attributes, Caller, DirEntry, Ino, NewNode, NodeKind, RenameMode, SetXattr, Statistics},
     sealed_store::SealedStore,
@@ -656,9 +656,11 @@ impl Volume {
             let mut sealed = Vec::new();
             for epoch in &core.members.epochs {
                 let Some(key) = &epoch.key else { continue };
-                let bytes = request.user.box_key.seal(Label::BoxEpochKey, epoch.id.as_bytes(), key.expose(), &*core.entropy);
+                let bytes =
+                    request.user.box_key.seal(Label::BoxEpochKey, epoch.id.as_bytes(), key.expose(), &*core.entropy);
                 let bytes = bytes.map_err(|e| Error::Refused(e.to_string()))?;
-                sealed.insert(0, SealedKey { user, generation: request.user.generation, epoch: epoch.id, sealed: bytes });
+                sealed
+                    .insert(0, SealedKey { user, generation: request.user.generation, epoch: epoch.id, sealed: bytes });
             }
             let volume = core.volume;
             if !again {

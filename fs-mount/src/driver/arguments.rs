@@ -20,20 +20,12 @@ pub(super) struct Place<'a> {
 
 impl<'a> Place<'a> {
     pub(super) fn new(what: &'static str, parent: INodeNo, name: &'a OsStr) -> Self {
-        Self {
-            request: Request::new(what, parent),
-            parent: Ino(parent.0),
-            name: name.as_bytes(),
-        }
+        Self { request: Request::new(what, parent), parent: Ino(parent.0), name: name.as_bytes() }
     }
 
     /// The name, unless it is longer than any here: the kernel lets up to 1,024 bytes through.
     pub(super) fn name(&self) -> Result<&'a [u8]> {
-        if self.name.len() > NAME_MAX {
-            Err(Error::NameTooLong)
-        } else {
-            Ok(self.name)
-        }
+        if self.name.len() > NAME_MAX { Err(Error::NameTooLong) } else { Ok(self.name) }
     }
 }
 
@@ -42,12 +34,7 @@ pub(super) fn handle(fh: FileHandle) -> Handle {
 }
 
 pub(super) fn caller(req: &fuser::Request, umask: u32) -> Caller {
-    Caller {
-        uid: req.uid(),
-        gid: req.gid(),
-        pid: req.pid(),
-        umask: (umask & 0o777) as u16,
-    }
+    Caller { uid: req.uid(), gid: req.gid(), pid: req.pid(), umask: (umask & 0o777) as u16 }
 }
 
 /// The permission bits of a mode.
@@ -72,12 +59,7 @@ pub(super) fn open_mode(flags: OpenFlags) -> OpenMode {
         OpenAccMode::O_WRONLY => (false, true),
         OpenAccMode::O_RDWR => (true, true),
     };
-    OpenMode {
-        read,
-        write,
-        append: flags.0 & libc::O_APPEND != 0,
-        truncate: flags.0 & libc::O_TRUNC != 0,
-    }
+    OpenMode { read, write, append: flags.0 & libc::O_APPEND != 0, truncate: flags.0 & libc::O_TRUNC != 0 }
 }
 
 pub(super) fn rename_mode(flags: RenameFlags) -> Result<RenameMode> {
@@ -121,22 +103,13 @@ mod tests {
     #[test]
     fn names_of_255_bytes_pass_and_longer_ones_dont() {
         let name = "n".repeat(NAME_MAX + 1);
-        assert!(
-            Place::new("lookup", INodeNo(1), OsStr::new(&name[1..]))
-                .name()
-                .is_ok()
-        );
-        assert!(matches!(
-            Place::new("lookup", INodeNo(1), OsStr::new(&name)).name(),
-            Err(Error::NameTooLong)
-        ));
+        assert!(Place::new("lookup", INodeNo(1), OsStr::new(&name[1..])).name().is_ok());
+        assert!(matches!(Place::new("lookup", INodeNo(1), OsStr::new(&name)).name(), Err(Error::NameTooLong)));
     }
 
     #[test]
     fn open_flags_are_told_apart() {
-        let mode = open_mode(OpenFlags(
-            libc::O_RDWR | libc::O_APPEND | libc::O_TRUNC | libc::O_NOATIME,
-        ));
+        let mode = open_mode(OpenFlags(libc::O_RDWR | libc::O_APPEND | libc::O_TRUNC | libc::O_NOATIME));
         assert!(mode.read && mode.write && mode.append && mode.truncate);
         let mode = open_mode(OpenFlags(libc::O_WRONLY));
         assert!(!mode.read && mode.write && !mode.append && !mode.truncate);
@@ -158,27 +131,15 @@ mod tests {
     #[test]
     fn only_modes_of_fallocate_that_can_be_kept_are_taken() {
         assert_eq!(allocation(0).unwrap(), Allocate::Extend);
-        assert_eq!(
-            allocation(libc::FALLOC_FL_KEEP_SIZE).unwrap(),
-            Allocate::KeepSize
-        );
+        assert_eq!(allocation(libc::FALLOC_FL_KEEP_SIZE).unwrap(), Allocate::KeepSize);
         let punch = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
         assert_eq!(allocation(punch).unwrap(), Allocate::PunchHole);
         let zero = libc::FALLOC_FL_ZERO_RANGE;
-        assert_eq!(
-            allocation(zero | libc::FALLOC_FL_KEEP_SIZE).unwrap(),
-            Allocate::ZeroRange { keep_size: true }
-        );
-        for mode in [
-            libc::FALLOC_FL_PUNCH_HOLE,
-            libc::FALLOC_FL_COLLAPSE_RANGE,
-            libc::FALLOC_FL_INSERT_RANGE,
-            zero | 0x40,
-        ] {
-            assert!(
-                matches!(allocation(mode), Err(Error::NotSupported)),
-                "mode {mode:#x}"
-            );
+        assert_eq!(allocation(zero | libc::FALLOC_FL_KEEP_SIZE).unwrap(), Allocate::ZeroRange { keep_size: true });
+        for mode in
+            [libc::FALLOC_FL_PUNCH_HOLE, libc::FALLOC_FL_COLLAPSE_RANGE, libc::FALLOC_FL_INSERT_RANGE, zero | 0x40]
+        {
+            assert!(matches!(allocation(mode), Err(Error::NotSupported)), "mode {mode:#x}");
         }
     }
 
@@ -192,14 +153,8 @@ mod tests {
 
     #[test]
     fn special_files_are_made_by_their_type() {
-        assert!(matches!(
-            node_of_type(libc::S_IFBLK | 0o600, 0x801),
-            Ok(NewNode::BlockDevice(0x801))
-        ));
+        assert!(matches!(node_of_type(libc::S_IFBLK | 0o600, 0x801), Ok(NewNode::BlockDevice(0x801))));
         assert!(matches!(node_of_type(0o600, 0), Ok(NewNode::File)));
-        assert!(matches!(
-            node_of_type(libc::S_IFLNK | 0o777, 0),
-            Err(Error::Invalid)
-        ));
+        assert!(matches!(node_of_type(libc::S_IFLNK | 0o777, 0), Err(Error::Invalid)));
     }
 }

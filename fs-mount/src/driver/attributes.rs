@@ -95,20 +95,8 @@ pub(super) fn no_node() -> FileAttr {
 
 /// Whether nothing is to be set.
 pub(super) fn is_empty(change: &AttributeChange) -> bool {
-    let AttributeChange {
-        mode,
-        uid,
-        gid,
-        size,
-        atime,
-        mtime,
-    } = change;
-    mode.is_none()
-        && uid.is_none()
-        && gid.is_none()
-        && size.is_none()
-        && atime.is_none()
-        && mtime.is_none()
+    let AttributeChange { mode, uid, gid, size, atime, mtime } = change;
+    mode.is_none() && uid.is_none() && gid.is_none() && size.is_none() && atime.is_none() && mtime.is_none()
 }
 
 pub(super) fn file_type(kind: NodeKind) -> FileType {
@@ -135,16 +123,12 @@ pub(super) fn set_time(time: TimeOrNow) -> SetTime {
 /// adding them (0.18.0, `system_time_from_time`); both numbers can still be told from the result.
 fn received(time: SystemTime) -> Timestamp {
     match time.duration_since(SystemTime::UNIX_EPOCH) {
-        Ok(since) => Timestamp {
-            secs: i64::try_from(since.as_secs()).unwrap_or(i64::MAX),
-            nanos: since.subsec_nanos(),
-        },
+        Ok(since) => {
+            Timestamp { secs: i64::try_from(since.as_secs()).unwrap_or(i64::MAX), nanos: since.subsec_nanos() }
+        }
         Err(before) => {
             let before = before.duration();
-            Timestamp {
-                secs: 0_i64.saturating_sub_unsigned(before.as_secs()),
-                nanos: before.subsec_nanos(),
-            }
+            Timestamp { secs: 0_i64.saturating_sub_unsigned(before.as_secs()), nanos: before.subsec_nanos() }
         }
     }
 }
@@ -155,9 +139,7 @@ fn system_time(time: Timestamp) -> SystemTime {
         Ok(secs) => SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(secs)),
         Err(_) => SystemTime::UNIX_EPOCH.checked_sub(Duration::from_secs(time.secs.unsigned_abs())),
     };
-    whole
-        .and_then(|whole| whole.checked_add(Duration::from_nanos(time.nanos.into())))
-        .unwrap_or(SystemTime::UNIX_EPOCH)
+    whole.and_then(|whole| whole.checked_add(Duration::from_nanos(time.nanos.into()))).unwrap_or(SystemTime::UNIX_EPOCH)
 }
 
 #[cfg(test)]
@@ -192,12 +174,7 @@ mod tests {
     }
 
     fn chown(view: View, uid: Option<u32>, gid: Option<u32>) -> Result<AttributeChange> {
-        view.chown(AttributeChange {
-            mode: Some(0o600),
-            uid,
-            gid,
-            ..AttributeChange::default()
-        })
+        view.chown(AttributeChange { mode: Some(0o600), uid, gid, ..AttributeChange::default() })
     }
 
     #[test]
@@ -216,23 +193,14 @@ mod tests {
     #[test]
     fn on_an_own_mount_chown_to_the_same_is_nothing() {
         let change = chown(view(Some((7, 8))), Some(7), Some(8)).unwrap();
-        assert_eq!(
-            (change.mode, change.uid, change.gid),
-            (Some(0o600), None, None)
-        );
+        assert_eq!((change.mode, change.uid, change.gid), (Some(0o600), None, None));
     }
 
     #[test]
     fn on_an_own_mount_nothing_can_be_given_away() {
         let own = view(Some((7, 8)));
-        assert!(matches!(
-            chown(own.clone(), Some(0), None),
-            Err(Error::NotPermitted)
-        ));
-        assert!(matches!(
-            chown(own, None, Some(0)),
-            Err(Error::NotPermitted)
-        ));
+        assert!(matches!(chown(own.clone(), Some(0), None), Err(Error::NotPermitted)));
+        assert!(matches!(chown(own, None, Some(0)), Err(Error::NotPermitted)));
     }
 
     #[test]
@@ -251,37 +219,21 @@ mod tests {
 
     #[test]
     fn times_arrive_as_the_kernel_sent_them() {
-        for (secs, nanos) in [
-            (0, 0),
-            (1, 999_999_999),
-            (-1, 0),
-            (-2, 800_000_000),
-            (1 << 33, 1),
-            (-(1 << 33), 1),
-        ] {
-            assert_eq!(
-                received(as_fuser_receives(secs, nanos)),
-                Timestamp { secs, nanos }
-            );
+        for (secs, nanos) in [(0, 0), (1, 999_999_999), (-1, 0), (-2, 800_000_000), (1 << 33, 1), (-(1 << 33), 1)] {
+            assert_eq!(received(as_fuser_receives(secs, nanos)), Timestamp { secs, nanos });
         }
     }
 
     #[test]
     fn times_before_1970_count_up() {
-        let time = system_time(Timestamp {
-            secs: -2,
-            nanos: 800_000_000,
-        });
+        let time = system_time(Timestamp { secs: -2, nanos: 800_000_000 });
         assert_eq!(time, SystemTime::UNIX_EPOCH - Duration::new(1, 200_000_000));
     }
 
     #[test]
     fn no_time_is_too_far_off_to_be_told() {
         for secs in [i64::MIN, i64::MAX] {
-            system_time(Timestamp {
-                secs,
-                nanos: 999_999_999,
-            });
+            system_time(Timestamp { secs, nanos: 999_999_999 });
         }
     }
 }

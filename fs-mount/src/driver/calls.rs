@@ -90,11 +90,7 @@ impl Calls {
     }
 
     /// Makes a call that changes nothing.
-    pub(super) fn read<T>(
-        &self,
-        request: Request,
-        call: impl FnOnce(&Volume) -> Result<T>,
-    ) -> Result<T> {
+    pub(super) fn read<T>(&self, request: Request, call: impl FnOnce(&Volume) -> Result<T>) -> Result<T> {
         panic::catch_unwind(AssertUnwindSafe(|| call(&self.volume))).unwrap_or_else(|_| {
             error!("{request}: the handler panicked");
             Err(Error::Io(io::Error::other("the handler panicked")))
@@ -102,11 +98,7 @@ impl Calls {
     }
 
     /// Makes a call that may change what other replies told: counted before the reply to it can leave.
-    pub(super) fn change<T>(
-        &self,
-        request: Request,
-        call: impl FnOnce(&Volume) -> Result<T>,
-    ) -> Result<T> {
+    pub(super) fn change<T>(&self, request: Request, call: impl FnOnce(&Volume) -> Result<T>) -> Result<T> {
         let result = self.read(request, call);
         self.changes.one_more();
         result
@@ -153,14 +145,9 @@ impl Calls {
         answer: impl FnOnce(Result<T>) + Send + 'static,
     ) {
         let now = Instant::now();
-        let deadline = if self.given_up.lately(request.ino, now) {
-            now
-        } else {
-            now + self.absent_timeout
-        };
+        let deadline = if self.given_up.lately(request.ino, now) { now } else { now + self.absent_timeout };
         let calls = self.clone();
-        self.waiting
-            .run(move || answer(calls.retry_until(deadline, request, absent, call)));
+        self.waiting.run(move || answer(calls.retry_until(deadline, request, absent, call)));
     }
 
     fn retry_until<T>(
@@ -209,10 +196,7 @@ struct GivenUp(Arc<Mutex<HashMap<u64, Instant>>>);
 
 impl GivenUp {
     fn lately(&self, ino: u64, now: Instant) -> bool {
-        self.0
-            .lock()
-            .get(&ino)
-            .is_some_and(|when| now.duration_since(*when) < GIVEN_UP)
+        self.0.lock().get(&ino).is_some_and(|when| now.duration_since(*when) < GIVEN_UP)
     }
 
     /// Whether this is the first of several requests for the file that fail together.
@@ -253,10 +237,7 @@ mod tests {
         let given_up = GivenUp::default();
         let now = Instant::now();
         assert!(given_up.add(5, now));
-        assert!(
-            !given_up.add(5, now),
-            "two requests that fail together are told once"
-        );
+        assert!(!given_up.add(5, now), "two requests that fail together are told once");
         assert!(given_up.lately(5, now + GIVEN_UP / 2));
         assert!(!given_up.lately(6, now + GIVEN_UP / 2));
         assert!(!given_up.lately(5, now + GIVEN_UP));

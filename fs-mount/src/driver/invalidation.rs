@@ -78,11 +78,8 @@ impl Invalidation {
     pub(super) fn subscribe(volume: &Volume) -> (Self, Noticed) {
         let (sender, events) = mpsc::channel();
         let (changes, outdated) = (Changes::default(), Outdated::default());
-        let noticed = Noticed {
-            changes: changes.clone(),
-            outdated: outdated.clone(),
-            set_ids: SetIds::new(sender.clone()),
-        };
+        let noticed =
+            Noticed { changes: changes.clone(), outdated: outdated.clone(), set_ids: SetIds::new(sender.clone()) };
         let handed_on = outdated.clone();
         volume.on_change(Box::new(move |event| {
             changes.one_more();
@@ -92,13 +89,7 @@ impl Invalidation {
             // Nobody listens any more once the mount has ended.
             let _ = sender.send(event);
         }));
-        (
-            Self {
-                events,
-                outdated: handed_on,
-            },
-            noticed,
-        )
+        (Self { events, outdated: handed_on }, noticed)
     }
 
     /// Takes the volume's events to nobody, which ends the thread of the subscription before.
@@ -109,22 +100,17 @@ impl Invalidation {
     /// Hands the events to the kernel, until the subscription is replaced or the mount is gone.
     pub(super) fn start(self, notifier: Notifier) -> io::Result<()> {
         let pages = Pool::new("p2pfs-pages", PAGE_THREADS);
-        thread::Builder::new()
-            .name("p2pfs-notify".to_owned())
-            .spawn(move || {
-                while let Ok(event) = self.events.recv() {
-                    let mut batch = Batch::default();
-                    batch.add(event);
-                    self.events
-                        .try_iter()
-                        .take(BATCH - 1)
-                        .for_each(|event| batch.add(event));
-                    if batch.send(&notifier, &self.outdated, &pages).is_err() {
-                        break;
-                    }
+        thread::Builder::new().name("p2pfs-notify".to_owned()).spawn(move || {
+            while let Ok(event) = self.events.recv() {
+                let mut batch = Batch::default();
+                batch.add(event);
+                self.events.try_iter().take(BATCH - 1).for_each(|event| batch.add(event));
+                if batch.send(&notifier, &self.outdated, &pages).is_err() {
+                    break;
                 }
-                pages.close();
-            })?;
+            }
+            pages.close();
+        })?;
         Ok(())
     }
 }
@@ -184,12 +170,7 @@ impl Batch {
 /// Lets pass what the kernel can't do about one inode; fails when there is no mount any more.
 fn check(sent: io::Result<()>) -> io::Result<()> {
     match sent {
-        Err(failure)
-            if matches!(
-                failure.raw_os_error(),
-                Some(libc::ENODEV | libc::ENOTCONN | libc::EPERM)
-            ) =>
-        {
+        Err(failure) if matches!(failure.raw_os_error(), Some(libc::ENODEV | libc::ENOTCONN | libc::EPERM)) => {
             Err(failure)
         }
         Err(failure) => {
@@ -205,22 +186,13 @@ mod tests {
     use super::*;
 
     fn entry(parent: u64, name: &str) -> Changed {
-        Changed::Entry {
-            parent: Ino(parent),
-            name: name.as_bytes().to_vec(),
-        }
+        Changed::Entry { parent: Ino(parent), name: name.as_bytes().to_vec() }
     }
 
     #[test]
     fn events_are_told_once_a_batch() {
         let mut batch = Batch::default();
-        for event in [
-            Changed::Content(Ino(5)),
-            Changed::Content(Ino(5)),
-            entry(1, "a"),
-            entry(1, "b"),
-            entry(1, "a"),
-        ] {
+        for event in [Changed::Content(Ino(5)), Changed::Content(Ino(5)), entry(1, "a"), entry(1, "b"), entry(1, "a")] {
             batch.add(event);
         }
         assert_eq!(batch.contents, HashMap::from([(5, 2)]));

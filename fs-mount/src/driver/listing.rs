@@ -51,18 +51,9 @@ impl Listings {
         after: u64,
         add: impl FnMut(&DirEntry) -> bool,
     ) -> Result<()> {
-        let listing = self
-            .open
-            .lock()
-            .get(&handle.0)
-            .cloned()
-            .ok_or(Error::BadHandle)?;
+        let listing = self.open.lock().get(&handle.0).cloned().ok_or(Error::BadHandle)?;
         let now = || calls.changes();
-        let fetch = |after| {
-            calls.read(request, |volume| {
-                volume.read_directory(directory, after, BATCH)
-            })
-        };
+        let fetch = |after| calls.read(request, |volume| volume.read_directory(directory, after, BATCH));
         listing.lock().read(after, now, fetch, add)
     }
 }
@@ -135,11 +126,7 @@ mod tests {
 
     impl Directory {
         fn new(cookies: impl IntoIterator<Item = u64>) -> Self {
-            Self {
-                cookies: RefCell::new(cookies.into_iter().collect()),
-                changes: Cell::new(0),
-                fetches: Cell::new(0),
-            }
+            Self { cookies: RefCell::new(cookies.into_iter().collect()), changes: Cell::new(0), fetches: Cell::new(0) }
         }
 
         fn remove(&self, cookie: u64) {
@@ -150,12 +137,7 @@ mod tests {
         fn fetch(&self, after: u64) -> Result<Vec<DirEntry>> {
             self.fetches.set(self.fetches.get() + 1);
             let cookies = self.cookies.borrow();
-            Ok(cookies
-                .iter()
-                .filter(|c| **c > after)
-                .take(4)
-                .map(|c| entry(*c))
-                .collect())
+            Ok(cookies.iter().filter(|c| **c > after).take(4).map(|c| entry(*c)).collect())
         }
 
         /// What a reply with room for `room` entries holds.
@@ -168,9 +150,7 @@ mod tests {
                 }
                 full
             };
-            listing
-                .read(after, || self.changes.get(), |after| self.fetch(after), add)
-                .unwrap();
+            listing.read(after, || self.changes.get(), |after| self.fetch(after), add).unwrap();
             reply
         }
     }
@@ -192,11 +172,7 @@ mod tests {
             gid: 0,
             rdev: 0,
         };
-        DirEntry {
-            name: cookie.to_string().into_bytes(),
-            attributes,
-            cookie,
-        }
+        DirEntry { name: cookie.to_string().into_bytes(), attributes, cookie }
     }
 
     #[test]
@@ -248,11 +224,7 @@ mod tests {
     fn an_error_comes_after_the_entries_before_it() {
         let mut listing = Listing::default();
         let fetch = |after| {
-            if after == 0 {
-                Ok(vec![entry(1)])
-            } else {
-                Err(Error::damaged("entry"))
-            }
+            if after == 0 { Ok(vec![entry(1)]) } else { Err(Error::damaged("entry")) }
         };
         let mut reply = Vec::new();
         let mut add = |entry: &DirEntry| {

@@ -39,9 +39,7 @@ impl MountEntry {
     /// Lets the kernel read ahead this far. Only root may, and FUSE's own negotiation can't go over 128 KiB; a mount
     /// that keeps the default is only slower.
     pub(super) fn raise_read_ahead(&self, kib: u32) {
-        let setting = Path::new("/sys/class/bdi")
-            .join(&self.device)
-            .join("read_ahead_kb");
+        let setting = Path::new("/sys/class/bdi").join(&self.device).join("read_ahead_kb");
         if let Err(failure) = fs::write(setting, kib.to_string()) {
             debug!("the read-ahead stays as the kernel set it: {failure}");
         }
@@ -50,10 +48,11 @@ impl MountEntry {
 
 /// The mount that is on top at `mountpoint`, if any is.
 pub(super) fn topmost_at(mountpoint: &Path) -> io::Result<Option<MountEntry>> {
-    let table = fs::read_to_string(MOUNT_TABLE)?;
+    let table = fs::read(MOUNT_TABLE)?;
+    // Somebody else's mount may have a path that is no text: that is none of ours.
     Ok(table
-        .lines()
-        .filter_map(MountEntry::parse)
+        .split(|&byte| byte == b'\n')
+        .filter_map(|line| MountEntry::parse(std::str::from_utf8(line).ok()?))
         .rfind(|entry| entry.mountpoint == mountpoint))
 }
 
@@ -73,9 +72,7 @@ pub(super) fn resolve(path: &Path) -> io::Result<PathBuf> {
 
 /// Whether the process that served the mount at `mountpoint` is gone.
 pub(super) fn is_dead(mountpoint: &Path) -> bool {
-    mountpoint
-        .metadata()
-        .is_err_and(|failure| failure.raw_os_error() == Some(libc::ENOTCONN))
+    mountpoint.metadata().is_err_and(|failure| failure.raw_os_error() == Some(libc::ENOTCONN))
 }
 
 /// Undoes the table's escapes: `\040` for a space and so on.
@@ -111,10 +108,7 @@ mod tests {
     #[test]
     fn optional_fields_may_be_missing() {
         let entry = MountEntry::parse("22 1 8:1 / / rw - ext4 /dev/sda1 rw").unwrap();
-        assert_eq!(
-            (entry.device.as_str(), entry.source.as_str()),
-            ("8:1", "/dev/sda1")
-        );
+        assert_eq!((entry.device.as_str(), entry.source.as_str()), ("8:1", "/dev/sda1"));
     }
 
     #[test]

@@ -20,8 +20,8 @@ use crypto::{DeviceKeys, Entropy, OsEntropy, SymmetricKey, UserKeys};
 use fuser::INodeNo;
 use tempfile::TempDir;
 use volume::{
-    Caller, Clock, Error, Ino, JoinRequest, NewNode, Parts, Role, Session, Timestamp, Volume,
-    content::MemoryBlocks, memory_store::MemoryStore,
+    Caller, Clock, Error, Ino, JoinRequest, NewNode, Parts, Role, Session, Timestamp, Volume, content::MemoryBlocks,
+    memory_store::MemoryStore,
 };
 
 use super::{
@@ -39,13 +39,8 @@ struct TestClock(Instant);
 
 impl Clock for TestClock {
     fn now(&self) -> Timestamp {
-        let since = SystemTime::now()
-            .duration_since(SystemTime::UNIX_EPOCH)
-            .unwrap();
-        Timestamp {
-            secs: since.as_secs() as i64,
-            nanos: since.subsec_nanos(),
-        }
+        let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
+        Timestamp { secs: since.as_secs() as i64, nanos: since.subsec_nanos() }
     }
 
     fn monotonic(&self) -> Duration {
@@ -68,10 +63,7 @@ fn parts(device: DeviceKeys, user: UserKeys) -> Parts {
 }
 
 fn keys() -> (DeviceKeys, UserKeys) {
-    (
-        DeviceKeys::generate(&OsEntropy),
-        UserKeys::generate(&OsEntropy),
-    )
+    (DeviceKeys::generate(&OsEntropy), UserKeys::generate(&OsEntropy))
 }
 
 fn volume_of_one() -> Volume {
@@ -100,13 +92,8 @@ impl Mount {
 
     fn with_owner(volume: Volume, owner: Option<(u32, u32)>) -> Self {
         let directory = TempDir::new().unwrap();
-        let mounted = mount(volume.clone(), options(directory.path(), owner))
-            .expect("these tests need /dev/fuse");
-        Self {
-            volume,
-            mounted,
-            directory,
-        }
+        let mounted = mount(volume.clone(), options(directory.path(), owner)).expect("these tests need /dev/fuse");
+        Self { volume, mounted, directory }
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -146,29 +133,20 @@ impl Peers {
         let (alice_id, bob_id) = (device_a.id(), device_b.id());
         let alice = Volume::found(parts(device_a, user_a), "alice").unwrap();
         let ticket = alice.invite(Role::Writer, Duration::from_secs(60)).unwrap();
-        let request =
-            JoinRequest::new(&ticket, "bob", &user_b, &device_b, b"exporter", &OsEntropy).unwrap();
+        let request = JoinRequest::new(&ticket, "bob", &user_b, &device_b, b"exporter", &OsEntropy).unwrap();
         let grant = alice.admit(&request, b"exporter").unwrap();
         let bob = Volume::load(parts(device_b, user_b), alice.id()).unwrap();
         bob.accept(&grant).unwrap();
         start_committer(&alice);
         start_committer(&bob);
-        let (contents, over) = (
-            Arc::new(AtomicBool::new(true)),
-            Arc::new(AtomicBool::new(false)),
-        );
+        let (contents, over) = (Arc::new(AtomicBool::new(true)), Arc::new(AtomicBool::new(false)));
         let ends = [alice.session(bob_id), bob.session(alice_id)];
         thread::spawn({
             let (contents, over) = (contents.clone(), over.clone());
             move || carry(&ends, &contents, &over)
         });
         eventually("bob is admitted", || bob.is_ready());
-        Self {
-            alice: Mount::new(alice),
-            bob: Mount::new(bob),
-            contents,
-            over,
-        }
+        Self { alice: Mount::new(alice), bob: Mount::new(bob), contents, over }
     }
 
     fn carry_contents(&self, yes: bool) {
@@ -183,12 +161,8 @@ impl Drop for Peers {
 }
 
 fn carry([a, b]: &[Session; 2], contents: &AtomicBool, over: &AtomicBool) {
-    a.opening()
-        .into_iter()
-        .for_each(|message| b.receive(message).unwrap());
-    b.opening()
-        .into_iter()
-        .for_each(|message| a.receive(message).unwrap());
+    a.opening().into_iter().for_each(|message| b.receive(message).unwrap());
+    b.opening().into_iter().for_each(|message| a.receive(message).unwrap());
     while !over.load(Ordering::SeqCst) {
         for (from, to) in [(a, b), (b, a)] {
             while let Some(message) = from.next_outgoing() {
@@ -235,10 +209,7 @@ fn absence_is_cached_like_presence() {
     fs::write(&removed, "").unwrap();
     assert!(!made.exists() && removed.exists());
     // Past the mount, without an event: so only the kernel's cache can tell the old state.
-    mount
-        .volume
-        .make(Ino::ROOT, b"made", NewNode::File, 0o644, &Caller::default())
-        .unwrap();
+    mount.volume.make(Ino::ROOT, b"made", NewNode::File, 0o644, &Caller::default()).unwrap();
     mount.volume.unlink(Ino::ROOT, b"removed").unwrap();
     assert!(!made.exists() && removed.exists());
 }
@@ -247,9 +218,7 @@ fn absence_is_cached_like_presence() {
 fn an_open_file_shows_what_a_peer_wrote() {
     let peers = Peers::new();
     fs::write(peers.alice.path("file"), "first").unwrap();
-    eventually("the file comes", || {
-        contents(&peers.bob.path("file")).as_deref() == Some("first")
-    });
+    eventually("the file comes", || contents(&peers.bob.path("file")).as_deref() == Some("first"));
     let open = File::open(peers.bob.path("file")).unwrap();
     fs::write(peers.alice.path("file"), "second").unwrap();
     eventually("the open file changes", || {
@@ -269,27 +238,19 @@ fn cached_attributes_listings_and_names_follow_a_peer() {
     let (theirs, ours) = (peers.alice.path("dir/file"), peers.bob.path("dir/file"));
     eventually("the file comes", || ours.exists());
     let names = || {
-        let mut names: Vec<_> = fs::read_dir(peers.bob.path("dir"))
-            .unwrap()
-            .map(|e| e.unwrap().file_name())
-            .collect();
+        let mut names: Vec<_> = fs::read_dir(peers.bob.path("dir")).unwrap().map(|e| e.unwrap().file_name()).collect();
         names.sort();
         names
     };
     assert_eq!(names(), ["file"]);
     fs::set_permissions(&theirs, fs::Permissions::from_mode(0o600)).unwrap();
-    eventually("the mode changes", || {
-        ours.metadata().unwrap().permissions().mode() & 0o777 == 0o600
-    });
+    eventually("the mode changes", || ours.metadata().unwrap().permissions().mode() & 0o777 == 0o600);
     fs::write(peers.alice.path("dir/more"), "").unwrap();
     eventually("the listing grows", || names() == ["file", "more"]);
     fs::rename(theirs, peers.alice.path("dir/moved")).unwrap();
     eventually("the listing changes", || names() == ["more", "moved"]);
     eventually("the old name is gone", || !ours.exists());
-    assert_eq!(
-        contents(&peers.bob.path("dir/moved")).as_deref(),
-        Some("text")
-    );
+    assert_eq!(contents(&peers.bob.path("dir/moved")).as_deref(), Some("text"));
 }
 
 #[test]
@@ -298,9 +259,7 @@ fn absent_content_is_an_error_after_a_while_and_holds_nobody_else_up() {
     peers.carry_contents(false);
     fs::write(peers.alice.path("large"), [7; 300_000]).unwrap();
     let large = peers.bob.path("large");
-    eventually("the name comes", || {
-        large.metadata().is_ok_and(|m| m.len() == 300_000)
-    });
+    eventually("the name comes", || large.metadata().is_ok_and(|m| m.len() == 300_000));
     let started = Instant::now();
     let readers: Vec<_> = (0..4)
         .map(|_| {
@@ -313,20 +272,13 @@ fn absent_content_is_an_error_after_a_while_and_holds_nobody_else_up() {
     thread::sleep(Duration::from_millis(50));
     fs::write(peers.bob.path("other"), "text").unwrap();
     assert_eq!(contents(&peers.bob.path("other")).as_deref(), Some("text"));
-    assert!(
-        started.elapsed() < ABSENT_TIMEOUT,
-        "others wait: {:?}",
-        started.elapsed()
-    );
+    assert!(started.elapsed() < ABSENT_TIMEOUT, "others wait: {:?}", started.elapsed());
     for reader in readers {
         let failure = reader.join().unwrap().unwrap_err();
         assert_eq!(failure.raw_os_error(), Some(libc::EIO));
     }
     let took = started.elapsed();
-    assert!(
-        took >= ABSENT_TIMEOUT && took < ABSENT_TIMEOUT * 2,
-        "waited {took:?}"
-    );
+    assert!(took >= ABSENT_TIMEOUT && took < ABSENT_TIMEOUT * 2, "waited {took:?}");
 }
 
 #[test]
@@ -335,19 +287,12 @@ fn absent_content_is_waited_for() {
     peers.carry_contents(false);
     fs::write(peers.alice.path("large"), [7; 300_000]).unwrap();
     let large = peers.bob.path("large");
-    eventually("the name comes", || {
-        large.metadata().is_ok_and(|m| m.len() == 300_000)
-    });
+    eventually("the name comes", || large.metadata().is_ok_and(|m| m.len() == 300_000));
     let reader = thread::spawn({
         let large = large.clone();
         move || fs::read(large)
     });
-    let writer = thread::spawn(move || {
-        File::options()
-            .write(true)
-            .open(large)?
-            .write_at(b"bob", 100_000)
-    });
+    let writer = thread::spawn(move || File::options().write(true).open(large)?.write_at(b"bob", 100_000));
     thread::sleep(ABSENT_TIMEOUT / 4);
     peers.carry_contents(true);
     assert_eq!(reader.join().unwrap().unwrap().len(), 300_000);
@@ -370,10 +315,7 @@ fn a_busy_mount_stays_and_says_so() {
     let mount = Mount::new(volume_of_one());
     let mut open = File::create(mount.path("file")).unwrap();
     let failure = mount.mounted.unmount().unwrap_err();
-    assert!(
-        matches!(failure, MountError::Busy(_)) && failure.to_string().contains("EBUSY"),
-        "{failure}"
-    );
+    assert!(matches!(failure, MountError::Busy(_)) && failure.to_string().contains("EBUSY"), "{failure}");
     open.write_all(b"goes on").unwrap();
     drop(open);
     mount.mounted.unmount().unwrap();
@@ -384,13 +326,7 @@ fn a_busy_mount_stays_and_says_so() {
 fn unmounting_from_outside_is_noticed() {
     let mount = Mount::new(volume_of_one());
     assert!(!mount.mounted.has_ended());
-    assert!(
-        Command::new("umount")
-            .arg(mount.directory.path())
-            .status()
-            .unwrap()
-            .success()
-    );
+    assert!(Command::new("umount").arg(mount.directory.path()).status().unwrap().success());
     mount.mounted.wait().unwrap();
     mount.mounted.unmount().unwrap();
 }
@@ -398,13 +334,7 @@ fn unmounting_from_outside_is_noticed() {
 #[test]
 fn what_was_mounted_there_since_is_left_alone() {
     let first = Mount::new(volume_of_one());
-    assert!(
-        Command::new("umount")
-            .arg(first.directory.path())
-            .status()
-            .unwrap()
-            .success()
-    );
+    assert!(Command::new("umount").arg(first.directory.path()).status().unwrap().success());
     first.mounted.wait().unwrap();
     let second = mount(volume_of_one(), options(first.directory.path(), None)).unwrap();
     first.mounted.unmount().unwrap();
@@ -416,33 +346,19 @@ fn what_was_mounted_there_since_is_left_alone() {
 #[test]
 fn nothing_is_mounted_over_a_living_mount() {
     let first = Mount::new(volume_of_one());
-    let failure = mount(volume_of_one(), options(first.directory.path(), None))
-        .err()
-        .unwrap();
-    assert!(
-        matches!(failure, MountError::AlreadyMounted(_)),
-        "{failure}"
-    );
+    let failure = mount(volume_of_one(), options(first.directory.path(), None)).err().unwrap();
+    assert!(matches!(failure, MountError::AlreadyMounted(_)), "{failure}");
 }
 
 #[test]
 fn a_mount_point_must_be_a_directory() {
     let directory = TempDir::new().unwrap();
-    let failure = mount(
-        volume_of_one(),
-        options(&directory.path().join("missing"), None),
-    )
-    .err()
-    .unwrap();
-    assert!(
-        matches!(&failure, MountError::Mountpoint { source, .. } if source.kind() == io::ErrorKind::NotFound)
-    );
+    let failure = mount(volume_of_one(), options(&directory.path().join("missing"), None)).err().unwrap();
+    assert!(matches!(&failure, MountError::Mountpoint { source, .. } if source.kind() == io::ErrorKind::NotFound));
     let file = directory.path().join("file");
     fs::write(&file, "").unwrap();
     let failure = mount(volume_of_one(), options(&file, None)).err().unwrap();
-    assert!(
-        matches!(&failure, MountError::Mountpoint { source, .. } if source.kind() == io::ErrorKind::NotADirectory)
-    );
+    assert!(matches!(&failure, MountError::Mountpoint { source, .. } if source.kind() == io::ErrorKind::NotADirectory));
 }
 
 #[test]

@@ -77,9 +77,7 @@ impl Mounted {
             }
         }
         let mut outcome = self.ending.outcome.lock();
-        self.ending
-            .changed
-            .wait_while_for(&mut outcome, |outcome| outcome.is_none(), LINGER);
+        self.ending.changed.wait_while_for(&mut outcome, |outcome| outcome.is_none(), LINGER);
         match &*outcome {
             Some(outcome) => outcome.clone().map_err(MountError::Aftermath),
             None => Err(self.busy()),
@@ -112,8 +110,7 @@ impl Mounted {
 
     /// Whether unmounting at the mount point would meet this mount, and not what lies under it or was mounted since.
     fn is_on_top(&self) -> Result<bool, MountError> {
-        let topmost = mount_table::topmost_at(self.mountpoint())
-            .map_err(|failure| self.not_unmounted(failure))?;
+        let topmost = mount_table::topmost_at(self.mountpoint()).map_err(|failure| self.not_unmounted(failure))?;
         Ok(topmost.as_ref() == Some(&self.entry))
     }
 
@@ -122,10 +119,7 @@ impl Mounted {
     }
 
     fn not_unmounted(&self, source: io::Error) -> MountError {
-        MountError::Unmount {
-            path: self.mountpoint().to_owned(),
-            source,
-        }
+        MountError::Unmount { path: self.mountpoint().to_owned(), source }
     }
 }
 
@@ -155,20 +149,11 @@ pub(super) fn detach(mountpoint: &Path) -> io::Result<()> {
 
 /// Only root may unmount; for others a set-user-id program does it. Not left to fuser, which unmounts lazily then.
 fn fusermount(flags: &[&str], mountpoint: &Path) -> io::Result<()> {
-    let output = Command::new("fusermount3")
-        .args(flags)
-        .arg("--")
-        .arg(mountpoint)
-        .stdin(Stdio::null())
-        .output()?;
+    let output = Command::new("fusermount3").args(flags).arg("--").arg(mountpoint).stdin(Stdio::null()).output()?;
     if output.status.success() {
         return Ok(());
     }
     let said = String::from_utf8_lossy(&output.stderr);
     let said = said.trim();
-    Err(if said.contains("busy") {
-        io::ErrorKind::ResourceBusy.into()
-    } else {
-        io::Error::other(said.to_owned())
-    })
+    Err(if said.contains("busy") { io::ErrorKind::ResourceBusy.into() } else { io::Error::other(said.to_owned()) })
 }

@@ -38,12 +38,7 @@ struct State {
 impl Pool {
     /// A pool of at most `threads_max` threads; `name` is what they are called.
     pub(super) fn new(name: &'static str, threads_max: usize) -> Self {
-        Self(Arc::new(Shared {
-            name,
-            threads_max,
-            state: Mutex::default(),
-            work: Condvar::new(),
-        }))
+        Self(Arc::new(Shared { name, threads_max, state: Mutex::default(), work: Condvar::new() }))
     }
 
     /// Has `job` run by one of the threads, or drops it.
@@ -82,24 +77,13 @@ impl Pool {
 
     fn start_thread(&self) {
         let shared = self.0.clone();
-        if let Err(failure) = thread::Builder::new()
-            .name(self.0.name.to_owned())
-            .spawn(move || shared.work())
-        {
+        if let Err(failure) = thread::Builder::new().name(self.0.name.to_owned()).spawn(move || shared.work()) {
             let mut state = self.0.state.lock();
             state.threads -= 1;
             // With no thread at all nobody would ever take the jobs.
-            let stranded = if state.threads == 0 {
-                std::mem::take(&mut state.queue)
-            } else {
-                VecDeque::new()
-            };
+            let stranded = if state.threads == 0 { std::mem::take(&mut state.queue) } else { VecDeque::new() };
             drop(state);
-            warn!(
-                "{}: {} job(s) dropped: starting a thread: {failure}",
-                self.0.name,
-                stranded.len()
-            );
+            warn!("{}: {} job(s) dropped: starting a thread: {failure}", self.0.name, stranded.len());
         }
     }
 }
@@ -161,10 +145,7 @@ mod tests {
             let done = done.clone();
             pool.run(move || done.send(number).unwrap());
         }
-        assert_eq!(
-            results.iter().take(10).collect::<Vec<_>>(),
-            (0..10).collect::<Vec<_>>()
-        );
+        assert_eq!(results.iter().take(10).collect::<Vec<_>>(), (0..10).collect::<Vec<_>>());
         assert_eq!(pool.0.state.lock().threads, 1);
     }
 

@@ -21,12 +21,7 @@ pub(super) const GENERATION: Generation = Generation(0);
 const STATFS_UNIT: u32 = 4096;
 
 /// Replies with attributes.
-pub(super) fn answer_attributes(
-    request: Request,
-    node: Result<Attributes>,
-    view: &View,
-    reply: ReplyAttr,
-) {
+pub(super) fn answer_attributes(request: Request, node: Result<Attributes>, view: &View, reply: ReplyAttr) {
     match node {
         Ok(node) => reply.attr(&VALID, &view.shown(&node)),
         Err(error) => reply.error(node_failed(request, &error)),
@@ -51,11 +46,7 @@ pub(super) fn answer_written(request: Request, written: Result<usize>, reply: Re
 pub(super) fn answer_xattr(request: Request, value: Result<Vec<u8>>, room: u32, reply: ReplyXattr) {
     let fits = value.and_then(|value| {
         let size = u32::try_from(value.len()).map_err(|_| Error::TooBig)?;
-        if room != 0 && size > room {
-            Err(Error::Range)
-        } else {
-            Ok((value, size))
-        }
+        if room != 0 && size > room { Err(Error::Range) } else { Ok((value, size)) }
     });
     match fits {
         Ok((_, size)) if room == 0 => reply.size(size),
@@ -66,28 +57,13 @@ pub(super) fn answer_xattr(request: Request, value: Result<Vec<u8>>, room: u32, 
 
 pub(super) fn answer_statistics(request: Request, found: Result<Statistics>, reply: ReplyStatfs) {
     match found {
-        Ok(Statistics {
-            total_bytes,
-            free_bytes,
-            available_bytes,
-            nodes,
-            block_size: _,
-        }) => {
-            let [total, free, available] = [total_bytes, free_bytes, available_bytes]
-                .map(|bytes| bytes / u64::from(STATFS_UNIT));
+        Ok(Statistics { total_bytes, free_bytes, available_bytes, nodes, block_size: _ }) => {
+            let [total, free, available] =
+                [total_bytes, free_bytes, available_bytes].map(|bytes| bytes / u64::from(STATFS_UNIT));
             // Files are limited by room alone, and each takes some.
             let files = nodes.saturating_add(free);
             let name_max = NAME_MAX as u32;
-            reply.statfs(
-                total,
-                free,
-                available,
-                files,
-                free,
-                STATFS_UNIT,
-                name_max,
-                STATFS_UNIT,
-            );
+            reply.statfs(total, free, available, files, free, STATFS_UNIT, name_max, STATFS_UNIT);
         }
         Err(error) => reply.error(node_failed(request, &error)),
     }

@@ -14,11 +14,10 @@ use std::{
 };
 
 use fuser::{
-    BsdFileFlags, CopyFileRangeFlags, FileHandle, Filesystem, FopenFlags, INodeNo, IoctlFlags,
-    KernelConfig, LockOwner, OpenFlags, PollEvents, PollFlags, PollNotifier, RenameFlags,
-    ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry,
-    ReplyIoctl, ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr, TimeOrNow,
-    WriteFlags,
+    BsdFileFlags, CopyFileRangeFlags, FileHandle, Filesystem, FopenFlags, INodeNo, IoctlFlags, KernelConfig, LockOwner,
+    OpenFlags, PollEvents, PollFlags, PollNotifier, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
+    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite,
+    ReplyXattr, TimeOrNow, WriteFlags,
 };
 use volume::{
     Error, Result, Volume,
@@ -27,9 +26,7 @@ use volume::{
 
 use super::{
     MountOptions,
-    arguments::{
-        Place, allocation, bits, caller, handle, node_of_type, open_mode, rename_mode, set_xattr,
-    },
+    arguments::{Place, allocation, bits, caller, handle, node_of_type, open_mode, rename_mode, set_xattr},
     attributes::{self, View},
     calls::{Calls, Request, failed, node_failed},
     invalidation::{Invalidation, Noticed, Outdated},
@@ -38,10 +35,7 @@ use super::{
     negotiation::{MAX_IO, negotiate},
     open_files::OpenFiles,
     pool::Pool,
-    replies::{
-        GENERATION, VALID, answer_attributes, answer_empty, answer_statistics, answer_written,
-        answer_xattr,
-    },
+    replies::{GENERATION, VALID, answer_attributes, answer_empty, answer_statistics, answer_written, answer_xattr},
     xattr_name,
 };
 use crate::errno;
@@ -70,12 +64,7 @@ pub(super) struct Driver {
 
 impl Driver {
     /// Tells `ending` when the session is over and everything is on the disk.
-    pub(super) fn new(
-        volume: Volume,
-        options: &MountOptions,
-        noticed: Noticed,
-        ending: Arc<Ending>,
-    ) -> Self {
+    pub(super) fn new(volume: Volume, options: &MountOptions, noticed: Noticed, ending: Arc<Ending>) -> Self {
         Self {
             ending,
             calls: Calls::new(volume, noticed.changes, options.absent_timeout),
@@ -97,30 +86,15 @@ impl Driver {
         }
     }
 
-    fn make(
-        &self,
-        req: &fuser::Request,
-        at: Place<'_>,
-        node: NewNode<'_>,
-        mode: u32,
-        umask: u32,
-        reply: ReplyEntry,
-    ) {
+    fn make(&self, req: &fuser::Request, at: Place<'_>, node: NewNode<'_>, mode: u32, umask: u32, reply: ReplyEntry) {
         let made = at.name().and_then(|name| {
-            self.calls.change(at.request, |volume| {
-                volume.make(at.parent, name, node, bits(mode), &caller(req, umask))
-            })
+            self.calls.change(at.request, |volume| volume.make(at.parent, name, node, bits(mode), &caller(req, umask)))
         });
         self.reply_entry(at.request, made, reply);
     }
 
     /// Replies to a request that changes names.
-    fn change_names(
-        &self,
-        request: Request,
-        reply: ReplyEmpty,
-        change: impl FnOnce(&Volume) -> Result<()>,
-    ) {
+    fn change_names(&self, request: Request, reply: ReplyEmpty, change: impl FnOnce(&Volume) -> Result<()>) {
         match self.calls.change(request, change) {
             Ok(()) => reply.ok(),
             Err(error) => reply.error(failed(request, &error)),
@@ -139,17 +113,10 @@ impl Driver {
 
     /// Makes a call that waits for the disk. While one does so on a session thread, others wait elsewhere: the volume
     /// turns all that wait together into one sync, and requests that needn't wait find a session thread.
-    fn sync(
-        &self,
-        request: Request,
-        reply: ReplyEmpty,
-        call: impl FnMut(&Volume) -> Result<()> + Send + 'static,
-    ) {
+    fn sync(&self, request: Request, reply: ReplyEmpty, call: impl FnMut(&Volume) -> Result<()> + Send + 'static) {
         let (calls, syncing) = (self.calls.clone(), self.syncing.clone());
         let job = move || {
-            calls.patiently(request, call, move |synced| {
-                answer_empty(request, synced, reply)
-            });
+            calls.patiently(request, call, move |synced| answer_empty(request, synced, reply));
             syncing.fetch_sub(1, Ordering::Relaxed);
         };
         if self.syncing.fetch_add(1, Ordering::Relaxed) == 0 {
@@ -175,22 +142,21 @@ impl Filesystem for Driver {
                 failed(request, &error);
             }
         }
-        let finished = self
-            .calls
-            .read(Request::new("sync at unmount", INodeNo(0)), |volume| {
-                Invalidation::unsubscribe(volume);
-                volume.sync_all()
-            });
-        self.ending
-            .told(finished.map_err(|error| format!("bringing changes to the disk: {error}")));
+        let finished = self.calls.read(Request::new("sync at unmount", INodeNo(0)), |volume| {
+            Invalidation::unsubscribe(volume);
+            volume.sync_all()
+        });
+        self.ending.told(finished.map_err(|error| format!("bringing changes to the disk: {error}")));
     }
 
     fn lookup(&self, _req: &fuser::Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let at = Place::new("lookup", parent, name);
         let found = at.name().and_then(|name| {
             self.calls.read(at.request, |volume| match name {
-                // Asked by number alone, for file handles.
-                b"." => volume.attributes(at.parent),
+                // Asked by number alone, for file handles. They don't reach what has no name any more.
+                b"." => volume
+                    .attributes(at.parent)
+                    .and_then(|node| if node.links > 0 { Ok(node) } else { Err(Error::NotFound) }),
                 b".." => parent_of(volume, at.parent),
                 name => volume.lookup(at.parent, name),
             })
@@ -206,17 +172,9 @@ impl Filesystem for Driver {
         self.calls.forget(request, Ino(ino.0), nlookup);
     }
 
-    fn getattr(
-        &self,
-        _req: &fuser::Request,
-        ino: INodeNo,
-        _fh: Option<FileHandle>,
-        reply: ReplyAttr,
-    ) {
+    fn getattr(&self, _req: &fuser::Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
         let request = Request::new("getattr", ino);
-        let node = self
-            .calls
-            .read(request, |volume| volume.attributes(Ino(ino.0)));
+        let node = self.calls.read(request, |volume| volume.attributes(Ino(ino.0)));
         answer_attributes(request, node, &self.view, reply);
     }
 
@@ -256,17 +214,12 @@ impl Filesystem for Driver {
             true => volume.attributes(Ino(ino.0)),
             false => volume.set_attributes(Ino(ino.0), fh.map(handle), &change, &who),
         };
-        self.calls.patiently(request, call, move |node| {
-            answer_attributes(request, node, &view, reply)
-        });
+        self.calls.patiently(request, call, move |node| answer_attributes(request, node, &view, reply));
     }
 
     fn readlink(&self, _req: &fuser::Request, ino: INodeNo, reply: ReplyData) {
         let request = Request::new("readlink", ino);
-        match self
-            .calls
-            .read(request, |volume| volume.readlink(Ino(ino.0)))
-        {
+        match self.calls.read(request, |volume| volume.readlink(Ino(ino.0))) {
             Ok(target) => reply.data(&target),
             Err(error) => reply.error(node_failed(request, &error)),
         }
@@ -289,73 +242,30 @@ impl Filesystem for Driver {
         }
     }
 
-    fn mkdir(
-        &self,
-        req: &fuser::Request,
-        parent: INodeNo,
-        name: &OsStr,
-        mode: u32,
-        umask: u32,
-        reply: ReplyEntry,
-    ) {
-        self.make(
-            req,
-            Place::new("mkdir", parent, name),
-            NewNode::Directory,
-            mode,
-            umask,
-            reply,
-        );
+    fn mkdir(&self, req: &fuser::Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, reply: ReplyEntry) {
+        self.make(req, Place::new("mkdir", parent, name), NewNode::Directory, mode, umask, reply);
     }
 
-    fn symlink(
-        &self,
-        req: &fuser::Request,
-        parent: INodeNo,
-        name: &OsStr,
-        target: &Path,
-        reply: ReplyEntry,
-    ) {
+    fn symlink(&self, req: &fuser::Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
         let node = NewNode::Symlink(target.as_os_str().as_bytes());
-        self.make(
-            req,
-            Place::new("symlink", parent, name),
-            node,
-            0o777,
-            0,
-            reply,
-        );
+        self.make(req, Place::new("symlink", parent, name), node, 0o777, 0, reply);
     }
 
-    fn link(
-        &self,
-        _req: &fuser::Request,
-        ino: INodeNo,
-        parent: INodeNo,
-        name: &OsStr,
-        reply: ReplyEntry,
-    ) {
+    fn link(&self, _req: &fuser::Request, ino: INodeNo, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let at = Place::new("link", parent, name);
-        let linked = at.name().and_then(|name| {
-            self.calls.change(at.request, |volume| {
-                volume.link(Ino(ino.0), at.parent, name)
-            })
-        });
+        let linked =
+            at.name().and_then(|name| self.calls.change(at.request, |volume| volume.link(Ino(ino.0), at.parent, name)));
         self.reply_entry(at.request, linked, reply);
     }
 
     fn unlink(&self, _req: &fuser::Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let at = Place::new("unlink", parent, name);
-        self.change_names(at.request, reply, |volume| {
-            volume.unlink(at.parent, at.name()?)
-        });
+        self.change_names(at.request, reply, |volume| volume.unlink(at.parent, at.name()?));
     }
 
     fn rmdir(&self, _req: &fuser::Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let at = Place::new("rmdir", parent, name);
-        self.change_names(at.request, reply, |volume| {
-            volume.rmdir(at.parent, at.name()?)
-        });
+        self.change_names(at.request, reply, |volume| volume.rmdir(at.parent, at.name()?));
     }
 
     fn rename(
@@ -371,13 +281,7 @@ impl Filesystem for Driver {
         let from = Place::new("rename", parent, name);
         let to = Place::new("rename", newparent, newname);
         self.change_names(from.request, reply, |volume| {
-            volume.rename(
-                from.parent,
-                from.name()?,
-                to.parent,
-                to.name()?,
-                rename_mode(flags)?,
-            )
+            volume.rename(from.parent, from.name()?, to.parent, to.name()?, rename_mode(flags)?)
         });
     }
 
@@ -386,12 +290,8 @@ impl Filesystem for Driver {
         let mode = open_mode(flags);
         let who = caller(req, 0);
         let opened = match mode.truncate {
-            true => self
-                .calls
-                .change(request, |volume| volume.open(Ino(ino.0), mode, &who)),
-            false => self
-                .calls
-                .read(request, |volume| volume.open(Ino(ino.0), mode, &who)),
+            true => self.calls.change(request, |volume| volume.open(Ino(ino.0), mode, &who)),
+            false => self.calls.read(request, |volume| volume.open(Ino(ino.0), mode, &who)),
         };
         match opened {
             Ok(handle) => {
@@ -419,14 +319,7 @@ impl Filesystem for Driver {
         let (open, exclusive) = (open_mode(OpenFlags(flags)), flags & libc::O_EXCL != 0);
         let created = at.name().and_then(|name| {
             self.calls.change(at.request, |volume| {
-                let created = volume.create(
-                    at.parent,
-                    name,
-                    bits(mode),
-                    open,
-                    exclusive,
-                    &caller(req, umask),
-                )?;
+                let created = volume.create(at.parent, name, bits(mode), open, exclusive, &caller(req, umask))?;
                 volume.remember(created.0.ino);
                 Ok(created)
             })
@@ -434,10 +327,7 @@ impl Filesystem for Driver {
         match created {
             Ok((node, handle)) => {
                 self.open_files.opened(handle);
-                let (shown, flags) = (
-                    self.view.shown(&node),
-                    self.open_flags(INodeNo(node.ino.0), open),
-                );
+                let (shown, flags) = (self.view.shown(&node), self.open_flags(INodeNo(node.ino.0), open));
                 reply.created(&VALID, &shown, GENERATION, FileHandle(handle.0), flags);
             }
             Err(error) => reply.error(failed(at.request, &error)),
@@ -459,9 +349,7 @@ impl Filesystem for Driver {
         let len = size.min(MAX_IO) as usize;
         READ_BUFFER.with_borrow_mut(|buffer| {
             buffer.clear();
-            match self.calls.read(request, |volume| {
-                volume.read(handle(fh), offset, len, buffer)
-            }) {
+            match self.calls.read(request, |volume| volume.read(handle(fh), offset, len, buffer)) {
                 Ok(()) => reply.data(buffer),
                 Err(Error::Absent(hashes)) => {
                     let call = move |volume: &Volume| {
@@ -469,11 +357,10 @@ impl Filesystem for Driver {
                         volume.read(handle(fh), offset, len, &mut buffer)?;
                         Ok(buffer)
                     };
-                    self.calls
-                        .wait(request, hashes, call, move |read| match read {
-                            Ok(data) => reply.data(&data),
-                            Err(error) => reply.error(node_failed(request, &error)),
-                        });
+                    self.calls.wait(request, hashes, call, move |read| match read {
+                        Ok(data) => reply.data(&data),
+                        Err(error) => reply.error(node_failed(request, &error)),
+                    });
                 }
                 Err(error) => reply.error(node_failed(request, &error)),
             }
@@ -510,40 +397,20 @@ impl Filesystem for Driver {
                 // `data` is the session thread's buffer.
                 let data = data.to_vec();
                 let call = move |volume: &Volume| call(volume, &data);
-                self.calls.wait(request, hashes, call, move |written| {
-                    answer_written(request, written, reply)
-                });
+                self.calls.wait(request, hashes, call, move |written| answer_written(request, written, reply));
             }
             written => answer_written(request, written, reply),
         }
     }
 
-    fn flush(
-        &self,
-        _req: &fuser::Request,
-        ino: INodeNo,
-        fh: FileHandle,
-        _owner: LockOwner,
-        reply: ReplyEmpty,
-    ) {
+    fn flush(&self, _req: &fuser::Request, ino: INodeNo, fh: FileHandle, _owner: LockOwner, reply: ReplyEmpty) {
         let request = Request::new("flush", ino);
         let call = move |volume: &Volume| volume.flush(handle(fh));
-        self.calls.patiently(request, call, move |flushed| {
-            answer_empty(request, flushed, reply)
-        });
+        self.calls.patiently(request, call, move |flushed| answer_empty(request, flushed, reply));
     }
 
-    fn fsync(
-        &self,
-        _req: &fuser::Request,
-        ino: INodeNo,
-        fh: FileHandle,
-        _datasync: bool,
-        reply: ReplyEmpty,
-    ) {
-        self.sync(Request::new("fsync", ino), reply, move |volume| {
-            volume.fsync(handle(fh))
-        });
+    fn fsync(&self, _req: &fuser::Request, ino: INodeNo, fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
+        self.sync(Request::new("fsync", ino), reply, move |volume| volume.fsync(handle(fh)));
     }
 
     fn release(
@@ -567,32 +434,20 @@ impl Filesystem for Driver {
 
     fn opendir(&self, _req: &fuser::Request, _ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
         // The kernel keeps the listing as long as it isn't told of a change.
-        reply.opened(
-            self.listings.open(),
-            FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_CACHE_DIR,
-        );
+        reply.opened(self.listings.open(), FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_CACHE_DIR);
     }
 
-    fn readdir(
-        &self,
-        _req: &fuser::Request,
-        ino: INodeNo,
-        fh: FileHandle,
-        offset: u64,
-        mut reply: ReplyDirectory,
-    ) {
+    fn readdir(&self, _req: &fuser::Request, ino: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectory) {
         let request = Request::new("readdir", ino);
-        let read = self
-            .listings
-            .read(&self.calls, request, fh, Ino(ino.0), offset, |entry| {
-                let node = &entry.attributes;
-                reply.add(
-                    INodeNo(node.ino.0),
-                    entry.cookie,
-                    attributes::file_type(node.kind),
-                    OsStr::from_bytes(&entry.name),
-                )
-            });
+        let read = self.listings.read(&self.calls, request, fh, Ino(ino.0), offset, |entry| {
+            let node = &entry.attributes;
+            reply.add(
+                INodeNo(node.ino.0),
+                entry.cookie,
+                attributes::file_type(node.kind),
+                OsStr::from_bytes(&entry.name),
+            )
+        });
         match read {
             Ok(()) => reply.ok(),
             Err(error) => reply.error(node_failed(request, &error)),
@@ -608,44 +463,28 @@ impl Filesystem for Driver {
         mut reply: ReplyDirectoryPlus,
     ) {
         let request = Request::new("readdirplus", ino);
-        let read = self
-            .listings
-            .read(&self.calls, request, fh, Ino(ino.0), offset, |entry| {
-                let shown = self.view.shown(&entry.attributes);
-                let name = OsStr::from_bytes(&entry.name);
-                let full = reply.add(shown.ino, entry.cookie, name, &VALID, &shown, GENERATION);
-                // The kernel counts every entry but these two.
-                if !full && name != "." && name != ".." {
-                    let _ = self.calls.remember(request, entry.attributes.ino);
-                }
-                full
-            });
+        let read = self.listings.read(&self.calls, request, fh, Ino(ino.0), offset, |entry| {
+            let shown = self.view.shown(&entry.attributes);
+            let name = OsStr::from_bytes(&entry.name);
+            let full = reply.add(shown.ino, entry.cookie, name, &VALID, &shown, GENERATION);
+            // The kernel counts every entry but these two.
+            if !full && name != "." && name != ".." {
+                let _ = self.calls.remember(request, entry.attributes.ino);
+            }
+            full
+        });
         match read {
             Ok(()) => reply.ok(),
             Err(error) => reply.error(node_failed(request, &error)),
         }
     }
 
-    fn releasedir(
-        &self,
-        _req: &fuser::Request,
-        _ino: INodeNo,
-        fh: FileHandle,
-        _flags: OpenFlags,
-        reply: ReplyEmpty,
-    ) {
+    fn releasedir(&self, _req: &fuser::Request, _ino: INodeNo, fh: FileHandle, _flags: OpenFlags, reply: ReplyEmpty) {
         self.listings.close(fh);
         reply.ok();
     }
 
-    fn fsyncdir(
-        &self,
-        _req: &fuser::Request,
-        ino: INodeNo,
-        _fh: FileHandle,
-        _datasync: bool,
-        reply: ReplyEmpty,
-    ) {
+    fn fsyncdir(&self, _req: &fuser::Request, ino: INodeNo, _fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
         self.sync(Request::new("fsyncdir", ino), reply, Volume::sync_all);
     }
 
@@ -654,33 +493,17 @@ impl Filesystem for Driver {
         answer_statistics(request, self.calls.read(request, Volume::statistics), reply);
     }
 
-    fn getxattr(
-        &self,
-        _req: &fuser::Request,
-        ino: INodeNo,
-        name: &OsStr,
-        size: u32,
-        reply: ReplyXattr,
-    ) {
+    fn getxattr(&self, _req: &fuser::Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
         let request = Request::new("getxattr", ino);
-        let value = xattr_name::supported(name.as_bytes()).and_then(|name| {
-            self.calls
-                .read(request, |volume| volume.get_xattr(Ino(ino.0), name))
-        });
+        let value = xattr_name::supported(name.as_bytes())
+            .and_then(|name| self.calls.read(request, |volume| volume.get_xattr(Ino(ino.0), name)));
         answer_xattr(request, value, size, reply);
     }
 
     fn listxattr(&self, req: &fuser::Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
         let request = Request::new("listxattr", ino);
-        let names = self
-            .calls
-            .read(request, |volume| volume.list_xattrs(Ino(ino.0)));
-        answer_xattr(
-            request,
-            names.map(|names| xattr_name::list(&names, req.uid())),
-            size,
-            reply,
-        );
+        let names = self.calls.read(request, |volume| volume.list_xattrs(Ino(ino.0)));
+        answer_xattr(request, names.map(|names| xattr_name::list(&names, req.uid())), size, reply);
     }
 
     fn setxattr(
@@ -696,19 +519,15 @@ impl Filesystem for Driver {
         let request = Request::new("setxattr", ino);
         let set = xattr_name::supported(name.as_bytes()).and_then(|name| {
             let how = set_xattr(flags)?;
-            self.calls.change(request, |volume| {
-                volume.set_xattr(Ino(ino.0), name, value, how, &caller(req, 0))
-            })
+            self.calls.change(request, |volume| volume.set_xattr(Ino(ino.0), name, value, how, &caller(req, 0)))
         });
         answer_empty(request, set, reply);
     }
 
     fn removexattr(&self, _req: &fuser::Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let request = Request::new("removexattr", ino);
-        let removed = xattr_name::supported(name.as_bytes()).and_then(|name| {
-            self.calls
-                .change(request, |volume| volume.remove_xattr(Ino(ino.0), name))
-        });
+        let removed = xattr_name::supported(name.as_bytes())
+            .and_then(|name| self.calls.change(request, |volume| volume.remove_xattr(Ino(ino.0), name)));
         answer_empty(request, removed, reply);
     }
 
@@ -729,20 +548,10 @@ impl Filesystem for Driver {
             set_ids.written(Ino(ino.0), uid);
             Ok(())
         };
-        self.calls.patiently(request, call, move |allocated| {
-            answer_empty(request, allocated, reply)
-        });
+        self.calls.patiently(request, call, move |allocated| answer_empty(request, allocated, reply));
     }
 
-    fn lseek(
-        &self,
-        _req: &fuser::Request,
-        ino: INodeNo,
-        fh: FileHandle,
-        offset: i64,
-        whence: i32,
-        reply: ReplyLseek,
-    ) {
+    fn lseek(&self, _req: &fuser::Request, ino: INodeNo, fh: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
         let request = Request::new("lseek", ino);
         let call = move |volume: &Volume| {
             let offset = u64::try_from(offset).map_err(|_| Error::NoMoreData)?;
@@ -753,11 +562,10 @@ impl Filesystem for Driver {
             };
             i64::try_from(found).map_err(|_| Error::FileTooLarge)
         };
-        self.calls
-            .patiently(request, call, move |found| match found {
-                Ok(offset) => reply.offset(offset),
-                Err(error) => reply.error(node_failed(request, &error)),
-            });
+        self.calls.patiently(request, call, move |found| match found {
+            Ok(offset) => reply.offset(offset),
+            Err(error) => reply.error(node_failed(request, &error)),
+        });
     }
 
     fn copy_file_range(
@@ -779,19 +587,11 @@ impl Filesystem for Driver {
             if !flags.is_empty() {
                 return Err(Error::Invalid);
             }
-            let copied = volume.copy_range(
-                handle(fh_in),
-                offset_in,
-                handle(fh_out),
-                offset_out,
-                len.min(COPY_MAX),
-            )?;
+            let copied = volume.copy_range(handle(fh_in), offset_in, handle(fh_out), offset_out, len.min(COPY_MAX))?;
             set_ids.written(Ino(ino_out.0), uid);
             usize::try_from(copied).map_err(|_| Error::FileTooLarge)
         };
-        self.calls.patiently(request, call, move |copied| {
-            answer_written(request, copied, reply)
-        });
+        self.calls.patiently(request, call, move |copied| answer_written(request, copied, reply));
     }
 
     fn ioctl(
@@ -826,9 +626,5 @@ impl Filesystem for Driver {
 /// The directory above `directory`.
 fn parent_of(volume: &Volume, directory: Ino) -> Result<Attributes> {
     let first = volume.read_directory(directory, 0, 2)?;
-    first
-        .into_iter()
-        .find(|entry| entry.name == b"..")
-        .map(|entry| entry.attributes)
-        .ok_or(Error::NotFound)
+    first.into_iter().find(|entry| entry.name == b"..").map(|entry| entry.attributes).ok_or(Error::NotFound)
 }

@@ -23,10 +23,7 @@ struct Shared {
 impl SetIds {
     /// Keeps none; what the kernel must forget goes to `events`.
     pub(super) fn new(events: Sender<Changed>) -> Self {
-        Self(Arc::new(Shared {
-            told: Mutex::default(),
-            events,
-        }))
+        Self(Arc::new(Shared { told: Mutex::default(), events }))
     }
 
     /// Remembers that the kernel is told of `ino`'s bits.

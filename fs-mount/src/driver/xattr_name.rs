@@ -8,24 +8,15 @@ const ACLS: [&[u8]; 2] = [b"system.posix_acl_access", b"system.posix_acl_default
 
 /// `name`, if it is in a namespace that files here have. The kernel has checked who may use `trusted.` and `security.`.
 pub(super) fn supported(name: &[u8]) -> Result<&[u8]> {
-    let known = ACLS.contains(&name)
-        || NAMESPACES
-            .iter()
-            .any(|prefix| name.len() > prefix.len() && name.starts_with(prefix));
-    if known {
-        Ok(name)
-    } else {
-        Err(Error::NotSupported)
-    }
+    let known =
+        ACLS.contains(&name) || NAMESPACES.iter().any(|prefix| name.len() > prefix.len() && name.starts_with(prefix));
+    if known { Ok(name) } else { Err(Error::NotSupported) }
 }
 
 /// The reply to listing `names`, each ended by a zero byte. Only root learns of `trusted.` ones.
 pub(super) fn list(names: &[Vec<u8>], uid: u32) -> Vec<u8> {
     let mut list = Vec::new();
-    for name in names
-        .iter()
-        .filter(|name| uid == 0 || !name.starts_with(TRUSTED))
-    {
+    for name in names.iter().filter(|name| uid == 0 || !name.starts_with(TRUSTED)) {
         list.extend_from_slice(name);
         list.push(0);
     }
@@ -38,31 +29,16 @@ mod tests {
 
     #[test]
     fn known_namespaces_pass() {
-        for name in [
-            "user.a",
-            "trusted.overlay",
-            "security.capability",
-            "system.posix_acl_default",
-        ] {
+        for name in ["user.a", "trusted.overlay", "security.capability", "system.posix_acl_default"] {
             assert!(supported(name.as_bytes()).is_ok(), "{name}");
         }
     }
 
     #[test]
     fn all_others_are_refused() {
-        for name in [
-            "",
-            "user.",
-            "user",
-            "system.",
-            "system.nfs4_acl",
-            "system.posix_acl_access2",
-            "btrfs.compression",
-        ] {
-            assert!(
-                matches!(supported(name.as_bytes()), Err(Error::NotSupported)),
-                "{name}"
-            );
+        for name in ["", "user.", "user", "system.", "system.nfs4_acl", "system.posix_acl_access2", "btrfs.compression"]
+        {
+            assert!(matches!(supported(name.as_bytes()), Err(Error::NotSupported)), "{name}");
         }
     }
 

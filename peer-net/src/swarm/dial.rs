@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crypto::DeviceId;
 use quinn::Connection;
@@ -20,8 +20,8 @@ const FIRST_RETRY: Duration = Duration::from_millis(200);
 const LAST_RETRY: Duration = Duration::from_secs(30);
 /// How long the address before has the field to itself.
 const STAGGER: Duration = Duration::from_millis(100);
-/// With so many connections there is no need for more of one's own making; others may still call.
-const ENOUGH: usize = 64;
+/// A connection that lasted so long was a success, however it ended.
+const STABLE: Duration = Duration::from_secs(10);
 /// A device that so often isn't of ours is forgotten, unless it is a member.
 const PATIENCE: u32 = 5;
 
@@ -31,11 +31,7 @@ pub(super) async fn keep_dialling(shared: Arc<Shared>, device: DeviceId, wake: A
     let mut strange = 0;
     loop {
         // One who is connected, or not needed, is left alone until something is heard of it.
-        let idle = {
-            let table = shared.table.lock();
-            table.is_connected(&device) || table.connected() >= ENOUGH
-        };
-        if idle {
+        if !shared.table.lock().wants(&device) {
             wake.notified().await;
             backoff.reset();
             // Both ends notice a lost connection at once: they should not both dial in the same instant.
@@ -44,8 +40,11 @@ pub(super) async fn keep_dialling(shared: Arc<Shared>, device: DeviceId, wake: A
         }
         match reach(&shared, device, &wake).await {
             Ok((connection, greeted)) => {
+                let started = Instant::now();
                 shared.clone().adopt(connection, device, greeted, true).await;
-                backoff.reset();
+                if started.elapsed() >= STABLE {
+                    backoff.reset();
+                }
                 strange = 0;
             }
             Err(Failed::News) => backoff.reset(),
@@ -76,12 +75,20 @@ enum Failed {
     NoAddress,
     #[error("connected meanwhile")]
     Connected,
+    #[error("misbehaved lately")]
+    Barred,
     #[error("there is something newer to try")]
     News,
 }
 
 async fn reach(shared: &Arc<Shared>, device: DeviceId, wake: &Notify) -> Result<(Connection, Greeted), Failed> {
-    let places = shared.table.lock().places(&device);
+    let places = {
+        let table = shared.table.lock();
+        if table.is_barred(&device, Instant::now()) {
+            return Err(Failed::Barred);
+        }
+        table.places(&device)
+    };
     let connection = tokio::select! {
         connection = dial_any(shared, device, places) => connection?,
         // A dial under way tries again more and more slowly; one that starts now is heard at once.

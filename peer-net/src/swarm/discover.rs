@@ -23,7 +23,7 @@ const MAX_OBSERVED: usize = 4;
 pub(super) async fn listen(shared: Arc<Shared>, mut discoveries: mpsc::Receiver<Discovery>) {
     while let Some(discovery) = discoveries.recv().await {
         match discovery {
-            Discovery::Here(sighting) => shared.heard_of(sighting.device, &sighting.addresses),
+            Discovery::Here(sighting) => shared.heard_of(sighting.device, &sighting.addresses, true),
             // Whether it is gone from the network, its connection tells.
             Discovery::Gone { .. } => {}
             Discovery::Complete { observed } => {

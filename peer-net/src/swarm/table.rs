@@ -18,6 +18,12 @@ use super::KnownPeer;
 const MAX_KNOWN: usize = 1024;
 /// How many addresses of each.
 const MAX_PLACES: usize = 24;
+/// With so many connections there is no need for more of one's own making; others may still call.
+const ENOUGH: usize = 64;
+/// How long a device that misbehaved is not talked to.
+const BARRED_FOR: Duration = Duration::from_secs(60);
+/// How many such devices are remembered.
+const MAX_BARRED: usize = 1024;
 /// Two connections between the same devices that are no older than this were dialled by both at once. A later one
 /// means that its dialler has lost the earlier: nobody dials a device it is connected to.
 const SAME_TIME: Duration = Duration::from_secs(5);
@@ -45,11 +51,13 @@ pub(super) struct Table {
     me: DeviceId,
     links: BTreeMap<DeviceId, Link>,
     known: BTreeMap<DeviceId, Known>,
+    /// Who misbehaved, and when.
+    barred: BTreeMap<DeviceId, Instant>,
 }
 
 impl Table {
     pub(super) fn new(me: DeviceId) -> Self {
-        Self { me, links: BTreeMap::new(), known: BTreeMap::new() }
+        Self { me, links: BTreeMap::new(), known: BTreeMap::new(), barred: BTreeMap::new() }
     }
 
     /// Takes a link in. Gives the one it replaces, or the new one back if the old one stays.
@@ -65,20 +73,41 @@ impl Table {
         Ok(self.links.insert(link.device, link))
     }
 
-    /// Lets a link go, if it still is the device's; wakes the dialler.
+    /// Lets a link go, if it still is the device's; wakes the dialler (who, if it dialled, knows by itself).
     pub(super) fn disconnect(&mut self, device: &DeviceId, stable_id: usize) -> bool {
-        let current = self.links.get(device).is_some_and(|link| link.connection.stable_id() == stable_id);
-        if current {
-            self.links.remove(device);
-            if let Some(known) = self.known.get(device) {
+        if self.links.get(device).is_none_or(|link| link.connection.stable_id() != stable_id) {
+            return false;
+        }
+        let called = self.links.remove(device).is_some_and(|link| !link.dialled);
+        let wanted_again = self.links.len() + 1 == ENOUGH;
+        for (known_device, known) in &self.known {
+            if wanted_again || (called && known_device == device) {
                 known.wake.notify_one();
             }
         }
-        current
+        true
     }
 
     pub(super) fn connected(&self) -> usize {
         self.links.len()
+    }
+
+    /// Whether a device is to be dialled.
+    pub(super) fn wants(&self, device: &DeviceId) -> bool {
+        !self.is_connected(device) && self.links.len() < ENOUGH
+    }
+
+    /// Notes that a device misbehaved at `now`.
+    pub(super) fn bar(&mut self, device: DeviceId, now: Instant) {
+        self.barred.retain(|_, since| now.saturating_duration_since(*since) < BARRED_FOR);
+        if self.barred.len() < MAX_BARRED {
+            self.barred.insert(device, now);
+        }
+    }
+
+    /// Whether a device misbehaved lately.
+    pub(super) fn is_barred(&self, device: &DeviceId, now: Instant) -> bool {
+        self.barred.get(device).is_some_and(|since| now.saturating_duration_since(*since) < BARRED_FOR)
     }
 
     pub(super) fn is_connected(&self, device: &DeviceId) -> bool {
@@ -99,17 +128,20 @@ impl Table {
     }
 
     /// Notes addresses of a device, the newest ones first. Gives what wakes its dialler if it is a device to start
-    /// one for; the dialler there is is woken otherwise.
-    pub(super) fn heard_of(&mut self, device: DeviceId, addresses: &[SocketAddr]) -> Option<Arc<Notify>> {
+    /// one for. The dialler there is is woken if the device is `back`, or may be at an address not tried before.
+    pub(super) fn heard_of(&mut self, device: DeviceId, addresses: &[SocketAddr], back: bool) -> Option<Arc<Notify>> {
         let dialable = addresses.iter().filter(|address| address.port() != 0 && !address.ip().is_unspecified());
         let fresh: Vec<SocketAddr> = dialable.copied().collect();
         if device == self.me || fresh.is_empty() {
             return None;
         }
         if let Some(known) = self.known.get_mut(&device) {
+            let news = back || fresh.iter().any(|address| !known.places.contains(address));
             let old = std::mem::take(&mut known.places);
             known.places = merged(fresh, &old);
-            known.wake.notify_one();
+            if news && !self.links.contains_key(&device) {
+                known.wake.notify_one();
+            }
             return None;
         }
         if self.known.len() >= MAX_KNOWN {
@@ -187,18 +219,28 @@ mod tests {
     #[test]
     fn addresses_are_bounded_with_the_newest_first() {
         let mut table = Table::new(LOW);
-        assert!(table.heard_of(LOW, &[place(1)]).is_none(), "this device itself");
-        assert!(table.heard_of(HIGH, &[place(0), "0.0.0.0:5".parse().unwrap()]).is_none(), "nowhere");
-        assert!(table.heard_of(HIGH, &[place(1), place(2)]).is_some());
-        assert!(table.heard_of(HIGH, &[place(3), place(2)]).is_none(), "known already");
+        assert!(table.heard_of(LOW, &[place(1)], false).is_none(), "this device itself");
+        assert!(table.heard_of(HIGH, &[place(0), "0.0.0.0:5".parse().unwrap()], false).is_none(), "nowhere");
+        assert!(table.heard_of(HIGH, &[place(1), place(2)], false).is_some());
+        assert!(table.heard_of(HIGH, &[place(3), place(2)], false).is_none(), "known already");
         assert_eq!(table.places(&HIGH), [place(3), place(2), place(1)]);
         table.answered(&HIGH, place(1));
         assert_eq!(table.places(&HIGH)[0], place(1));
         for port in 10..100 {
-            table.heard_of(HIGH, &[place(port)]);
+            table.heard_of(HIGH, &[place(port)], false);
         }
         assert_eq!(table.places(&HIGH).len(), MAX_PLACES);
         assert_eq!(table.places(&HIGH)[0], place(99));
+    }
+
+    #[test]
+    fn who_misbehaved_is_barred_for_a_minute() {
+        let mut table = Table::new(LOW);
+        let start = Instant::now();
+        table.bar(HIGH, start);
+        assert!(table.is_barred(&HIGH, start + Duration::from_secs(59)));
+        assert!(!table.is_barred(&HIGH, start + Duration::from_secs(61)));
+        assert!(!table.is_barred(&LOW, start));
     }
 
     #[test]
@@ -209,7 +251,7 @@ mod tests {
             id[..4].copy_from_slice(&n.to_le_bytes());
             DeviceId::from_bytes(id)
         };
-        let taken = (0..2000).filter(|n| table.heard_of(device(*n), &[place(1)]).is_some()).count();
+        let taken = (0..2000).filter(|n| table.heard_of(device(*n), &[place(1)], false).is_some()).count();
         assert_eq!(taken, MAX_KNOWN);
     }
 }

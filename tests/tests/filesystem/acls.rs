@@ -78,7 +78,8 @@ fn a_folder_s_default_list_overrides_the_umask() {
     assert_eq!(fs::metadata(folder.join("private")).unwrap().mode() & 0o777, 0o600);
     let expected = ["user::rw-", "user:1001:rwx", "group::r-x", "mask::rw-", "other::---"];
     for name in ["f", "s/g"] {
-        let list: Vec<String> = acl(&folder.join(name)).iter().map(|l| l.split('\t').next().unwrap().to_owned()).collect();
+        let list: Vec<String> =
+            acl(&folder.join(name)).iter().map(|l| l.split('\t').next().unwrap().to_owned()).collect();
         assert_eq!(list, expected, "{name}");
     }
     let list = acl(&folder.join("s"));

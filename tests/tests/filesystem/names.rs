@@ -37,17 +37,8 @@ fn a_name_has_up_to_255_bytes() {
 fn a_name_is_any_bytes_but_a_slash() {
     let peer = Peer::alone();
     let all: Vec<u8> = (1..=255).filter(|b| *b != b'/').collect();
-    let names: [&[u8]; 9] = [
-        b"\xff\xfe\x80",
-        b" ",
-        b"-rf",
-        b"new\nline",
-        b"...",
-        b".p2pfs-",
-        b"caf\xc3\xa9",
-        b"cafe\xcc\x81",
-        &all,
-    ];
+    let names: [&[u8]; 9] =
+        [b"\xff\xfe\x80", b" ", b"-rf", b"new\nline", b"...", b".p2pfs-", b"caf\xc3\xa9", b"cafe\xcc\x81", &all];
     for name in names {
         fs::write(peer.at(OsStr::from_bytes(name)), name).unwrap();
     }

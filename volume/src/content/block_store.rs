@@ -29,10 +29,7 @@ impl BlockHead {
         let mut first = [0; BLOCK_HEADER_SIZE];
         let len = stored.len().min(BLOCK_HEADER_SIZE);
         first[..len].copy_from_slice(&stored[..len]);
-        Self {
-            len: stored.len(),
-            first,
-        }
+        Self { len: stored.len(), first }
     }
 }
 
@@ -63,11 +60,7 @@ pub trait BlockStore: Send + Sync + 'static {
 
     /// Stores a block, unless it is here: it is with the operating system when this returns.
     fn put(&self, hash: &BlockHash, bytes: &[u8]) -> Result<()> {
-        if self.contains(hash)? {
-            Ok(())
-        } else {
-            self.put_many(&[(*hash, bytes)])
-        }
+        if self.contains(hash)? { Ok(()) } else { self.put_many(&[(*hash, bytes)]) }
     }
 
     /// Stores blocks that are probably new, in one go. Storing one again is only a waste of space.
@@ -131,12 +124,7 @@ impl MemoryBlocks {
 
 impl BlockStore for MemoryBlocks {
     fn head(&self, hash: &BlockHash) -> Result<Option<BlockHead>> {
-        Ok(self
-            .state
-            .lock()
-            .blocks
-            .get(hash)
-            .map(|bytes| BlockHead::of(bytes)))
+        Ok(self.state.lock().blocks.get(hash).map(|bytes| BlockHead::of(bytes)))
     }
 
     fn read(&self, hash: &BlockHash, offset: usize, out: &mut [u8]) -> Result<bool> {
@@ -152,9 +140,7 @@ impl BlockStore for MemoryBlocks {
     fn put_many(&self, blocks: &[(BlockHash, &[u8])]) -> Result<()> {
         let state = &mut *self.state.lock();
         if let Some(remaining) = &mut state.remaining {
-            *remaining = remaining
-                .checked_sub(blocks.len())
-                .ok_or(crate::error::Error::NoSpace)?;
+            *remaining = remaining.checked_sub(blocks.len()).ok_or(crate::error::Error::NoSpace)?;
         }
         for (hash, bytes) in blocks {
             if state.blocks.insert(*hash, bytes.to_vec()).is_none() {

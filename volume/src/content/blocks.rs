@@ -11,8 +11,8 @@ mod recent;
 use std::{num::NonZeroUsize, sync::Arc};
 
 use crypto::{
-    BLOCK_SIZE, BlockHeader, Entropy, PAGE_SIZE, first_page, open_pages, padded_len, plain_len,
-    seal_block, stored_len, stored_range,
+    BLOCK_SIZE, BlockHeader, Entropy, PAGE_SIZE, first_page, open_pages, padded_len, plain_len, seal_block, stored_len,
+    stored_range,
 };
 use lru::LruCache;
 use parking_lot::Mutex;
@@ -91,20 +91,15 @@ impl Blocks {
     /// # Errors
     /// [`Error::Damaged`] when the bytes don't bear that name, or no block has that length.
     pub fn put_received(&self, hash: &BlockHash, bytes: &[u8]) -> Result<BlockKind> {
-        let may_be_list = !bytes.is_empty()
-            && bytes.len() <= LIST_NODE_MAX
-            && bytes.len().is_multiple_of(BlockHash::LEN);
+        let may_be_list =
+            !bytes.is_empty() && bytes.len() <= LIST_NODE_MAX && bytes.len().is_multiple_of(BlockHash::LEN);
         // A stored block is no longer than a full one: `plain_len` refuses other lengths.
         let kind = if may_be_list && BlockHash::of_list(bytes) == *hash {
             BlockKind::List
         } else if plain_len(bytes.len()).is_ok() && BlockHash::of_block(bytes) == *hash {
             BlockKind::Block
         } else {
-            return Err(Error::damaged(format!(
-                "{} bytes that are not the block {}",
-                bytes.len(),
-                hash.short()
-            )));
+            return Err(Error::damaged(format!("{} bytes that are not the block {}", bytes.len(), hash.short())));
         };
         self.0.store.put(hash, bytes)?;
         Ok(kind)
@@ -180,10 +175,7 @@ impl Blocks {
         if nodes.is_empty() {
             return Ok(());
         }
-        let named: Vec<_> = nodes
-            .iter()
-            .map(|(hash, bytes)| (*hash, bytes.as_slice()))
-            .collect();
+        let named: Vec<_> = nodes.iter().map(|(hash, bytes)| (*hash, bytes.as_slice())).collect();
         self.0.store.put_many(&named)?;
         let mut lists = self.0.lists.lock();
         for (hash, bytes) in &nodes {
@@ -194,23 +186,14 @@ impl Blocks {
 
     /// The list node `hash`, which must have this many children.
     pub(super) fn list_node(&self, hash: &BlockHash, children: usize) -> Result<Arc<[BlockHash]>> {
-        if let Some(node) = self
-            .0
-            .lists
-            .lock()
-            .get(hash)
-            .filter(|node| node.len() == children)
-        {
+        if let Some(node) = self.0.lists.lock().get(hash).filter(|node| node.len() == children) {
             return Ok(node.clone());
         }
         let Some(bytes) = self.0.store.get(hash)? else {
             return Err(Error::Absent(vec![*hash]));
         };
         if BlockHash::of_list(&bytes) != *hash {
-            return Err(Error::damaged(format!(
-                "the stored list node {}",
-                hash.short()
-            )));
+            return Err(Error::damaged(format!("the stored list node {}", hash.short())));
         }
         let node: Arc<[BlockHash]> = parse(&bytes, children)?.into();
         self.0.lists.lock().put(*hash, node.clone());
@@ -287,14 +270,7 @@ impl Blocks {
     /// # Errors
     /// [`Error::Absent`] with every block and list node of this range that isn't here, [`Error::Damaged`] when a
     /// block doesn't open; `out` is then as before.
-    pub fn read(
-        &self,
-        content: &Content,
-        keys: &KeyRing,
-        offset: u64,
-        len: usize,
-        out: &mut Vec<u8>,
-    ) -> Result<()> {
+    pub fn read(&self, content: &Content, keys: &KeyRing, offset: u64, len: usize, out: &mut Vec<u8>) -> Result<()> {
         let end = offset.saturating_add(len as u64).min(content.size);
         if offset >= end {
             return Ok(());
@@ -324,11 +300,7 @@ impl Blocks {
 
     /// Fails with [`Error::Absent`] unless the block is here.
     pub(super) fn require(&self, hash: &BlockHash) -> Result<()> {
-        if hash.is_hole() || self.0.store.contains(hash)? {
-            Ok(())
-        } else {
-            Err(Error::Absent(vec![*hash]))
-        }
+        if hash.is_hole() || self.0.store.contains(hash)? { Ok(()) } else { Err(Error::Absent(vec![*hash])) }
     }
 
     /// Appends `len` plain bytes of a block from `from` on; zeros where it holds fewer.
@@ -348,11 +320,7 @@ impl Blocks {
         if len < BLOCK_SIZE {
             let known = self.0.recent.lock().find(hash, keys);
             if let Some(plain) = known {
-                out.extend_from_slice(
-                    plain
-                        .get(from..(from + len).min(plain.len()))
-                        .unwrap_or_default(),
-                );
+                out.extend_from_slice(plain.get(from..(from + len).min(plain.len())).unwrap_or_default());
                 out.resize(start + len, 0);
                 return Ok(());
             }
@@ -363,16 +331,10 @@ impl Blocks {
         };
         let plain_len = plain_len(head.len).map_err(|_| damaged("not of a block's length"))?;
         let header = BlockHeader::parse(&head.first).map_err(|_| damaged("no header"))?;
-        let key = keys
-            .find(header.key_id())
-            .ok_or_else(|| damaged("sealed under a key that is not its file's"))?;
+        let key = keys.find(header.key_id()).ok_or_else(|| damaged("sealed under a key that is not its file's"))?;
         // Who reads on where the last piece of this block ended will want the rest as well.
         let whole = len < BLOCK_SIZE && self.0.recent.lock().goes_on(hash, from, len);
-        let range = if whole {
-            stored_range(0, plain_len, plain_len)
-        } else {
-            stored_range(from, len, plain_len)
-        };
+        let range = if whole { stored_range(0, plain_len, plain_len) } else { stored_range(from, len, plain_len) };
         if range.is_empty() {
             out.resize(start + len, 0);
             return Ok(());
@@ -387,17 +349,11 @@ impl Blocks {
         }
         if whole {
             let mut plain = Vec::with_capacity(plain_len);
-            open_pages(key.block_key(), &header, 0, sealed, &mut plain)
-                .map_err(|e| damaged(&e.to_string()))?;
-            out.extend_from_slice(
-                plain
-                    .get(from..(from + len).min(plain.len()))
-                    .unwrap_or_default(),
-            );
+            open_pages(key.block_key(), &header, 0, sealed, &mut plain).map_err(|e| damaged(&e.to_string()))?;
+            out.extend_from_slice(plain.get(from..(from + len).min(plain.len())).unwrap_or_default());
             self.0.recent.lock().keep(*hash, header.key_id(), plain);
         } else {
-            open_pages(key.block_key(), &header, first_page(from), sealed, out)
-                .map_err(|e| damaged(&e.to_string()))?;
+            open_pages(key.block_key(), &header, first_page(from), sealed, out).map_err(|e| damaged(&e.to_string()))?;
             out.drain(start..start + from % PAGE_SIZE);
             out.truncate(start + len);
         }
@@ -439,11 +395,7 @@ impl Blocks {
 
     /// A buffer of any length and content.
     fn buffer(&self) -> Vec<u8> {
-        self.0
-            .buffers
-            .lock()
-            .pop()
-            .unwrap_or_else(|| Vec::with_capacity(stored_len(BLOCK_SIZE)))
+        self.0.buffers.lock().pop().unwrap_or_else(|| Vec::with_capacity(stored_len(BLOCK_SIZE)))
     }
 
     fn give_back(&self, buffer: Vec<u8>) {

@@ -47,23 +47,11 @@ impl Draft {
     pub fn new(blocks: Blocks, base: Content, keys: KeyRing) -> Self {
         let body = match &base.data {
             ContentData::Inline(bytes) => Body::Small(bytes.clone()),
-            ContentData::Tree { root, blocks } => {
-                Body::Large(Overlay::new(base.size, base.allocated, *root, *blocks))
-            }
+            ContentData::Tree { root, blocks } => Body::Large(Overlay::new(base.size, base.allocated, *root, *blocks)),
         };
-        let means = Means {
-            blocks,
-            keys,
-            budget: DEFAULT_BUDGET,
-        };
+        let means = Means { blocks, keys, budget: DEFAULT_BUDGET };
         let log = Log::new(base.clone(), means.keys.clone());
-        Self {
-            means,
-            body,
-            base,
-            changed: false,
-            log,
-        }
+        Self { means, body, base, changed: false, log }
     }
 
     /// Sets how many unsealed bytes it may hold.
@@ -105,13 +93,7 @@ impl Draft {
     pub fn extra_keys(&self) -> Vec<SymmetricKey> {
         match &self.body {
             Body::Small(_) => Vec::new(),
-            Body::Large(_) => self
-                .means
-                .keys
-                .others()
-                .iter()
-                .map(|key| key.node_key().clone())
-                .collect(),
+            Body::Large(_) => self.means.keys.others().iter().map(|key| key.node_key().clone()).collect(),
         }
     }
 
@@ -122,10 +104,7 @@ impl Draft {
     pub fn read(&self, offset: u64, len: usize, out: &mut Vec<u8>) -> Result<()> {
         match &self.body {
             Body::Small(bytes) => {
-                let rest = usize::try_from(offset)
-                    .ok()
-                    .and_then(|offset| bytes.get(offset..))
-                    .unwrap_or_default();
+                let rest = usize::try_from(offset).ok().and_then(|offset| bytes.get(offset..)).unwrap_or_default();
                 out.extend_from_slice(&rest[..len.min(rest.len())]);
                 Ok(())
             }
@@ -143,9 +122,7 @@ impl Draft {
             return Ok(());
         }
         match &mut self.body {
-            Body::Small(small)
-                if offset.saturating_add(bytes.len() as u64) <= INLINE_MAX as u64 =>
-            {
+            Body::Small(small) if offset.saturating_add(bytes.len() as u64) <= INLINE_MAX as u64 => {
                 let from = offset as usize;
                 let to = from + bytes.len();
                 small.resize(small.len().max(to), 0);
@@ -182,11 +159,7 @@ impl Draft {
     /// # Errors
     /// As [`Self::write`].
     pub fn extend(&mut self, size: u64) -> Result<()> {
-        if size > self.size() {
-            self.truncate(size)
-        } else {
-            Ok(())
-        }
+        if size > self.size() { self.truncate(size) } else { Ok(()) }
     }
 
     /// Makes a range zeros, and holes of the whole blocks in it. The size stays.
@@ -211,10 +184,7 @@ impl Draft {
     /// # Errors
     /// As [`Self::write`].
     pub fn zero_range(&mut self, offset: u64, len: u64, keep_size: bool) -> Result<()> {
-        let end = offset
-            .checked_add(len)
-            .filter(|end| *end <= MAX_FILE_SIZE)
-            .ok_or(Error::FileTooLarge)?;
+        let end = offset.checked_add(len).filter(|end| *end <= MAX_FILE_SIZE).ok_or(Error::FileTooLarge)?;
         self.punch(offset, len)?;
         if keep_size { Ok(()) } else { self.extend(end) }
     }
@@ -306,10 +276,7 @@ impl Draft {
             self.body = Body::Large(Overlay::from_bytes(bytes));
         }
         match &mut self.body {
-            Body::Large(overlay) => Large {
-                overlay,
-                means: &self.means,
-            },
+            Body::Large(overlay) => Large { overlay, means: &self.means },
             Body::Small(_) => unreachable!("made large above"),
         }
     }

@@ -13,20 +13,14 @@ use crate::{
 /// Blocks in memory, and the store below them.
 pub(super) fn memory() -> (Arc<MemoryBlocks>, Blocks) {
     let store = Arc::new(MemoryBlocks::new());
-    (
-        store.clone(),
-        Blocks::new(store, Arc::new(SeededEntropy::new(1))),
-    )
+    (store.clone(), Blocks::new(store, Arc::new(SeededEntropy::new(1))))
 }
 
 /// A sealed store in memory, and the one below it.
 pub(super) fn sealed() -> (Arc<MemoryStore>, SealedStore) {
     let store = Arc::new(MemoryStore::new());
     let secret = SymmetricKey::from_bytes([7; 32]);
-    (
-        store.clone(),
-        SealedStore::new(store, &secret, Arc::new(SeededEntropy::new(2))),
-    )
+    (store.clone(), SealedStore::new(store, &secret, Arc::new(SeededEntropy::new(2))))
 }
 
 pub(super) fn node_key(n: u8) -> SymmetricKey {
@@ -39,9 +33,7 @@ pub(super) fn ring(n: u8) -> KeyRing {
 
 /// Bytes that differ from block to block and from seed to seed, none of them zero.
 pub(super) fn bytes(seed: u64, len: usize) -> Vec<u8> {
-    (0..len as u64)
-        .map(|i| ((i.wrapping_mul(31) ^ (i >> 8) ^ seed.wrapping_mul(97)) % 255 + 1) as u8)
-        .collect()
+    (0..len as u64).map(|i| ((i.wrapping_mul(31) ^ (i >> 8) ^ seed.wrapping_mul(97)) % 255 + 1) as u8).collect()
 }
 
 /// A finished file with these bytes.
@@ -54,8 +46,6 @@ pub(super) fn content(blocks: &Blocks, keys: &KeyRing, bytes: &[u8]) -> Content 
 /// All bytes of a content.
 pub(super) fn read_all(blocks: &Blocks, keys: &KeyRing, content: &Content) -> Vec<u8> {
     let mut out = Vec::new();
-    blocks
-        .read(content, keys, 0, content.size as usize, &mut out)
-        .unwrap();
+    blocks.read(content, keys, 0, content.size as usize, &mut out).unwrap();
     out
 }

@@ -15,11 +15,7 @@ pub struct RingKey {
 impl RingKey {
     fn new(node: &SymmetricKey) -> Self {
         let block = node.derive(Label::BlockKey, b"");
-        Self {
-            id: block.id(),
-            node: node.clone(),
-            block,
-        }
+        Self { id: block.id(), node: node.clone(), block }
     }
 
     /// The id that blocks sealed under this key carry.

@@ -40,19 +40,11 @@ pub(super) fn children(height: u32, blocks: u64) -> usize {
 pub(super) fn parse(bytes: &[u8], children: usize) -> Result<Vec<BlockHash>> {
     let (hashes, rest) = bytes.as_chunks::<{ BlockHash::LEN }>();
     if hashes.len() != children || !rest.is_empty() {
-        return Err(Error::damaged(format!(
-            "a list node of {} bytes in a place of {children} children",
-            bytes.len()
-        )));
+        return Err(Error::damaged(format!("a list node of {} bytes in a place of {children} children", bytes.len())));
     }
-    let hashes: Vec<_> = hashes
-        .iter()
-        .map(|hash| BlockHash::from_bytes(*hash))
-        .collect();
+    let hashes: Vec<_> = hashes.iter().map(|hash| BlockHash::from_bytes(*hash)).collect();
     if hashes.iter().all(BlockHash::is_hole) {
-        return Err(Error::damaged(
-            "a list node without data in place of a hole",
-        ));
+        return Err(Error::damaged("a list node without data in place of a hole"));
     }
     Ok(hashes)
 }
@@ -68,16 +60,7 @@ mod tests {
 
     #[test]
     fn height_follows_from_the_number_of_blocks() {
-        for (blocks, expected) in [
-            (0, 0),
-            (1, 0),
-            (2, 1),
-            (128, 1),
-            (129, 2),
-            (16384, 2),
-            (16385, 3),
-            (1 << 30, 5),
-        ] {
+        for (blocks, expected) in [(0, 0), (1, 0), (2, 1), (128, 1), (129, 2), (16384, 2), (16385, 3), (1 << 30, 5)] {
             assert_eq!(height(blocks), expected, "{blocks} blocks");
         }
         assert_eq!(children(2, 129), 2);
@@ -89,13 +72,8 @@ mod tests {
         let hashes = [BlockHash::of_block(b"a"), BlockHash::HOLE];
         let bytes = encode(&hashes);
         assert_eq!(parse(&bytes, 2).unwrap(), hashes);
-        for (bytes, children) in [
-            (&bytes[..], 1),
-            (&bytes[..], 3),
-            (&bytes[..63], 2),
-            (&[0; 64][..], 2),
-            (&[][..], 0),
-        ] {
+        for (bytes, children) in [(&bytes[..], 1), (&bytes[..], 3), (&bytes[..63], 2), (&[0; 64][..], 2), (&[][..], 0)]
+        {
             assert!(matches!(parse(bytes, children), Err(Error::Damaged(_))));
         }
     }

@@ -126,12 +126,8 @@ impl Packs {
             pack_bytes,
             first_own: opened.next_number,
             recovery: opened.recovery,
-            rows: Mutex::new(LruCache::new(
-                NonZeroUsize::new(INDEX_ROWS).expect("a positive constant"),
-            )),
-            files: Mutex::new(LruCache::new(
-                NonZeroUsize::new(OPEN_PACKS).expect("a positive constant"),
-            )),
+            rows: Mutex::new(LruCache::new(NonZeroUsize::new(INDEX_ROWS).expect("a positive constant"))),
+            files: Mutex::new(LruCache::new(NonZeroUsize::new(OPEN_PACKS).expect("a positive constant"))),
             tail: Mutex::new(Tail {
                 end: 0,
                 written_out: 0,
@@ -143,18 +139,11 @@ impl Packs {
             }),
             continued: opened.append_to,
             sync_turn: Mutex::new(()),
-            synced: Mutex::new(Synced {
-                appends: 0,
-                point,
-                recorded: opened.recorded,
-                failed: false,
-            }),
+            synced: Mutex::new(Synced { appends: 0, point, recorded: opened.recorded, failed: false }),
         };
         if let Some(number) = opened.append_to {
             // Closed in order: every row that points into this pack was made before its end was recorded.
-            let pack = packs
-                .pack(number)?
-                .ok_or_else(|| Error::damaged(format!("pack {number:08x} went away")))?;
+            let pack = packs.pack(number)?.ok_or_else(|| Error::damaged(format!("pack {number:08x} went away")))?;
             let tail = packs.tail.get_mut();
             (tail.end, tail.written_out) = (pack.len, pack.len);
             tail.pack = Some(pack);
@@ -182,12 +171,7 @@ impl Packs {
     fn record(&self, synced: &mut Synced) -> Result<()> {
         if synced.recorded != Some(synced.point) {
             let mut batch = Batch::new();
-            self.store.put(
-                &mut batch,
-                Space::Meta,
-                SyncPoint::KEY,
-                &synced.point.encode(),
-            );
+            self.store.put(&mut batch, Space::Meta, SyncPoint::KEY, &synced.point.encode());
             self.store.apply(batch)?;
             synced.recorded = Some(synced.point);
         }
@@ -223,9 +207,7 @@ impl Packs {
         let place = Place::decode(&row)?;
         if place.pack < self.first_own
             && Some(place.pack) != self.continued
-            && self
-                .pack(place.pack)?
-                .is_none_or(|pack| place.end() > pack.len)
+            && self.pack(place.pack)?.is_none_or(|pack| place.end() > pack.len)
         {
             return Ok(None);
         }
@@ -272,19 +254,14 @@ impl Packs {
             .truncate(true)
             .open(format::path(&self.dir, number))
             .map_err(no_space)?;
-        file.write_all_at(&format::pack_header(number), 0)
-            .map_err(no_space)?;
+        file.write_all_at(&format::pack_header(number), 0).map_err(no_space)?;
         // Recorded before any row can point into it, so that this number is never given again.
         let synced = &mut *self.synced.lock();
         synced.point.newest = number;
         synced.point.closed = false;
         self.record(synced)?;
         tail.next_number = number.checked_add(1).ok_or(Error::NoSpace)?;
-        let pack = Arc::new(Pack {
-            number,
-            file,
-            len: PACK_HEADER,
-        });
+        let pack = Arc::new(Pack { number, file, len: PACK_HEADER });
         self.files.lock().put(number, pack.clone());
         tail.unsynced.extend(tail.pack.replace(pack));
         tail.new_entries = true;
@@ -293,10 +270,7 @@ impl Packs {
     }
 
     fn put_group(&self, blocks: &[(BlockHash, &[u8])]) -> Result<()> {
-        let headers: Vec<_> = blocks
-            .iter()
-            .map(|(hash, bytes)| format::record_header(hash, bytes))
-            .collect();
+        let headers: Vec<_> = blocks.iter().map(|(hash, bytes)| format::record_header(hash, bytes)).collect();
         let mut parts = Vec::with_capacity(2 * blocks.len());
         for (header, (_, bytes)) in headers.iter().zip(blocks) {
             parts.push(IoSlice::new(header));
@@ -307,13 +281,8 @@ impl Packs {
         let mut batch = Batch::new();
         let mut places = Vec::with_capacity(blocks.len());
         for (hash, bytes) in blocks {
-            let place = Place {
-                pack,
-                offset: offset + RECORD_HEADER,
-                head: BlockHead::of(bytes),
-            };
-            self.store
-                .put(&mut batch, Space::Blocks, *hash.as_bytes(), &place.encode());
+            let place = Place { pack, offset: offset + RECORD_HEADER, head: BlockHead::of(bytes) };
+            self.store.put(&mut batch, Space::Blocks, *hash.as_bytes(), &place.encode());
             places.push((*hash, place));
             offset = place.end();
         }
@@ -339,26 +308,17 @@ impl BlockStore for Packs {
             return Ok(false);
         };
         if offset.saturating_add(out.len()) > place.head.len {
-            return Err(Error::damaged(format!(
-                "block {} is shorter than its content says",
-                hash.short()
-            )));
+            return Err(Error::damaged(format!("block {} is shorter than its content says", hash.short())));
         }
         let Some(pack) = self.pack(place.pack)? else {
             return Ok(false);
         };
-        pack.file
-            .read_exact_at(out, place.offset + offset as u64)
-            .map_err(|error| match error.kind() {
-                io::ErrorKind::UnexpectedEof => {
-                    Error::damaged(format!("pack {:08x} ends inside a block", place.pack))
-                }
-                _ => Error::Io(error),
-            })?;
+        pack.file.read_exact_at(out, place.offset + offset as u64).map_err(|error| match error.kind() {
+            io::ErrorKind::UnexpectedEof => Error::damaged(format!("pack {:08x} ends inside a block", place.pack)),
+            _ => Error::Io(error),
+        })?;
         // The first bytes are taken from the row, whatever the pack says.
-        if let Some(known) =
-            place.head.first[..place.head.len.min(place.head.first.len())].get(offset..)
-        {
+        if let Some(known) = place.head.first[..place.head.len.min(place.head.first.len())].get(offset..) {
             let known = &known[..known.len().min(out.len())];
             out[..known.len()].copy_from_slice(known);
         }
@@ -371,9 +331,7 @@ impl BlockStore for Packs {
                 return Err(Error::damaged("a block of a length that no block has"));
             }
         }
-        blocks
-            .chunks(GROUP)
-            .try_for_each(|group| self.put_group(group))
+        blocks.chunks(GROUP).try_for_each(|group| self.put_group(group))
     }
 
     fn sync(&self) -> Result<()> {
@@ -396,10 +354,7 @@ impl BlockStore for Packs {
         tail.written_out = end;
         drop(tail);
 
-        let mut outcome = older
-            .iter()
-            .chain([&pack])
-            .try_for_each(|pack| pack.file.sync_data());
+        let mut outcome = older.iter().chain([&pack]).try_for_each(|pack| pack.file.sync_data());
         if outcome.is_ok() && new_entries {
             outcome = File::open(&self.dir).and_then(|dir| dir.sync_all());
         }
@@ -410,9 +365,7 @@ impl BlockStore for Packs {
         }
         synced.appends = appends;
         (synced.point.pack, synced.point.end) = (pack.number, end);
-        let near = |recorded: SyncPoint| {
-            recorded.pack == pack.number && end - recorded.end < RECORD_SYNC_BYTES
-        };
+        let near = |recorded: SyncPoint| recorded.pack == pack.number && end - recorded.end < RECORD_SYNC_BYTES;
         if !synced.recorded.is_some_and(near) {
             self.record(synced)?;
         }
@@ -439,12 +392,7 @@ fn write_all(file: &File, mut parts: &mut [IoSlice<'_>], mut offset: u64) -> io:
 /// Has the kernel begin to write out a range of a file; only a hint.
 fn write_out(file: &File, start: u64, end: u64) {
     // "Won't need" begins the writing and drops only pages that are clean already; these are not.
-    let _ = rustix::fs::fadvise(
-        file,
-        start,
-        NonZeroU64::new(end - start),
-        rustix::fs::Advice::DontNeed,
-    );
+    let _ = rustix::fs::fadvise(file, start, NonZeroU64::new(end - start), rustix::fs::Advice::DontNeed);
 }
 
 /// Tells a full disk (or quota) from a failing one.

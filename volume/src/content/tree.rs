@@ -34,12 +34,7 @@ pub(super) fn update(
         old_height -= 1;
         old_blocks = old_blocks.min(span(old_height));
     }
-    let mut update = Update {
-        blocks,
-        changes,
-        old_height,
-        nodes: Vec::new(),
-    };
+    let mut update = Update { blocks, changes, old_height, nodes: Vec::new() };
     let root = update.subtree(height(new_blocks), 0, root, old_blocks, new_blocks)?;
     blocks.put_lists(update.nodes)?;
     Ok(root)
@@ -56,14 +51,7 @@ struct Update<'a> {
 impl Update<'_> {
     /// The new subtree of `height` from block `first` on, of `new` blocks; `hash` is the old one, of `old` blocks
     /// (the old root still when the new list is higher).
-    fn subtree(
-        &mut self,
-        height: u32,
-        first: u64,
-        hash: BlockHash,
-        old: u64,
-        new: u64,
-    ) -> Result<BlockHash> {
+    fn subtree(&mut self, height: u32, first: u64, hash: BlockHash, old: u64, new: u64) -> Result<BlockHash> {
         let changed = self.changes.range(first..first + new).next().is_some();
         if !changed && (hash.is_hole() || old == new && height <= self.old_height) {
             return Ok(hash);
@@ -76,18 +64,13 @@ impl Update<'_> {
         } else if height > self.old_height {
             vec![hash]
         } else {
-            self.blocks
-                .list_node(&hash, children(height, old))?
-                .to_vec()
+            self.blocks.list_node(&hash, children(height, old))?.to_vec()
         };
         let span = span(height - 1);
         let mut hashes = Vec::with_capacity(children(height, new));
         for child in 0..children(height, new) as u64 {
             let start = child * span;
-            let old_child = old_children
-                .get(child as usize)
-                .copied()
-                .unwrap_or(BlockHash::HOLE);
+            let old_child = old_children.get(child as usize).copied().unwrap_or(BlockHash::HOLE);
             let (old, new) = (old.saturating_sub(start).min(span), (new - start).min(span));
             hashes.push(self.subtree(height - 1, first + start, old_child, old, new)?);
         }
@@ -99,12 +82,7 @@ impl Update<'_> {
 ///
 /// # Errors
 /// As [`update`].
-pub(super) fn clear(
-    blocks: &Blocks,
-    root: BlockHash,
-    count: u64,
-    range: Range<u64>,
-) -> Result<BlockHash> {
+pub(super) fn clear(blocks: &Blocks, root: BlockHash, count: u64, range: Range<u64>) -> Result<BlockHash> {
     fn subtree(
         blocks: &Blocks,
         height: u32,
@@ -136,13 +114,7 @@ pub(super) fn clear(
 ///
 /// # Errors
 /// As [`update`].
-pub(super) fn next(
-    blocks: &Blocks,
-    root: BlockHash,
-    count: u64,
-    from: u64,
-    data: bool,
-) -> Result<Option<u64>> {
+pub(super) fn next(blocks: &Blocks, root: BlockHash, count: u64, from: u64, data: bool) -> Result<Option<u64>> {
     fn subtree(
         blocks: &Blocks,
         height: u32,
@@ -169,19 +141,8 @@ pub(super) fn next(
 }
 
 /// How many blocks in `range` are data. What lies below list nodes that aren't on this device counts as data.
-pub(super) fn count_data(
-    blocks: &Blocks,
-    root: BlockHash,
-    count: u64,
-    range: Range<u64>,
-) -> Result<u64> {
-    fn subtree(
-        blocks: &Blocks,
-        height: u32,
-        own: Range<u64>,
-        hash: BlockHash,
-        range: &Range<u64>,
-    ) -> Result<u64> {
+pub(super) fn count_data(blocks: &Blocks, root: BlockHash, count: u64, range: Range<u64>) -> Result<u64> {
+    fn subtree(blocks: &Blocks, height: u32, own: Range<u64>, hash: BlockHash, range: &Range<u64>) -> Result<u64> {
         let shared = own.start.max(range.start)..own.end.min(range.end);
         if hash.is_hole() || shared.is_empty() {
             return Ok(0);
@@ -205,9 +166,7 @@ pub(super) fn count_data(
 /// The blocks below each child of a node of `height` that spans the blocks `own`.
 fn child_ranges(height: u32, own: Range<u64>) -> impl Iterator<Item = Range<u64>> {
     let step = span(height - 1);
-    (own.start..own.end)
-        .step_by(step as usize)
-        .map(move |start| start..(start + step).min(own.end))
+    (own.start..own.end).step_by(step as usize).map(move |start| start..(start + step).min(own.end))
 }
 
 /// A node with these children: the hole when all are, else one of `nodes` to be stored.

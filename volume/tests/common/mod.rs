@@ -13,8 +13,8 @@ use std::{
 
 use crypto::{DeviceId, DeviceKeys, Entropy, SeededEntropy, SymmetricKey, UserKeys};
 use p2pfs_volume::{
-    Caller, Clock, Handle, Ino, JoinRequest, Message, NewNode, NodeKind, OpenMode, Parts, RenameMode, Result, Role, Session,
-    Timestamp, Volume, content::MemoryBlocks, memory_store::MemoryStore,
+    Caller, Clock, Handle, Ino, JoinRequest, Message, NewNode, NodeKind, OpenMode, Parts, RenameMode, Result, Role,
+    Session, Timestamp, Volume, content::MemoryBlocks, memory_store::MemoryStore,
 };
 
 /// A clock that moves a millisecond with every look.
@@ -64,7 +64,10 @@ impl Replica {
         }
     }
 
-    fn empty(name: &str, seed: u64) -> (Arc<MemoryStore>, Arc<MemoryBlocks>, Arc<StepClock>, SymmetricKey, Vec<u8>, Vec<u8>) {
+    fn empty(
+        name: &str,
+        seed: u64,
+    ) -> (Arc<MemoryStore>, Arc<MemoryBlocks>, Arc<StepClock>, SymmetricKey, Vec<u8>, Vec<u8>) {
         let entropy = SeededEntropy::new(seed);
         let _ = name;
         (
@@ -124,6 +127,11 @@ impl Replica {
     /// This replica's device.
     pub fn device_id(&self) -> DeviceId {
         DeviceKeys::from_bytes(&self.device).unwrap().id()
+    }
+
+    /// Keys of this replica's user.
+    pub fn user_keys(&self) -> UserKeys {
+        UserKeys::from_bytes(&self.user).unwrap()
     }
 
     /// Opens the store again, as after the death of the process.
@@ -227,7 +235,11 @@ impl Replica {
                 let what = match found.kind {
                     NodeKind::Directory => "dir".to_owned(),
                     NodeKind::File => match self.read(&path) {
-                        Ok(bytes) => format!("{} bytes {:?}", bytes.len(), String::from_utf8_lossy(&bytes[..bytes.len().min(24)])),
+                        Ok(bytes) => format!(
+                            "{} bytes {:?}",
+                            bytes.len(),
+                            String::from_utf8_lossy(&bytes[..bytes.len().min(24)])
+                        ),
                         Err(e) => format!("unreadable: {e}"),
                     },
                     other => format!("{other:?}"),

@@ -28,6 +28,8 @@ pub enum Op {
     RemoveTree { r: u8, entry: u8 },
     /// Gives an entry a name from the alphabet, replacing what has it.
     Rename { r: u8, entry: u8, dir: u8, name: u8 },
+    /// Moves a directory into another one.
+    Nest { r: u8, which: u8, into: u8, name: u8 },
     /// Moves an entry over another.
     RenameOver { r: u8, entry: u8, other: u8 },
     /// Swaps two entries.
@@ -70,7 +72,8 @@ pub fn op(replicas: u8) -> impl Strategy<Value = Op> {
         1 => (r(), entry()).prop_map(|(r, entry)| Op::RemoveTree { r, entry }),
         5 => (r(), entry(), dir(), name()).prop_map(|(r, entry, dir, name)| Op::Rename { r, entry, dir, name }),
         2 => (r(), entry(), entry()).prop_map(|(r, entry, other)| Op::RenameOver { r, entry, other }),
-        1 => (r(), entry(), entry()).prop_map(|(r, entry, other)| Op::Exchange { r, entry, other }),
+        3 => (r(), entry(), entry()).prop_map(|(r, entry, other)| Op::Exchange { r, entry, other }),
+        4 => (r(), 0u8..6, 0u8..6, name()).prop_map(|(r, which, into, name)| Op::Nest { r, which, into, name }),
         2 => (r(), entry(), dir(), name()).prop_map(|(r, file, dir, name)| Op::Link { r, file, dir, name }),
         1 => (r(), dir(), name()).prop_map(|(r, dir, name)| Op::Symlink { r, dir, name }),
         1 => (r(), entry(), 0u8..8).prop_map(|(r, entry, mode)| Op::Chmod { r, entry, mode }),

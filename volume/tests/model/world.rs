@@ -3,8 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use p2pfs_volume::{
-    AttributeChange, Caller, Error, Handle, Ino, Message, NewNode, NodeKind, OpenMode, RenameMode, Role, Session, SetTime,
-    SetXattr, Timestamp, commit::ClaimedCommit,
+    AttributeChange, Attributes, Caller, Error, Handle, Ino, Message, NewNode, NodeKind, OpenMode, RenameMode, Role,
+    Session, SetTime, SetXattr, Timestamp,
+    commit::{ClaimedCommit, Commit},
+    id::CommitHash,
 };
 
 use super::op::{NAMES, Op};
@@ -83,6 +85,22 @@ impl World {
             discarded: BTreeSet::new(),
             next_token: 0,
             restarts: 100,
+        }
+    }
+
+    /// Gives all of them something to fight over.
+    pub fn furnish(&mut self) {
+        let alice = &self.replicas[0];
+        for directory in ["a", "b", "a/b", "a/b/c", "c"] {
+            alice.mkdir(directory).unwrap();
+        }
+        for file in ["a/a", "b/a.txt", "c/a", "a/b/c/a.txt"] {
+            let token = self.token();
+            self.replicas[0].write(file, format!("{token}.").as_bytes()).unwrap();
+            self.acknowledged.insert(token);
+        }
+        for r in 1..self.replicas.len() {
+            self.sync(0, r);
         }
     }
 
@@ -234,6 +252,13 @@ impl World {
                 let (r, dir, name) = self.place(r, dir, name);
                 let Some(entry) = pick(&self.entries(r), entry).cloned() else { return Ok(()) };
                 self.rename(r, &entry, dir, name, RenameMode::Replace)?;
+            }
+            Op::Nest { r, which, into, name } => {
+                let (r, into, name) = self.place(r, into, name);
+                let all = self.entries(r);
+                let directories: Vec<&Seen> = all.iter().filter(|e| e.kind == NodeKind::Directory).collect();
+                let Some(which) = pick(&directories, which) else { return Ok(()) };
+                self.rename(r, which, into, name, RenameMode::Replace)?;
             }
             Op::RenameOver { r, entry, other } => {
                 let r = self.who(r);
@@ -416,18 +441,58 @@ impl World {
         }
     }
 
+    /// The newcomer gets every commit, in a causal order that `order` chooses.
+    pub fn inform_newcomer(&self, commits: &[Commit], order: u64) {
+        let session = self.newcomer.volume.session(self.replicas[0].device_id());
+        let mut left: Vec<&Commit> = commits.iter().collect();
+        let mut given: BTreeSet<CommitHash> = BTreeSet::new();
+        let mut state = order;
+        while !left.is_empty() {
+            let ready: Vec<usize> = (0..left.len())
+                .filter(|&i| {
+                    let header = &left[i].header;
+                    let first = header.prev == CommitHash::ZERO;
+                    (first || given.contains(&header.prev)) && header.observed.iter().all(|o| given.contains(o))
+                })
+                .collect();
+            // 0: the order in which they came first, or one log as far as it goes; else by lot.
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            let i = match order {
+                0 => ready[0],
+                1 => ready[ready.len() - 1],
+                _ => ready[(state >> 33) as usize % ready.len()],
+            };
+            let commit = left.remove(i);
+            given.insert(commit.hash);
+            session.receive(Message::Commits(vec![commit.raw.clone()])).unwrap();
+        }
+    }
+
     // ---- what is checked
 
-    /// Acknowledged writes that nobody did away with and that are in no file of `r`.
-    pub fn lost(&self, r: usize) -> Vec<String> {
+    /// Acknowledged writes that nobody did away with and that are in no file.
+    pub fn lost(&self) -> Vec<String> {
         let mut left: BTreeSet<String> = self.acknowledged.difference(&self.discarded).cloned().collect();
-        for file in self.files(r) {
-            for token in tokens(&read(&self.replicas[r], file.ino)) {
+        for file in self.files(0) {
+            for token in tokens(&read(&self.replicas[0], file.ino)) {
                 left.remove(&token);
             }
         }
         left.into_iter().collect()
     }
+}
+
+/// Every commit that a replica knows, in the order in which they came.
+pub fn commits(replica: &Replica, peer: &Replica) -> Vec<Commit> {
+    let session = replica.volume.session(peer.device_id());
+    session.receive(Message::Tips(Vec::new())).unwrap();
+    let mut found = Vec::new();
+    while let Some(message) = session.next_outgoing() {
+        if let Message::Commits(commits) = message {
+            found.extend(commits.into_iter().map(|c| c.check().unwrap()));
+        }
+    }
+    found
 }
 
 /// Everything a user of a replica can see of it, a line per entry.
@@ -455,12 +520,9 @@ pub fn dump(replica: &Replica) -> Vec<String> {
             xattrs.sort();
             let same = first.entry(entry.ino).or_insert_with(|| entry.path.clone()).clone();
             let same = if same == entry.path { String::new() } else { format!(" same as {same}") };
-            // When a directory's entries last changed is for people.
-            let mtime = match entry.kind {
-                NodeKind::Directory if std::env::var_os("DIRECTORY_TIMES").is_none() => String::new(),
-                _ => format!(" mtime {}", attributes.mtime.secs * 1000 + i64::from(attributes.mtime.nanos / 1_000_000)),
-            };
-            format!("{} {what} mode {:o} links {}{mtime} {xattrs:?}{same}", entry.path, attributes.mode, attributes.links)
+            let Attributes { mode, links, .. } = attributes;
+            let mtime = attributes.mtime.secs * 1000 + i64::from(attributes.mtime.nanos / 1_000_000);
+            format!("{} {what} mode {mode:o} links {links} mtime {mtime} {xattrs:?}{same}", entry.path)
         })
         .collect()
 }

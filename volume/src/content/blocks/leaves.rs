@@ -21,12 +21,7 @@ pub(in crate::content) struct Leaves<'a> {
 
 impl<'a> Leaves<'a> {
     pub(in crate::content) fn new(blocks: &'a Blocks, root: BlockHash, count: u64) -> Self {
-        Self {
-            blocks,
-            root,
-            count,
-            last: None,
-        }
+        Self { blocks, root, count, last: None }
     }
 
     /// The block at `index`, a hole past the end.
@@ -35,9 +30,7 @@ impl<'a> Leaves<'a> {
             return Ok(BlockHash::HOLE);
         }
         if let Some((first, node)) = &self.last
-            && let Some(hash) = index
-                .checked_sub(*first)
-                .and_then(|at| node.get(at as usize))
+            && let Some(hash) = index.checked_sub(*first).and_then(|at| node.get(at as usize))
         {
             return Ok(*hash);
         }

@@ -8,10 +8,7 @@ use crate::{
 /// The part of block `index` that lies in the file's bytes `offset..end`, within the block.
 pub(in crate::content) fn piece(index: u64, offset: u64, end: u64) -> (usize, usize) {
     let start = index * BLOCK;
-    (
-        offset.saturating_sub(start) as usize,
-        (end - start).min(BLOCK) as usize,
-    )
+    (offset.saturating_sub(start) as usize, (end - start).min(BLOCK) as usize)
 }
 
 /// Gathers the names of absent blocks, so that they can be fetched together.
@@ -36,11 +33,7 @@ impl Missing {
 
     /// Fails with [`Error::Absent`] if any was noted.
     pub(in crate::content) fn finish(self) -> Result<()> {
-        if self.0.is_empty() {
-            Ok(())
-        } else {
-            Err(Error::Absent(self.0))
-        }
+        if self.0.is_empty() { Ok(()) } else { Err(Error::Absent(self.0)) }
     }
 }
 
@@ -53,18 +46,11 @@ pub(in crate::content) struct Pieces<'a> {
 
 impl<'a> Pieces<'a> {
     pub(in crate::content) fn new(out: &'a mut Vec<u8>) -> Self {
-        Self {
-            start: out.len(),
-            out,
-            missing: Missing::default(),
-        }
+        Self { start: out.len(), out, missing: Missing::default() }
     }
 
     /// Adds a piece: `read` appends it, or, given no buffer, only checks that it is here.
-    pub(in crate::content) fn add(
-        &mut self,
-        read: impl FnOnce(Option<&mut Vec<u8>>) -> Result<()>,
-    ) -> Result<()> {
+    pub(in crate::content) fn add(&mut self, read: impl FnOnce(Option<&mut Vec<u8>>) -> Result<()>) -> Result<()> {
         let out = self.missing.0.is_empty().then_some(&mut *self.out);
         let result = read(out);
         if let Err(error) = self.missing.note(result) {

@@ -21,10 +21,7 @@ pub(super) struct Recent {
 impl Recent {
     pub(super) fn new() -> Self {
         let cache = |entries| NonZeroUsize::new(entries).expect("a positive constant");
-        Self {
-            plain: LruCache::new(cache(PLAIN_BLOCKS)),
-            ends: LruCache::new(cache(STREAMS)),
-        }
+        Self { plain: LruCache::new(cache(PLAIN_BLOCKS)), ends: LruCache::new(cache(STREAMS)) }
     }
 
     /// The block's plain bytes, for who could also open it: a content that merely names a block gives no right to it.

@@ -11,14 +11,7 @@ use crate::content::{
 };
 
 fn tree(size: u64, root: BlockHash) -> Content {
-    Content {
-        size,
-        allocated: size,
-        data: ContentData::Tree {
-            root,
-            blocks: size.div_ceil(BLOCK),
-        },
-    }
+    Content { size, allocated: size, data: ContentData::Tree { root, blocks: size.div_ceil(BLOCK) } }
 }
 
 #[test]
@@ -38,9 +31,7 @@ fn a_content_arrives_block_by_block_parents_first() {
         assert!(absent.len() <= 40 + 128);
         for hash in absent {
             assert!(wanted.insert(hash), "asked for twice");
-            receiver
-                .put_received(&hash, &source.get(&hash).unwrap().unwrap())
-                .unwrap();
+            receiver.put_received(&hash, &source.get(&hash).unwrap().unwrap()).unwrap();
         }
         rounds += 1;
     }
@@ -55,24 +46,13 @@ fn only_bytes_that_bear_their_name_are_taken() {
     let hash = blocks.seal_put(&ring(1), b"hello").unwrap();
     let stored = source.get(&hash).unwrap().unwrap();
     let (_, other) = memory();
-    assert_eq!(
-        other.put_received(&hash, &stored).unwrap(),
-        BlockKind::Block
-    );
+    assert_eq!(other.put_received(&hash, &stored).unwrap(), BlockKind::Block);
     let node = encode(&[hash, hash]);
-    assert_eq!(
-        other
-            .put_received(&BlockHash::of_list(&node), &node)
-            .unwrap(),
-        BlockKind::List
-    );
+    assert_eq!(other.put_received(&BlockHash::of_list(&node), &node).unwrap(), BlockKind::List);
 
     let refused = |hash: BlockHash, bytes: &[u8]| {
         let (store, blocks) = memory();
-        assert!(matches!(
-            blocks.put_received(&hash, bytes),
-            Err(Error::Damaged(_))
-        ));
+        assert!(matches!(blocks.put_received(&hash, bytes), Err(Error::Damaged(_))));
         assert!(store.names().is_empty());
     };
     let mut flipped = stored.clone();
@@ -101,10 +81,7 @@ fn lists_in_another_form_are_damage() {
         let content = tree(size, put(&node));
         assert!(matches!(blocks.absent(&content, 9), Err(Error::Damaged(_))));
         let mut out = vec![9];
-        assert!(matches!(
-            blocks.read(&content, &ring(1), 0, 10, &mut out),
-            Err(Error::Damaged(_))
-        ));
+        assert!(matches!(blocks.read(&content, &ring(1), 0, 10, &mut out), Err(Error::Damaged(_))));
         assert_eq!(out, [9]);
     };
     check(2 * BLOCK, encode(&[leaf; 3]));
@@ -112,11 +89,7 @@ fn lists_in_another_form_are_damage() {
     check(2 * BLOCK, encode(&[BlockHash::HOLE; 2]));
     // A list node where a block should be is found out when it is opened.
     let node = put(&encode(&[leaf; 2]));
-    assert!(
-        blocks
-            .read(&tree(BLOCK, node), &ring(1), 0, 10, &mut Vec::new())
-            .is_err()
-    );
+    assert!(blocks.read(&tree(BLOCK, node), &ring(1), 0, 10, &mut Vec::new()).is_err());
     // A node of the right form, read as a place of another size.
     assert!(blocks.absent(&tree(2 * BLOCK, node), 9).unwrap().is_empty());
     assert!(blocks.absent(&tree(3 * BLOCK, node), 9).is_err());
@@ -128,16 +101,8 @@ fn a_read_names_all_that_is_absent_of_its_range() {
     let keys = ring(1);
     let data = bytes(1, 5 * BLOCK_SIZE);
     let content = content(&blocks, &keys, &data);
-    let ContentData::Tree {
-        root,
-        blocks: count,
-    } = content.data
-    else {
-        panic!("no tree")
-    };
-    let leaves: Vec<_> = (0..5)
-        .map(|i| blocks.leaf_at(root, count, i).unwrap())
-        .collect();
+    let ContentData::Tree { root, blocks: count } = content.data else { panic!("no tree") };
+    let leaves: Vec<_> = (0..5).map(|i| blocks.leaf_at(root, count, i).unwrap()).collect();
     store.evict(&leaves[1]);
     store.evict(&leaves[3]);
     let mut out = vec![5];
@@ -145,26 +110,15 @@ fn a_read_names_all_that_is_absent_of_its_range() {
         Err(Error::Absent(hashes)) => hashes,
         other => panic!("{other:?}"),
     };
-    assert_eq!(
-        absent(blocks.read(&content, &keys, 0, usize::MAX, &mut out)),
-        [leaves[1], leaves[3]]
-    );
-    assert_eq!(
-        absent(blocks.read(&content, &keys, BLOCK + 5, 100, &mut out)),
-        [leaves[1]]
-    );
+    assert_eq!(absent(blocks.read(&content, &keys, 0, usize::MAX, &mut out)), [leaves[1], leaves[3]]);
+    assert_eq!(absent(blocks.read(&content, &keys, BLOCK + 5, 100, &mut out)), [leaves[1]]);
     assert_eq!(out, [5]);
-    blocks
-        .read(&content, &keys, 2 * BLOCK, BLOCK_SIZE, &mut out)
-        .unwrap();
+    blocks.read(&content, &keys, 2 * BLOCK, BLOCK_SIZE, &mut out).unwrap();
     assert_eq!(out[1..], data[2 * BLOCK_SIZE..3 * BLOCK_SIZE]);
     // A fresh cache: the list isn't here either.
     store.evict(&root);
     let blocks = Blocks::new(store, Arc::new(crypto::OsEntropy));
-    assert_eq!(
-        absent(blocks.read(&content, &keys, 0, 10, &mut out)),
-        [root]
-    );
+    assert_eq!(absent(blocks.read(&content, &keys, 0, 10, &mut out)), [root]);
     assert_eq!(blocks.absent(&content, 10).unwrap(), [root]);
 }
 
@@ -175,21 +129,10 @@ fn blocks_open_only_with_a_key_of_the_ring_also_when_lately_opened() {
     let content = content(&blocks, &ring(1), &data);
     let mut out = Vec::new();
     for page in 0..3 {
-        blocks
-            .read(
-                &content,
-                &ring(1),
-                (page * PAGE_SIZE) as u64,
-                PAGE_SIZE,
-                &mut out,
-            )
-            .unwrap();
+        blocks.read(&content, &ring(1), (page * PAGE_SIZE) as u64, PAGE_SIZE, &mut out).unwrap();
     }
     assert_eq!(out, data);
-    assert!(matches!(
-        blocks.read(&content, &ring(2), 0, 100, &mut out),
-        Err(Error::Damaged(_))
-    ));
+    assert!(matches!(blocks.read(&content, &ring(2), 0, 100, &mut out), Err(Error::Damaged(_))));
     assert_eq!(out.len(), data.len());
 }
 
@@ -199,9 +142,7 @@ fn sizes_of_last_blocks_are_padded() {
     let lengths: HashSet<_> = (4097..4160)
         .map(|len| {
             let content = content(&blocks, &ring(1), &bytes(1, len));
-            let ContentData::Tree { root, .. } = content.data else {
-                panic!("no tree")
-            };
+            let ContentData::Tree { root, .. } = content.data else { panic!("no tree") };
             assert_eq!(read_all(&blocks, &ring(1), &content).len(), len);
             store.get(&root).unwrap().unwrap().len()
         })
@@ -234,13 +175,8 @@ fn a_damaged_list_node_or_block_is_never_used() {
     let block = content(&writer, &ring(1), &bytes(1, BLOCK_SIZE));
     let reader = Blocks::new(store, Arc::new(crypto::OsEntropy));
     for content in [list, block] {
-        assert!(matches!(
-            reader.read(&content, &ring(1), 0, 10, &mut Vec::new()),
-            Err(Error::Damaged(_))
-        ));
-        let ContentData::Tree { root, .. } = content.data else {
-            panic!("no tree")
-        };
+        assert!(matches!(reader.read(&content, &ring(1), 0, 10, &mut Vec::new()), Err(Error::Damaged(_))));
+        let ContentData::Tree { root, .. } = content.data else { panic!("no tree") };
         assert!(matches!(reader.get_checked(&root), Err(Error::Damaged(_))));
     }
 }

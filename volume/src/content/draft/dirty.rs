@@ -31,13 +31,7 @@ pub(super) struct DirtyBlock {
 impl DirtyBlock {
     pub(super) fn new(under: BlockHash, stamp: u64) -> Self {
         let known = if under.is_hole() { ALL } else { 0 };
-        Self {
-            data: vec![0; BLOCK_SIZE],
-            known,
-            filled: 0,
-            under,
-            stamp,
-        }
+        Self { data: vec![0; BLOCK_SIZE], known, filled: 0, under, stamp }
     }
 
     pub(super) fn data(&self) -> &[u8] {

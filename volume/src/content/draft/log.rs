@@ -81,15 +81,7 @@ pub(super) struct Log {
 impl Log {
     pub(super) fn new(base: Content, keys: KeyRing) -> Self {
         let pending = Some(Vec::new());
-        Self {
-            base,
-            keys,
-            header: None,
-            next_row: 0,
-            logged_bytes: 0,
-            pending,
-            pending_bytes: 0,
-        }
+        Self { base, keys, header: None, next_row: 0, logged_bytes: 0, pending, pending_bytes: 0 }
     }
 
     /// Whether the store has rows of it.
@@ -175,25 +167,16 @@ impl Draft {
         let Some(row) = store.get(Space::Drafts, &row_key(ino, HEADER, 0))? else {
             return Ok(None);
         };
-        let Header {
-            base,
-            keys: others,
-            header,
-        } = decode(&row)?;
+        let Header { base, keys: others, header } = decode(&row)?;
         base.validate()?;
         others.iter().for_each(|key| keys.add(key));
         let mut log = Log::new(base.clone(), keys.clone());
         let mut draft = Self::new(blocks, base, keys);
-        let (mut from, end) = (
-            row_key(ino, CHANGES, 0),
-            prefix_end(&kind_key(ino, CHANGES)),
-        );
+        let (mut from, end) = (row_key(ino, CHANGES, 0), prefix_end(&kind_key(ino, CHANGES)));
         loop {
             let rows = store.scan(Space::Drafts, &from, &end, SCAN_ROWS)?;
             let Some((last, _)) = rows.last() else { break };
-            log.next_row = last
-                .last_chunk()
-                .map_or(0, |number| u64::from_be_bytes(*number).saturating_add(1));
+            log.next_row = last.last_chunk().map_or(0, |number| u64::from_be_bytes(*number).saturating_add(1));
             from = row_key(ino, CHANGES, log.next_row);
             for (_, row) in rows {
                 log.logged_bytes += row.len();
@@ -233,9 +216,7 @@ impl Draft {
         let mut inodes = Vec::new();
         let mut from = Vec::new();
         while let Some((key, _)) = store.raw().scan(Space::Drafts, &from, &[], 1)?.pop() {
-            let ino = key
-                .first_chunk()
-                .ok_or_else(|| Error::damaged("a key in `drafts`"))?;
+            let ino = key.first_chunk().ok_or_else(|| Error::damaged("a key in `drafts`"))?;
             inodes.push(u64::from_be_bytes(*ino));
             from = prefix_end(ino);
             if from.is_empty() {
@@ -260,36 +241,15 @@ fn row_key(ino: u64, kind: u8, number: u64) -> Vec<u8> {
     key
 }
 
-fn put_header(
-    ino: u64,
-    log: &Log,
-    header: &[u8],
-    store: &SealedStore,
-    batch: &mut Batch,
-) -> Result<()> {
-    let keys = log
-        .keys
-        .others()
-        .iter()
-        .map(|key| key.node_key().clone())
-        .collect();
-    let row = Header {
-        base: log.base.clone(),
-        keys,
-        header: header.to_vec(),
-    };
-    store.put(
-        batch,
-        Space::Drafts,
-        row_key(ino, HEADER, 0),
-        &encode(&row)?,
-    );
+fn put_header(ino: u64, log: &Log, header: &[u8], store: &SealedStore, batch: &mut Batch) -> Result<()> {
+    let keys = log.keys.others().iter().map(|key| key.node_key().clone()).collect();
+    let row = Header { base: log.base.clone(), keys, header: header.to_vec() };
+    store.put(batch, Space::Drafts, row_key(ino, HEADER, 0), &encode(&row)?);
     Ok(())
 }
 
 fn encode(value: &impl Serialize) -> Result<Vec<u8>> {
-    rmp_serde::to_vec(value)
-        .map_err(|error| Error::damaged(format!("encoding a draft's row: {error}")))
+    rmp_serde::to_vec(value).map_err(|error| Error::damaged(format!("encoding a draft's row: {error}")))
 }
 
 fn decode<T: DeserializeOwned>(mut row: &[u8]) -> Result<T> {

@@ -90,14 +90,7 @@ impl Overlay {
         let mut overlay = Self::new(bytes.len() as u64, 0, BlockHash::HOLE, 0);
         if !bytes.is_empty() {
             let (under, to) = (BlockHash::HOLE, bytes.len());
-            let edge = Edge {
-                index: 0,
-                from: 0,
-                to,
-                under,
-                covers: true,
-                loaded: Vec::new(),
-            };
+            let edge = Edge { index: 0, from: 0, to, under, covers: true, loaded: Vec::new() };
             overlay.apply(edge, bytes);
         }
         overlay
@@ -155,13 +148,7 @@ impl Overlay {
         Ok(())
     }
 
-    pub(super) fn read(
-        &self,
-        means: &Means,
-        offset: u64,
-        len: usize,
-        out: &mut Vec<u8>,
-    ) -> Result<()> {
+    pub(super) fn read(&self, means: &Means, offset: u64, len: usize, out: &mut Vec<u8>) -> Result<()> {
         let end = offset.saturating_add(len as u64).min(self.size);
         if offset >= end {
             return Ok(());
@@ -175,13 +162,9 @@ impl Overlay {
                 (Some(block), Some(out)) => block.read(blocks, keys, from, to, out),
                 (Some(block), None) if block.knows_range(from, to) => Ok(()),
                 (Some(block), None) => blocks.require(&block.under),
-                (None, Some(out)) => blocks.read_block(
-                    &self.under_with(&mut leaves, index)?,
-                    keys,
-                    from,
-                    to - from,
-                    out,
-                ),
+                (None, Some(out)) => {
+                    blocks.read_block(&self.under_with(&mut leaves, index)?, keys, from, to - from, out)
+                }
                 (None, None) => blocks.require(&self.under_with(&mut leaves, index)?),
             })?;
         }
@@ -229,44 +212,21 @@ impl Overlay {
     }
 
     /// Makes the part `from..to` of a block ready to be written, with what that needs from below.
-    fn edge(
-        &self,
-        means: &Means,
-        index: u64,
-        from: usize,
-        to: usize,
-        under: BlockHash,
-    ) -> Result<Edge> {
+    fn edge(&self, means: &Means, index: u64, from: usize, to: usize, under: BlockHash) -> Result<Edge> {
         let here = (self.size.saturating_sub(index * BLOCK)).min(BLOCK) as usize;
         let covers = from == 0 && to >= here;
-        let mut edge = Edge {
-            index,
-            from,
-            to,
-            under,
-            covers,
-            loaded: Vec::new(),
-        };
+        let mut edge = Edge { index, from, to, under, covers, loaded: Vec::new() };
         if covers || under.is_hole() {
             return Ok(edge);
         }
         // Sealing needs the rest of it later; then it is too late to fetch it.
         means.blocks.require(&under)?;
-        let cut_units = [
-            (from, !from.is_multiple_of(UNIT)),
-            (to, !to.is_multiple_of(UNIT) && to < here),
-        ];
-        for unit in cut_units
-            .into_iter()
-            .filter(|(_, cut)| *cut)
-            .map(|(at, _)| at / UNIT)
-        {
+        let cut_units = [(from, !from.is_multiple_of(UNIT)), (to, !to.is_multiple_of(UNIT) && to < here)];
+        for unit in cut_units.into_iter().filter(|(_, cut)| *cut).map(|(at, _)| at / UNIT) {
             let known = self.dirty_at(index).is_some_and(|block| block.knows(unit));
             if !known && edge.loaded.iter().all(|(loaded, _)| *loaded != unit) {
                 let mut bytes = Vec::with_capacity(UNIT);
-                means
-                    .blocks
-                    .read_block(&under, &means.keys, unit * UNIT, UNIT, &mut bytes)?;
+                means.blocks.read_block(&under, &means.keys, unit * UNIT, UNIT, &mut bytes)?;
                 edge.loaded.push((unit, bytes));
             }
         }
@@ -284,27 +244,18 @@ impl Overlay {
 
     /// The dirty block of an edge, with what was loaded for it.
     fn make_dirty(&mut self, edge: Edge) -> &mut DirtyBlock {
-        let Edge {
-            index,
-            under,
-            covers,
-            loaded,
-            ..
-        } = edge;
+        let Edge { index, under, covers, loaded, .. } = edge;
         if self.dirty_at(index).is_none() {
             self.replace(index, under, None);
             self.data_blocks += 1;
             let stamp = self.next_stamp;
             self.next_stamp += 1;
             self.dirty.insert(stamp, index);
-            self.pieces
-                .insert(index, Piece::Dirty(Box::new(DirtyBlock::new(under, stamp))));
+            self.pieces.insert(index, Piece::Dirty(Box::new(DirtyBlock::new(under, stamp))));
         }
         match self.pieces.get_mut(&index) {
             Some(Piece::Dirty(block)) => {
-                loaded
-                    .iter()
-                    .for_each(|(unit, bytes)| block.learn(*unit, bytes));
+                loaded.iter().for_each(|(unit, bytes)| block.learn(*unit, bytes));
                 if covers {
                     block.forget_under();
                 }
@@ -372,11 +323,7 @@ impl Overlay {
         if offset >= end {
             return Ok(());
         }
-        let whole_end = if end == self.size {
-            blocks_of(end)
-        } else {
-            end / BLOCK
-        };
+        let whole_end = if end == self.size { blocks_of(end) } else { end / BLOCK };
         let whole = offset.div_ceil(BLOCK)..whole_end;
         let mut missing = Missing::default();
         let (mut edges, mut holes) = (Vec::new(), Vec::new());
@@ -384,11 +331,7 @@ impl Overlay {
         // A long range is cleared in the list itself, at the cost of its edges.
         let in_list = whole.end.saturating_sub(whole.start) > FAN_OUT;
         let touched = offset / BLOCK..end.div_ceil(BLOCK);
-        let skipped = if in_list {
-            whole.clone()
-        } else {
-            touched.end..touched.end
-        };
+        let skipped = if in_list { whole.clone() } else { touched.end..touched.end };
         for index in (touched.start..skipped.start).chain(skipped.end..touched.end) {
             let Some(under) = missing.note(self.under_with(&mut leaves, index))? else {
                 continue;
@@ -441,8 +384,7 @@ impl Overlay {
         };
         let mut leaves = self.leaves(means);
         for (index, piece) in self.pieces.range(range) {
-            let below = *index < self.visible
-                && (self.full || leaves.at(*index).map_or(true, |hash| !hash.is_hole()));
+            let below = *index < self.visible && (self.full || leaves.at(*index).map_or(true, |hash| !hash.is_hole()));
             let data = !matches!(piece, Piece::Sealed(hash) if hash.is_hole());
             count = (count + u64::from(data)).saturating_sub(u64::from(below));
         }
@@ -450,13 +392,7 @@ impl Overlay {
     }
 
     /// Lays sealed blocks over the file from block `first` on; the file is at least `size` long then.
-    pub(super) fn share(
-        &mut self,
-        means: &Means,
-        first: u64,
-        hashes: &[BlockHash],
-        size: u64,
-    ) -> Result<()> {
+    pub(super) fn share(&mut self, means: &Means, first: u64, hashes: &[BlockHash], size: u64) -> Result<()> {
         self.make_room(means, first..first + hashes.len() as u64)?;
         let mut missing = Missing::default();
         missing.note(self.require_edge(means, self.visible))?;
@@ -475,13 +411,8 @@ impl Overlay {
 
     /// The first block from `from` on that is data (or, with `data` false, a hole).
     pub(super) fn next(&self, means: &Means, from: u64, data: bool) -> Result<Option<u64>> {
-        let matches =
-            |piece: &Piece| !matches!(piece, Piece::Sealed(hash) if hash.is_hole()) == data;
-        let in_pieces = self
-            .pieces
-            .range(from..)
-            .find(|(_, piece)| matches(piece))
-            .map(|(index, _)| *index);
+        let matches = |piece: &Piece| !matches!(piece, Piece::Sealed(hash) if hash.is_hole()) == data;
+        let in_pieces = self.pieces.range(from..).find(|(_, piece)| matches(piece)).map(|(index, _)| *index);
         let mut at = from;
         let in_list = loop {
             let found = if at >= self.visible {
@@ -490,9 +421,7 @@ impl Overlay {
                 Some(self.visible)
             } else {
                 let shown = tree::next(&means.blocks, self.root, self.count, at, data)?;
-                shown
-                    .filter(|index| *index < self.visible)
-                    .or((!data).then_some(self.visible))
+                shown.filter(|index| *index < self.visible).or((!data).then_some(self.visible))
             };
             match found {
                 Some(index) if self.pieces.contains_key(&index) => at = index + 1,
@@ -506,8 +435,5 @@ impl Overlay {
 
 /// The end of a range, which must lie where a file can reach.
 fn end_of(offset: u64, len: u64) -> Result<u64> {
-    offset
-        .checked_add(len)
-        .filter(|end| *end <= MAX_FILE_SIZE)
-        .ok_or(Error::FileTooLarge)
+    offset.checked_add(len).filter(|end| *end <= MAX_FILE_SIZE).ok_or(Error::FileTooLarge)
 }

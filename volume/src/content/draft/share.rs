@@ -32,15 +32,10 @@ impl Draft {
         len: u64,
     ) -> Result<u64> {
         let len = len.min(src.size.saturating_sub(src_offset));
-        let end = offset
-            .checked_add(len)
-            .filter(|end| *end <= MAX_FILE_SIZE)
-            .ok_or(Error::FileTooLarge)?;
+        let end = offset.checked_add(len).filter(|end| *end <= MAX_FILE_SIZE).ok_or(Error::FileTooLarge)?;
         let (root, count) = match src.data {
             // A file that stays small is never made of blocks.
-            ContentData::Tree { root, blocks } if end.max(self.size()) > INLINE_MAX as u64 => {
-                (root, blocks)
-            }
+            ContentData::Tree { root, blocks } if end.max(self.size()) > INLINE_MAX as u64 => (root, blocks),
             _ => return self.copy_range(src, src_keys, src_offset, offset, len),
         };
         if src_offset % BLOCK != offset % BLOCK {
@@ -66,9 +61,7 @@ impl Draft {
             let covered = (shared * BLOCK).min(len - done);
             let outcome = missing.finish().and_then(|()| {
                 let large = self.enlarge();
-                large
-                    .overlay
-                    .share(large.means, first, &hashes, offset + done + covered)
+                large.overlay.share(large.means, first, &hashes, offset + done + covered)
             });
             match outcome {
                 Ok(()) => done += covered,
@@ -90,14 +83,7 @@ impl Draft {
         Ok(done)
     }
 
-    fn copy_range(
-        &mut self,
-        src: &Content,
-        keys: &KeyRing,
-        src_offset: u64,
-        offset: u64,
-        len: u64,
-    ) -> Result<u64> {
+    fn copy_range(&mut self, src: &Content, keys: &KeyRing, src_offset: u64, offset: u64, len: u64) -> Result<u64> {
         let len = len.min(COPY_BYTES);
         let mut bytes = Vec::with_capacity(BLOCK_SIZE.min(len as usize));
         let mut done = 0;
@@ -106,13 +92,8 @@ impl Draft {
             // Pieces that end where blocks end, so that each is sealed straight away.
             let at = offset + done;
             let piece = (at + 1).next_multiple_of(BLOCK) - at;
-            let outcome = self.means.blocks.read(
-                src,
-                keys,
-                src_offset + done,
-                piece.min(len - done) as usize,
-                &mut bytes,
-            );
+            let outcome =
+                self.means.blocks.read(src, keys, src_offset + done, piece.min(len - done) as usize, &mut bytes);
             match outcome.and_then(|()| self.write(at, &bytes)) {
                 Ok(()) => done += bytes.len() as u64,
                 Err(_) if done > 0 => break,

@@ -65,18 +65,13 @@ fn offset() -> impl Strategy<Value = usize> {
     prop_oneof![
         0..9000usize,
         (0..8usize, 0..17usize).prop_map(|(block, unit)| block * BLOCK_SIZE + unit * 4096),
-        (0..8usize, 0..300usize)
-            .prop_map(|(block, less)| ((block + 1) * BLOCK_SIZE).saturating_sub(less)),
+        (0..8usize, 0..300usize).prop_map(|(block, less)| ((block + 1) * BLOCK_SIZE).saturating_sub(less)),
         0..8 * BLOCK_SIZE,
     ]
 }
 
 fn length() -> impl Strategy<Value = usize> {
-    prop_oneof![
-        1..200usize,
-        (1..20usize).prop_map(|units| units * 4096),
-        1..3 * BLOCK_SIZE
-    ]
+    prop_oneof![1..200usize, (1..20usize).prop_map(|units| units * 4096), 1..3 * BLOCK_SIZE]
 }
 
 fn op() -> impl Strategy<Value = Op> {
@@ -128,16 +123,8 @@ impl Bench {
         });
         disk.sync().unwrap();
         let draft = empty(&blocks).with_budget(3 * BLOCK_SIZE);
-        let mut bench = Self {
-            disk,
-            memory,
-            store,
-            blocks,
-            draft,
-            model: Vec::new(),
-            sources: sources.into(),
-            states: Vec::new(),
-        };
+        let mut bench =
+            Self { disk, memory, store, blocks, draft, model: Vec::new(), sources: sources.into(), states: Vec::new() };
         bench.publish();
         bench.store.sync().unwrap();
         bench.synced();
@@ -176,35 +163,21 @@ impl Bench {
                 zero(model, offset, len);
                 self.draft.punch(offset as u64, len as u64).unwrap();
             }
-            Op::Zero {
-                offset,
-                len,
-                keep_size,
-            } => {
+            Op::Zero { offset, len, keep_size } => {
                 zero(model, offset, len);
                 if !keep_size {
                     model.resize(model.len().max(offset + len), 0);
                 }
-                self.draft
-                    .zero_range(offset as u64, len as u64, keep_size)
-                    .unwrap();
+                self.draft.zero_range(offset as u64, len as u64, keep_size).unwrap();
             }
-            Op::Clone {
-                source,
-                from,
-                to,
-                len,
-            } => {
+            Op::Clone { source, from, to, len } => {
                 let (content, bytes) = &self.sources[source];
                 let part = &bytes[from.min(bytes.len())..(from + len).min(bytes.len())];
                 if !part.is_empty() {
                     model.resize(model.len().max(to + part.len()), 0);
                     model[to..to + part.len()].copy_from_slice(part);
                 }
-                let done = self
-                    .draft
-                    .clone_range(content, &ring(2), from as u64, to as u64, len as u64)
-                    .unwrap();
+                let done = self.draft.clone_range(content, &ring(2), from as u64, to as u64, len as u64).unwrap();
                 assert_eq!(done as usize, part.len());
             }
             Op::SealOldest(n) => {
@@ -230,22 +203,11 @@ impl Bench {
             let data = tree::count_data(&self.blocks, root, blocks, 0..blocks).unwrap();
             let tail = content.size % BLOCK;
             let last = blocks - 1;
-            let short = tail != 0
-                && tree::next(&self.blocks, root, blocks, last, true)
-                    .unwrap()
-                    .is_some();
-            assert_eq!(
-                content.allocated,
-                data * BLOCK - if short { BLOCK - tail } else { 0 }
-            );
+            let short = tail != 0 && tree::next(&self.blocks, root, blocks, last, true).unwrap().is_some();
+            assert_eq!(content.allocated, data * BLOCK - if short { BLOCK - tail } else { 0 });
         }
         let mut batch = Batch::new();
-        self.store.put(
-            &mut batch,
-            Space::Nodes,
-            *b"file",
-            &rmp_serde::to_vec(&content).unwrap(),
-        );
+        self.store.put(&mut batch, Space::Nodes, *b"file", &rmp_serde::to_vec(&content).unwrap());
         Draft::forget(INO, &self.store, &mut batch).unwrap();
         self.store.apply(batch).unwrap();
         self.states.push((self.model.clone(), Some(content)));
@@ -272,19 +234,14 @@ impl Bench {
         let published: Content = rmp_serde::from_slice(&row).unwrap();
         let recovered = Draft::recover(INO, &self.store, self.blocks.clone(), self.keys()).unwrap();
         let logged = recovered.is_some();
-        let draft = recovered.map_or_else(
-            || Draft::new(self.blocks.clone(), published.clone(), self.keys()),
-            |(draft, _)| draft,
-        );
+        let draft = recovered
+            .map_or_else(|| Draft::new(self.blocks.clone(), published.clone(), self.keys()), |(draft, _)| draft);
         self.draft = draft.with_budget(3 * BLOCK_SIZE);
         let mut found = Vec::new();
         match self.draft.read(0, usize::MAX, &mut found) {
             Ok(()) => {
                 let known = self.states.iter().position(|(state, _)| *state == found);
-                assert!(
-                    known.is_some(),
-                    "neither what was synced nor anything later"
-                );
+                assert!(known.is_some(), "neither what was synced nor anything later");
                 assert!(
                     power.is_some() || found == self.states.last().unwrap().0,
                     "the process died, no power was lost"
@@ -293,24 +250,14 @@ impl Bench {
             // Published after the last sync, so nobody else has it: the volume takes it back, to what was published before.
             Err(Error::Absent(_)) => {
                 assert!(power.is_some() && !logged);
-                let before = self
-                    .states
-                    .iter()
-                    .rev()
-                    .filter_map(|(state, content)| Some((state, content.as_ref()?)));
-                let readable = before
-                    .skip_while(|(_, content)| **content != published)
-                    .skip(1)
-                    .find(|(state, content)| {
+                let before = self.states.iter().rev().filter_map(|(state, content)| Some((state, content.as_ref()?)));
+                let readable =
+                    before.skip_while(|(_, content)| **content != published).skip(1).find(|(state, content)| {
                         found.clear();
-                        self.blocks
-                            .read(content, &self.keys(), 0, usize::MAX, &mut found)
-                            .is_ok()
-                            && found == **state
+                        self.blocks.read(content, &self.keys(), 0, usize::MAX, &mut found).is_ok() && found == **state
                     });
                 let (_, content) = readable.expect("what was synced is still there");
-                self.draft = Draft::new(self.blocks.clone(), content.clone(), self.keys())
-                    .with_budget(3 * BLOCK_SIZE);
+                self.draft = Draft::new(self.blocks.clone(), content.clone(), self.keys()).with_budget(3 * BLOCK_SIZE);
             }
             Err(other) => panic!("{other}"),
         }
@@ -336,11 +283,7 @@ impl Bench {
                 Err(Error::NoMoreData) => size,
                 Err(other) => panic!("{other}"),
             };
-            assert!(
-                self.model[at as usize..data as usize]
-                    .iter()
-                    .all(|byte| *byte == 0)
-            );
+            assert!(self.model[at as usize..data as usize].iter().all(|byte| *byte == 0));
             if data == size {
                 break;
             }
@@ -377,10 +320,7 @@ fn small_files_never_touch_the_packs() {
     let content = draft.finish().unwrap();
     assert!(matches!(content.data, ContentData::Inline(_)));
     draft.write(4096, &[3]).unwrap();
-    assert!(matches!(
-        draft.finish().unwrap().data,
-        ContentData::Tree { .. }
-    ));
+    assert!(matches!(draft.finish().unwrap().data, ContentData::Tree { .. }));
     assert_eq!(disk.names().len(), 1);
     draft.truncate(4096).unwrap();
     assert_eq!(draft.finish().unwrap(), content);
@@ -391,13 +331,7 @@ fn a_write_that_needs_absent_blocks_changes_nothing() {
     let (disk, blocks) = memory();
     let data = bytes(1, 3 * BLOCK_SIZE + 5000);
     let base = content(&blocks, &ring(1), &data);
-    let ContentData::Tree {
-        root,
-        blocks: count,
-    } = base.data
-    else {
-        panic!("no tree")
-    };
+    let ContentData::Tree { root, blocks: count } = base.data else { panic!("no tree") };
     let second = blocks.leaf_at(root, count, 1).unwrap();
     let last = blocks.leaf_at(root, count, 3).unwrap();
     let evicted = disk.get(&second).unwrap().unwrap();
@@ -433,10 +367,7 @@ fn a_full_disk_is_told_before_anything_changes() {
     let mut draft = empty(&blocks);
     draft.write(0, &bytes(1, BLOCK_SIZE + 10)).unwrap();
     disk.fill_after(Some(0));
-    assert!(matches!(
-        draft.write(0, &bytes(2, 2 * BLOCK_SIZE)),
-        Err(Error::NoSpace)
-    ));
+    assert!(matches!(draft.write(0, &bytes(2, 2 * BLOCK_SIZE)), Err(Error::NoSpace)));
     assert_eq!(all(&draft), bytes(1, BLOCK_SIZE + 10));
     draft.write(5, b"in memory").unwrap();
     assert!(matches!(draft.finish(), Err(Error::NoSpace)));
@@ -462,9 +393,7 @@ fn a_small_fsync_in_a_large_file_costs_a_small_row() {
     assert_eq!(rows.len(), 11);
     assert!(rows.iter().all(|(_, value)| value.len() < 4300));
     assert_eq!(Draft::drafts_present(&store).unwrap(), [INO]);
-    let (recovered, header) = Draft::recover(INO, &store, blocks, ring(1))
-        .unwrap()
-        .unwrap();
+    let (recovered, header) = Draft::recover(INO, &store, blocks, ring(1)).unwrap().unwrap();
     assert_eq!(header, b"header");
     assert_eq!(all(&recovered), all(&draft));
     let mut batch = Batch::new();
@@ -482,18 +411,12 @@ fn a_long_log_is_folded_into_blocks() {
     for n in 0..200u64 {
         draft.write(n * 50_000, &bytes(n, 50_000)).unwrap();
         draft.persist(INO, b"", &store).unwrap();
-        let rows = store
-            .raw()
-            .scan(Space::Drafts, &[], &[], 1000)
-            .unwrap()
-            .len();
+        let rows = store.raw().scan(Space::Drafts, &[], &[], 1000).unwrap().len();
         folds += usize::from(rows == 1);
         longest = longest.max(rows);
     }
     assert!((2..5).contains(&folds) && longest < 90, "{folds} {longest}");
-    let (recovered, _) = Draft::recover(INO, &store, blocks, ring(1))
-        .unwrap()
-        .unwrap();
+    let (recovered, _) = Draft::recover(INO, &store, blocks, ring(1)).unwrap().unwrap();
     assert!(all(&recovered) == all(&draft));
 }
 
@@ -504,50 +427,26 @@ fn shared_blocks_carry_their_keys() {
     let before = disk.names().len();
     let mut copy = empty(&blocks);
     assert!(copy.extra_keys().is_empty());
-    assert_eq!(
-        copy.clone_range(&source, &ring(2), 0, 0, u64::MAX).unwrap(),
-        source.size
-    );
+    assert_eq!(copy.clone_range(&source, &ring(2), 0, 0, u64::MAX).unwrap(), source.size);
     assert_eq!(copy.extra_keys(), [node_key(2)]);
     assert_eq!(copy.finish().unwrap(), source);
     // Nothing new but the one list node, which is the old one again.
     assert_eq!(disk.names().len(), before);
 
     // Into the middle of a longer file, at a place that blocks can't be shared to.
-    let mut other = Draft::new(
-        blocks.clone(),
-        content(&blocks, &ring(1), &bytes(5, 12 * BLOCK_SIZE)),
-        ring(1),
-    );
-    assert_eq!(
-        other
-            .clone_range(&source, &ring(2), 7, 8, 3 * BLOCK)
-            .unwrap(),
-        3 * BLOCK
-    );
+    let mut other = Draft::new(blocks.clone(), content(&blocks, &ring(1), &bytes(5, 12 * BLOCK_SIZE)), ring(1));
+    assert_eq!(other.clone_range(&source, &ring(2), 7, 8, 3 * BLOCK).unwrap(), 3 * BLOCK);
     assert!(other.extra_keys().is_empty());
-    assert_eq!(
-        all(&other)[8..][..3 * BLOCK_SIZE],
-        bytes(1, 4 * BLOCK_SIZE)[7..][..3 * BLOCK_SIZE]
-    );
+    assert_eq!(all(&other)[8..][..3 * BLOCK_SIZE], bytes(1, 4 * BLOCK_SIZE)[7..][..3 * BLOCK_SIZE]);
 
     // Sharing needs no block here, only the list.
     for hash in disk.names() {
-        if disk
-            .get(&hash)
-            .unwrap()
-            .is_some_and(|bytes| bytes.len() > 5000)
-        {
+        if disk.get(&hash).unwrap().is_some_and(|bytes| bytes.len() > 5000) {
             disk.evict(&hash);
         }
     }
     let mut shared = empty(&blocks);
-    assert_eq!(
-        shared
-            .clone_range(&source, &ring(2), 0, 0, source.size)
-            .unwrap(),
-        source.size
-    );
+    assert_eq!(shared.clone_range(&source, &ring(2), 0, 0, source.size).unwrap(), source.size);
     assert_eq!(shared.finish().unwrap(), source);
     shared.truncate(0).unwrap();
     assert!(shared.extra_keys().is_empty());
@@ -560,25 +459,13 @@ fn huge_sparse_files_cost_what_is_in_them() {
     draft.truncate(MAX_FILE_SIZE).unwrap();
     draft.write(MAX_FILE_SIZE - 1, b"x").unwrap();
     draft.write(5, b"y").unwrap();
-    assert!(matches!(
-        draft.write(MAX_FILE_SIZE, b"z"),
-        Err(Error::FileTooLarge)
-    ));
-    assert!(matches!(
-        draft.truncate(MAX_FILE_SIZE + 1),
-        Err(Error::FileTooLarge)
-    ));
-    assert!(matches!(
-        draft.write(u64::MAX, b"z"),
-        Err(Error::FileTooLarge)
-    ));
+    assert!(matches!(draft.write(MAX_FILE_SIZE, b"z"), Err(Error::FileTooLarge)));
+    assert!(matches!(draft.truncate(MAX_FILE_SIZE + 1), Err(Error::FileTooLarge)));
+    assert!(matches!(draft.write(u64::MAX, b"z"), Err(Error::FileTooLarge)));
     let content = draft.finish().unwrap();
     assert_eq!(content.allocated, 2 * BLOCK);
     assert!(disk.names().len() < 15);
-    assert_eq!(
-        blocks.seek_data(&content, BLOCK).unwrap(),
-        MAX_FILE_SIZE - BLOCK
-    );
+    assert_eq!(blocks.seek_data(&content, BLOCK).unwrap(), MAX_FILE_SIZE - BLOCK);
     assert_eq!(blocks.seek_hole(&content, 7).unwrap(), BLOCK);
     assert_eq!(draft.seek_data(BLOCK).unwrap(), MAX_FILE_SIZE - BLOCK);
     draft.punch(1, MAX_FILE_SIZE).unwrap();
@@ -587,10 +474,7 @@ fn huge_sparse_files_cost_what_is_in_them() {
     draft.truncate(2 * BLOCK).unwrap();
     let content = draft.finish().unwrap();
     assert_eq!(content.allocated, BLOCK);
-    assert_eq!(
-        read_all(&blocks, &ring(1), &content),
-        [vec![0; 2 * BLOCK_SIZE]].concat()
-    );
+    assert_eq!(read_all(&blocks, &ring(1), &content), [vec![0; 2 * BLOCK_SIZE]].concat());
 }
 
 #[test]

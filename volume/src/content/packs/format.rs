@@ -18,8 +18,7 @@ pub(super) const PACK_HEADER: u64 = 16;
 /// Bytes of a record before the block's own.
 pub(super) const RECORD_HEADER: u64 = 40;
 /// The most bytes of a block: a full one, sealed.
-pub(super) const RECORD_MAX: usize =
-    BLOCK_HEADER_SIZE + BLOCK_SIZE + 16 * (BLOCK_SIZE / crypto::PAGE_SIZE);
+pub(super) const RECORD_MAX: usize = BLOCK_HEADER_SIZE + BLOCK_SIZE + 16 * (BLOCK_SIZE / crypto::PAGE_SIZE);
 
 /// The path of a pack.
 pub(super) fn path(dir: &Path, number: u32) -> PathBuf {
@@ -28,9 +27,7 @@ pub(super) fn path(dir: &Path, number: u32) -> PathBuf {
 
 /// The number of the pack with this file name.
 pub(super) fn number(name: &str) -> Option<u32> {
-    let digits = name
-        .strip_suffix(".pack")
-        .filter(|digits| digits.len() == 8)?;
+    let digits = name.strip_suffix(".pack").filter(|digits| digits.len() == 8)?;
     u32::from_str_radix(digits, 16).ok()
 }
 
@@ -67,16 +64,12 @@ pub(super) fn record_header(hash: &BlockHash, bytes: &[u8]) -> [u8; RECORD_HEADE
 }
 
 /// Name and length of a record, if these bytes start one.
-pub(super) fn parse_record_header(
-    header: &[u8; RECORD_HEADER as usize],
-) -> Option<(BlockHash, usize)> {
+pub(super) fn parse_record_header(header: &[u8; RECORD_HEADER as usize]) -> Option<(BlockHash, usize)> {
     let (magic, rest) = header.split_first_chunk::<4>()?;
     let (len, hash) = rest.split_first_chunk::<4>()?;
     let len = u32::from_le_bytes(*len) as usize;
     let sound = magic == RECORD_MAGIC && (1..=RECORD_MAX).contains(&len);
-    sound
-        .then(|| BlockHash::try_from(hash).ok().map(|hash| (hash, len)))
-        .flatten()
+    sound.then(|| BlockHash::try_from(hash).ok().map(|hash| (hash, len))).flatten()
 }
 
 /// Whether bytes bear their name, as a block or as a list node.
@@ -121,10 +114,7 @@ impl Place {
         Ok(Self {
             pack: u32::from_le_bytes(*pack),
             offset: u64::from_le_bytes(*offset),
-            head: BlockHead {
-                len,
-                first: first.try_into().map_err(|_| bad())?,
-            },
+            head: BlockHead { len, first: first.try_into().map_err(|_| bad())? },
         })
     }
 }
@@ -179,20 +169,11 @@ mod tests {
 
     #[test]
     fn rows_survive_their_encoding_and_nothing_else_decodes() {
-        let place = Place {
-            pack: 7,
-            offset: 1 << 40,
-            head: BlockHead::of(&[9; 100]),
-        };
+        let place = Place { pack: 7, offset: 1 << 40, head: BlockHead::of(&[9; 100]) };
         assert_eq!(Place::decode(&place.encode()).unwrap(), place);
         assert!(Place::decode(&place.encode()[..39]).is_err());
         assert!(Place::decode(&[0; 40]).is_err());
-        let point = SyncPoint {
-            newest: 3,
-            pack: 2,
-            end: 99,
-            closed: true,
-        };
+        let point = SyncPoint { newest: 3, pack: 2, end: 99, closed: true };
         assert_eq!(SyncPoint::decode(&point.encode()).unwrap(), point);
         assert!(SyncPoint::decode(&[2; 17]).is_err());
     }

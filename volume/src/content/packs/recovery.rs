@@ -60,13 +60,7 @@ pub(super) fn recover(dir: &Path, store: &SealedStore) -> Result<Opened> {
         let len = fs::metadata(format::path(dir, newest)).map_or(0, |meta| meta.len());
         if len == point.end && point.pack == newest && numbers.last() == Some(&newest) {
             let recovery = Recovery::default();
-            return Ok(Opened {
-                recovery,
-                point,
-                recorded: known,
-                next_number,
-                append_to: Some(newest),
-            });
+            return Ok(Opened { recovery, point, recorded: known, next_number, append_to: Some(newest) });
         }
     }
     let mut recovery = Recovery::default();
@@ -94,23 +88,11 @@ pub(super) fn recover(dir: &Path, store: &SealedStore) -> Result<Opened> {
         store.put(&mut batch, Space::Meta, SyncPoint::KEY, &point.encode());
         store.apply(batch)?;
     }
-    Ok(Opened {
-        recovery,
-        point,
-        recorded,
-        next_number,
-        append_to: None,
-    })
+    Ok(Opened { recovery, point, recorded, next_number, append_to: None })
 }
 
 /// Checks the records of a pack from `from` on, cuts off what is no record, syncs what remains; returns where it ends.
-fn check_pack(
-    dir: &Path,
-    number: u32,
-    from: u64,
-    store: &SealedStore,
-    recovery: &mut Recovery,
-) -> Result<u64> {
+fn check_pack(dir: &Path, number: u32, from: u64, store: &SealedStore, recovery: &mut Recovery) -> Result<u64> {
     let path = format::path(dir, number);
     let file = OpenOptions::new().read(true).write(true).open(&path)?;
     let len = file.metadata()?.len();
@@ -137,11 +119,7 @@ fn check_pack(
         if !read_at(&file, &mut bytes, end + RECORD_HEADER)? || !format::is_named(&hash, &bytes) {
             break;
         }
-        let place = Place {
-            pack: number,
-            offset: end + RECORD_HEADER,
-            head: BlockHead::of(&bytes),
-        };
+        let place = Place { pack: number, offset: end + RECORD_HEADER, head: BlockHead::of(&bytes) };
         recovery.checked += 1;
         if store.get(Space::Blocks, hash.as_bytes())?.as_deref() != Some(&place.encode()) {
             recovery.indexed += 1;

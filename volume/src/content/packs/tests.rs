@@ -32,11 +32,7 @@ fn check(packs: &Packs, here: std::ops::Range<u64>, gone: std::ops::Range<u64>) 
 
 /// The length of pack `number`, and a way to change it.
 fn pack_file(dir: &TempDir, number: u32) -> (u64, File) {
-    let file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .open(format::path(dir.path(), number))
-        .unwrap();
+    let file = OpenOptions::new().read(true).write(true).open(format::path(dir.path(), number)).unwrap();
     (file.metadata().unwrap().len(), file)
 }
 
@@ -46,14 +42,7 @@ fn blocks_are_there_again_after_closing_and_go_on_in_the_same_pack() {
     let packs = Packs::open(dir.path(), &store).unwrap();
     put(&packs, 0..10);
     let many: Vec<_> = (10..20).map(block).collect();
-    packs
-        .put_many(
-            &many
-                .iter()
-                .map(|(hash, bytes)| (*hash, bytes.as_slice()))
-                .collect::<Vec<_>>(),
-        )
-        .unwrap();
+    packs.put_many(&many.iter().map(|(hash, bytes)| (*hash, bytes.as_slice())).collect::<Vec<_>>()).unwrap();
     check(&packs, 0..20, 20..21);
     packs.close().unwrap();
     drop(packs);
@@ -87,27 +76,11 @@ fn a_torn_tail_is_cut_off_and_its_rows_lead_nowhere() {
     // Cut inside the last block, inside a header, a byte flipped in the middle, all but the pack's header gone.
     type Damage = fn(&File, u64);
     let damages: [(&str, Damage, u64); 5] = [
-        (
-            "last byte gone",
-            |file, len| file.set_len(len - 1).unwrap(),
-            9,
-        ),
-        (
-            "last header torn",
-            |file, len| file.set_len(len - 1009 - 20).unwrap(),
-            9,
-        ),
-        (
-            "zeros in the middle",
-            |file, len| file.write_all_at(&[0; 5000], len - 6000).unwrap(),
-            4,
-        ),
+        ("last byte gone", |file, len| file.set_len(len - 1).unwrap(), 9),
+        ("last header torn", |file, len| file.set_len(len - 1009 - 20).unwrap(), 9),
+        ("zeros in the middle", |file, len| file.write_all_at(&[0; 5000], len - 6000).unwrap(), 4),
         ("empty", |file, _| file.set_len(0).unwrap(), 0),
-        (
-            "only a header",
-            |file, _| file.set_len(PACK_HEADER).unwrap(),
-            0,
-        ),
+        ("only a header", |file, _| file.set_len(PACK_HEADER).unwrap(), 0),
     ];
     for (name, damage, left) in damages {
         let (dir, (_, store)) = (TempDir::new().unwrap(), sealed());
@@ -136,14 +109,7 @@ fn what_was_synced_and_recorded_is_not_checked_again() {
     put(&packs, 10..13);
     drop(packs);
     let packs = Packs::open(dir.path(), &store).unwrap();
-    assert_eq!(
-        packs.recovery(),
-        Recovery {
-            checked: 3,
-            indexed: 0,
-            cut: 0
-        }
-    );
+    assert_eq!(packs.recovery(), Recovery { checked: 3, indexed: 0, cut: 0 });
     check(&packs, 0..13, 13..20);
 }
 
@@ -155,21 +121,12 @@ fn a_lost_index_is_made_again_and_a_lost_pack_only_loses_its_blocks() {
     drop(packs);
     let (_, empty) = sealed();
     let packs = Packs::open(dir.path(), &empty).unwrap();
-    assert_eq!(
-        packs.recovery(),
-        Recovery {
-            checked: 10,
-            indexed: 10,
-            cut: 0
-        }
-    );
+    assert_eq!(packs.recovery(), Recovery { checked: 10, indexed: 10, cut: 0 });
     check(&packs, 0..10, 10..11);
     drop(packs);
     fs::remove_file(format::path(dir.path(), 1)).unwrap();
     let packs = Packs::open(dir.path(), &empty).unwrap();
-    let here = (0..10)
-        .filter(|n| packs.contains(&block(*n).0).unwrap())
-        .count();
+    let here = (0..10).filter(|n| packs.contains(&block(*n).0).unwrap()).count();
     assert!((4..9).contains(&here), "{here}");
 }
 
@@ -182,14 +139,7 @@ fn rows_that_power_loss_took_are_made_again_where_the_blocks_remain() {
     // The row that the pack exists remains, and those of the first five blocks.
     memory.lose_power(6);
     let packs = Packs::open(dir.path(), &store).unwrap();
-    assert_eq!(
-        packs.recovery(),
-        Recovery {
-            checked: 10,
-            indexed: 5,
-            cut: 0
-        }
-    );
+    assert_eq!(packs.recovery(), Recovery { checked: 10, indexed: 5, cut: 0 });
     check(&packs, 0..10, 10..11);
 }
 
@@ -220,10 +170,7 @@ fn blocks_exchanged_on_the_disk_do_not_open() {
     file.write_all_at(&bytes, PACK_HEADER).unwrap();
     for content in [a, b] {
         for (offset, len) in [(0, 60_000), (20_000, 100)] {
-            assert!(matches!(
-                blocks.read(&content, &keys, offset, len, &mut Vec::new()),
-                Err(Error::Damaged(_))
-            ));
+            assert!(matches!(blocks.read(&content, &keys, offset, len, &mut Vec::new()), Err(Error::Damaged(_))));
         }
     }
 }
@@ -264,10 +211,5 @@ fn bytes_that_are_no_block_are_not_kept() {
     packs.put(&hash, &vec![3; RECORD_MAX]).unwrap();
     assert!(packs.read(&hash, RECORD_MAX - 1, &mut [0; 2]).is_err());
     let (_, blocks) = memory();
-    assert!(
-        blocks
-            .absent(&crate::content::Content::empty(), 1)
-            .unwrap()
-            .is_empty()
-    );
+    assert!(blocks.absent(&crate::content::Content::empty(), 1).unwrap().is_empty());
 }

@@ -20,24 +20,12 @@ fn naive(leaves: &[BlockHash]) -> BlockHash {
 
 #[derive(Clone, Debug)]
 enum Step {
-    Update {
-        blocks: u64,
-        changes: BTreeMap<u64, u8>,
-    },
-    Clear {
-        from: u64,
-        len: u64,
-    },
+    Update { blocks: u64, changes: BTreeMap<u64, u8> },
+    Clear { from: u64, len: u64 },
 }
 
 fn count() -> impl Strategy<Value = u64> {
-    prop_oneof![
-        0..4u64,
-        120..140u64,
-        0..600u64,
-        16380..16390u64,
-        0..20000u64
-    ]
+    prop_oneof![0..4u64, 120..140u64, 0..600u64, 16380..16390u64, 0..20000u64]
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -100,17 +88,8 @@ fn a_change_in_a_huge_file_writes_one_node_per_level() {
     assert_eq!(store.names().len(), 5);
     let root = update(&blocks, root, count, count, &one(0)).unwrap();
     assert_eq!(store.names().len(), 10);
-    assert_eq!(
-        update(&blocks, root, count, count, &BTreeMap::new()).unwrap(),
-        root
-    );
+    assert_eq!(update(&blocks, root, count, count, &BTreeMap::new()).unwrap(), root);
     assert_eq!(store.names().len(), 10);
-    assert_eq!(
-        next(&blocks, root, count, 1, true).unwrap(),
-        Some(count - 1)
-    );
-    assert_eq!(
-        clear(&blocks, root, count, 0..count).unwrap(),
-        BlockHash::HOLE
-    );
+    assert_eq!(next(&blocks, root, count, 1, true).unwrap(), Some(count - 1));
+    assert_eq!(clear(&blocks, root, count, 0..count).unwrap(), BlockHash::HOLE);
 }

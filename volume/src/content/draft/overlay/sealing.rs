@@ -36,11 +36,7 @@ impl Overlay {
     }
 
     /// Seals the `n` dirty blocks first written longest ago.
-    pub(in crate::content::draft) fn seal_oldest(
-        &mut self,
-        means: &Means,
-        n: usize,
-    ) -> Result<usize> {
+    pub(in crate::content::draft) fn seal_oldest(&mut self, means: &Means, n: usize) -> Result<usize> {
         let oldest: Vec<_> = self.dirty.values().take(n).copied().collect();
         self.seal(means, &oldest)?;
         Ok(oldest.len())
@@ -77,13 +73,7 @@ impl Overlay {
         let changes = changes.collect();
         let mut root = self.root;
         if self.visible < self.count {
-            root = tree::update(
-                &means.blocks,
-                root,
-                self.count,
-                self.visible,
-                &BTreeMap::new(),
-            )?;
+            root = tree::update(&means.blocks, root, self.count, self.visible, &BTreeMap::new())?;
         }
         self.root = tree::update(&means.blocks, root, self.visible, blocks, &changes)?;
         (self.count, self.visible) = (blocks, blocks);
@@ -95,13 +85,6 @@ impl Overlay {
         };
         self.data_blocks = allocated.div_ceil(BLOCK);
         self.full = allocated == self.size;
-        Ok(Content {
-            size: self.size,
-            allocated,
-            data: ContentData::Tree {
-                root: self.root,
-                blocks,
-            },
-        })
+        Ok(Content { size: self.size, allocated, data: ContentData::Tree { root: self.root, blocks } })
     }
 }
