@@ -3,7 +3,7 @@
 //! The transport holds a farewell back while there is unsent data and the congestion window is full, and once a
 //! connection is closed, nothing empties the window any more: the other end would hear nothing, and believe in the
 //! connection for as long as it may be idle. So whoever ends a busy connection first abandons its streams
-//! ([`Abandoned`]) and lets what is under way arrive ([`drain`]).
+//! (`Abandoned`) and lets what is under way arrive (`drain`).
 
 use std::time::Duration;
 

@@ -15,6 +15,7 @@ use crypto::{DeviceId, Label, SymmetricKey, keyed_tag};
 use quinn::{Connection, RecvStream, SendStream, Side};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
+use tokio::time::Instant;
 use volume::{JoinGrant, JoinRequest, Volume};
 
 use crate::blocking::blocking;
@@ -24,7 +25,7 @@ use crate::registry_client::one_line;
 use crate::registry_protocol::MAX_ADDRESSES;
 
 /// How long the whole exchange may take.
-pub(crate) const TIME_LIMIT: Duration = Duration::from_secs(10);
+const TIME_LIMIT: Duration = Duration::from_secs(10);
 /// The longest frame before the connection is established; [`Addresses`] are the largest.
 const MAX_FRAME: usize = 64 << 10;
 /// How many discovery keys are tried: the present one and those before it.
@@ -160,12 +161,13 @@ pub(crate) async fn call(
     (me, them): (DeviceId, DeviceId),
     own: impl Future<Output = Addresses>,
 ) -> Result<Greeted, HandshakeError> {
+    let deadline = Instant::now() + TIME_LIMIT;
     let exporter = member_exporter(connection)?;
     let (keys, known) = knowledge(volume, them).await;
     if keys.is_empty() {
         return Err(HandshakeError::NoKey);
     }
-    let (mut control, answer) = timed(async {
+    let (mut control, answer) = timed(deadline, async {
         let tags = keys.iter().map(|key| tag(key, &exporter, Side::Client, &me)).collect();
         ask(connection, &Hello::Sync(tags)).await
     })
@@ -174,7 +176,7 @@ pub(crate) async fn call(
         Answer::Welcome(proof) => {
             let key = keys.iter().position(|key| tag(key, &exporter, Side::Server, &them) == proof);
             check(key, known)?;
-            let addresses = timed(exchange(&mut control, own.await)).await?;
+            let addresses = timed(deadline, exchange(&mut control, own.await)).await?;
             Ok(Greeted { control, addresses, joined: false })
         }
         Answer::Refused(_) => Err(HandshakeError::NotAMember),
@@ -188,12 +190,13 @@ pub(crate) async fn ask_to_join(
     request: impl FnOnce(&[u8]) -> Result<JoinRequest, String>,
     own: impl Future<Output = Addresses>,
 ) -> Result<(Box<JoinGrant>, Greeted), HandshakeError> {
+    let deadline = Instant::now() + TIME_LIMIT;
     let exporter = join_exporter(connection)?;
     let request = Box::new(request(&exporter).map_err(HandshakeError::Refused)?);
-    let (mut control, answer) = timed(ask(connection, &Hello::Join(request))).await?;
+    let (mut control, answer) = timed(deadline, ask(connection, &Hello::Join(request))).await?;
     match answer {
         Answer::Granted(grant) => {
-            let addresses = timed(exchange(&mut control, own.await)).await?;
+            let addresses = timed(deadline, exchange(&mut control, own.await)).await?;
             Ok((grant, Greeted { control, addresses, joined: true }))
         }
         Answer::Refused(why) => Err(HandshakeError::Refused(one_line(&why))),
@@ -209,7 +212,8 @@ pub(crate) async fn receive(
     own: impl Future<Output = Addresses>,
     joins_allowed: bool,
 ) -> Result<Greeted, HandshakeError> {
-    let (mut control, hello) = timed(async {
+    let deadline = Instant::now() + TIME_LIMIT;
+    let (mut control, hello) = timed(deadline, async {
         let (send, receive) = connection.accept_bi().await?;
         let mut control = Control { send, receive: FrameReader::new(receive, MAX_FRAME) };
         let hello: Hello = control.receive.expect_value().await?;
@@ -243,13 +247,13 @@ pub(crate) async fn receive(
                     true
                 }
                 Err(why) => {
-                    timed(refuse(connection, &mut control, &why)).await?;
+                    timed(deadline, refuse(connection, &mut control, &why)).await?;
                     return Err(HandshakeError::Refused(why));
                 }
             }
         }
     };
-    let addresses = timed(exchange(&mut control, own.await)).await?;
+    let addresses = timed(deadline, exchange(&mut control, own.await)).await?;
     Ok(Greeted { control, addresses, joined })
 }
 
@@ -302,8 +306,11 @@ async fn exchange(control: &mut Control, own: Addresses) -> Result<Addresses, Ha
     Ok(theirs.bounded())
 }
 
-async fn timed<T>(work: impl Future<Output = Result<T, HandshakeError>>) -> Result<T, HandshakeError> {
-    tokio::time::timeout(TIME_LIMIT, work).await.unwrap_or(Err(HandshakeError::TooSlow))
+async fn timed<T>(
+    deadline: Instant,
+    work: impl Future<Output = Result<T, HandshakeError>>,
+) -> Result<T, HandshakeError> {
+    tokio::time::timeout_at(deadline, work).await.unwrap_or(Err(HandshakeError::TooSlow))
 }
 
 /// What this device knows for judging `them`: the keys, and whether the device is a member.

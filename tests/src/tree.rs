@@ -121,7 +121,10 @@ pub fn grow(root: &Path, files: u64, seed: u64) {
         let folder = &folders[random.below(folders.len() as u64) as usize];
         let path = folder.join(format!("file-{number}.txt"));
         match random.below(50) {
-            0 => std::os::unix::fs::symlink(format!("../file-{number}"), &path).unwrap(),
+            0 => {
+                std::os::unix::fs::symlink(format!("../file-{number}"), &path).unwrap();
+                set_mtime(&path, 1_400_000_000 + number as i64, 5);
+            }
             1 if !made.is_empty() => {
                 fs::hard_link(&made[random.below(made.len() as u64) as usize], &path).unwrap();
             }

@@ -28,7 +28,7 @@ pub struct Wire {
 
 #[derive(Debug)]
 struct Shared {
-    target: SocketAddr,
+    target: Mutex<SocketAddr>,
     ended: AtomicBool,
     heard: Mutex<Vec<u8>>,
 }
@@ -38,7 +38,8 @@ impl Wire {
     pub fn to(target: SocketAddr) -> Self {
         let front = Arc::new(socket());
         let address = front.local_addr().unwrap();
-        let shared = Arc::new(Shared { target, ended: AtomicBool::new(false), heard: Mutex::default() });
+        let shared =
+            Arc::new(Shared { target: Mutex::new(target), ended: AtomicBool::new(false), heard: Mutex::default() });
         let thread = thread::spawn({
             let shared = shared.clone();
             move || forth(&shared, &front)
@@ -49,6 +50,11 @@ impl Wire {
     /// The near end: who sends there reaches the target.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Leads to `target` from now on: whoever only remembers the old one has this wire left.
+    pub fn lead_to(&self, target: SocketAddr) {
+        *self.shared.target.lock().unwrap() = target;
     }
 
     /// `ticket` for somebody who shall come through this wire and knows no other way.
@@ -104,7 +110,8 @@ fn forth(shared: &Arc<Shared>, front: &Arc<UdpSocket>) {
             let (shared, front, from) = (shared.clone(), front.clone(), far.clone());
             (far, thread::spawn(move || back(&shared, &from, &front, caller)))
         });
-        shared.pass(&buffer[..len], |datagram| far.send_to(datagram, shared.target));
+        let target = *shared.target.lock().unwrap();
+        shared.pass(&buffer[..len], |datagram| far.send_to(datagram, target));
     }
     for (_, thread) in callers.into_values() {
         let _ = thread.join();

@@ -6,7 +6,14 @@
 use std::{fs, os::unix::fs::symlink, path::Path, sync::Arc};
 
 use data_encoding::{BASE32, BASE64, HEXLOWER, HEXUPPER};
-use p2pfs_tests::{group::Group, patience::eventually, peer::Peer, random::Random, scratch::Scratch, wire::Wire};
+use p2pfs_tests::{
+    group::Group,
+    patience::eventually,
+    peer::{Peer, free_port},
+    random::Random,
+    scratch::Scratch,
+    wire::Wire,
+};
 
 /// What is hidden, and under which name a find is reported.
 const SECRETS: [&str; 9] = [
@@ -44,12 +51,12 @@ fn forms(secret: &str) -> Vec<(&'static str, Vec<u8>)> {
     let base64 = (0..3_usize).map(|shift| {
         let padded = [&b"___"[..shift], bytes].concat();
         let encoded = BASE64.encode(&padded);
-        ("base64", encoded[4..encoded.len() - 4].as_bytes().to_vec())
+        ("base64", encoded.as_bytes()[4..encoded.len() - 4].to_vec())
     });
     let base32 = (0..5_usize).map(|shift| {
         let padded = [&b"_____"[..shift], bytes].concat();
         let encoded = BASE32.encode(&padded);
-        ("base32", encoded[8..encoded.len() - 8].as_bytes().to_vec())
+        ("base32", encoded.as_bytes()[8..encoded.len() - 8].to_vec())
     });
     let mut forms = vec![
         ("plain", bytes.to_vec()),
@@ -173,6 +180,11 @@ fn no_wire_carries_anything_readable() {
     let wire = Wire::to(alice.listens_at().parse().unwrap());
     let mut bob = Peer::new(&scratch, "bob");
     bob.join(&wire.through(&alice.invite()));
+    // She told him where she really is: no longer.
+    alice.unmount();
+    alice.set_port(free_port());
+    alice.mount();
+    wire.lead_to(alice.listens_at().parse().unwrap());
     bob.mount();
     bob.await_connected(1);
     hide(&alice);

@@ -145,7 +145,7 @@ fn work(ledger: &mut Ledger, folder: &Path, random: &mut Random) -> io::Error {
 fn kill_under_load(peer: &mut Peer, ledger: &mut Ledger, folder: &str, random: &mut Random, when: &str) {
     let path = peer.at(folder);
     let delay = Duration::from_micros(random.below(400_000));
-    let mut of_worker = Random::new(random.next());
+    let mut of_worker = Random::new(random.draw());
     let error = thread::scope(|scope| {
         let worker = scope.spawn(|| work(ledger, &path, &mut of_worker));
         thread::sleep(delay);
@@ -280,7 +280,7 @@ fn a_git_repository_stays_sound() {
     assert_eq!(log(&group.bob().at("repository")), log(&repository));
 }
 
-fn log(repository: &PathBuf) -> Vec<String> {
+fn log(repository: &Path) -> Vec<String> {
     if git_command(repository, &["rev-parse", "-q", "--verify", "HEAD"]).output().unwrap().status.success() {
         git(repository, &["log", "--format=%H"]).lines().map(str::to_owned).collect()
     } else {
@@ -289,7 +289,7 @@ fn log(repository: &PathBuf) -> Vec<String> {
 }
 
 /// Makes a commit; its hash when git says that it is made.
-fn commit(repository: &PathBuf, number: u64) -> Option<String> {
+fn commit(repository: &Path, number: u64) -> Option<String> {
     fs::write(repository.join(format!("file {}", number % 20)), format!("content {number}")).ok()?;
     let run = |arguments: &[&str]| git_command(repository, arguments).output().ok().filter(|o| o.status.success());
     run(&["add", "-A"])?;

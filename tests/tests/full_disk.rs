@@ -46,7 +46,7 @@ fn fill(peer: &Peer, random: &Random) -> usize {
 }
 
 fn content(random: &Random, number: usize) -> Vec<u8> {
-    let mut of_this = Random::new(random.clone().next().wrapping_add(number as u64));
+    let mut of_this = Random::new(random.clone().draw().wrapping_add(number as u64));
     of_this.bytes(1 << 20)
 }
 

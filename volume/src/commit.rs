@@ -74,7 +74,7 @@ pub struct RawChange {
 
 impl RawChange {
     /// Bytes of both parts.
-    pub fn len(&self) -> usize {
+    pub fn size(&self) -> usize {
         self.head.len() + self.body.len()
     }
 }
@@ -455,7 +455,7 @@ impl ClaimedCommit {
             if change.body.len() > MAX_BODY {
                 return Err(Malformed::TooLarge("body"));
             }
-            total += change.len();
+            total += change.size();
         }
         if total > MAX_COMMIT_BYTES + MAX_HEAD + MAX_BODY {
             return Err(Malformed::TooLarge("commit"));
@@ -485,7 +485,7 @@ impl ClaimedCommit {
         if header.observed.windows(2).any(|pair| pair[0] >= pair[1]) {
             return Err(Malformed::Rule("observed commits out of order"));
         }
-        verify(Label::CommitSignature, &header.device, &self.header, &self.signature)
+        verify(Label::CommitSignature, header.device, &self.header, &self.signature)
             .map_err(|_| Malformed::Signature(header.device))?;
         let mut heads: Vec<Head> = Vec::with_capacity(self.changes.len());
         for change in &self.changes {

@@ -336,7 +336,7 @@ impl Core {
             let change: RawChange = decode_row("pending change", &bytes)?;
             let head: Head = decode_row("pending change", &change.head)?;
             pending.calls = head.call + 1;
-            pending.bytes += change.len();
+            pending.bytes += change.size();
             pending.changes.push(change);
         }
         self.pending = Some(pending);
@@ -679,14 +679,14 @@ impl Core {
             let value = ValueRef { dot, index: (first + i) as u32 };
             batch.put(Space::Changes, value.key(), encode(change));
         }
-        self.space.wrote(changes.iter().map(RawChange::len).sum());
+        self.space.wrote(changes.iter().map(RawChange::size).sum());
         self.settle(batch)?;
         if self.pending.is_none() {
             self.pending = Some(self.new_pending());
         }
         let pending = self.pending.as_mut().expect("made just above");
         pending.calls += 1;
-        pending.bytes += changes.iter().map(RawChange::len).sum::<usize>();
+        pending.bytes += changes.iter().map(RawChange::size).sum::<usize>();
         pending.changes.extend(changes);
         Ok(())
     }
@@ -813,7 +813,7 @@ impl Core {
         for &seen in observed {
             new.join(&*self.vector(seen)?);
         }
-        let whole = dot.seq % VECTOR_EVERY == 0 || before.is_none_or(|b| b.branch != dot.branch);
+        let whole = dot.seq.is_multiple_of(VECTOR_EVERY) || before.is_none_or(|b| b.branch != dot.branch);
         let vector: Vec<Dot> = new.dots().filter(|d| whole || !old.covers(*d)).collect();
         let row = CommitRow {
             hash: commit::commit_hash(&bytes),

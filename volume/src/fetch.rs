@@ -69,7 +69,7 @@ pub(crate) struct Fetch {
 fn height(blocks: u64) -> u32 {
     let (mut reach, mut height) = (1u64, 0);
     while reach < blocks {
-        reach = reach.saturating_mul(FAN_OUT as u64);
+        reach = reach.saturating_mul(FAN_OUT);
         height += 1;
     }
     height

@@ -209,7 +209,7 @@ impl JoinRequest {
     pub(crate) fn verify(&self, exporter: &[u8]) -> Result<(), String> {
         check_user_name(&self.name)?;
         let message = proof_message(&self.name, &self.user, &self.device, exporter);
-        verify(Label::TicketProof, &self.ticket, &message, &self.proof)
+        verify(Label::TicketProof, self.ticket, &message, &self.proof)
             .map_err(|_| "the ticket's proof does not hold".to_owned())?;
         verify_certificate(&self.user, &self.device, &self.certificate)
     }
@@ -225,7 +225,7 @@ pub(crate) fn certify(user: &UserKeys, device: &DevicePublic) -> Signature {
 }
 
 pub(crate) fn verify_certificate(user: &UserPublic, device: &DevicePublic, by: &Signature) -> Result<(), String> {
-    verify(Label::DeviceCertificate, &user.signing, &encode(device), by)
+    verify(Label::DeviceCertificate, user.signing, &encode(device), by)
         .map_err(|_| "the device is not certified by its user".to_owned())
 }
 

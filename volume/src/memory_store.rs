@@ -7,11 +7,15 @@ use parking_lot::Mutex;
 
 use crate::store::{Batch, Row, Space, Store};
 
+/// A key and what it held.
+type Write = (Space, Vec<u8>, Option<Vec<u8>>);
+type Key = (Space, Vec<u8>);
+
 #[derive(Default)]
 struct State {
     rows: BTreeMap<(Space, Vec<u8>), Vec<u8>>,
     /// What undoes the batches applied since the last sync, oldest first.
-    undo: Vec<Vec<(Space, Vec<u8>, Option<Vec<u8>>)>>,
+    undo: Vec<Vec<Write>>,
     /// Batches that may still be applied before the "disk" fails.
     remaining: Option<u64>,
 }
@@ -53,7 +57,7 @@ impl MemoryStore {
     }
 }
 
-fn bounds(space: Space, from: &[u8], to: &[u8]) -> (Bound<(Space, Vec<u8>)>, Bound<(Space, Vec<u8>)>) {
+fn bounds(space: Space, from: &[u8], to: &[u8]) -> (Bound<Key>, Bound<Key>) {
     let end = if to.is_empty() {
         match Space::ALL.get(space as usize + 1) {
             Some(next) => Bound::Excluded((*next, Vec::new())),

@@ -218,7 +218,7 @@ impl Core {
             inherit_acl(above, &new, &mut access, who.umask);
         }
         let (target, rdev) = match new {
-            NewNode::Symlink(target) if target.is_empty() => return Err(Error::NotFound),
+            NewNode::Symlink([]) => return Err(Error::NotFound),
             NewNode::Symlink(target) if target.len() > TARGET_MAX => return Err(Error::NameTooLong),
             NewNode::Symlink(target) => (target.to_vec(), 0),
             NewNode::CharDevice(rdev) | NewNode::BlockDevice(rdev) => (Vec::new(), rdev),

@@ -165,7 +165,7 @@ pub(crate) struct Waiting {
 impl Waiting {
     /// Keeps a commit; `false` when there is no more room.
     fn keep(&mut self, missing: CommitHash, commit: Commit) -> bool {
-        let bytes: usize = commit.raw.changes.iter().map(|c| c.len()).sum();
+        let bytes: usize = commit.raw.changes.iter().map(|c| c.size()).sum();
         if self.count >= MAX_WAITING || self.bytes + bytes > MAX_WAITING_BYTES {
             return false;
         }
@@ -181,7 +181,7 @@ impl Waiting {
     fn take(&mut self, came: &CommitHash) -> Vec<Commit> {
         let commits = self.by_missing.remove(came).unwrap_or_default();
         self.count -= commits.len();
-        self.bytes -= commits.iter().flat_map(|c| &c.raw.changes).map(|c| c.len()).sum::<usize>();
+        self.bytes -= commits.iter().flat_map(|c| &c.raw.changes).map(|c| c.size()).sum::<usize>();
         commits
     }
 }
@@ -198,9 +198,12 @@ impl Volume {
 
     /// What this device would say of itself: digest, completeness, number of commits.
     fn own_state(&self) -> (Hash, bool, u64) {
-        let complete = self.inner.fetch.is_complete();
-        let core = self.inner.core.lock();
-        (core.digest(), complete, core.next_arrival - 1)
+        let (digest, commits) = {
+            let core = self.inner.core.lock();
+            (core.digest(), core.next_arrival - 1)
+        };
+        // Looked at afterwards: what is complete for all that is known now was so for less.
+        (digest, self.inner.fetch.is_complete(), commits)
     }
 }
 
@@ -407,7 +410,7 @@ impl Session {
             }
             let Some(commit) = core.export(dot)? else { continue };
             known.add(dot);
-            bytes += commit.header.len() + 64 + commit.changes.iter().map(|c| c.len() + 10).sum::<usize>();
+            bytes += commit.header.len() + 64 + commit.changes.iter().map(|c| c.size() + 10).sum::<usize>();
             commits.push(commit);
             if bytes + MAX_COMMIT_BYTES > MAX_MESSAGE {
                 break;
@@ -538,12 +541,13 @@ impl Volume {
                 self.inner.blocks.sync()?;
                 core.store.sync()?;
                 self.inner.synced_arrival.store(core.next_arrival - 1, Ordering::Release);
+                // Before anybody can see the new digest: it must not seem complete yet.
+                self.inner.fetch.look_again();
             }
             missing.retain(|hash| !core.dot_of(hash).is_ok_and(|d| d.is_some()));
             result
         };
         if applied {
-            self.inner.fetch.look_again();
             self.tell(&changed);
             self.wake_sessions();
         }

@@ -778,10 +778,3 @@ mod tests {
         assert_eq!(civil(1_795_338_900), (2026, 11, 22, 9, 15));
     }
 }
-
-/// Dots are printed in logs by branch and number.
-impl std::fmt::Display for Dot {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}:{}", self.branch.0, self.seq)
-    }
-}

@@ -53,6 +53,13 @@ impl Dot {
     }
 }
 
+/// For logs: branch and number.
+impl std::fmt::Display for Dot {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}:{}", self.branch.0, self.seq)
+    }
+}
+
 impl ValueRef {
     /// The store's key of the change.
     pub fn key(&self) -> [u8; 16] {

@@ -100,6 +100,8 @@ pub struct Volume {
     pub(crate) inner: Arc<Inner>,
 }
 
+type Listener = Arc<dyn Fn(Changed) + Send + Sync>;
+
 pub(crate) struct Inner {
     pub core: Mutex<Core>,
     pub store: SealedStore,
@@ -118,7 +120,7 @@ pub(crate) struct Inner {
     pub synced_arrival: AtomicU64,
     space: Mutex<SpaceGuard>,
     directory: Option<PathBuf>,
-    listener: Mutex<Option<Arc<dyn Fn(Changed) + Send + Sync>>>,
+    listener: Mutex<Option<Listener>>,
     committer: Mutex<bool>,
     committer_wake: Condvar,
     closed: AtomicBool,

@@ -10,13 +10,14 @@ use std::fmt;
 mod common;
 mod model;
 
+use common::Replica;
 use model::{
     history::History,
     op::{Op, op},
     reference::Reference,
     world::{World, commits, dump},
 };
-use p2pfs_volume::{Caller, OpenMode};
+use p2pfs_volume::{Caller, Message, OpenMode};
 use proptest::prelude::*;
 
 fn differences(a: &[String], b: &[String]) -> String {
@@ -190,6 +191,133 @@ fn removing_a_directory_in_a_would_be_cycle_hides_nothing() {
     alice.rename("other", "another").unwrap();
     let tree = agree(&mut world, 1);
     assert_eq!(tree.len(), 3, "{tree:?}");
+}
+
+/// What a replica knows reaches another one, and nothing goes back.
+fn tell(from: &Replica, to: &Replica) {
+    from.volume.commit_now().unwrap();
+    let session = to.volume.session(from.device_id());
+    for commit in commits(from, to) {
+        session.receive(Message::Commits(vec![commit.raw])).unwrap();
+    }
+}
+
+fn holds(tree: &[String], content: &str) -> bool {
+    tree.iter().any(|line| line.contains(&format!("file {content:?}")))
+}
+
+#[test]
+fn a_file_removed_and_moved_and_then_removed_again_outlives_an_edit() {
+    let mut world = three();
+    let [alice, bob, _] = &world.replicas[..] else { unreachable!() };
+    alice.write("f", b"base.").unwrap();
+    common::sync(alice, bob);
+    alice.remove("f").unwrap();
+    bob.rename("f", "g").unwrap();
+    tell(bob, alice);
+    // Alice's removal lost to bob's move. Neither sees what the other does next.
+    alice.write("g", b"edit.").unwrap();
+    bob.remove("g").unwrap();
+    let tree = agree(&mut world, 1);
+    assert!(holds(&tree, "edit."), "{tree:#?}");
+}
+
+#[test]
+fn a_file_whose_directory_was_removed_while_it_was_open_is_kept() {
+    let mut world = three();
+    let [alice, bob, _] = &world.replicas[..] else { unreachable!() };
+    alice.mkdir("d").unwrap();
+    alice.mkdir("d/e").unwrap();
+    alice.write("d/e/f", b"base.").unwrap();
+    common::sync(alice, bob);
+    let mode = OpenMode { read: true, write: true, append: true, ..OpenMode::default() };
+    let handle = alice.volume.open(alice.find("d/e/f").unwrap(), mode, &Caller::default()).unwrap();
+    bob.remove("d/e/f").unwrap();
+    bob.rmdir("d/e").unwrap();
+    bob.rmdir("d").unwrap();
+    common::sync(alice, bob);
+    alice.volume.write(handle, 0, b"more.", &Caller::default()).unwrap();
+    alice.close(handle).unwrap();
+    let tree = agree(&mut world, 1);
+    assert!(holds(&tree, "base.more."), "{tree:#?}");
+}
+
+#[test]
+fn removing_a_file_that_shows_what_one_writes_keeps_what_others_wrote() {
+    let mut world = three();
+    let [alice, bob, _] = &world.replicas[..] else { unreachable!() };
+    alice.write("f", b"base.").unwrap();
+    common::sync(alice, bob);
+    let mode = OpenMode { read: true, write: true, append: true, ..OpenMode::default() };
+    let handle = alice.volume.open(alice.find("f").unwrap(), mode, &Caller::default()).unwrap();
+    alice.volume.write(handle, 0, b"more.", &Caller::default()).unwrap();
+    alice.volume.flush(handle).unwrap();
+    for pad in ["x", "y"] {
+        bob.write(pad, b"").unwrap();
+        bob.volume.commit_now().unwrap();
+    }
+    bob.write("f", b"bob's.").unwrap();
+    common::sync(alice, bob);
+    assert_eq!(alice.read("f").unwrap(), b"base.more.");
+    alice.remove("f").unwrap();
+    alice.close(handle).unwrap();
+    let tree = agree(&mut world, 1);
+    assert!(holds(&tree, "bob's."), "{tree:#?}");
+}
+
+#[test]
+fn a_directory_removed_with_one_that_was_moved_above_it_meanwhile_comes_back() {
+    let mut world = three();
+    let [alice, bob, _] = &world.replicas[..] else { unreachable!() };
+    alice.mkdir("a").unwrap();
+    alice.mkdir("b").unwrap();
+    alice.write("a/f", b"f.").unwrap();
+    common::sync(alice, bob);
+    alice.rename("b", "a/b").unwrap();
+    alice.rmdir("a/b").unwrap();
+    alice.remove("a/f").unwrap();
+    alice.rmdir("a").unwrap();
+    bob.rename("a", "b/a").unwrap();
+    bob.write("b/a/f", b"edit.").unwrap();
+    let tree = agree(&mut world, 1);
+    assert!(holds(&tree, "edit."), "{tree:#?}");
+}
+
+/// Stories that went wrong once, as they were found.
+fn told(replicas: usize, ops: Vec<Op>) {
+    run(&Story { replicas, furnished: true, order: 0, ops });
+}
+
+#[test]
+fn two_exchanges_merge_and_part_directories() {
+    told(3, vec![Op::Exchange { r: 2, entry: 5, other: 2 }, Op::Exchange { r: 0, entry: 5, other: 3 }]);
+}
+
+#[test]
+fn a_directory_merged_with_one_above_it_moves_on() {
+    let ops = vec![
+        Op::Overwrite { r: 0, file: 0 },
+        Op::Exchange { r: 3, entry: 6, other: 0 },
+        Op::Exchange { r: 4, entry: 2, other: 6 },
+        Op::Mkdir { r: 3, dir: 3, name: 1 },
+        Op::Exchange { r: 4, entry: 2, other: 4 },
+    ];
+    told(3, ops);
+}
+
+#[test]
+fn the_time_of_a_directory_that_was_merged_for_a_while() {
+    let ops = vec![
+        Op::Exchange { r: 2, entry: 7, other: 2 },
+        Op::Exchange { r: 3, entry: 7, other: 0 },
+        Op::Mkdir { r: 4, dir: 0, name: 3 },
+        Op::Exchange { r: 1, entry: 5, other: 0 },
+        Op::Append { r: 1, file: 6 },
+        Op::Mkdir { r: 1, dir: 0, name: 0 },
+        Op::RemoveTree { r: 4, entry: 0 },
+        Op::Rename { r: 4, entry: 0, dir: 3, name: 1 },
+    ];
+    told(4, ops);
 }
 
 proptest! {

@@ -20,8 +20,8 @@ fn a_tree_is_the_same_after_each_kind_of_end() {
     grow(&peer.at("tree"), 200, 3);
     xattr::set(peer.at("tree"), "user.x", b"1").unwrap();
     let before = snapshot(peer.root()).unwrap();
-    let ends: [(&str, fn(&mut Peer)); 3] =
-        [("unmount", Peer::unmount), ("SIGTERM", Peer::terminate), ("SIGKILL", Peer::kill9)];
+    type End = (&'static str, fn(&mut Peer));
+    let ends: [End; 3] = [("unmount", Peer::unmount), ("SIGTERM", Peer::terminate), ("SIGKILL", Peer::kill9)];
     for (how, end) in ends {
         end(&mut peer);
         peer.mount();

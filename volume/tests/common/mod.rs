@@ -1,7 +1,13 @@
 //! Replicas in memory, with clocks that stand still unless told, and a wire between them that is
 //! a function call.
 
-#![allow(dead_code, unreachable_pub, reason = "each test file uses its own part of this")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    clippy::unwrap_used,
+    clippy::type_complexity,
+    reason = "a harness: each test file uses its own part of it, and what fails here is the test"
+)]
 
 use std::{
     sync::{
