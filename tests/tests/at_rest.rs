@@ -118,11 +118,11 @@ fn search(folder: &Path) -> u64 {
 /// What all these searches stand on.
 #[test]
 fn a_secret_would_be_found_in_any_form() {
-    let mut noise = Random::new(1).bytes(100_000);
+    let mut noise = Random::new(1).bytes(10_000);
     assert!(found(&noise).is_empty());
     for secret in SECRETS {
         for (form, bytes) in forms(secret) {
-            let at = 54_321;
+            let at = 5_432;
             let before = noise[at..at + bytes.len()].to_vec();
             noise[at..at + bytes.len()].copy_from_slice(&bytes);
             assert!(!found(&noise).is_empty(), "{secret} {form}");

@@ -7,7 +7,7 @@ use std::{
     fs,
     io::Write,
     net::UdpSocket,
-    path::{Path, PathBuf},
+    path::Path,
     process::Stdio,
     sync::Arc,
     time::{Duration, Instant},
@@ -22,8 +22,9 @@ use p2pfs_tests::{
     tree::names,
 };
 
-/// Everything below a machine's home, to tell that nothing was left there.
-fn leftovers(peer: &Peer) -> Vec<PathBuf> {
+/// Checks that nothing is below a machine's home but the folder that all volumes are in.
+#[track_caller]
+fn nothing_made(peer: &Peer) {
     let mut found = Vec::new();
     let mut folders = vec![peer.home().to_owned()];
     while let Some(folder) = folders.pop() {
@@ -34,9 +35,8 @@ fn leftovers(peer: &Peer) -> Vec<PathBuf> {
             found.push(entry.path());
         }
     }
-    // The folder that all volumes are in may stay.
     found.retain(|path| *path != peer.home().join("volumes"));
-    found
+    assert!(found.is_empty(), "half made: {found:?}");
 }
 
 #[track_caller]
@@ -48,7 +48,7 @@ fn says(line: &str, words: &[&str]) {
 
 fn join_refused(peer: &Peer, ticket: &str, name: &str) -> String {
     let line = peer.refused(["join", ticket, "--name", name, "--no-passphrase"]);
-    assert_eq!(leftovers(peer), [PathBuf::new(); 0], "nothing half made: {line}");
+    nothing_made(peer);
     line
 }
 
@@ -171,7 +171,7 @@ fn making_keys_needs_a_passphrase_or_a_word_that_there_is_none() {
     says(&peer.refused(["init", "--name", "alice"]), &["--passphrase-file", "--no-passphrase"]);
     let empty = passphrase(&peer, "empty", "\n");
     says(&peer.refused(["init", "--name", "alice", "--passphrase-file", &empty]), &["empty"]);
-    assert_eq!(leftovers(&peer), [PathBuf::new(); 0]);
+    nothing_made(&peer);
 }
 
 #[test]
@@ -191,7 +191,7 @@ fn wrong_usage_is_status_2() {
     check(&["invite", "--expires", "soon"]);
     check(&["wait", "--timeout", "-1"]);
     check(&["mount", "--listen", "here"]);
-    assert_eq!(leftovers(&peer), [PathBuf::new(); 0]);
+    nothing_made(&peer);
 }
 
 fn mount_refused(peer: &Peer, at: &Path) -> String {
@@ -230,7 +230,7 @@ fn a_mount_needs_a_volume() {
         peer.refused([what]);
     }
     assert_eq!(peer.listing("volumes").as_array().unwrap().len(), 0);
-    assert_eq!(leftovers(&peer), [PathBuf::new(); 0]);
+    nothing_made(&peer);
 }
 
 #[test]

@@ -23,7 +23,7 @@ use crate::{
     id::{CommitHash, LinkId},
     node::{Ino, NAME_MAX, NodeKind},
     row::{Claim, Derived, Entry, Link, Node, NodeRow, Place, Shown},
-    version::{Dot, ValueRef},
+    version::ValueRef,
 };
 
 /// Longest chain of superseded places that is looked through.
