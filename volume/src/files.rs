@@ -68,12 +68,19 @@ struct Branch {
     counted: usize,
 }
 
+/// What a writer starts from: the values it saw, and what they say.
+#[derive(Clone)]
+struct Base {
+    seen: Vec<ValueRef>,
+    version: Version,
+}
+
 /// An open handle.
 pub(crate) struct OpenHandle {
     mode: OpenMode,
     who: Caller,
-    /// The values that were shown as it was opened.
-    base: Vec<ValueRef>,
+    /// What was shown as it was opened; `None` for readers.
+    base: Option<Base>,
     file: Arc<OpenFile>,
 }
 
@@ -104,6 +111,12 @@ impl Core {
             None => ContentData::Inline(self.inline_bytes(&node, at, content)?),
         };
         Ok(Version { content: Content { size: content.size, allocated: content.allocated, data }, keys })
+    }
+
+    /// What a writer that begins now starts from.
+    fn base(&mut self, ino: Ino) -> Result<Base> {
+        let seen = self.with_node(ino, |n| n.content.last().map(|v| v.at).into_iter().collect())?;
+        Ok(Base { seen, version: self.version(ino)? })
     }
 
     /// Whether a file has a name, or lost its last one to somebody elsewhere.
@@ -161,13 +174,13 @@ impl Volume {
             _ => return Err(Error::Invalid),
         }
         let base = if writing {
-            self.local(&[], |core| {
+            Some(self.local(&[], |core| {
                 core.may_change()?;
                 core.made_real(ino)?;
-                core.with_node(ino, |n| n.content.last().map(|v| v.at).into_iter().collect())
-            })?
+                core.base(ino)
+            })?)
         } else {
-            Vec::new()
+            None
         };
         let file = self.hold(ino);
         let handle = OpenHandle { mode, who: *who, base, file: file.clone() };
@@ -177,8 +190,8 @@ impl Volume {
             if writing {
                 state.writers += 1;
             }
-            if mode.truncate {
-                let result = self.change(&file, &mut state, &handle.base, who, |draft| draft.truncate(0));
+            if let (true, Some(base)) = (mode.truncate, &handle.base) {
+                let result = self.change(&file, &mut state, base, who, |draft| draft.truncate(0));
                 if let Err(e) = result {
                     state.writers -= 1;
                     self.let_go(&file, &mut state);
@@ -214,15 +227,13 @@ impl Volume {
     }
 
     /// The branch to write to, begun from what is shown if there is none.
-    fn branch<'a>(&self, file: &OpenFile, state: &'a mut FileState, base: &[ValueRef]) -> Result<&'a mut Branch> {
+    fn branch<'a>(&self, state: &'a mut FileState, base: &Base) -> Result<&'a mut Branch> {
         if state.branch.is_none() {
-            let version = match state.shown.take() {
-                Some(version) => version,
-                None => self.inner.core.lock().version(file.ino)?,
-            };
+            let Base { seen, version } = base.clone();
+            state.shown = None;
             let mtime = self.inner.clock.now();
             let draft = Draft::new(self.inner.blocks.clone(), version.content, version.keys);
-            state.branch = Some(Branch { draft, seen: base.to_vec(), mtime, dirty: false, logged: false, counted: 0 });
+            state.branch = Some(Branch { draft, seen, mtime, dirty: false, logged: false, counted: 0 });
         }
         state.branch.as_mut().ok_or(Error::BadHandle)
     }
@@ -232,7 +243,7 @@ impl Volume {
         &self,
         file: &Arc<OpenFile>,
         state: &mut FileState,
-        base: &[ValueRef],
+        base: &Base,
         who: &Caller,
         f: impl FnOnce(&mut Draft) -> Result<R>,
     ) -> Result<R> {
@@ -241,7 +252,7 @@ impl Volume {
             state.privileged = false;
         }
         let now = self.inner.clock.now();
-        let branch = self.branch(file, state, base)?;
+        let branch = self.branch(state, base)?;
         let result = f(&mut branch.draft)?;
         branch.mtime = now;
         if !branch.dirty {
@@ -300,7 +311,7 @@ impl Volume {
         self.check_space(data.len())?;
         let mut state = handle.file.state.write();
         let append = handle.mode.append;
-        self.change(&handle.file, &mut state, &handle.base, who, |draft| {
+        self.change(&handle.file, &mut state, handle.base.as_ref().ok_or(Error::BadHandle)?, who, |draft| {
             draft.write(if append { draft.size() } else { offset }, data)
         })?;
         Ok(data.len())
@@ -314,8 +325,7 @@ impl Volume {
         self.check_space(data.len())?;
         let file = self.hold(ino);
         let mut state = file.state.write();
-        let base: Result<Vec<ValueRef>> =
-            self.inner.core.lock().with_node(ino, |n| n.content.last().map(|v| v.at).into_iter().collect());
+        let base = self.inner.core.lock().base(ino);
         let root = Caller::default();
         let result =
             base.and_then(|base| self.change(&file, &mut state, &base, &root, |draft| draft.write(offset, data)));
@@ -518,11 +528,11 @@ impl Volume {
             _ => return Err(Error::Invalid),
         }
         let base = match handle.map(|h| self.handle(h)).transpose()? {
-            Some(handle) if !handle.base.is_empty() => handle.base.clone(),
+            Some(handle) if handle.base.is_some() => handle.base.clone().ok_or(Error::BadHandle)?,
             _ => self.local(&[], |core| {
                 core.may_change()?;
                 core.made_real(ino)?;
-                core.with_node(ino, |n| n.content.last().map(|v| v.at).into_iter().collect())
+                core.base(ino)
             })?,
         };
         if size > attributes.size {
@@ -584,11 +594,13 @@ impl Volume {
         }
         self.check_space(0)?;
         let mut state = handle.file.state.write();
-        self.change(&handle.file, &mut state, &handle.base, &handle.who, |draft| match mode {
-            Allocate::Extend => draft.extend(end),
-            Allocate::KeepSize => Ok(()),
-            Allocate::PunchHole => draft.punch(offset, len),
-            Allocate::ZeroRange { keep_size } => draft.zero_range(offset, len, keep_size),
+        self.change(&handle.file, &mut state, handle.base.as_ref().ok_or(Error::BadHandle)?, &handle.who, |draft| {
+            match mode {
+                Allocate::Extend => draft.extend(end),
+                Allocate::KeepSize => Ok(()),
+                Allocate::PunchHole => draft.punch(offset, len),
+                Allocate::ZeroRange { keep_size } => draft.zero_range(offset, len, keep_size),
+            }
         })
     }
 
@@ -662,7 +674,7 @@ impl Volume {
             return Ok(0);
         }
         let mut state = target.file.state.write();
-        self.change(&target.file, &mut state, &target.base, &target.who, |draft| {
+        self.change(&target.file, &mut state, target.base.as_ref().ok_or(Error::BadHandle)?, &target.who, |draft| {
             draft.clone_range(&content, &keys, from_offset, to_offset, len)
         })
     }

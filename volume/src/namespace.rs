@@ -902,6 +902,20 @@ impl Core {
         self.emit(ChangeKind::Content { node: id, generation, root, blocks }, gone, Some((&key, &body)))
     }
 
+    /// Puts a directory that was removed back to its last place, and those above it.
+    fn live_again(&mut self, ino: Ino) -> Result<Ino> {
+        if let Ok(directory) = self.live_directory(ino) {
+            return Ok(directory);
+        }
+        let found = self.with_node(ino, |n| n.links.first().map(|l| (n.id, l.clone())))?;
+        let Some((id, link)) = found else { return Ok(Ino::ROOT) };
+        let Some((parent, name)) = self.last_place(&link)? else { return Ok(Ino::ROOT) };
+        let directory = self.live_again(parent)?;
+        let gone: Vec<ValueRef> = link.values.iter().map(|v| v.at).collect();
+        self.place(Some(link.id), id, directory, &name, &gone)?;
+        self.canonical(ino)
+    }
+
     /// Puts a file whose links others removed back to its last place: its writer had it open.
     fn relink(&mut self, ino: Ino) -> Result<()> {
         let me = self.me;
@@ -915,7 +929,7 @@ impl Core {
         })?;
         let Some((id, link)) = removed else { return Ok(()) };
         let Some((parent, name)) = self.last_place(&link)? else { return Ok(()) };
-        let Ok(directory) = self.live_directory(parent) else { return Ok(()) };
+        let directory = self.live_again(parent)?;
         let gone: Vec<ValueRef> = link.values.iter().map(|v| v.at).collect();
         self.place(Some(link.id), id, directory, &name, &gone)
     }

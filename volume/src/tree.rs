@@ -23,7 +23,7 @@ use crate::{
     id::{CommitHash, LinkId},
     node::{Ino, NAME_MAX, NodeKind},
     row::{Claim, Derived, Entry, Link, Node, NodeRow, Place, Shown},
-    version::ValueRef,
+    version::{Dot, ValueRef},
 };
 
 /// Longest chain of superseded places that is looked through.
@@ -62,13 +62,17 @@ impl Core {
         let kind = node.kind;
         node.links[i].shown = new.clone();
         self.put_node(child, node);
-        let mut names = BTreeSet::new();
+        // The old place first, whole: who showed as one with this directory there does no longer.
         if let Some(old) = &old {
             let directory = self.canonical(old.parent)?;
             let mut entry = (*self.entry(directory, &old.name)?).clone();
             entry.claims.retain(|c| c.link != *link);
             self.put_claims(directory, entry)?;
-            names.insert((directory, old.name.clone()));
+            if kind == NodeKind::Directory {
+                self.set_merged(child, None)?;
+            }
+            let directory = self.canonical(old.parent)?;
+            self.refresh_name(directory, &old.name)?;
         }
         if let Some(new) = &new {
             let directory = self.canonical(new.parent)?;
@@ -84,13 +88,7 @@ impl Core {
                 witness: new.witness,
             });
             self.put_claims(directory, entry)?;
-            names.insert((directory, new.name.clone()));
-        }
-        for (directory, name) in names {
-            self.refresh_name(directory, &name)?;
-        }
-        if kind == NodeKind::Directory && new.is_none() {
-            self.set_merged(child, None)?;
+            self.refresh_name(directory, &new.name)?;
         }
         // A removed directory shows as long as it has an entry that its removal didn't see.
         for parent in [old.map(|s| s.parent), new.map(|s| s.parent)].into_iter().flatten() {
@@ -141,14 +139,14 @@ impl Core {
             return Ok(None);
         }
         let removals: Vec<ValueRef> = link.values.iter().map(|v| v.at).collect();
-        let Some(witness) = self.revived_by(child, node, &removals)? else { return Ok(None) };
+        let Some(witness) = self.revived_by(child, node, link, &removals)? else { return Ok(None) };
         let mut past = self.past_places(link)?;
         Ok(past.pop().map(|p| Shown { parent: p.parent, name: p.name, at: p.at, count: p.count, witness }))
     }
 
     /// What makes a node whose links were all removed come back: a content value that is
     /// concurrent with the removals; for a directory an entry that they didn't see.
-    fn revived_by(&mut self, child: Ino, node: &Node, removals: &[ValueRef]) -> Result<Option<ValueRef>> {
+    fn revived_by(&mut self, child: Ino, node: &Node, link: &Link, removals: &[ValueRef]) -> Result<Option<ValueRef>> {
         if node.kind == NodeKind::Directory {
             let home = self.canonical(child)?;
             let mut best: Option<(ValueRef, u64)> = None;
@@ -181,15 +179,45 @@ impl Core {
             return Ok(best.map(|(witness, _)| witness));
         }
         for value in node.content.iter().rev() {
-            let mut concurrent = true;
+            let mut unseen = true;
             for &removal in removals {
-                concurrent &= !self.value_covers(removal, value.at)? && !self.value_covers(value.at, removal)?;
+                unseen &= !self.value_covers(removal, value.at)?;
             }
-            if concurrent {
+            if unseen && !self.saw_it_gone(link, value.at)? {
                 return Ok(Some(value.at));
             }
         }
         Ok(None)
+    }
+
+    /// Whether who wrote a value knew the link and had seen that it was nowhere any more. (Of two
+    /// concurrent changes of its place they may have seen the removal that lost.)
+    fn saw_it_gone(&mut self, link: &Link, value: ValueRef) -> Result<bool> {
+        let (mut places, mut gone, mut known) = (BTreeSet::new(), BTreeSet::new(), false);
+        let mut todo: Vec<ValueRef> = link.values.iter().map(|v| v.at).collect();
+        let mut visited: BTreeSet<ValueRef> = todo.iter().copied().collect();
+        while let Some(at) = todo.pop() {
+            let head: Head = decode(&self.change(at)?.head)?;
+            let seen = self.value_covers(value, at)?;
+            known |= seen;
+            if seen && matches!(head.kind, ChangeKind::Place { parent: Some(_), .. }) {
+                places.insert(at);
+            }
+            for id in head.supersedes {
+                let dot = match id.commit {
+                    CommitHash::ZERO => at.dot,
+                    hash => self.dot_of(&hash)?.ok_or_else(|| Error::damaged("a superseded commit is missing"))?,
+                };
+                let before = ValueRef { dot, index: id.index };
+                if seen {
+                    gone.insert(before);
+                }
+                if visited.len() < PAST_MAX && visited.insert(before) {
+                    todo.push(before);
+                }
+            }
+        }
+        Ok(known && places.is_subset(&gone))
     }
 
     fn count_of(&mut self, value: ValueRef) -> Result<u64> {
@@ -297,6 +325,7 @@ impl Core {
         self.put_entry(directory, entry.clone());
         self.changed(Changed::Entry { parent: directory, name: name.to_vec() });
         self.merge_directories(&entry)?;
+        let entry = (*self.entry(directory, name)?).clone();
 
         let mut wanted: BTreeMap<Vec<u8>, Derived> = BTreeMap::new();
         let derives: Vec<ByteBuf> = entry.derives.clone();
@@ -419,7 +448,9 @@ impl Core {
             let mut node = self.node(old)?;
             node.merged.retain(|m| *m != directory);
             self.put_node(old, node);
-            self.rehome(old)?;
+            // What shows here may by now show still elsewhere, with `old`.
+            let home = self.canonical(old)?;
+            self.rehome(home)?;
         }
         if let Some(into) = into {
             let mut node = self.node(into)?;

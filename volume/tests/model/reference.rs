@@ -34,6 +34,7 @@ struct Place {
 
 struct Link {
     child: NodeId,
+    all: Vec<ValueId>,
     /// Live values, the greatest first.
     live: Vec<ValueId>,
     /// Live places, the greatest first.
@@ -102,7 +103,8 @@ impl<'a> Reference<'a> {
                 changes.filter_map(|c| self.place(c)).collect::<Vec<_>>()
             };
             let live = changes.iter().filter(|c| self.history.is_live(c)).map(Change::id).collect();
-            let link = Link { child, live, places: places(true), past: places(false) };
+            let all = changes.iter().map(Change::id).collect();
+            let link = Link { child, all, live, places: places(true), past: places(false) };
             self.links.insert(id, link);
         }
     }
@@ -153,12 +155,19 @@ impl<'a> Reference<'a> {
             inside.flat_map(|shown| shown.witnesses.iter().copied()).filter(unseen).collect()
         } else {
             let values = self.contents(link.child).into_iter().map(|c| c.id());
-            // Its author saw the file there: of two removals one that lost to a move may have been seen.
-            let was_there = |value: &ValueId| link.live.iter().any(|removal| !self.history.saw(*value, *removal));
-            values.filter(unseen).filter(was_there).collect()
+            values.filter(unseen).filter(|value| !self.saw_it_gone(link, *value)).collect()
         };
         let last = link.past.first()?;
         (!witnesses.is_empty()).then(|| at(last, witnesses))
+    }
+
+    /// Whether who wrote a value knew the link and had seen that it was nowhere any more.
+    fn saw_it_gone(&self, link: &Link, value: ValueId) -> bool {
+        let seen: Vec<Change<'a>> =
+            link.all.iter().map(|id| self.history.change(*id)).filter(|c| self.history.saw(value, c.id())).collect();
+        let is_place = |c: &Change<'_>| matches!(c.head.kind, ChangeKind::Place { parent: Some(_), .. });
+        let superseded = |c: &Change<'_>| seen.iter().any(|later| later.supersedes().any(|old| old == c.id()));
+        !seen.is_empty() && !seen.iter().any(|c| is_place(c) && !superseded(c))
     }
 
     /// The directories that don't show at their winning place, since that would close a cycle.

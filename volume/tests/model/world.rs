@@ -341,7 +341,9 @@ impl World {
         if entry.kind == NodeKind::Directory {
             return self.replicas[r].volume.rmdir(entry.parent, &entry.name);
         }
-        self.discard(r, entry);
+        // What was listed may be gone since: a conflicting version shows beside each name of its file.
+        let ino = self.replicas[r].volume.lookup(entry.parent, &entry.name)?.ino;
+        self.discard(r, &Seen { ino, ..entry.clone() });
         self.replicas[r].volume.unlink(entry.parent, &entry.name)
     }
 
