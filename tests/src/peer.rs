@@ -6,7 +6,7 @@ use std::{
     io::{BufRead, BufReader},
     net::UdpSocket,
     path::{Path, PathBuf},
-    process::{Child, Command, Output, Stdio},
+    process::{Child, Command, ExitStatus, Output, Stdio},
     sync::Arc,
     thread,
     time::Duration,
@@ -249,15 +249,8 @@ impl Peer {
         });
     }
 
-    /// The daemon's log so far.
-    pub fn log_text(&self) -> String {
-        fs::read_to_string(&self.log).unwrap_or_default()
-    }
-}
-
-impl Drop for Peer {
-    fn drop(&mut self) {
-        let Some(mut child) = self.daemon.take() else { return };
+    /// Ends the daemon at any rate; how it ended, when it did so by itself.
+    fn end(&self, mut child: Child) -> Option<ExitStatus> {
         // Frozen, it could not end.
         process::send(&child, Signal::CONT);
         process::send(&child, Signal::TERM);
@@ -267,13 +260,25 @@ impl Drop for Peer {
             let _ = child.wait();
         }
         crate::scratch::detach_below(&self.mountpoint);
+        status
+    }
+
+    /// The daemon's log so far.
+    pub fn log_text(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_default()
+    }
+}
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        let ended = self.daemon.take().map(|child| self.end(child));
         let log = self.log_text();
         if thread::panicking() {
-            eprintln!("--- {}'s daemon, ended with {status:?}, logged:\n{}", self.name, tail(&log));
+            eprintln!("--- {}'s daemon, {ended:?}, logged:\n{}", self.name, tail(&log));
             return;
         }
-        let well = status.is_some_and(|status| status.success()) && !log.contains("panic at ");
-        assert!(well, "{}'s daemon ended with {status:?}\n{}", self.name, tail(&log));
+        let well = ended.is_none_or(|status| status.is_some_and(|status| status.success()));
+        assert!(well && !log.contains("panic at "), "{}'s daemon: {ended:?}\n{}", self.name, tail(&log));
     }
 }
 

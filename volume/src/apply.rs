@@ -20,7 +20,7 @@ use crate::{
     content::{BlockHash, ContentData},
     core::Core,
     error::{Error, Result},
-    id::{Birthplace, CommitHash, NodeId, RealmId},
+    id::{Birthplace, CommitHash, LinkId, NodeId, RealmId},
     member::{DeviceRow, EpochRow, InviteRow, MemberRow, Role, UserRow, epoch_id, verify_certificate},
     node::{Ino, NAME_MAX, NodeKind, TARGET_MAX},
     row::{Access, ContentValue, Link, Meta, Node, Place, Value, Xattr},
@@ -71,6 +71,8 @@ impl Core {
     /// # Errors
     /// [`Error::Refused`] when it breaks a rule (nothing is stored then), else what failed here.
     pub(crate) fn receive(&mut self, commit: &Commit) -> Result<Received> {
+        // A call that was cut short by a panic must leave nothing.
+        self.abandon();
         let header = &commit.header;
         if self.dot_of(&commit.hash)?.is_some() {
             return Ok(Received::Known);
@@ -125,7 +127,7 @@ impl Core {
                     tip: 0,
                     tip_hash: CommitHash::ZERO,
                 };
-                Dot { branch: self.store_branch(branch)?, seq: 1 }
+                Dot { branch: self.new_branch(branch), seq: 1 }
             }
             None => {
                 let empty = self
@@ -143,6 +145,7 @@ impl Core {
         if result.is_err() {
             self.abandon();
             self.not_entered(dot);
+            self.drop_new_branch(dot.branch);
         }
         result.map(|()| Received::Applied)
     }
@@ -150,7 +153,7 @@ impl Core {
     /// A second commit with a number that its device had used: the log goes on as two branches.
     fn fork(&mut self, device: DeviceId, log: u64, from: Option<Dot>, seq: u64) -> Result<crate::version::BranchNo> {
         log::warn!("device {} signed two commits numbered {seq} in one log: equivocation", device.short());
-        self.store_branch(Branch { device, log, forked_from: from, tip: seq - 1, tip_hash: CommitHash::ZERO })
+        Ok(self.new_branch(Branch { device, log, forked_from: from, tip: 0, tip_hash: CommitHash::ZERO }))
     }
 
     fn take_in(&mut self, commit: &Commit, dot: Dot, observed: &[Dot], genesis: bool) -> Result<()> {
@@ -185,6 +188,7 @@ impl Core {
                 self.apply(&origin, index as u32, head, raw, Body::Sealed(&raw.body))?;
             }
         }
+        self.put_new_branch(&mut batch, dot.branch);
         self.settle(batch)?;
         self.entered(dot, header, observed);
         Ok(())
@@ -460,7 +464,7 @@ impl Core {
                 let body: Option<ContentBody> = self.open(origin, index, encoded, key.as_ref(), body);
                 let time = body.as_ref().map_or(origin.time, |b| b.mtime);
                 let value = body.and_then(|b| content_value(*generation, root, *blocks, b));
-                if !origin.local && *root != BlockHash::ZERO {
+                if !origin.local && *root != BlockHash::ZERO && value.is_some() {
                     self.overlay.wanted.push((at, *root, *blocks));
                 }
                 let before = node.content.len() > 1;
@@ -543,6 +547,7 @@ impl Core {
                     None => Place::Removed,
                 };
                 let moved = !node.links[i].values.is_empty();
+                let was_placed = node.links.iter().any(crate::tree::is_placed);
                 // The directories whose entries this changes: the new one, and those of the places it supersedes.
                 let mut directories: Vec<Ino> = parent.into_iter().collect();
                 for old in &gone {
@@ -560,12 +565,17 @@ impl Core {
                     Some(Value { at, count: origin.count, value: Some(value) }),
                 )?;
                 Self::touch(&mut node, origin, time);
-                let (kind, links) = (node.kind, node.links.iter().map(|l| l.id).collect::<Vec<_>>());
+                let placed = node.links.iter().any(crate::tree::is_placed);
+                // Whether removed links come back depends on whether any is placed.
+                let links: Vec<LinkId> = match was_placed == placed {
+                    true => vec![node.links[i].id],
+                    false => node.links.iter().map(|l| l.id).collect(),
+                };
+                let kind = node.kind;
                 self.put_node(ino, node);
                 if kind == NodeKind::Directory && moved {
                     self.recheck_cycles(ino)?;
                 }
-                // Whether a removed link comes back depends on the others as well.
                 for id in &links {
                     self.refresh_link(ino, id)?;
                 }

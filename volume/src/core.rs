@@ -98,6 +98,8 @@ pub(crate) struct Overlay {
     pub conflicts: i64,
     /// Directories in a would-be cycle, when the set changed.
     pub cyclic: Option<BTreeSet<Ino>>,
+    /// Removed directories that are being looked at, and whether they must be again.
+    pub rechecking: HashMap<Ino, bool>,
 }
 
 /// The state of the log and the counters, as stored.
@@ -125,6 +127,9 @@ pub(crate) struct Core {
     by_log: HashMap<(crypto::DeviceId, u64), Vec<BranchNo>>,
     /// Commits that no other known commit has seen.
     pub frontier: BTreeSet<Dot>,
+    /// For each file that is being written here, the values its branch has seen: it shows that
+    /// branch, whatever ranks above it.
+    pub own: HashMap<Ino, Vec<ValueRef>>,
     pub me: BranchNo,
     pub pending: Option<Pending>,
     pub next_arrival: u64,
@@ -194,6 +199,7 @@ impl Core {
             branches: Vec::new(),
             by_log: HashMap::new(),
             frontier: BTreeSet::new(),
+            own: HashMap::new(),
             me: BranchNo(0),
             pending: None,
             next_arrival: 1,
@@ -308,6 +314,33 @@ impl Core {
         self.store.put(&mut batch, Space::Meta, key, &encode(&branch));
         self.store.apply(batch)?;
         Ok(self.add_branch(branch))
+    }
+
+    /// Numbers a new branch that is stored together with its first commit, or dropped with it.
+    pub(crate) fn new_branch(&mut self, branch: Branch) -> BranchNo {
+        self.add_branch(branch)
+    }
+
+    /// Puts the row of a branch that has no commit yet into the batch of its first one.
+    pub(crate) fn put_new_branch(&mut self, batch: &mut Batch, no: BranchNo) {
+        if self.branch(no).tip == 0 {
+            let key = [BRANCH_PREFIX, &no.0.to_be_bytes()].concat();
+            self.store.put(batch, Space::Meta, key, &encode(self.branch(no)));
+        }
+    }
+
+    /// Forgets a branch whose first commit was refused. (This device's own, empty one stays.)
+    pub(crate) fn drop_new_branch(&mut self, no: BranchNo) {
+        if no == self.me || self.branch(no).tip > 0 || no.0 as usize + 1 != self.branches.len() {
+            return;
+        }
+        let branch = self.branches.remove(no.0 as usize);
+        if let Some(of_log) = self.by_log.get_mut(&(branch.device, branch.log)) {
+            of_log.retain(|other| *other != no);
+            if of_log.is_empty() {
+                self.by_log.remove(&(branch.device, branch.log));
+            }
+        }
     }
 
     /// The branches of a log.
@@ -657,6 +690,8 @@ impl Core {
 
     /// Runs a local call: all of its changes are stored when this returns `Ok`, none otherwise.
     pub(crate) fn call<R>(&mut self, f: impl FnOnce(&mut Self) -> Result<R>) -> Result<R> {
+        // A call that was cut short by a panic must leave nothing.
+        self.abandon();
         let result = f(self).and_then(|value| {
             self.settle_call()?;
             Ok(value)
@@ -674,6 +709,9 @@ impl Core {
         }
         let dot = self.pending_dot();
         let first = self.pending.as_ref().map_or(0, |p| p.changes.len());
+        if first + changes.len() > MAX_CHANGES {
+            return Err(Error::TooManyLinks);
+        }
         let mut batch = Batch::new();
         for (i, change) in changes.iter().enumerate() {
             let value = ValueRef { dot, index: (first + i) as u32 };

@@ -2,8 +2,9 @@
 //! its root, and what is missing is handed to the connected peers' sessions.
 //!
 //! Invariants: a block is asked of one peer at a time; a peer that said it hasn't got it isn't
-//! asked again on that connection; what a reader waits for goes first; no more than
-//! [`WINDOW`] blocks are listed at once, whatever is missing.
+//! asked again on that connection; what no connected peer has waits aside until another one
+//! connects and keeps nothing else from coming; what a reader waits for goes first; no more than
+//! [`WINDOW`] blocks are asked for at once, whatever is missing.
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
@@ -25,17 +26,26 @@ use crate::{
 const WINDOW: usize = 1024;
 /// Contents walked at once.
 const CONTENTS: usize = 64;
+/// Contents held in memory, those included that wait for what nobody connected has.
+const PARKED: usize = 16_384;
 
 /// Which connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct PeerNo(pub u64);
 
 /// A content on its way here.
+#[derive(Default)]
 struct Walk {
     /// What is still to be looked at: hash and its height over the leaves.
     todo: Vec<(BlockHash, u32)>,
     /// Of it, listed as missing.
     listed: usize,
+    /// Of these, those that no connected peer has.
+    parked: usize,
+    /// List nodes walked already: a list that names one node often is walked but once.
+    visited: HashSet<(BlockHash, u32)>,
+    /// A list node of it is damaged here: it can't be finished.
+    broken: bool,
 }
 
 struct Want {
@@ -44,6 +54,8 @@ struct Want {
     walks: Vec<ValueRef>,
     asked: Option<PeerNo>,
     lacked_by: HashSet<PeerNo>,
+    /// No connected peer has it: out of the queue, and out of the limits, until another connects.
+    parked: bool,
 }
 
 #[derive(Default)]
@@ -55,7 +67,9 @@ struct State {
     /// Contents in the store beyond those being walked.
     more: bool,
     peers: HashSet<PeerNo>,
-    arrived: u64,
+    /// Of the wants, the parked ones; of the walks, those that wait for one.
+    parked_wants: usize,
+    parked_walks: usize,
 }
 
 /// The list of what to fetch.
@@ -87,7 +101,18 @@ impl Fetch {
     }
 
     pub(crate) fn add_peer(&self, peer: PeerNo) {
-        self.state.lock().peers.insert(peer);
+        let state = &mut *self.state.lock();
+        state.peers.insert(peer);
+        // It may have what nobody else had.
+        for (hash, want) in &mut state.wants {
+            if std::mem::take(&mut want.parked) {
+                state.queue.push_back(*hash);
+            }
+        }
+        for walk in state.walks.values_mut() {
+            walk.parked = 0;
+        }
+        (state.parked_wants, state.parked_walks) = (0, 0);
     }
 
     /// Forgets a peer; what it was asked for may be asked elsewhere.
@@ -133,7 +158,18 @@ impl Fetch {
         if let Some(want) = state.wants.get_mut(hash).filter(|w| w.asked == Some(peer)) {
             want.asked = None;
             want.lacked_by.insert(peer);
-            state.queue.push_back(*hash);
+            if state.peers.iter().any(|p| !want.lacked_by.contains(p)) {
+                state.queue.push_back(*hash);
+                return;
+            }
+            want.parked = true;
+            state.parked_wants += 1;
+            for at in &want.walks {
+                if let Some(walk) = state.walks.get_mut(at) {
+                    walk.parked += 1;
+                    state.parked_walks += usize::from(walk.parked == 1);
+                }
+            }
         }
     }
 
@@ -149,15 +185,19 @@ impl Fetch {
             if !leads_on && want.height > 0 && want.height < u32::MAX {
                 log::warn!("block {} stands where a list should: its content is damaged", hash.short());
             }
+            state.parked_wants -= usize::from(want.parked);
             for at in want.walks {
                 let Some(walk) = state.walks.get_mut(&at) else { continue };
                 walk.listed -= 1;
+                if want.parked && walk.parked > 0 {
+                    walk.parked -= 1;
+                    state.parked_walks -= usize::from(walk.parked == 0);
+                }
                 if leads_on {
                     walk.todo.extend(children(bytes, want.height));
                 }
             }
         }
-        state.arrived += 1;
         self.fill(state)?;
         self.arrival.notify_all();
         Ok(())
@@ -203,6 +243,7 @@ impl Fetch {
                     walks: Vec::new(),
                     asked: None,
                     lacked_by: HashSet::new(),
+                    parked: false,
                 });
                 if want.asked.is_none() {
                     state.urgent.push_back(*hash);
@@ -220,7 +261,7 @@ impl Fetch {
             if left.is_zero() {
                 // Nobody waits for them any more, but the contents that need them.
                 for hash in &missing {
-                    if state.wants.get(hash).is_some_and(|w| w.walks.is_empty() && w.asked.is_none()) {
+                    if state.wants.get(hash).is_some_and(|w| w.walks.is_empty() && w.asked.is_none() && !w.parked) {
                         state.wants.remove(hash);
                     }
                 }
@@ -242,43 +283,44 @@ impl Fetch {
                 }
                 self.store.apply(batch)?;
             }
-            if !state.more || state.walks.len() >= CONTENTS || state.wants.len() >= WINDOW {
+            if !state.more || !state.has_room() {
                 return Ok(());
             }
             self.load_more(state)?;
         }
     }
 
+    /// Takes up contents that aren't walked yet, as many as there is room for.
     fn load_more(&self, state: &mut State) -> Result<()> {
-        let rows = self.store.scan(Space::Wanted, &[], &[], 2 * CONTENTS)?;
-        state.more = rows.len() == 2 * CONTENTS;
-        let mut added = false;
-        for (key, bytes) in rows {
-            if state.walks.len() >= CONTENTS {
-                state.more = true;
-                break;
-            }
-            let parsed: Option<(BlockHash, u64)> = rmp_serde::from_slice(&bytes).ok();
-            let (Some(at), Some((root, blocks))) = (ValueRef::from_key(&key), parsed) else { continue };
-            if let std::collections::hash_map::Entry::Vacant(place) = state.walks.entry(at) {
-                place.insert(Walk { todo: vec![(root, height(blocks))], listed: 0 });
-                added = true;
+        let mut from = Vec::new();
+        loop {
+            let rows = self.store.scan(Space::Wanted, &from, &[], 2 * CONTENTS)?;
+            let Some((last, _)) = rows.last() else { break };
+            from = [last.as_slice(), &[0]].concat();
+            for (key, bytes) in rows {
+                if !state.has_room() {
+                    return Ok(());
+                }
+                let parsed: Option<(BlockHash, u64)> = rmp_serde::from_slice(&bytes).ok();
+                let (Some(at), Some((root, blocks))) = (ValueRef::from_key(&key), parsed) else { continue };
+                state.walks.entry(at).or_insert_with(|| Walk { todo: vec![(root, height(blocks))], ..Walk::default() });
             }
         }
-        if !added && state.walks.len() < CONTENTS {
-            state.more = false;
-        }
+        state.more = false;
         Ok(())
     }
 
     /// Walks every content as far as the window allows; returns those that are wholly here.
     fn walk_all(&self, state: &mut State) -> Result<Vec<ValueRef>> {
         let mut done = Vec::new();
-        let State { walks, wants, queue, .. } = state;
+        let State { walks, wants, queue, parked_wants, parked_walks, .. } = state;
         for (&at, walk) in walks.iter_mut() {
-            while wants.len() < WINDOW {
-                let Some((hash, height)) = walk.todo.pop() else { break };
-                if hash.is_hole() {
+            while wants.len() - *parked_wants < WINDOW {
+                // Taken off only when it is dealt with: an error of the disk must not lose it.
+                let Some(&(hash, height)) = walk.todo.last() else { break };
+                let again = height > 0 && walk.visited.contains(&(hash, height));
+                if hash.is_hole() || again {
+                    walk.todo.pop();
                     continue;
                 }
                 if let Some(want) = wants.get_mut(&hash) {
@@ -287,26 +329,49 @@ impl Fetch {
                     }
                     want.walks.push(at);
                     walk.listed += 1;
+                    if want.parked {
+                        walk.parked += 1;
+                        *parked_walks += usize::from(walk.parked == 1);
+                    }
+                    walk.todo.pop();
                     continue;
                 }
                 if self.blocks.store().head(&hash)?.is_some() {
-                    if height > 0
-                        && let Some(bytes) = self.blocks.get_checked(&hash)?
-                    {
-                        walk.todo.extend(children(&bytes, height));
+                    let bytes = if height > 0 { self.blocks.get_checked(&hash) } else { Ok(None) };
+                    walk.todo.pop();
+                    match bytes {
+                        Ok(Some(bytes)) if BlockHash::of_list(&bytes) == hash => {
+                            walk.visited.insert((hash, height));
+                            walk.todo.extend(children(&bytes, height));
+                        }
+                        Ok(None) if height == 0 => {}
+                        _ => {
+                            log::error!("block {} is damaged, or no list where one belongs", hash.short());
+                            walk.broken = true;
+                        }
                     }
                     continue;
                 }
-                let want = Want { height, walks: vec![at], asked: None, lacked_by: HashSet::new() };
+                let want = Want { height, walks: vec![at], asked: None, lacked_by: HashSet::new(), parked: false };
                 wants.insert(hash, want);
                 queue.push_back(hash);
                 walk.listed += 1;
+                walk.todo.pop();
             }
-            if walk.todo.is_empty() && walk.listed == 0 {
+            if walk.todo.is_empty() && walk.listed == 0 && !walk.broken {
                 done.push(at);
             }
         }
         Ok(done)
+    }
+}
+
+impl State {
+    /// Whether another content may be walked.
+    fn has_room(&self) -> bool {
+        self.walks.len() - self.parked_walks < CONTENTS
+            && self.walks.len() < PARKED
+            && self.wants.len() - self.parked_wants < WINDOW
     }
 }
 

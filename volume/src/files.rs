@@ -50,6 +50,8 @@ pub(crate) struct FileState {
     branch: Option<Branch>,
     /// Has set-id bits that a write must clear.
     privileged: bool,
+    /// Nobody has it open, but what was written could not be published yet (the disk was full): held until it is.
+    kept: bool,
     /// No longer in the table of open files.
     gone: bool,
 }
@@ -151,8 +153,15 @@ impl Volume {
         state.refs -= 1;
         if state.refs == 0 {
             state.gone = true;
-            self.count_dirty(state.branch.take().map_or(0, |b| b.counted), 0);
+            self.drop_branch(file.ino, state.branch.take());
             self.inner.files.remove(&file.ino);
+        }
+    }
+
+    fn drop_branch(&self, ino: Ino, branch: Option<Branch>) {
+        if let Some(branch) = branch {
+            self.count_dirty(branch.counted, 0);
+            self.inner.core.lock().own.remove(&ino);
         }
     }
 
@@ -227,12 +236,13 @@ impl Volume {
     }
 
     /// The branch to write to, begun from what is shown if there is none.
-    fn branch<'a>(&self, state: &'a mut FileState, base: &Base) -> Result<&'a mut Branch> {
+    fn branch<'a>(&self, file: Ino, state: &'a mut FileState, base: &Base) -> Result<&'a mut Branch> {
         if state.branch.is_none() {
             let Base { seen, version } = base.clone();
             state.shown = None;
             let mtime = self.inner.clock.now();
             let draft = Draft::new(self.inner.blocks.clone(), version.content, version.keys);
+            self.inner.core.lock().own.insert(file, seen.clone());
             state.branch = Some(Branch { draft, seen, mtime, dirty: false, logged: false, counted: 0 });
         }
         state.branch.as_mut().ok_or(Error::BadHandle)
@@ -252,7 +262,7 @@ impl Volume {
             state.privileged = false;
         }
         let now = self.inner.clock.now();
-        let branch = self.branch(state, base)?;
+        let branch = self.branch(file.ino, state, base)?;
         let result = f(&mut branch.draft)?;
         branch.mtime = now;
         if !branch.dirty {
@@ -353,6 +363,7 @@ impl Volume {
             }
             Ok(at)
         })?;
+        self.inner.core.lock().own.insert(ino, vec![at]);
         branch.seen = vec![at];
         branch.dirty = false;
         branch.logged = false;
@@ -377,7 +388,14 @@ impl Volume {
             self.inner.dirty_files.lock().remove(&ino);
             let Some(file) = file else { continue };
             let mut state = file.state.write();
-            if let Err(e) = self.publish(&file, &mut state) {
+            let result = self.publish(&file, &mut state);
+            if result.is_ok() && std::mem::take(&mut state.kept) {
+                if state.writers == 0 {
+                    self.drop_branch(ino, state.branch.take());
+                }
+                self.let_go(&file, &mut state);
+            }
+            if let Err(e) = result {
                 log::error!("inode {}: what was written could not be published yet: {e}", ino.0);
                 self.inner.dirty_files.lock().insert(ino, now);
                 let retry = now + PUBLISH_AFTER;
@@ -467,11 +485,21 @@ impl Volume {
             if state.writers == 0 {
                 result = self.publish(file, &mut state);
                 if let Some(branch) = state.branch.take_if(|b| !b.dirty) {
-                    self.count_dirty(branch.counted, 0);
+                    let seen = branch.seen.last().copied();
+                    self.drop_branch(file.ino, Some(branch));
                     let shown = self.inner.core.lock().with_node(file.ino, |n| n.content.last().map(|v| v.at));
-                    other_shows = shown.is_ok_and(|at| at != branch.seen.last().copied());
+                    other_shows = shown.is_ok_and(|at| at != seen);
                 }
             }
+        }
+        if let Err(e) = &result
+            && !state.kept
+        {
+            // Its writer was told, and may be gone: it isn't thrown away but tried again.
+            log::error!("inode {}: what was written could not be published at its last close: {e}", file.ino.0);
+            state.kept = true;
+            state.refs += 1;
+            self.inner.dirty_files.lock().insert(file.ino, self.inner.clock.monotonic());
         }
         self.let_go(file, &mut state);
         drop(state);
@@ -551,8 +579,7 @@ impl Volume {
             };
         }
         if state.writers == 0 && state.branch.as_ref().is_some_and(|b| !b.dirty) {
-            let branch = state.branch.take();
-            self.count_dirty(branch.map_or(0, |b| b.counted), 0);
+            self.drop_branch(file.ino, state.branch.take());
         }
         self.let_go(&file, &mut state);
         result

@@ -376,11 +376,30 @@ impl Core {
         }
         let last = self.with_node(ino, |n| n.shown_links().count() <= 1)?;
         if last {
+            // What its writer sees is the branch of the open file, whatever ranks above it.
+            let own = self.own.get(&ino).cloned().unwrap_or_default();
+            let shown = self.with_node(ino, |n| n.content.last().map(|v| v.at))?;
+            let hidden = shown.filter(|at| !own.is_empty() && !own.contains(at));
             for view in views {
-                self.made_real(view)?;
+                let is_own =
+                    matches!(self.row(view)?.as_deref(), Some(NodeRow::View { value, .. }) if own.contains(value));
+                if !is_own {
+                    self.made_real(view)?;
+                }
+            }
+            if let Some(value) = hidden {
+                self.split_off(ino, value, directory, name)?;
             }
         }
         self.remove_link(ino, &link)
+    }
+
+    /// Makes the value that ranks highest, but that nobody here sees, a file beside the one it is of.
+    fn split_off(&mut self, of: Ino, value: ValueRef, directory: Ino, name: &[u8]) -> Result<()> {
+        let file = self.node(of)?;
+        let beside = self.conflict_name(directory, name, value)?;
+        let ino = self.allocate_ino();
+        self.bear_copy(&file, value, ino, directory, &beside)
     }
 
     /// Gives links that show beside a taken name the name they show under, before that name is
@@ -576,9 +595,6 @@ impl Core {
         let Some(NodeRow::View { of, value }) = self.row(ino)?.as_deref().cloned() else { return Ok(ino) };
         self.may_change()?;
         let file = self.node(of)?;
-        let content =
-            file.content.iter().find(|v| v.at == value).and_then(|v| v.value.clone()).ok_or(Error::NotFound)?;
-        let access = file.access.last().and_then(|v| v.value.clone()).ok_or_else(|| Error::damaged("access"))?;
         let shown = file.shown_links().next().map(|(_, s)| s.clone()).ok_or(Error::NotFound)?;
         let directory = self.canonical(shown.parent)?;
         let mut name = None;
@@ -588,9 +604,19 @@ impl Core {
             }
         }
         let name = name.ok_or(Error::NotFound)?;
-        let content_body = self.content_body(&file, value, &content)?;
         // Settled first: its derived name must be free for the file.
         self.put_row(ino, None);
+        self.bear_copy(&file, value, ino, directory, &name)?;
+        Ok(ino)
+    }
+
+    /// Takes a value out of a file's register and makes it the content of a new file.
+    fn bear_copy(&mut self, file: &Node, value: ValueRef, ino: Ino, directory: Ino, name: &[u8]) -> Result<()> {
+        let content =
+            file.content.iter().find(|v| v.at == value).and_then(|v| v.value.clone()).ok_or(Error::NotFound)?;
+        let access = file.access.last().and_then(|v| v.value.clone()).ok_or_else(|| Error::damaged("access"))?;
+        let content_body = self.content_body(file, value, &content)?;
+        let of = self.ino_of_node(&file.id)?.ok_or(Error::NotFound)?;
         self.settle_conflict(of, value)?;
         let body = BirthBody {
             access: AccessBody {
@@ -608,8 +634,7 @@ impl Core {
         let (generation, key) = self.body_key(ino)?;
         let (root, blocks) = content.tree.unwrap_or((crate::content::BlockHash::ZERO, 0));
         self.emit(ChangeKind::Content { node: id, generation, root, blocks }, &[], Some((&key, &content_body)))?;
-        self.place(None, id, directory, &name, &[])?;
-        Ok(ino)
+        self.place(None, id, directory, name, &[])
     }
 
     /// A birth whose node takes over an inode number that is in use.

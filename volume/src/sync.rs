@@ -220,15 +220,29 @@ impl Core {
             match self.dot_of(&tip.hash)? {
                 Some(dot) => known.join(&*self.vector(dot)?),
                 None => {
-                    // It is ahead of us in that log (or on another branch of it, which it will ask about).
+                    // It is ahead of us in that log, or on another branch of it: then it has a commit
+                    // with a number that we know otherwise, and knows of ours what came before at most.
                     for no in self.branches_of(&tip.device, tip.log).to_vec() {
-                        let seq = self.branch(no).tip.min(tip.seq);
-                        known.add(Dot { branch: no, seq });
+                        if tip.seq > self.branch(no).tip {
+                            known.add(Dot { branch: no, seq: self.branch(no).tip });
+                        }
                     }
                 }
             }
         }
         Ok(known)
+    }
+
+    /// Tips that can only be of another branch of a log: of a number known here, but another commit.
+    fn forked(&self, tips: &[Tip]) -> Result<Vec<CommitHash>> {
+        let mut forked = Vec::new();
+        for tip in tips {
+            let known = self.branches_of(&tip.device, tip.log).iter().any(|no| self.branch(*no).tip >= tip.seq);
+            if known && self.dot_of(&tip.hash)?.is_none() {
+                forked.push(tip.hash);
+            }
+        }
+        Ok(forked)
     }
 
     /// The first arrival that a peer knowing `known` may lack.
@@ -296,10 +310,11 @@ impl Session {
             Message::Tips(tips) => {
                 let planned = {
                     let mut core = self.volume.inner.core.lock();
-                    core.known_by(&tips).and_then(|known| Ok((core.first_lacking(&known)?, known)))
+                    core.known_by(&tips).and_then(|known| Ok((core.first_lacking(&known)?, core.forked(&tips)?, known)))
                 };
-                let (first, known) = planned.map_err(|e| Misbehaved(e.to_string()))?;
+                let (first, forked, known) = planned.map_err(|e| Misbehaved(e.to_string()))?;
                 let mut state = self.shared.state.lock();
+                state.asked.extend(forked.into_iter().take(MAX_WAITING));
                 state.next_arrival = first;
                 state.known = Some(known);
                 if !state.tips_sent {
@@ -391,6 +406,7 @@ impl Session {
         let mut bytes = 0;
         while let Some(hash) = state.wants.pop() {
             if let Some(dot) = core.dot_of(&hash)?
+                && core.commit_row(dot)?.is_some_and(|row| row.arrival <= sendable)
                 && let Some(commit) = core.export(dot)?
             {
                 return Ok(Some(Message::Commits(vec![commit])));
@@ -515,6 +531,7 @@ impl Volume {
         let result = {
             let mut core = self.inner.core.lock();
             let mut waiting = self.inner.waiting.lock();
+            let sent: HashSet<CommitHash> = commits.iter().map(|c| c.hash).collect();
             let mut todo: Vec<Commit> = commits;
             todo.reverse();
             let mut result = Ok(());
@@ -530,6 +547,10 @@ impl Volume {
                         waiting.keep(hash, commit);
                         missing.push(hash);
                     }
+                    // It had waited here: whoever sent it, it wasn't the one who sends now.
+                    Err(Error::Refused(rule)) if !sent.contains(&commit.hash) => {
+                        log::debug!("a commit that waited is refused: {rule}");
+                    }
                     Err(e) => {
                         result = Err(e);
                         break;
@@ -538,8 +559,8 @@ impl Volume {
             }
             if applied {
                 // Synced before it is shown: what was seen once is never unseen. Own blocks first, as always.
-                self.inner.blocks.sync()?;
-                core.store.sync()?;
+                let synced = self.inner.blocks.sync().and_then(|()| core.store.sync());
+                result = result.and(synced);
                 self.inner.synced_arrival.store(core.next_arrival - 1, Ordering::Release);
                 // Before anybody can see the new digest: it must not seem complete yet.
                 self.inner.fetch.look_again();

@@ -23,11 +23,13 @@ use crate::{
     id::{CommitHash, LinkId},
     node::{Ino, NAME_MAX, NodeKind},
     row::{Claim, Derived, Entry, Link, Node, NodeRow, Place, Shown},
-    version::{Dot, ValueRef},
+    version::ValueRef,
 };
 
 /// Longest chain of superseded places that is looked through.
 const PAST_MAX: usize = 256;
+/// Most times that a removed directory is looked at again because of what looking at it changed.
+const RECHECK_MAX: usize = 16;
 
 /// A place as it once was.
 #[derive(Clone, Debug)]
@@ -52,14 +54,24 @@ impl Core {
 
     /// Brings in line where a link shows.
     pub(crate) fn refresh_link(&mut self, child: Ino, link: &LinkId) -> Result<()> {
+        // Directories that come back bring back those above them, however deep: the stack grows with them.
+        stacker::maybe_grow(256 << 10, 4 << 20, || self.refresh_link_here(child, link))
+    }
+
+    fn refresh_link_here(&mut self, child: Ino, link: &LinkId) -> Result<()> {
         let mut node = self.node(child)?;
         let Some(i) = node.links.iter().position(|l| l.id == *link) else { return Ok(()) };
         let new = self.place_of(child, &node, i)?;
         let old = node.links[i].shown.clone();
-        if old == new {
-            return Ok(());
-        }
         let kind = node.kind;
+        let removed = kind == NodeKind::Directory && !node.links.iter().any(is_placed);
+        if old == new {
+            // What brought a directory back may have changed though it shows as before.
+            return match new.filter(|_| removed) {
+                Some(shown) => self.recheck_removed(shown.parent),
+                None => Ok(()),
+            };
+        }
         node.links[i].shown = new.clone();
         self.put_node(child, node);
         // The old place first, whole: who showed as one with this directory there does no longer.
@@ -91,8 +103,12 @@ impl Core {
             self.refresh_name(directory, &new.name)?;
         }
         // A removed directory shows as long as it has an entry that its removal didn't see.
+        let there = (old.is_some(), new.is_some());
         for parent in [old.map(|s| s.parent), new.map(|s| s.parent)].into_iter().flatten() {
             self.recheck_removed(parent)?;
+        }
+        if removed && there.0 != there.1 {
+            self.recheck_cycles(child)?;
         }
         Ok(())
     }
@@ -112,6 +128,24 @@ impl Core {
     }
 
     fn recheck_removed(&mut self, directory: Ino) -> Result<()> {
+        if let Some(again) = self.overlay.rechecking.get_mut(&directory) {
+            // Being looked at, further out: what changed meanwhile is looked at once that is done.
+            *again = true;
+            return Ok(());
+        }
+        let mut result = Ok(());
+        for _ in 0..RECHECK_MAX {
+            self.overlay.rechecking.insert(directory, false);
+            result = self.recheck_removed_once(directory);
+            let again = self.overlay.rechecking.remove(&directory).unwrap_or(false);
+            if result.is_err() || !again {
+                break;
+            }
+        }
+        result
+    }
+
+    fn recheck_removed_once(&mut self, directory: Ino) -> Result<()> {
         let links = self.with_node(directory, |n| {
             let removed = !n.links.is_empty() && n.links.iter().all(|l| !is_placed(l));
             if removed { n.links.iter().map(|l| l.id).collect() } else { Vec::new() }
@@ -148,32 +182,15 @@ impl Core {
     /// concurrent with the removals; for a directory an entry that they didn't see.
     fn revived_by(&mut self, child: Ino, node: &Node, link: &Link, removals: &[ValueRef]) -> Result<Option<ValueRef>> {
         if node.kind == NodeKind::Directory {
-            let home = self.canonical(child)?;
             let mut best: Option<(ValueRef, u64)> = None;
-            let mut from = [0; 16];
-            loop {
-                let entries = self.scan_entries(home, &from, 256)?;
-                let Some((last, _)) = entries.last() else { break };
-                let last = *last;
-                for claim in entries.iter().flat_map(|(_, e)| e.claims.clone()).filter(|c| c.parent == child) {
-                    let mut unseen = true;
-                    for &removal in removals {
-                        unseen &= !self.value_covers(removal, claim.witness)?;
-                    }
-                    if unseen {
-                        let count = self.count_of(claim.witness)?;
-                        let greater = match best {
-                            Some(best) => self.rank(best, (claim.witness, count))? == Ordering::Less,
-                            None => true,
-                        };
-                        if greater {
-                            best = Some((claim.witness, count));
-                        }
-                    }
-                }
-                match next_tag(last) {
-                    Some(next) => from = next,
-                    None => break,
+            for witness in self.witnesses(child, removals, &mut BTreeSet::new())? {
+                let count = self.count_of(witness)?;
+                let greater = match best {
+                    Some(best) => self.rank(best, (witness, count))? == Ordering::Less,
+                    None => true,
+                };
+                if greater {
+                    best = Some((witness, count));
                 }
             }
             return Ok(best.map(|(witness, _)| witness));
@@ -188,6 +205,84 @@ impl Core {
             }
         }
         Ok(None)
+    }
+
+    /// What of a removed directory's entries its removals did not see: the places of those that are
+    /// there, and for removed directories that came back themselves, in turn what of theirs.
+    ///
+    /// Who is there is decided by winning places alone: where a directory hangs, to close no cycle,
+    /// neither keeps nor loses anybody. And it is followed down to what really is there each time:
+    /// two removed directories with their last places in each other don't keep each other alive.
+    fn witnesses(
+        &mut self,
+        directory: Ino,
+        removals: &[ValueRef],
+        visited: &mut BTreeSet<Ino>,
+    ) -> Result<Vec<ValueRef>> {
+        stacker::maybe_grow(256 << 10, 4 << 20, || self.witnesses_here(directory, removals, visited))
+    }
+
+    fn witnesses_here(
+        &mut self,
+        directory: Ino,
+        removals: &[ValueRef],
+        visited: &mut BTreeSet<Ino>,
+    ) -> Result<Vec<ValueRef>> {
+        if !visited.insert(directory) {
+            return Ok(Vec::new());
+        }
+        let mut children: Vec<(Ino, NodeKind, ValueRef)> = Vec::new();
+        let home = self.canonical(directory)?;
+        let mut from = [0; 16];
+        loop {
+            let entries = self.scan_entries(home, &from, 256)?;
+            let Some((last, _)) = entries.last() else { break };
+            let last = *last;
+            let claims = entries.iter().flat_map(|(_, e)| &e.claims).filter(|c| c.parent == directory);
+            children.extend(claims.map(|c| (c.child, c.kind, c.witness)));
+            match next_tag(last) {
+                Some(next) => from = next,
+                None => break,
+            }
+        }
+        let mut here = Vec::with_capacity(children.len());
+        for child in children {
+            let hangs = child.1 == NodeKind::Directory && self.with_node(child.0, |n| n.hung_at.is_some())?;
+            if !hangs {
+                here.push(child);
+            }
+        }
+        for hung in self.cyclic() {
+            let at = self.with_node(hung, |n| n.hung_at.as_ref().map(|(_, _, at, _)| *at))?;
+            if let Some(at) = at
+                && self.winning_parent(hung)? == Some(directory)
+            {
+                let at = self.with_node(hung, winning_place)?.map_or(at, |(_, at)| at);
+                here.push((hung, NodeKind::Directory, at));
+            }
+        }
+        let mut found = Vec::new();
+        for (child, kind, witness) in here {
+            let removed = kind == NodeKind::Directory && !self.with_node(child, |n| n.links.iter().any(is_placed))?;
+            if removed {
+                let gone = self
+                    .with_node(child, |n| n.links.iter().flat_map(|l| &l.values).map(|v| v.at).collect::<Vec<_>>())?;
+                found.extend(self.witnesses(child, &gone, visited)?);
+            } else {
+                found.push(witness);
+            }
+        }
+        let mut unseen = Vec::with_capacity(found.len());
+        for witness in found {
+            let mut seen = false;
+            for &removal in removals {
+                seen |= self.value_covers(removal, witness)?;
+            }
+            if !seen {
+                unseen.push(witness);
+            }
+        }
+        Ok(unseen)
     }
 
     /// Whether who wrote a value knew the link and had seen that it was nowhere any more. (Of two
@@ -463,6 +558,10 @@ impl Core {
 
     /// Moves the claims in a directory that now show elsewhere there.
     fn rehome(&mut self, directory: Ino) -> Result<()> {
+        stacker::maybe_grow(256 << 10, 4 << 20, || self.rehome_here(directory))
+    }
+
+    fn rehome_here(&mut self, directory: Ino) -> Result<()> {
         let mut from = [0; 16];
         let mut moved = Vec::new();
         loop {
@@ -593,18 +692,30 @@ impl Core {
         Ok(names)
     }
 
+    /// A free name for a conflicting value of what shows as `name`.
+    pub(crate) fn conflict_name(&mut self, directory: Ino, name: &[u8], value: ValueRef) -> Result<Vec<u8>> {
+        let names = self.conflict_names(name, value)?;
+        for free in &names {
+            if self.entry(directory, free)?.shown().is_none() {
+                return Ok(free.clone());
+            }
+        }
+        Ok(names.last().cloned().unwrap_or_default())
+    }
+
     // ---- cycles
 
     /// The directory that a directory's winning place (or, removed but revived, shown place) names.
     fn winning_parent(&mut self, directory: Ino) -> Result<Option<Ino>> {
-        self.with_node(directory, |n| {
-            let link = n.links.first()?;
-            let winner = link.values.iter().rev().find_map(|v| match &v.value {
-                Some(Place::In { parent, .. }) => Some(*parent),
-                _ => None,
-            });
-            winner.or_else(|| link.shown.as_ref().map(|s| s.parent))
-        })
+        let (winner, link) = self.with_node(directory, |n| {
+            let winner = winning_place(n).map(|(parent, _)| parent);
+            (winner, n.links.first().filter(|l| winner.is_none() && l.shown.is_some()).cloned())
+        })?;
+        match (winner, link) {
+            (Some(parent), _) => Ok(Some(parent)),
+            (None, Some(link)) => Ok(self.last_place(&link)?.map(|(parent, _)| parent)),
+            (None, None) => Ok(None),
+        }
     }
 
     fn in_cycle(&mut self, directory: Ino) -> Result<bool> {
@@ -703,9 +814,13 @@ impl Core {
             if node.hung_at != new {
                 node.hung_at = new;
                 let links: Vec<LinkId> = node.links.iter().map(|l| l.id).collect();
+                let winner = winning_place(&node);
                 self.put_node(directory, node);
                 for link in links {
                     self.refresh_link(directory, &link)?;
+                }
+                if let Some((parent, _)) = winner {
+                    self.recheck_removed(parent)?;
                 }
             }
         }
@@ -729,7 +844,14 @@ impl Core {
         if places.is_empty() && link.shown.is_none() {
             return Ok(places);
         }
-        places.extend(self.past_places(&link)?.into_iter().rev());
+        for past in self.past_places(&link)?.into_iter().rev() {
+            // A place in a directory that is gone would hide it.
+            let there =
+                past.parent == Ino::ROOT || self.with_node(past.parent, |n| n.shown_links().next().is_some())?;
+            if there {
+                places.push(past);
+            }
+        }
         Ok(places)
     }
 
@@ -748,6 +870,14 @@ impl Core {
         }
         Err(Error::damaged("directories without end"))
     }
+}
+
+/// The winning place of a directory: the directory it names, and the value.
+fn winning_place(node: &Node) -> Option<(Ino, ValueRef)> {
+    node.links.first()?.values.iter().rev().find_map(|v| match &v.value {
+        Some(Place::In { parent, .. }) => Some((*parent, v.at)),
+        _ => None,
+    })
 }
 
 /// Whether a link has a live place.

@@ -271,7 +271,7 @@ impl Volume {
             .into_iter()
             .filter(|c| matches!(c, Changed::Entry { name, .. } if !names.contains(&name.as_slice())))
             .collect();
-        if !names.is_empty() && !unexpected.is_empty() {
+        if !unexpected.is_empty() {
             self.tell(&unexpected);
         }
         self.wake_committer();
