@@ -3,7 +3,7 @@
 //!
 //! A normal run tries 256 random lives; `PROPTEST_CASES=10000` tries that many.
 
-#![allow(unreachable_pub, reason = "modules of one test program")]
+#![allow(unreachable_pub, clippy::unwrap_used, reason = "one test program: what fails anywhere in it is the test")]
 
 use std::fmt;
 

@@ -349,7 +349,7 @@ impl World {
 
     fn rename(&mut self, r: usize, entry: &Seen, dir: Ino, name: &[u8], mode: RenameMode) -> Result<(), Error> {
         let target = self.entries(r).into_iter().find(|e| e.parent == dir && e.name == name);
-        let result = match &target {
+        match &target {
             Some(target) if mode == RenameMode::Replace && target.ino != entry.ino && target.kind == NodeKind::File => {
                 let bytes: Vec<String> = tokens(&read(&self.replicas[r], target.ino)).collect();
                 let result = self.replicas[r].volume.rename(entry.parent, &entry.name, dir, name, mode);
@@ -362,8 +362,7 @@ impl World {
                 result
             }
             _ => self.replicas[r].volume.rename(entry.parent, &entry.name, dir, name, mode),
-        };
-        result
+        }
     }
 
     fn set(&mut self, r: u8, entry: u8, change: &AttributeChange) -> Result<(), Error> {
