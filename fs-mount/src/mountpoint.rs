@@ -46,7 +46,8 @@ pub(crate) fn mounted_at(path: &Path) -> Outcome<Mounted> {
 }
 
 fn is_dead(path: &Path) -> bool {
-    fs::metadata(path).is_err_and(|e| e.raw_os_error() == Some(rustix::io::Errno::NOTCONN.raw_os_error()))
+    // The kernel answers `stat` from its cache, also for the dead; for this it must ask.
+    rustix::fs::statvfs(path).is_err_and(|e| e == rustix::io::Errno::NOTCONN)
 }
 
 /// The type of the file system mounted last at `path`, by the kernel's table.

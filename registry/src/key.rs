@@ -12,7 +12,7 @@ use thiserror::Error;
 #[derive(Debug, Error)]
 pub enum KeyError {
     /// The system refuses.
-    #[error("{path}: {error}")]
+    #[error("{}: {}: choose another folder with --state, or make this one usable", path.display(), error.kind())]
     Io {
         /// The file or folder.
         path: PathBuf,

@@ -72,7 +72,8 @@ pub(super) fn resolve(path: &Path) -> io::Result<PathBuf> {
 
 /// Whether the process that served the mount at `mountpoint` is gone.
 pub(super) fn is_dead(mountpoint: &Path) -> bool {
-    mountpoint.metadata().is_err_and(|failure| failure.raw_os_error() == Some(libc::ENOTCONN))
+    // The kernel answers `stat` from its cache, also for the dead; for this it must ask.
+    rustix::fs::statvfs(mountpoint).is_err_and(|failure| failure == rustix::io::Errno::NOTCONN)
 }
 
 /// Undoes the table's escapes: `\040` for a space and so on.
