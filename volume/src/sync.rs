@@ -448,7 +448,8 @@ impl Session {
     /// # Errors
     /// [`Misbehaved`] when it isn't what was asked for.
     pub fn block_arrived(&self, hash: &BlockHash, bytes: &[u8]) -> Result<(), Misbehaved> {
-        match self.volume.inner.fetch.arrived(hash, bytes) {
+        let room = self.volume.check_space(bytes.len());
+        match room.and_then(|()| self.volume.inner.fetch.arrived(hash, bytes)) {
             Ok(()) => {
                 if !self.volume.inner.fetch.has_work() {
                     // Perhaps that was the last one: say so.
@@ -525,6 +526,8 @@ impl Drop for Session {
 impl Volume {
     /// Takes checked commits in, those that can be; returns the commits that others refer to and that aren't known.
     pub(crate) fn take_commits(&self, commits: Vec<Commit>) -> Result<Vec<CommitHash>> {
+        // Before the store is touched: one that runs into a full disk can't go on.
+        self.check_space(0)?;
         let mut changed = Vec::new();
         let mut missing = Vec::new();
         let mut applied = false;
