@@ -47,6 +47,7 @@ pub(crate) mod network;
 pub(crate) mod wait;
 
 use network::Network;
+use wait::Waiter;
 
 /// How long a read waits for content that no peer has sent yet.
 const ABSENT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -222,7 +223,8 @@ async fn close(shared: &Arc<Shared>) -> Outcome<()> {
     let volume = shared.volume.clone();
     let committed = blocking(move || volume.commit_now()).await;
     if committed.is_ok() && shared.network.anybody_connected() {
-        let in_step = wait::until_in_step(&shared.volume, &shared.network, |_| ());
+        let mut waiter = Waiter::new(&shared.volume, &shared.network);
+        let in_step = waiter.until_in_step(|_| ());
         // In vain at times: the rest is sent when it is mounted again.
         let _ = tokio::time::timeout(FAREWELL, in_step).await;
     }

@@ -13,7 +13,7 @@ use quinn::{Connection, RecvStream, SendStream};
 use thiserror::Error;
 use tokio::time::timeout;
 use volume::content::BlockHash;
-use volume::sync::Session;
+use volume::sync::{Session, SessionError};
 
 use crate::blocking::blocking;
 use crate::close::Abandoned;
@@ -111,13 +111,22 @@ fn store(session: &Arc<Session>, blocks: Vec<(BlockHash, Vec<u8>)>) -> tokio::ta
         for (hash, bytes) in blocks {
             match &result {
                 Ok(()) => {
-                    result = session.block_arrived(&hash, &bytes).map_err(|e| BlockError::Misbehaved(e.to_string()));
+                    result = session.block_arrived(&hash, &bytes).map_err(BlockError::from);
                 }
                 Err(_) => session.block_failed(&hash),
             }
         }
         result
     })
+}
+
+impl From<SessionError> for BlockError {
+    fn from(error: SessionError) -> Self {
+        match error {
+            SessionError::Misbehaved(rule) => Self::Misbehaved(rule),
+            SessionError::Failed(why) => Self::Broken(why),
+        }
+    }
 }
 
 async fn finished(job: tokio::task::JoinHandle<Result<(), BlockError>>) -> Result<(), BlockError> {

@@ -2,7 +2,8 @@
 //!
 //! The session is pulled: it is asked for the next message only when the last one is written, so a slow peer slows
 //! itself and nobody else. All calls of the session may touch the disk and run on blocking threads, those that apply
-//! commits one after the other. Nothing here polls: the session wakes the writer and the fetchers.
+//! commits one after the other. Nothing here polls, but for
+//! room on a full disk: the session wakes the writer and the fetchers.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,7 +12,7 @@ use quinn::Connection;
 use thiserror::Error;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
-use volume::sync::{MAX_MESSAGE, Message, Session};
+use volume::sync::{MAX_MESSAGE, Message, Session, SessionError};
 
 use crate::block_stream::{self, BlockError, MAX_BATCH};
 use crate::blocking::blocking;
@@ -41,7 +42,7 @@ pub(crate) enum Ended {
     /// The peer did what an honest one never does.
     #[error("misbehaved: {0}")]
     Misbehaved(String),
-    /// A stream broke or stood still.
+    /// A stream broke or stood still, or this device can't go on with it.
     #[error("{0}")]
     Stream(String),
 }
@@ -51,6 +52,15 @@ impl From<FrameError> for Ended {
         match error {
             FrameError::TooLong { .. } | FrameError::Malformed(_) => Ended::Misbehaved(error.to_string()),
             FrameError::Truncated | FrameError::Io(_) => Ended::Stream(error.to_string()),
+        }
+    }
+}
+
+impl From<SessionError> for Ended {
+    fn from(error: SessionError) -> Self {
+        match error {
+            SessionError::Misbehaved(rule) => Ended::Misbehaved(rule),
+            SessionError::Failed(why) => Ended::Stream(why),
         }
     }
 }
@@ -160,11 +170,10 @@ async fn read(
         let session = session.clone();
         // Awaited one by one: commits are applied in the order in which they were sent.
         blocking(move || {
-            let message = Message::decode(&frame).map_err(|error| error.to_string())?;
-            session.receive(message).map_err(|error| error.to_string())
+            let message = Message::decode(&frame).map_err(|error| Ended::Misbehaved(error.to_string()))?;
+            session.receive(message).map_err(Ended::from)
         })
-        .await
-        .map_err(Ended::Misbehaved)?;
+        .await?;
         on_change();
     }
 }
@@ -179,7 +188,11 @@ async fn write(session: Arc<Session>, mut send: Abandoned, wake: Arc<Wake>) -> R
         let source = session.clone();
         frames = blocking(move || next_frames(&source)).await;
         if frames.is_empty() {
-            wake.writer.notified().await;
+            match session.retry_in() {
+                None => wake.writer.notified().await,
+                // This disk is full: the session looks now and then whether it still is.
+                Some(pause) => drop(tokio::time::timeout(pause, wake.writer.notified()).await),
+            }
         }
     }
 }

@@ -135,6 +135,8 @@ pub struct PeerStatus {
     pub device: DeviceId,
     /// Where it is.
     pub address: SocketAddr,
+    /// Which connection with it: no other has this number.
+    pub connection: u64,
     /// The round-trip time.
     pub rtt: Duration,
     /// Since when it is connected.
@@ -234,11 +236,20 @@ impl Swarm {
             .map(|link| PeerStatus {
                 device: link.device,
                 address: remote_address(&link.connection),
+                connection: link.session.number(),
                 rtt: link.connection.rtt(),
                 since: link.since,
                 progress: link.session.progress(),
             })
             .collect()
+    }
+
+    /// Asks a connected device to commit and send what it has pending. [`PeerProgress::flushed`] of the same
+    /// connection reaches the number returned when it has; `None` when the connection is gone.
+    pub fn ask_flush(&self, device: &DeviceId, connection: u64) -> Option<u64> {
+        let links = self.shared.table.lock().links();
+        let link = links.iter().find(|l| l.device == *device && l.session.number() == connection)?;
+        Some(link.session.ask_flush())
     }
 
     /// Returns where members were last seen, for [`Config::known_peers`] of the next start.

@@ -9,7 +9,10 @@ use std::{
     sync::Arc,
 };
 
-use p2pfs_tests::{patience::eventually, peer::Peer, random::Random, scratch::Scratch, tool::run};
+use p2pfs_tests::{
+    patience::eventually, peer::Peer, random::Random, registry::Registry, scratch::Scratch, tool::run,
+    tree::differences,
+};
 
 /// A disk of `mib` MiB at a new folder.
 fn small_disk(scratch: &Scratch, name: &str, mib: u64) -> PathBuf {
@@ -89,4 +92,36 @@ fn a_full_disk_is_told_in_time_and_costs_nothing_acknowledged() {
     for number in 1..count {
         assert!(fs::read(peer.at(format!("fill {number}"))).unwrap() == content(&random, number));
     }
+}
+
+/// What others send must not fill the disk to the last byte, and must arrive once there is room.
+#[test]
+fn a_peer_whose_disk_is_full_catches_up() {
+    let random = Random::seeded();
+    let scratch = Arc::new(Scratch::new());
+    let disk = small_disk(&scratch, "disk", 192);
+    let registry = Registry::start(&scratch);
+    let mut alice = Peer::new(&scratch, "alice");
+    alice.init(&["--registry", registry.address()]);
+    alice.mount();
+    let mut bob = Peer::with_home(&scratch, "bob", disk.clone());
+    bob.join(&alice.invite());
+    bob.mount();
+    bob.await_connected(1);
+    for number in 0..300 {
+        write_synced(&alice.at(format!("fill {number}")), &content(&random, number)).unwrap();
+    }
+    eventually("bob's disk is as full as it gets", || {
+        let now = rustix::fs::statvfs(&disk).unwrap();
+        let free = now.f_bavail * now.f_frsize;
+        if free < 64 << 20 { Ok(()) } else { Err(format!("{free} bytes are free")) }
+    });
+    // Running out of room is no misbehaviour: they stay connected, what bob does reaches alice, and what he removes is gone.
+    fs::remove_file(bob.at("fill 0")).expect("removing is what a full disk needs");
+    eventually("alice hears of it", || {
+        if alice.at("fill 0").exists() { Err("it is still there".to_owned()) } else { Ok(()) }
+    });
+    enlarge(&disk, 1024);
+    alice.run(["wait", "--timeout", "20s"]);
+    assert!(differences(alice.root(), bob.root()).is_ok());
 }

@@ -53,6 +53,19 @@ fn contents_of_every_size_arrive() {
     group.in_step();
 }
 
+/// Whoever waits has what was answered to the others' programs before, though they gather it for some milliseconds.
+#[test]
+fn a_wait_covers_what_was_done_before_it() {
+    let group = Group::two();
+    for round in 0..60 {
+        let (from, to) = (&group.peers[round % 2], &group.peers[1 - round % 2]);
+        let content = format!("content {round}");
+        fs::write(from.at("file"), &content).unwrap();
+        to.wait();
+        assert_eq!(fs::read_to_string(to.at("file")).unwrap(), content);
+    }
+}
+
 #[test]
 fn a_tree_arrives_with_its_attributes() {
     let group = Group::two();

@@ -173,6 +173,15 @@ impl Fetch {
         }
     }
 
+    /// It came, but this device could not store it: to be asked for again, of the same peer too.
+    pub(crate) fn give_back(&self, peer: PeerNo, hash: &BlockHash) {
+        let state = &mut *self.state.lock();
+        if let Some(want) = state.wants.get_mut(hash).filter(|w| w.asked == Some(peer)) {
+            want.asked = None;
+            state.queue.push_front(*hash);
+        }
+    }
+
     /// A block came; it is checked, stored, and what it leads to is listed.
     ///
     /// # Errors

@@ -49,6 +49,6 @@ pub use node::{
     RenameMode, SetTime, SetXattr, Statistics,
 };
 pub use store::Store;
-pub use sync::{Message, Misbehaved, PeerProgress, Session};
+pub use sync::{Message, PeerProgress, Session, SessionError};
 pub use time::{Clock, Timestamp};
 pub use volume::{Changed, Parts, Status, Volume};

@@ -10,11 +10,14 @@
 use std::{
     collections::{HashMap, HashSet},
     sync::{Arc, atomic::Ordering},
+    time::Duration,
 };
 
 use crypto::{DeviceId, Hash};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
+
+use SessionError::{Failed, Misbehaved};
 
 use crate::{
     Volume,
@@ -39,6 +42,10 @@ const MAX_TIPS: usize = 40_000;
 pub(crate) const MAX_WAITING: usize = 2048;
 /// Bytes of them.
 pub(crate) const MAX_WAITING_BYTES: usize = 32 << 20;
+/// After running out of room: when to see whether there is some again.
+const RETRY_ROOM: Duration = Duration::from_secs(1);
+/// After the disk failed otherwise.
+const RETRY_DISK: Duration = Duration::from_secs(30);
 
 /// One branch's newest commit.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -75,6 +82,12 @@ pub enum Message {
     /// The sender lacks this commit, which others refer to.
     #[serde(rename = "w")]
     Want(CommitHash),
+    /// Commit what is pending and say [`Message::Flushed`] with the same number once all of it is sent.
+    #[serde(rename = "f")]
+    Flush(u64),
+    /// What was done before the [`Message::Flush`] of this number came has been sent.
+    #[serde(rename = "d")]
+    Flushed(u64),
 }
 
 impl Message {
@@ -95,10 +108,16 @@ impl Message {
     }
 }
 
-/// Why a connection should be ended: the peer did what no honest one does.
+/// Why a connection should be ended.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("peer misbehaves: {0}")]
-pub struct Misbehaved(pub String);
+pub enum SessionError {
+    /// The peer did what no honest one does.
+    #[error("peer misbehaves: {0}")]
+    Misbehaved(String),
+    /// This device can't go on with it now; the peer is not to blame.
+    #[error("{0}")]
+    Failed(String),
+}
 
 /// How far two peers are with each other.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -113,6 +132,16 @@ pub struct PeerProgress {
     pub they_hold_all_mine: bool,
     /// All contents of all commits it knows are here.
     pub i_hold_all_theirs: bool,
+    /// The last [`Session::ask_flush`] that it has answered; 0: none.
+    pub flushed: u64,
+}
+
+/// Asking the peer to commit what it has pending.
+#[derive(Default)]
+struct Flush {
+    asked: u64,
+    sent: u64,
+    answered: u64,
 }
 
 #[derive(Default)]
@@ -129,6 +158,14 @@ struct State {
     next_arrival: u64,
     wants: Vec<CommitHash>,
     asked: HashSet<CommitHash>,
+    /// This disk could not take what came. Nothing is asked for before this time, and then all of it anew.
+    retry: Option<Duration>,
+    /// Commits were let go for it.
+    let_go: bool,
+    /// Flushes asked of the peer, and the last one that it answered.
+    flush: Flush,
+    /// The last flush the peer asked for that is done here, until it is told.
+    flushed: Option<u64>,
     wake: Option<Arc<dyn Fn() + Send + Sync>>,
 }
 
@@ -270,6 +307,11 @@ impl Session {
         self.peer
     }
 
+    /// Which session of the volume: no other has this number.
+    pub fn number(&self) -> u64 {
+        self.number.0
+    }
+
     /// What to send first.
     pub fn opening(&self) -> Vec<Message> {
         let (digest, complete, commits) = self.volume.own_state();
@@ -289,8 +331,8 @@ impl Session {
     /// Takes a message in.
     ///
     /// # Errors
-    /// [`Misbehaved`]: end the connection.
-    pub fn receive(&self, message: Message) -> Result<(), Misbehaved> {
+    /// [`SessionError`]: end the connection.
+    pub fn receive(&self, message: Message) -> Result<(), SessionError> {
         match message {
             Message::State { digest, complete, commits } => {
                 let (own, _, _) = self.volume.own_state();
@@ -312,7 +354,7 @@ impl Session {
                     let mut core = self.volume.inner.core.lock();
                     core.known_by(&tips).and_then(|known| Ok((core.first_lacking(&known)?, core.forked(&tips)?, known)))
                 };
-                let (first, forked, known) = planned.map_err(|e| Misbehaved(e.to_string()))?;
+                let (first, forked, known) = planned.map_err(|e| Failed(e.to_string()))?;
                 let mut state = self.shared.state.lock();
                 state.asked.extend(forked.into_iter().take(MAX_WAITING));
                 state.next_arrival = first;
@@ -328,24 +370,34 @@ impl Session {
                     state.wants.push(hash);
                 }
             }
+            Message::Flush(number) => match self.volume.commit_unsent() {
+                Ok(()) => self.shared.state.lock().flushed = Some(number),
+                // Unanswered: whoever asked must not think that it has everything.
+                Err(e) => log::error!("the pending commit could not be stored: {e}"),
+            },
+            Message::Flushed(number) => {
+                let mut state = self.shared.state.lock();
+                state.flush.answered = number.min(state.flush.sent).max(state.flush.answered);
+            }
         }
         self.shared.wake();
         Ok(())
     }
 
-    fn receive_commits(&self, commits: Vec<ClaimedCommit>) -> Result<(), Misbehaved> {
+    fn receive_commits(&self, commits: Vec<ClaimedCommit>) -> Result<(), SessionError> {
         let mut checked = Vec::with_capacity(commits.len());
         for commit in commits {
             checked.push(commit.check().map_err(|e| Misbehaved(e.to_string()))?);
         }
         let hashes: Vec<CommitHash> = checked.iter().map(|c| c.hash).collect();
-        let missing = self.volume.take_commits(checked).map_err(|e| match e {
-            Error::Refused(rule) => Misbehaved(rule),
-            other => {
-                log::error!("received commits could not be stored: {other}");
-                Misbehaved(format!("not taken in: {other}"))
+        let missing = match self.volume.take_commits(checked) {
+            Ok(missing) => missing,
+            Err(Error::Refused(rule)) => return Err(Misbehaved(rule)),
+            Err(e) => {
+                self.retry_later(&e, true);
+                return Ok(());
             }
-        })?;
+        };
         let mut state = self.shared.state.lock();
         {
             let core = self.volume.inner.core.lock();
@@ -365,10 +417,64 @@ impl Session {
         Ok(())
     }
 
+    /// This disk could not take what the peer sent, which is no fault of the peer's.
+    fn retry_later(&self, why: &Error, let_go: bool) {
+        let pause = if matches!(why, Error::NoSpace) { RETRY_ROOM } else { RETRY_DISK };
+        let mut state = self.shared.state.lock();
+        state.let_go |= let_go;
+        if state.retry.is_none() {
+            log::warn!("device {}: what it sends can't be stored now, tried again later: {why}", self.peer.short());
+            state.retry = Some(self.volume.inner.clock.monotonic() + pause);
+        }
+    }
+
+    /// How long until what this disk could not take is asked for again: call [`Self::next_outgoing`] then even
+    /// without having been woken. `None` when all is well.
+    pub fn retry_in(&self) -> Option<Duration> {
+        let retry = self.shared.state.lock().retry?;
+        Some(retry.saturating_sub(self.volume.inner.clock.monotonic()))
+    }
+
+    /// Goes on after [`Self::retry_later`] if it is time and there is room.
+    fn retry_now(&self) {
+        if self.retry_in().is_none_or(|left| !left.is_zero()) {
+            return;
+        }
+        let room = self.volume.check_space(0);
+        let mut state = self.shared.state.lock();
+        match room {
+            Ok(()) => {
+                state.retry = None;
+                // Told again what is known here, the peer sends again what was let go.
+                state.tips_due |= std::mem::take(&mut state.let_go);
+                drop(state);
+                self.shared.wake();
+            }
+            Err(_) => state.retry = Some(self.volume.inner.clock.monotonic() + RETRY_ROOM),
+        }
+    }
+
+    /// Asks the peer to commit what it has pending and to send it; [`PeerProgress::flushed`] reaches the number
+    /// returned when it has. Then [`PeerProgress::in_step`] speaks of everything done there before this call.
+    pub fn ask_flush(&self) -> u64 {
+        let number = {
+            let mut state = self.shared.state.lock();
+            state.flush.asked += 1;
+            state.flush.asked
+        };
+        self.shared.wake();
+        number
+    }
+
     /// The next message to send, if there is one now.
     pub fn next_outgoing(&self) -> Option<Message> {
+        self.retry_now();
         {
             let mut state = self.shared.state.lock();
+            if state.flush.sent < state.flush.asked {
+                state.flush.sent = state.flush.asked;
+                return Some(Message::Flush(state.flush.sent));
+            }
             if state.tips_due {
                 state.tips_due = false;
                 state.tips_sent = true;
@@ -389,7 +495,7 @@ impl Session {
         let (digest, complete, commits) = self.volume.own_state();
         let mut state = self.shared.state.lock();
         if state.said == Some((digest, complete)) {
-            return None;
+            return state.flushed.take().map(Message::Flushed);
         }
         state.said = Some((digest, complete));
         Some(Message::State { digest, complete, commits })
@@ -437,6 +543,15 @@ impl Session {
 
     /// Up to `max` blocks to ask this peer for now; each must be answered by [`Self::block_arrived`] or [`Self::block_failed`].
     pub fn wanted(&self, max: usize) -> Vec<BlockHash> {
+        if self.shared.state.lock().retry.is_some() || !self.volume.inner.fetch.has_work() {
+            return Vec::new();
+        }
+        if let Err(e) = self.volume.check_space(0) {
+            self.retry_later(&e, false);
+            // The writer is to look again later.
+            self.shared.wake();
+            return Vec::new();
+        }
         self.volume.inner.fetch.claim(self.number, max).unwrap_or_else(|e| {
             log::error!("looking for missing contents: {e}");
             Vec::new()
@@ -446,8 +561,8 @@ impl Session {
     /// A block asked for has come.
     ///
     /// # Errors
-    /// [`Misbehaved`] when it isn't what was asked for.
-    pub fn block_arrived(&self, hash: &BlockHash, bytes: &[u8]) -> Result<(), Misbehaved> {
+    /// [`SessionError::Misbehaved`] when it isn't what was asked for.
+    pub fn block_arrived(&self, hash: &BlockHash, bytes: &[u8]) -> Result<(), SessionError> {
         let room = self.volume.check_space(bytes.len());
         match room.and_then(|()| self.volume.inner.fetch.arrived(hash, bytes)) {
             Ok(()) => {
@@ -462,8 +577,9 @@ impl Session {
                 Err(Misbehaved(format!("sent a wrong block: {what}")))
             }
             Err(e) => {
-                log::error!("a received block could not be stored: {e}");
-                self.block_failed(hash);
+                self.retry_later(&e, false);
+                self.volume.inner.fetch.give_back(self.number, hash);
+                self.volume.wake_sessions();
                 Ok(())
             }
         }
@@ -506,6 +622,7 @@ impl Session {
             in_step,
             they_hold_all_mine: in_step && their_complete,
             i_hold_all_theirs: in_step && complete,
+            flushed: state.flush.answered,
         }
     }
 

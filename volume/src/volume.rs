@@ -524,6 +524,15 @@ impl Volume {
         self.commit_pending()
     }
 
+    /// [`Self::commit_now`] if there is anything that replication can't have yet.
+    pub(crate) fn commit_unsent(&self) -> Result<()> {
+        let unsent = {
+            let core = self.inner.core.lock();
+            core.pending.is_some() || core.next_arrival - 1 > self.inner.synced_arrival.load(Ordering::Acquire)
+        };
+        if unsent || !self.inner.dirty_files.lock().is_empty() { self.commit_now() } else { Ok(()) }
+    }
+
     /// Makes all that was answered so far survive power loss.
     pub(crate) fn sync_store(&self) -> Result<()> {
         self.inner.sync_gate.sync(|| {

@@ -25,7 +25,10 @@ use super::{
     socket::with_short_path,
 };
 use crate::{
-    daemon::{Shared, blocking, wait},
+    daemon::{
+        Shared, blocking,
+        wait::{Waiter, too_late},
+    },
     failure::{Because, Failure, Outcome},
     home::VolumeDir,
     report, ticket,
@@ -191,8 +194,12 @@ fn invite(shared: &Shared, role: &str, seconds: u64) -> Outcome<Reply> {
 async fn wait_for_peers(shared: &Arc<Shared>, limit: Duration, writer: &mut OwnedWriteHalf) -> Outcome<Reply> {
     let volume = shared.volume.clone();
     blocking(move || volume.commit_now()).await.because(|| "writing the last changes".to_owned())?;
+    if shared.volume.devices().len() < 2 {
+        return Err(Failure::new("this is the volume's only device: make a ticket for another with `p2pfs invite`"));
+    }
     let (told, mut news) = watch::channel(Progress::default());
-    let in_step = wait::until_in_step(&shared.volume, &shared.network, |how_far| {
+    let mut waiter = Waiter::new(&shared.volume, &shared.network);
+    let in_step = waiter.until_in_step(|how_far| {
         told.send_replace(how_far);
     });
     let tell = async {
@@ -208,7 +215,8 @@ async fn wait_for_peers(shared: &Arc<Shared>, limit: Duration, writer: &mut Owne
         biased;
         () = in_step => Ok(Reply::Done),
         () = tokio::time::sleep(limit) => {
-            Err(Failure::new(wait::too_late(&wait::how_far(&shared.volume, &shared.network).0)))
+            let how_far = news.borrow().clone();
+            Err(Failure::new(too_late(&how_far)))
         }
         () = tell => Err(Failure::new("the daemon is ending")),
     }

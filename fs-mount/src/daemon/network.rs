@@ -77,6 +77,11 @@ impl Network {
         self.ask(Swarm::peers)
     }
 
+    /// Asks a connected peer to commit and send what it has pending; see [`Swarm::ask_flush`].
+    pub(crate) fn ask_flush(&self, peer: &PeerStatus) -> Option<u64> {
+        self.ask(|swarm| swarm.ask_flush(&peer.device, peer.connection))
+    }
+
     pub(crate) fn anybody_connected(&self) -> bool {
         !self.connected().is_empty()
     }
