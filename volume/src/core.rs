@@ -154,11 +154,11 @@ pub(crate) fn entry_key(directory: Ino, tag: &[u8; 16]) -> Vec<u8> {
     [&directory.0.to_be_bytes()[..], tag].concat()
 }
 
-fn node_id_key(id: &NodeId) -> Vec<u8> {
+pub(crate) fn node_id_key(id: &NodeId) -> Vec<u8> {
     [b"n", &id.as_bytes()[..]].concat()
 }
 
-fn link_id_key(id: &LinkId) -> Vec<u8> {
+pub(crate) fn link_id_key(id: &LinkId) -> Vec<u8> {
     [b"l", &id.as_bytes()[..]].concat()
 }
 
@@ -236,8 +236,8 @@ impl Core {
             let mut branch: Branch = decode_row("branch", &bytes)?;
             let no = BranchNo(u32::try_from(number).map_err(|_| Error::damaged("branches"))?);
             let prefix = no.0.to_be_bytes();
-            if let Some((key, bytes)) = self.store.raw().last(Space::Commits, &prefix, &prefix_end(&prefix))? {
-                let row: CommitRow = decode_row("commit", &bytes)?;
+            if let Some((key, sealed)) = self.store.raw().last(Space::Commits, &prefix, &prefix_end(&prefix))? {
+                let row: CommitRow = decode_row("commit", &self.store.open(Space::Commits, &key, &sealed)?)?;
                 branch.tip = Dot::from_key(&key).ok_or_else(|| Error::damaged("commit key"))?.seq;
                 branch.tip_hash = row.hash;
             }
@@ -287,7 +287,7 @@ impl Core {
                 }
                 Some(_) => {
                     log::warn!("this device's log {} has forked; going on under a new one", self.counters.my_log);
-                    self.counters.my_log = u64::from_le_bytes(random_array(&*self.entropy)) >> 1 | 1;
+                    self.counters.my_log = new_log_number(&*self.entropy);
                     self.save_counters()?;
                 }
             }
@@ -497,6 +497,10 @@ impl Core {
         }
     }
 
+    pub(crate) fn ino_of_link(&mut self, id: &LinkId) -> Result<Option<Ino>> {
+        self.ino_by_key(link_id_key(id))
+    }
+
     pub(crate) fn set_ino_of_node(&mut self, id: &NodeId, ino: Ino) {
         self.overlay.ids.insert(node_id_key(id), Some(ino));
     }
@@ -601,7 +605,7 @@ impl Core {
         if let Some((_, row)) = self.overlay.entering.as_ref().filter(|(entering, _)| *entering == dot) {
             return Ok(Some(row.clone()));
         }
-        match self.store.raw().get(Space::Commits, &dot.key())? {
+        match self.store.get(Space::Commits, &dot.key())? {
             Some(bytes) => decode_row("commit", &bytes).map(Some),
             None => Ok(None),
         }
@@ -625,6 +629,14 @@ impl Core {
             Some(bytes) => Dot::from_key(&bytes).map(Some).ok_or_else(|| Error::damaged("commit index")),
             None => Ok(None),
         }
+    }
+
+    /// Whether a stored commit is found by its hash and by its arrival.
+    pub(crate) fn is_indexed(&self, dot: Dot) -> bool {
+        let Ok(Some(row)) = self.commit_row(dot) else { return false };
+        let arrived = self.store.raw().get(Space::Index, &arrival_key(row.arrival));
+        self.dot_of(&row.hash).is_ok_and(|found| found == Some(dot))
+            && arrived.is_ok_and(|found| found.is_some_and(|key| key == dot.key()))
     }
 
     /// What the author of a known commit had seen, the commit itself included.
@@ -863,7 +875,7 @@ impl Core {
             vector,
             vector_whole: whole,
         };
-        batch.put(Space::Commits, dot.key(), encode(&row));
+        self.store.put(batch, Space::Commits, dot.key(), &encode(&row));
         batch.put(Space::Index, [b"h", &row.hash.as_bytes()[..]].concat(), dot.key());
         batch.put(Space::Index, arrival_key(row.arrival), dot.key());
         self.overlay.entering = Some((dot, row.clone()));
@@ -938,6 +950,19 @@ impl Core {
         }
         hasher.finish()
     }
+}
+
+/// Has the device that first opens this empty store write under a new log.
+pub(crate) fn start_new_log(store: &SealedStore, entropy: &dyn Entropy) -> Result<()> {
+    let counters = Counters { next_ino: Ino::ROOT.0 + 1, my_log: new_log_number(entropy), ..Counters::default() };
+    let mut batch = Batch::new();
+    store.put(&mut batch, Space::Meta, COUNTERS, &encode(&counters));
+    store.apply(batch)
+}
+
+/// A number that none of the device's logs has.
+fn new_log_number(entropy: &dyn Entropy) -> u64 {
+    u64::from_le_bytes(random_array(entropy)) >> 1 | 1
 }
 
 /// Key of an arrival number in the index.

@@ -80,7 +80,8 @@ pub(crate) struct Fetch {
     store: SealedStore,
 }
 
-fn height(blocks: u64) -> u32 {
+/// How many list nodes lie above the blocks of a content of so many.
+pub(crate) fn height(blocks: u64) -> u32 {
     let (mut reach, mut height) = (1u64, 0);
     while reach < blocks {
         reach = reach.saturating_mul(FAN_OUT);
@@ -345,7 +346,8 @@ impl Fetch {
                     walk.todo.pop();
                     continue;
                 }
-                if self.blocks.store().head(&hash)?.is_some() {
+                // A damaged list node is dropped, and fetched again as one that isn't here.
+                if self.blocks.store().head(&hash)?.is_some() && (height == 0 || !self.blocks.drop_damaged(&hash)?) {
                     let bytes = if height > 0 { self.blocks.get_checked(&hash) } else { Ok(None) };
                     walk.todo.pop();
                     match bytes {
@@ -385,7 +387,7 @@ impl State {
 }
 
 /// What a list node leads to, the last first (walks take from the end).
-fn children(bytes: &[u8], height: u32) -> Vec<(BlockHash, u32)> {
+pub(crate) fn children(bytes: &[u8], height: u32) -> Vec<(BlockHash, u32)> {
     let hashes = bytes.chunks_exact(BlockHash::LEN).filter_map(|c| BlockHash::try_from(c).ok());
     let mut children: Vec<(BlockHash, u32)> = hashes.map(|hash| (hash, height - 1)).collect();
     children.reverse();

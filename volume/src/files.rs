@@ -290,6 +290,16 @@ impl Volume {
     /// [`Error::Absent`] with the blocks that aren't here yet (await them, call again), [`Error::Damaged`].
     pub fn read(&self, handle: Handle, offset: u64, len: usize, out: &mut Vec<u8>) -> Result<()> {
         let handle = self.handle(handle)?;
+        let result = self.read_from(&handle, offset, len, out);
+        if let Err(Error::Absent(_)) = &result
+            && let Err(e) = self.want_again(handle.file.ino)
+        {
+            log::error!("inode {}: what it lacks could not be noted: {e}", handle.file.ino.0);
+        }
+        result
+    }
+
+    fn read_from(&self, handle: &OpenHandle, offset: u64, len: usize, out: &mut Vec<u8>) -> Result<()> {
         let state = handle.file.state.read();
         if let Some(branch) = &state.branch {
             return branch.draft.read(offset, len, out);

@@ -41,6 +41,10 @@ mod files;
 pub mod sync;
 mod volume;
 
+// Damage, found and mended.
+pub mod salvage;
+pub mod verify;
+
 pub use content::{BlockHash, BlockStore};
 pub use error::{Error, Result};
 pub use member::{DeviceInfo, Invitation, JoinGrant, JoinRequest, Member, Role, TicketSecret};

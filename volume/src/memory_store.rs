@@ -51,6 +51,24 @@ impl MemoryStore {
         self.state.lock().remaining = batches;
     }
 
+    /// The keys of a space.
+    pub fn keys(&self, space: Space) -> Vec<Vec<u8>> {
+        let state = self.state.lock();
+        state.rows.keys().filter(|(of, _)| *of == space).map(|(_, key)| key.clone()).collect()
+    }
+
+    /// Flips a bit of a value, as an old disk does.
+    pub fn damage(&self, space: Space, key: &[u8]) {
+        if let Some(byte) = self.state.lock().rows.get_mut(&(space, key.to_vec())).and_then(|value| value.last_mut()) {
+            *byte ^= 1;
+        }
+    }
+
+    /// Forgets a row, as a disk that went back in time does.
+    pub fn lose(&self, space: Space, key: &[u8]) {
+        self.state.lock().rows.remove(&(space, key.to_vec()));
+    }
+
     /// How many batches power loss would take back now.
     pub fn unsynced(&self) -> usize {
         self.state.lock().undo.len()

@@ -41,7 +41,8 @@ impl SealedStore {
         aad
     }
 
-    fn open(&self, space: Space, key: &[u8], sealed: &[u8]) -> Result<Vec<u8>> {
+    /// Opens a value as it is on the disk.
+    pub(crate) fn open(&self, space: Space, key: &[u8], sealed: &[u8]) -> Result<Vec<u8>> {
         crypto::open(&self.inner.key, &Self::aad(space, key), sealed)
             .map_err(|_| Error::damaged(format!("record in `{}`", space.name())))
     }

@@ -201,7 +201,7 @@ pub(crate) struct Waiting {
 
 impl Waiting {
     /// Keeps a commit; `false` when there is no more room.
-    fn keep(&mut self, missing: CommitHash, commit: Commit) -> bool {
+    pub(crate) fn keep(&mut self, missing: CommitHash, commit: Commit) -> bool {
         let bytes: usize = commit.raw.changes.iter().map(|c| c.size()).sum();
         if self.count >= MAX_WAITING || self.bytes + bytes > MAX_WAITING_BYTES {
             return false;

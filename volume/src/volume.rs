@@ -233,6 +233,7 @@ impl Volume {
         blocks.sync()?;
         core.store.sync()?;
         let volume = Self::assemble(core, blocks, clock, directory);
+        volume.load_waiting()?;
         volume.recover_drafts()?;
         Ok(volume)
     }
@@ -699,18 +700,7 @@ impl Volume {
     /// # Errors
     /// The grant isn't for this device's user, or the disk failed.
     pub fn accept(&self, grant: &JoinGrant) -> Result<()> {
-        let mut core = self.inner.core.lock();
-        let me = core.user.id();
-        for sealed in grant.keys.iter().filter(|k| k.user == me) {
-            let bytes = core.user.boxes.open(Label::BoxEpochKey, sealed.epoch.as_bytes(), &sealed.sealed);
-            let key = bytes.ok().and_then(|b| b.as_slice().try_into().ok()).map(SymmetricKey::from_bytes);
-            let Some(key) = key.filter(|key| epoch_id(key) == sealed.epoch) else {
-                return Err(Error::Refused("the grant does not open with this device's keys".to_owned()));
-            };
-            let at = ValueRef { dot: Dot { branch: BranchNo(0), seq: 0 }, index: 0 };
-            core.overlay.members.push(MemberRow::Epoch(EpochRow { id: sealed.epoch, at, count: 0, key: Some(key) }));
-        }
-        core.settle(Batch::new())
+        self.inner.core.lock().accept_keys(&grant.keys)
     }
 
     /// Figures for people.
@@ -730,6 +720,24 @@ impl Volume {
 }
 
 impl Core {
+    /// Takes epoch keys that are sealed to this device's user.
+    ///
+    /// # Errors
+    /// One of them doesn't open, or the disk failed.
+    pub(crate) fn accept_keys(&mut self, keys: &[SealedKey]) -> Result<()> {
+        let me = self.user.id();
+        for sealed in keys.iter().filter(|k| k.user == me) {
+            let bytes = self.user.boxes.open(Label::BoxEpochKey, sealed.epoch.as_bytes(), &sealed.sealed);
+            let key = bytes.ok().and_then(|b| b.as_slice().try_into().ok()).map(SymmetricKey::from_bytes);
+            let Some(key) = key.filter(|key| epoch_id(key) == sealed.epoch) else {
+                return Err(Error::Refused("the grant does not open with this device's keys".to_owned()));
+            };
+            let at = ValueRef { dot: Dot { branch: BranchNo(0), seq: 0 }, index: 0 };
+            self.overlay.members.push(MemberRow::Epoch(EpochRow { id: sealed.epoch, at, count: 0, key: Some(key) }));
+        }
+        self.settle(Batch::new())
+    }
+
     /// The changes of a genesis commit: owner, first epoch, name, root directory.
     fn emit_genesis(&mut self, name: &str) -> Result<()> {
         let (user, device) = (self.user.public(), self.device.public());

@@ -63,6 +63,10 @@ fn agree(world: &mut World, order: u64) -> Vec<String> {
     let tree = dump(&world.replicas[0]);
     let commits = commits(&world.replicas[0], &world.newcomer);
     world.inform_newcomer(&commits, order);
+    for replica in world.replicas.iter().chain([&world.newcomer]) {
+        let found = replica.volume.verify(false, &mut |_| ()).unwrap();
+        assert_eq!(found.damages, 0, "{}: {:?}", replica.name, found.damage);
+    }
     for replica in world.replicas[1..].iter().chain([&world.newcomer]) {
         let other = dump(replica);
         assert!(tree == other, "alice and {} differ:\n{}", replica.name, differences(&tree, &other));

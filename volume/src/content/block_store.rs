@@ -66,6 +66,15 @@ pub trait BlockStore: Send + Sync + 'static {
     /// Stores blocks that are probably new, in one go. Storing one again is only a waste of space.
     fn put_many(&self, blocks: &[(BlockHash, &[u8])]) -> Result<()>;
 
+    /// Puts a block aside that turned out to be damaged, so that it can be put again.
+    fn set_aside(&self, hash: &BlockHash) -> Result<()>;
+
+    /// Looks again at the blocks that were put aside and takes those back that are whole now (a disk may fail for a
+    /// while). Returns how many.
+    fn reconsider(&self) -> Result<u64> {
+        Ok(0)
+    }
+
     /// Makes everything put before durable against power loss.
     fn sync(&self) -> Result<()>;
 }
@@ -102,6 +111,13 @@ impl MemoryBlocks {
     /// Forgets one block, as a cache that evicts it would.
     pub fn evict(&self, hash: &BlockHash) -> bool {
         self.state.lock().blocks.remove(hash).is_some()
+    }
+
+    /// Flips a bit of a block, as an old disk does.
+    pub fn damage(&self, hash: &BlockHash) {
+        if let Some(byte) = self.state.lock().blocks.get_mut(hash).and_then(|bytes| bytes.last_mut()) {
+            *byte ^= 1;
+        }
     }
 
     /// Lets this many more blocks in, then has no space; `None` makes room.
@@ -147,6 +163,11 @@ impl BlockStore for MemoryBlocks {
                 state.unsynced.insert(*hash);
             }
         }
+        Ok(())
+    }
+
+    fn set_aside(&self, hash: &BlockHash) -> Result<()> {
+        self.evict(hash);
         Ok(())
     }
 

@@ -120,6 +120,50 @@ impl Blocks {
         }
     }
 
+    /// Puts a block or list node aside whose stored bytes are not what its name says. Tells whether it was so.
+    ///
+    /// # Errors
+    /// The store fails otherwise.
+    pub(crate) fn drop_damaged(&self, hash: &BlockHash) -> Result<bool> {
+        match self.get_checked(hash) {
+            Ok(_) => return Ok(false),
+            Err(Error::Damaged(_)) => {}
+            Err(e) => return Err(e),
+        }
+        log::error!("block {} is damaged on this disk: it is to be fetched again", hash.short());
+        self.set_aside(hash)?;
+        Ok(true)
+    }
+
+    /// Puts a block aside that can't be read: it is then as one that never came.
+    pub(crate) fn set_aside(&self, hash: &BlockHash) -> Result<()> {
+        self.0.store.set_aside(hash)?;
+        self.0.lists.lock().pop(hash);
+        // Whoever lies above it is not wholly here any more.
+        self.0.complete.lock().clear();
+        Ok(())
+    }
+
+    /// What reading a block that doesn't open comes to: one that the disk damaged is not here, and is fetched again.
+    fn not_opened(&self, hash: &BlockHash, what: Error) -> Error {
+        match self.drop_damaged(hash) {
+            Ok(true) => Error::Absent(vec![*hash]),
+            Ok(false) => what,
+            Err(e) => e,
+        }
+    }
+
+    /// Whether all pages of a stored block open under the ring's keys.
+    pub(crate) fn opens(&self, keys: &KeyRing, stored: &[u8]) -> bool {
+        let open = || {
+            let header = BlockHeader::parse(stored).ok()?;
+            let key = keys.find(header.key_id())?;
+            let mut plain = Vec::with_capacity(stored.len());
+            open_pages(key.block_key(), &header, 0, stored.get(crypto::BLOCK_HEADER_SIZE..)?, &mut plain).ok()
+        };
+        open().is_some()
+    }
+
     /// Seals up to a block of plain bytes under the ring's current key and stores it.
     pub fn seal_put(&self, keys: &KeyRing, plain: &[u8]) -> Result<BlockHash> {
         let hashes = self.seal_put_many(keys, [plain])?;
@@ -193,7 +237,8 @@ impl Blocks {
             return Err(Error::Absent(vec![*hash]));
         };
         if BlockHash::of_list(&bytes) != *hash {
-            return Err(Error::damaged(format!("the stored list node {}", hash.short())));
+            let damaged = Error::damaged(format!("the stored list node {}", hash.short()));
+            return Err(self.not_opened(hash, damaged));
         }
         let node: Arc<[BlockHash]> = parse(&bytes, children)?.into();
         self.0.lists.lock().put(*hash, node.clone());
@@ -344,16 +389,22 @@ impl Blocks {
             buffer.resize(range.len(), 0);
         }
         let sealed = &mut buffer[..range.len()];
-        if !self.0.store.read(hash, range.start, sealed)? {
-            return Err(Error::Absent(vec![*hash]));
+        match self.0.store.read(hash, range.start, sealed) {
+            Ok(true) => {}
+            Ok(false) => return Err(Error::Absent(vec![*hash])),
+            Err(e) => return Err(self.not_opened(hash, e)),
         }
         if whole {
             let mut plain = Vec::with_capacity(plain_len);
-            open_pages(key.block_key(), &header, 0, sealed, &mut plain).map_err(|e| damaged(&e.to_string()))?;
+            open_pages(key.block_key(), &header, 0, sealed, &mut plain)
+                .map_err(|e| self.not_opened(hash, damaged(&e.to_string())))?;
             out.extend_from_slice(plain.get(from..(from + len).min(plain.len())).unwrap_or_default());
             self.0.recent.lock().keep(*hash, header.key_id(), plain);
         } else {
-            open_pages(key.block_key(), &header, first_page(from), sealed, out).map_err(|e| damaged(&e.to_string()))?;
+            open_pages(key.block_key(), &header, first_page(from), sealed, out).map_err(|e| {
+                out.truncate(start);
+                self.not_opened(hash, damaged(&e.to_string()))
+            })?;
             out.drain(start..start + from % PAGE_SIZE);
             out.truncate(start + len);
         }

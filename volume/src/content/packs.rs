@@ -34,7 +34,7 @@ use crate::{
     content::{BlockHash, BlockHead, BlockStore},
     error::{Error, Result},
     sealed_store::SealedStore,
-    store::{Batch, Space},
+    store::{Batch, Space, prefix_end},
 };
 
 use format::{PACK_HEADER, Place, RECORD_HEADER, RECORD_MAX, SyncPoint};
@@ -52,6 +52,8 @@ const WRITE_OUT_BYTES: u64 = 8 << 20;
 const PAGE: u64 = 64 << 10;
 /// The synced point is recorded each time it moved this far: what lies behind is checked again after a crash.
 const RECORD_SYNC_BYTES: u64 = 4 << 20;
+/// Key in [`Space::Meta`], before the hash, of the row of a block that was put aside.
+const ASIDE: &[u8] = b"aside/";
 /// Blocks written with one system call.
 const GROUP: usize = 256;
 
@@ -332,6 +334,40 @@ impl BlockStore for Packs {
             }
         }
         blocks.chunks(GROUP).try_for_each(|group| self.put_group(group))
+    }
+
+    fn set_aside(&self, hash: &BlockHash) -> Result<()> {
+        let mut batch = Batch::new();
+        if let Some(row) = self.store.get(Space::Blocks, hash.as_bytes())? {
+            self.store.put(&mut batch, Space::Meta, [ASIDE, hash.as_bytes()].concat(), &row);
+        }
+        batch.remove(Space::Blocks, *hash.as_bytes());
+        self.store.apply(batch)?;
+        self.rows.lock().pop(hash);
+        Ok(())
+    }
+
+    fn reconsider(&self) -> Result<u64> {
+        let mut back = 0;
+        for (key, row) in self.store.scan(Space::Meta, ASIDE, &prefix_end(ASIDE), usize::MAX)? {
+            let mut batch = Batch::new();
+            let Some(hash) = key.get(ASIDE.len()..).and_then(|bytes| BlockHash::try_from(bytes).ok()) else { continue };
+            if self.store.get(Space::Blocks, hash.as_bytes())?.is_none() {
+                let place = Place::decode(&row)?;
+                let mut bytes = vec![0; place.head.len];
+                let whole = self.pack(place.pack)?.is_some_and(|pack| {
+                    pack.file.read_exact_at(&mut bytes, place.offset).is_ok() && format::is_named(&hash, &bytes)
+                });
+                if !whole {
+                    continue;
+                }
+                self.store.put(&mut batch, Space::Blocks, *hash.as_bytes(), &row);
+                back += 1;
+            }
+            batch.remove(Space::Meta, key);
+            self.store.apply(batch)?;
+        }
+        Ok(back)
     }
 
     fn sync(&self) -> Result<()> {

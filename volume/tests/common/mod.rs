@@ -20,7 +20,10 @@ use std::{
 use crypto::{DeviceId, DeviceKeys, Entropy, SeededEntropy, SymmetricKey, UserKeys};
 use p2pfs_volume::{
     Caller, Clock, Handle, Ino, JoinRequest, Message, NewNode, NodeKind, OpenMode, Parts, RenameMode, Result, Role,
-    Session, Timestamp, Volume, content::MemoryBlocks, memory_store::MemoryStore,
+    Session, Timestamp, Volume,
+    content::MemoryBlocks,
+    memory_store::MemoryStore,
+    salvage::{Salvaged, salvage},
 };
 
 /// A clock that moves a millisecond with every look.
@@ -144,6 +147,21 @@ impl Replica {
     pub fn restart(&mut self, salt: u64) {
         let id = self.volume.id();
         self.volume = Volume::load(self.parts(salt), id).unwrap();
+    }
+
+    /// [`Self::restart`], which a damaged store may not survive.
+    pub fn try_restart(&mut self, salt: u64) -> Result<()> {
+        self.volume = Volume::load(self.parts(salt), self.volume.id())?;
+        Ok(())
+    }
+
+    /// Builds the store anew from what can be read of it.
+    pub fn salvage(&mut self, salt: u64) -> Salvaged {
+        let old = std::mem::replace(&mut self.store, Arc::new(MemoryStore::new()));
+        let id = self.volume.id();
+        let salvaged = salvage(Some(old), self.parts(salt), id, None, &mut |_| ()).unwrap();
+        self.restart(salt + 1);
+        salvaged
     }
 
     pub fn mkdir(&self, path: &str) -> Result<Ino> {

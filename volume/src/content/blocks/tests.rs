@@ -165,6 +165,9 @@ fn a_damaged_list_node_or_block_is_never_used() {
         fn put_many(&self, blocks: &[(BlockHash, &[u8])]) -> Result<()> {
             self.0.put_many(blocks)
         }
+        fn set_aside(&self, hash: &BlockHash) -> Result<()> {
+            self.0.set_aside(hash)
+        }
         fn sync(&self) -> Result<()> {
             self.0.sync()
         }

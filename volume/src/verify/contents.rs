@@ -1,0 +1,160 @@
+//! The contents: every list node and block under its name, every page of current ones under its seal.
+
+use crate::{
+    commit::{ChangeKind, Head, RawChange},
+    content::{BlockHash, ContentData, KeyRing},
+    error::Error,
+    fetch::{children, height},
+    node::Ino,
+    row::NodeRow,
+    store::Space,
+    version::ValueRef,
+};
+
+use super::{DamageKind, Verifier};
+
+/// A content whose blocks are being looked at.
+struct Looked<'a> {
+    /// What its blocks must open with; nothing for versions that nobody sees any more.
+    keys: Option<&'a KeyRing>,
+    /// Blocks that aren't here are damage.
+    whole: bool,
+    /// What was found.
+    faults: Vec<BlockHash>,
+}
+
+impl Verifier<'_> {
+    pub(super) fn contents(&mut self) {
+        self.rows(Space::Nodes, |this, rows| {
+            for (key, sealed) in rows {
+                // A record that doesn't open was told before.
+                let Ok(plain) = this.volume.inner.store.open(Space::Nodes, &key, &sealed) else { continue };
+                let Ok(row) = rmp_serde::from_slice::<NodeRow>(&plain) else { continue };
+                let Some(Ok(number)) = key.get(..8).map(<[u8; 8]>::try_from) else { continue };
+                let contents = match &row {
+                    NodeRow::Node(node) => node.content.len(),
+                    // The value that shows there is none of the node's shown one: it has its own number.
+                    NodeRow::View { .. } => 1,
+                };
+                if contents > 0 {
+                    this.file(Ino(u64::from_be_bytes(number)), &row);
+                }
+            }
+        });
+        self.rows(Space::Changes, |this, rows| {
+            for (key, bytes) in rows {
+                let Some(at) = ValueRef::from_key(&key) else { continue };
+                let change: Option<RawChange> = rmp_serde::from_slice(&bytes).ok();
+                let head: Option<Head> = change.and_then(|c| rmp_serde::from_slice(&c.head).ok());
+                let Some(Head { kind: ChangeKind::Content { node, root, blocks, .. }, .. }) = head else { continue };
+                if root.is_hole() || this.live.contains(&at) {
+                    continue;
+                }
+                let path = || {
+                    let core = &mut *this.volume.inner.core.lock();
+                    let ino = core.ino_of_node(&node).ok().flatten()?;
+                    core.path_of(ino)
+                };
+                let path = path();
+                this.tree(at, root, blocks, None, path, "of an older version");
+            }
+        });
+    }
+
+    /// The current content of a file, or of a conflicting version beside it.
+    fn file(&mut self, ino: Ino, row: &NodeRow) {
+        let (version, path) = {
+            let core = &mut *self.volume.inner.core.lock();
+            (core.version(ino), core.path_of(ino))
+        };
+        let at = match row {
+            NodeRow::Node(node) => node.content.last().map(|v| v.at),
+            NodeRow::View { value, .. } => Some(*value),
+        };
+        let Some(at) = at else { return };
+        match version {
+            Ok(version) => match version.content.data {
+                ContentData::Inline(_) => self.report.checked.contents += 1,
+                ContentData::Tree { root, blocks } => {
+                    self.live.insert(at);
+                    self.tree(at, root, blocks, Some(&version.keys), path, "of it");
+                }
+            },
+            // It went away since the page was read.
+            Err(Error::NotFound) => {}
+            Err(e) => self.damage(DamageKind::Commit, format!("its content can't be read: {e}"), path, None),
+        }
+    }
+
+    fn tree(
+        &mut self,
+        at: ValueRef,
+        root: BlockHash,
+        blocks: u64,
+        keys: Option<&KeyRing>,
+        path: Option<Vec<u8>>,
+        whose: &str,
+    ) {
+        self.report.checked.contents += 1;
+        // What isn't here yet is no damage as long as it is known to be missing; older versions need not come at all.
+        let whole = keys.is_some() && !self.wanted.contains(&at);
+        let mut looked = Looked { keys, whole, faults: Vec::new() };
+        self.walk(root, height(blocks), &mut looked);
+        if looked.faults.iter().any(|hash| self.bad[hash].0 == DamageKind::Block) {
+            self.hurt.push((at, root, blocks));
+        }
+        for hash in looked.faults {
+            let (kind, what) = self.bad[&hash].clone();
+            self.damage(kind, format!("block {} {whose} {what}", hash.short()), path.clone(), Some(hash));
+        }
+        (self.progress)(&self.report.checked);
+    }
+
+    /// Looks at all below a list node or block; tells whether all is well.
+    fn walk(&mut self, hash: BlockHash, height: u32, looked: &mut Looked<'_>) -> bool {
+        if hash.is_hole() || (height > 0 && self.clean.contains(&(hash, height))) {
+            return true;
+        }
+        if self.bad.contains_key(&hash) {
+            looked.faults.push(hash);
+            return false;
+        }
+        if height == 0 && self.good.contains(&hash) {
+            return true;
+        }
+        let bytes = match self.volume.inner.blocks.get_checked(&hash) {
+            Ok(Some(bytes)) => bytes,
+            Ok(None) if looked.whole => return self.fault(hash, DamageKind::Block, "is missing", looked),
+            Ok(None) => return false,
+            Err(e) => return self.fault(hash, DamageKind::Block, &format!("is damaged ({e})"), looked),
+        };
+        if self.good.insert(hash) {
+            self.report.checked.blocks += 1;
+            self.report.checked.bytes += bytes.len() as u64;
+        }
+        if height > 0 {
+            if BlockHash::of_list(&bytes) != hash {
+                return self.fault(hash, DamageKind::Sealing, "stands where a list should", looked);
+            }
+            let mut well = true;
+            for (child, height) in children(&bytes, height) {
+                well &= self.walk(child, height, looked);
+            }
+            if well {
+                self.clean.insert((hash, height));
+            }
+            return well;
+        }
+        if looked.keys.is_some_and(|keys| !self.volume.inner.blocks.opens(keys, &bytes)) {
+            return self.fault(hash, DamageKind::Sealing, "was sealed wrongly by its author", looked);
+        }
+        true
+    }
+
+    fn fault(&mut self, hash: BlockHash, kind: DamageKind, what: &str, looked: &mut Looked<'_>) -> bool {
+        self.good.remove(&hash);
+        self.bad.insert(hash, (kind, what.to_owned()));
+        looked.faults.push(hash);
+        false
+    }
+}
