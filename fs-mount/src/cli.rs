@@ -43,6 +43,8 @@ pub(crate) enum Command {
     Volumes(Volumes),
     /// Wait until connected peers have everything, and everything of theirs is here
     Wait(Wait),
+    /// Check everything that this device keeps of a volume, and repair it
+    Verify(Verify),
     /// Print a completion script for a shell
     Completions(Completions),
 }
@@ -170,6 +172,18 @@ pub(crate) struct Wait {
     pub(crate) timeout: Duration,
     #[command(flatten)]
     pub(crate) which: Which,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Verify {
+    /// Fetch damaged blocks from peers again; not mounted, also build a damaged store anew
+    #[arg(long)]
+    pub(crate) repair: bool,
+    #[command(flatten)]
+    pub(crate) which: Which,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, Args)]

@@ -14,6 +14,7 @@ mod join;
 mod listings;
 mod mount;
 mod unmount;
+mod verify;
 mod wait;
 
 /// Does what was typed.
@@ -35,6 +36,7 @@ pub(crate) fn run(command: Command) -> Outcome<()> {
         Command::Devices(args) => listings::devices(&home, &args),
         Command::Volumes(args) => listings::volumes(&home, &args),
         Command::Wait(args) => wait::run(&home, &args),
+        Command::Verify(args) => verify::run(&home, &args),
         Command::Completions(_) => Ok(()),
     }
 }

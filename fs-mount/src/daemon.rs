@@ -27,7 +27,7 @@ use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::watch,
 };
-use volume::{Volume, content::Packs};
+use volume::{JoinGrant, Volume, content::Packs};
 
 use crate::{
     control::server,
@@ -190,6 +190,8 @@ async fn live(shared: &Arc<Shared>, allow_other: bool, ready: impl FnOnce(Ready)
     let warnings = shared.network.registry_warnings(REGISTRY_PATIENCE).await;
     ready(Ready { mountpoint: shared.mountpoint.clone(), warnings });
     tokio::spawn(remember_peers(shared.clone()));
+    let task = shared.clone();
+    blocking(move || task.remember_grant()).await;
 
     let until_gone = {
         let shared = shared.clone();
@@ -247,6 +249,20 @@ impl Shared {
         change(&mut state);
         if *state != before {
             state.save(self.dir.path(), &self.profile.secret, &OsEntropy);
+        }
+    }
+
+    /// Keeps the volume's keys outside its store, for the day that is lost.
+    fn remember_grant(&self) {
+        match self.volume.own_grant() {
+            Ok(grant) => self.remember(|state| {
+                let epochs = |grant: &JoinGrant| grant.keys.iter().map(|key| key.epoch).collect::<Vec<_>>();
+                // Sealed anew it is never the same bytes.
+                if state.grant.as_ref().map(epochs) != Some(epochs(&grant)) {
+                    state.grant = Some(grant);
+                }
+            }),
+            Err(e) => log::warn!("the volume's keys can't be remembered: {e}"),
         }
     }
 

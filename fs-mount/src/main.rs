@@ -28,6 +28,7 @@ mod clock;
 mod home;
 mod open_volume;
 mod profile;
+mod repair;
 mod select;
 mod ticket;
 mod unlock;

@@ -29,7 +29,7 @@ use crate::{
     failure::{Because, Failure, Outcome},
     home::{Home, VolumeDir},
     profile::{Profile, State},
-    report,
+    repair, report,
     select::{Chosen, choose},
     ticket,
     unlock::existing_unlock,
@@ -81,10 +81,16 @@ pub(crate) fn close(volume: &Volume, packs: &Packs) -> Outcome<()> {
 impl Stores {
     /// Opens the stores below `path`, making them when they aren't there.
     pub(crate) fn open(path: &Path, profile: &Profile) -> Outcome<Self> {
+        repair::finish(path)?;
+        Self::open_at(&path.join("store"), &path.join("packs"), path, profile)
+    }
+
+    /// Opens the stores at these places; `disk` must not fill up.
+    pub(crate) fn open_at(store: &Path, packs: &Path, disk: &Path, profile: &Profile) -> Outcome<Self> {
         let entropy: Arc<dyn Entropy> = Arc::new(OsEntropy);
-        let store = Arc::new(guarded(|| open_store(&path.join("store")))?);
+        let store = Arc::new(guarded(|| open_store(store))?);
         let sealed = SealedStore::new(store.clone(), &profile.secret, entropy.clone());
-        let packs = Packs::open(&path.join("packs"), &sealed).because(|| "opening the packs".to_owned())?;
+        let packs = Packs::open(packs, &sealed).because(|| "opening the packs".to_owned())?;
         let mended = packs.recovery();
         if mended != Recovery::default() {
             let Recovery { checked, indexed, cut } = mended;
@@ -99,14 +105,14 @@ impl Stores {
             secret: profile.secret.clone(),
             device: profile.device_keys(),
             user: profile.user_keys(),
-            directory: Some(path.to_owned()),
+            directory: Some(disk.to_owned()),
         };
         Ok(Self { parts, packs })
     }
 }
 
 /// A process that ends lets its lock go a moment before its store.
-fn open_store(path: &Path) -> Outcome<DiskStore> {
+pub(crate) fn open_store(path: &Path) -> Outcome<DiskStore> {
     let deadline = Instant::now() + STORE_PATIENCE;
     loop {
         match DiskStore::open(path) {
@@ -118,9 +124,10 @@ fn open_store(path: &Path) -> Outcome<DiskStore> {
 
 /// Runs what reads the store for the first time. A store that the disk or another program damaged can make the
 /// library below panic; that is told as what it is.
-fn guarded<T>(open: impl FnOnce() -> Outcome<T>) -> Outcome<T> {
-    catch_unwind(AssertUnwindSafe(open))
-        .unwrap_or_else(|_| Err(Failure::new("the volume's store is damaged: the line before tells where it was seen")))
+pub(crate) fn guarded<T>(open: impl FnOnce() -> Outcome<T>) -> Outcome<T> {
+    catch_unwind(AssertUnwindSafe(open)).unwrap_or_else(|_| {
+        Err(Failure::new("the volume's store is damaged: `p2pfs verify --repair` repairs what can be"))
+    })
 }
 
 /// Gets the answer to `request` from the volume's daemon or, when none runs, by opening the volume here.
@@ -162,7 +169,9 @@ fn answer_here(open: &OpenVolume, request: &Request) -> Outcome<Reply> {
             let invitation = ticket::Invitation { role, expires: Duration::from_secs(*seconds) };
             ticket::issue(volume, &open.profile, invitation, registries, Vec::new()).map(Reply::Ticket)
         }
-        Request::Hello | Request::Wait { .. } | Request::Unmount => Err(not_mounted(&open.dir)),
+        Request::Hello | Request::Wait { .. } | Request::Verify { .. } | Request::Unmount => {
+            Err(not_mounted(&open.dir))
+        }
     }
 }
 

@@ -10,6 +10,7 @@ use crypto::{
 };
 use peer_net::{registry_address::RegistryAddress, swarm::KnownPeer};
 use serde::{Deserialize, Serialize};
+use volume::JoinGrant;
 use zeroize::{Zeroize, Zeroizing};
 
 use crate::{
@@ -170,6 +171,9 @@ pub(crate) struct State {
     pub(crate) port: Option<u16>,
     /// Where other devices were last reached.
     pub(crate) peers: Vec<KnownPeer>,
+    /// The volume's keys, sealed to this user: should the store be lost, other devices are found and read with them.
+    #[serde(default)]
+    pub(crate) grant: Option<JoinGrant>,
 }
 
 impl State {
@@ -276,6 +280,7 @@ mod tests {
         let state = State {
             registries: None,
             port: Some(4000),
+            grant: None,
             mountpoint: Some(b"/mnt/\xff".to_vec()),
             peers: vec![KnownPeer {
                 device: crypto::DeviceId::from_bytes([1; 32]),

@@ -98,6 +98,65 @@ pub(crate) struct LocalVolume {
     pub(crate) mounted: bool,
 }
 
+/// How much `p2pfs verify` looked at.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Scrubbed {
+    pub(crate) records: u64,
+    pub(crate) commits: u64,
+    /// Older versions included.
+    pub(crate) contents: u64,
+    pub(crate) blocks: u64,
+    /// In these blocks.
+    pub(crate) bytes: u64,
+}
+
+/// One damage that `p2pfs verify` found.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Damage {
+    /// `block`, `sealing`, `record` or `commit`.
+    pub(crate) kind: String,
+    /// The path it hurts, from the volume's root.
+    pub(crate) path: Option<String>,
+    pub(crate) what: String,
+    pub(crate) block: Option<String>,
+    pub(crate) repaired: bool,
+}
+
+/// A store that was built anew.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Rebuilt {
+    /// Commits that are in it.
+    pub(crate) commits: u64,
+    /// Commits that could not be read.
+    pub(crate) damaged: u64,
+    /// Commits that wait for those.
+    pub(crate) waiting: u64,
+    /// Where the damaged store is.
+    pub(crate) kept: String,
+}
+
+/// What `p2pfs verify` found and did.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub(crate) struct Verified {
+    pub(crate) checked: Scrubbed,
+    pub(crate) damages: u64,
+    /// At most 10,000 of them.
+    pub(crate) damage: Vec<Damage>,
+    /// Blocks put aside earlier that are whole again.
+    pub(crate) recovered: u64,
+    /// Something is damaged that only building the store anew mends.
+    pub(crate) needs_rebuild: bool,
+    pub(crate) rebuilt: Option<Rebuilt>,
+    pub(crate) mounted: bool,
+}
+
+impl Verified {
+    /// How many damages there still are.
+    pub(crate) fn unrepaired(&self) -> u64 {
+        self.damages - self.damage.iter().filter(|d| d.repaired).count() as u64
+    }
+}
+
 /// What the volume itself knows of its status; the daemon adds mount and network.
 pub(crate) fn status(volume: &Volume, profile: &Profile) -> Status {
     let status = volume.status();

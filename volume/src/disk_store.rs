@@ -3,6 +3,8 @@
 //! Each batch is with the operating system before `apply` returns (fjall flushes its journal
 //! buffer then), `sync` is one `fdatasync` of the journal. Memory is bounded by the sizes below.
 
+mod journal;
+
 use std::{io, ops::Bound, path::Path};
 
 use fjall::{
@@ -29,8 +31,9 @@ impl DiskStore {
     /// Opens the store in `dir`, making it when it isn't there.
     ///
     /// # Errors
-    /// The directory is in use by another process (`WouldBlock`), damaged, or the disk fails.
+    /// The directory is in use by another process (`WouldBlock`), damaged (`InvalidData`), or the disk fails.
     pub fn open(dir: &Path) -> io::Result<Self> {
+        journal::check(dir)?;
         let database = Database::builder(dir)
             .cache_size(CACHE_BYTES)
             .max_journaling_size(JOURNAL_BYTES)
@@ -51,6 +54,16 @@ impl DiskStore {
             spaces.push(database.keyspace(space.name(), options).map_err(to_io)?);
         }
         Ok(Self { database, spaces })
+    }
+
+    /// Takes what is damaged out of the journals of the closed store in `dir`, keeping them as they were in `kept`, so
+    /// that what else is in it can be read. Tells whether something was: the store then lacks records, and is only
+    /// good to be salvaged.
+    ///
+    /// # Errors
+    /// The disk fails.
+    pub fn mend_journals(dir: &Path, kept: &Path) -> io::Result<bool> {
+        Ok(journal::mend(dir, kept)? > 0)
     }
 
     fn space(&self, space: Space) -> &Keyspace {

@@ -234,7 +234,7 @@ pub(crate) fn seal_user_key(user: &UserKeys, to: &BoxPublic, entropy: &dyn crypt
 }
 
 /// What a joiner gets: enough to prove membership and to take the rest as commits.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JoinGrant {
     /// The volume.
     pub volume: VolumeId,

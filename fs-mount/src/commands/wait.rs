@@ -3,7 +3,7 @@
 use crate::{
     cli::{Wait, Which},
     control::{
-        client,
+        client::{self, News},
         protocol::{Progress, Request},
     },
     failure::Outcome,
@@ -19,7 +19,11 @@ pub(crate) fn run(home: &Home, args: &Wait) -> Outcome<()> {
     let dir = choose(home, &Which { volume, passphrase_file }, false)?.dir;
     let bar = Bar::new("waiting for peers");
     let request = Request::Wait { seconds: args.timeout.as_secs() };
-    let reply = client::ask_with_progress(&dir, &request, |how_far| show(&bar, how_far))?;
+    let reply = client::ask_with_progress(&dir, &request, |news| {
+        if let News::Waiting(how_far) = news {
+            show(&bar, how_far);
+        }
+    })?;
     reply.map(|_| ()).ok_or_else(|| not_mounted(&dir))
 }
 

@@ -13,12 +13,21 @@ use super::{
 use crate::{
     failure::{Because, Failure, Outcome, plain},
     home::VolumeDir,
+    report::Scrubbed,
 };
 
 /// How long a daemon may take for what needs no waiting.
 const ANSWER_TIME: Duration = Duration::from_secs(30);
 /// How long a daemon that has closed everything may take to end.
 const LAST_MOMENT: Duration = Duration::from_secs(10);
+
+/// How far the daemon is with what it was asked for.
+pub(crate) enum News {
+    /// For peers to be in step.
+    Waiting(Progress),
+    /// Everything.
+    Verifying(Scrubbed),
+}
 
 /// Has the volume's daemon unmount and end; returns when its process is gone. `None` when there is none.
 pub(crate) fn end(dir: &VolumeDir) -> Outcome<Option<()>> {
@@ -31,7 +40,7 @@ pub(crate) fn end(dir: &VolumeDir) -> Outcome<Option<()>> {
             let _ = reader.read(&mut [0]);
             Ok(Some(()))
         }
-        Line::Progress(_) | Line::Reply(_) => Err(unexpected()),
+        Line::Progress(_) | Line::Verifying(_) | Line::Reply(_) => Err(unexpected()),
     }
 }
 
@@ -44,12 +53,13 @@ pub(crate) fn ask(dir: &VolumeDir, request: &Request) -> Outcome<Option<Reply>> 
 pub(crate) fn ask_with_progress(
     dir: &VolumeDir,
     request: &Request,
-    mut progress: impl FnMut(&Progress),
+    mut progress: impl FnMut(&News),
 ) -> Outcome<Option<Reply>> {
     let Some(mut reader) = send(dir, request)? else { return Ok(None) };
     loop {
         match read_line(&mut reader)? {
-            Line::Progress(how_far) => progress(&how_far),
+            Line::Progress(how_far) => progress(&News::Waiting(how_far)),
+            Line::Verifying(so_far) => progress(&News::Verifying(so_far)),
             Line::Failed(why) => return Err(Failure::new(why)),
             Line::Reply(reply) => return Ok(Some(reply)),
         }
@@ -62,7 +72,7 @@ fn send(dir: &VolumeDir, request: &Request) -> Outcome<Option<BufReader<UnixStre
         Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => return Ok(None),
         Err(e) => return Err(Failure::new(format!("asking the daemon: {}", plain(&e)))),
     };
-    let patient = matches!(request, Request::Wait { .. } | Request::Unmount);
+    let patient = matches!(request, Request::Wait { .. } | Request::Verify { .. } | Request::Unmount);
     stream.set_read_timeout((!patient).then_some(ANSWER_TIME)).because(|| "asking the daemon".to_owned())?;
     let mut line = serde_json::to_string(request).expect("a request can be encoded");
     line.push('\n');
@@ -121,7 +131,11 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let dir = with_daemon(folder.path(), answer);
         let mut seen = Vec::new();
-        let got = ask_with_progress(&dir, &Request::Wait { seconds: 1 }, |how_far| seen.push(how_far.peers));
+        let got = ask_with_progress(&dir, &Request::Wait { seconds: 1 }, |news| {
+            if let News::Waiting(how_far) = news {
+                seen.push(how_far.peers);
+            }
+        });
         match expected {
             Ok(reply) => assert!(format!("{:?} {seen:?}", got.unwrap()).contains(reply)),
             Err(why) => assert!(got.unwrap_err().to_string().contains(why), "{answer}"),

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::report::{Device, Peer, Status, User};
+use crate::report::{Device, Peer, Scrubbed, Status, User, Verified};
 
 /// No request is longer, in bytes.
 pub(crate) const REQUEST_LIMIT: u64 = 16 << 10;
@@ -27,6 +27,10 @@ pub(crate) enum Request {
     Wait {
         seconds: u64,
     },
+    /// Answered when everything is checked and, to repair it, fetched as far as it can be.
+    Verify {
+        repair: bool,
+    },
     /// Answered when the mount is gone and the volume is closed.
     Unmount,
 }
@@ -37,6 +41,8 @@ pub(crate) enum Request {
 pub(crate) enum Line {
     /// More lines follow.
     Progress(Progress),
+    /// More lines follow.
+    Verifying(Scrubbed),
     /// The last line.
     Failed(String),
     /// The last line.
@@ -66,6 +72,7 @@ pub(crate) enum Reply {
     Users(Vec<User>),
     Devices(Vec<Device>),
     Ticket(String),
+    Verified(Box<Verified>),
     Done,
 }
 

@@ -19,6 +19,7 @@ use tokio::{
     sync::watch,
     time::timeout,
 };
+use volume::BlockHash;
 
 use super::{
     protocol::{Hello, Line, Progress, REQUEST_LIMIT, Reply, Request},
@@ -31,11 +32,14 @@ use crate::{
     },
     failure::{Because, Failure, Outcome},
     home::VolumeDir,
-    report, ticket,
+    report::{self, Scrubbed, Verified},
+    ticket,
 };
 
 /// How long a client may take to say what it wants.
 const REQUEST_TIME: Duration = Duration::from_secs(10);
+/// How long repairing waits for blocks from connected peers.
+const REPAIR_PATIENCE: Duration = Duration::from_secs(60);
 /// How often a client that waits is told how far it is, at most.
 const PROGRESS_PAUSE: Duration = Duration::from_millis(100);
 
@@ -142,6 +146,7 @@ async fn answer(shared: &Arc<Shared>, request: Request, writer: &mut OwnedWriteH
         Request::Devices => Ok(Reply::Devices(blocking(move || report::devices(&with_volume.volume)).await)),
         Request::Invite { role, seconds } => blocking(move || invite(&with_volume, &role, seconds)).await,
         Request::Wait { seconds } => wait_for_peers(shared, Duration::from_secs(seconds), writer).await,
+        Request::Verify { repair } => verify(shared, repair, writer).await,
         Request::Unmount => Err(Failure::new("unmounting ends the conversation")),
     }
 }
@@ -189,6 +194,56 @@ fn invite(shared: &Shared, role: &str, seconds: u64) -> Outcome<Reply> {
     let word = ticket::issue(&shared.volume, &shared.profile, invitation, registries, hints)?;
     shared.network.invitations_changed();
     Ok(Reply::Ticket(word))
+}
+
+async fn verify(shared: &Arc<Shared>, repair: bool, writer: &mut OwnedWriteHalf) -> Outcome<Reply> {
+    let (told, mut news) = watch::channel(Scrubbed::default());
+    let task = shared.clone();
+    let verifying = blocking(move || {
+        task.volume.verify(repair, &mut |checked| {
+            told.send_replace(Scrubbed::of(checked));
+        })
+    });
+    let tell = async {
+        while news.changed().await.is_ok() {
+            let so_far = news.borrow_and_update().clone();
+            send(writer, &Line::Verifying(so_far)).await;
+            tokio::time::sleep(PROGRESS_PAUSE).await;
+        }
+        std::future::pending::<()>().await;
+    };
+    let report = tokio::select! {
+        report = verifying => report.because(|| "verifying".to_owned())?,
+        () = tell => return Err(Failure::new("the daemon is ending")),
+    };
+    let mut verified = Verified { mounted: true, ..Verified::of(&report) };
+    if repair {
+        let asked = report.bad_blocks();
+        // In vain at times: nobody who has them is connected.
+        let _ = tokio::time::timeout(REPAIR_PATIENCE, fetched(shared, asked.clone())).await;
+        let task = shared.clone();
+        let whole: Vec<String> = blocking(move || {
+            asked.iter().filter(|hash| task.volume.has_whole(hash)).map(ToString::to_string).collect()
+        })
+        .await;
+        for damage in &mut verified.damage {
+            damage.repaired = damage.block.as_ref().is_some_and(|block| whole.contains(block));
+        }
+    }
+    Ok(Reply::Verified(Box::new(verified)))
+}
+
+/// Returns when all these blocks are here, or nobody is connected.
+async fn fetched(shared: &Arc<Shared>, blocks: Vec<BlockHash>) {
+    let mut changes = shared.network.changes();
+    loop {
+        changes.mark_unchanged();
+        let (task, asked) = (shared.clone(), blocks.clone());
+        let all = blocking(move || asked.iter().all(|hash| task.volume.has_whole(hash))).await;
+        if all || !shared.network.anybody_connected() || changes.changed().await.is_err() {
+            return;
+        }
+    }
 }
 
 async fn wait_for_peers(shared: &Arc<Shared>, limit: Duration, writer: &mut OwnedWriteHalf) -> Outcome<Reply> {

@@ -126,7 +126,8 @@ impl Verifier<'_> {
             Ok(Some(bytes)) => bytes,
             Ok(None) if looked.whole => return self.fault(hash, DamageKind::Block, "is missing", looked),
             Ok(None) => return false,
-            Err(e) => return self.fault(hash, DamageKind::Block, &format!("is damaged ({e})"), looked),
+            Err(Error::Damaged(_)) => return self.fault(hash, DamageKind::Block, "is damaged", looked),
+            Err(e) => return self.fault(hash, DamageKind::Block, &format!("can't be read: {e}"), looked),
         };
         if self.good.insert(hash) {
             self.report.checked.blocks += 1;
