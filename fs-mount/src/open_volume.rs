@@ -26,7 +26,7 @@ use crate::{
         client,
         protocol::{Reply, Request},
     },
-    failure::{Because, Failure, Outcome},
+    failure::{Because, Failure, Outcome, plain},
     home::{Home, VolumeDir},
     profile::{Profile, State},
     repair, report,
@@ -117,9 +117,21 @@ pub(crate) fn open_store(path: &Path) -> Outcome<DiskStore> {
     loop {
         match DiskStore::open(path) {
             Err(e) if e.kind() == io::ErrorKind::WouldBlock && Instant::now() < deadline => thread::sleep(RETRY),
+            Err(e) if is_damage(&e) => {
+                let why = plain(&e);
+                return Err(Failure::new(format!(
+                    "opening the store: {why}: `p2pfs verify --repair` repairs what can be"
+                )));
+            }
             opened => return opened.because(|| "opening the store".to_owned()),
         }
     }
+}
+
+/// Whether the store can't be opened because of what is in it.
+fn is_damage(error: &io::Error) -> bool {
+    use io::ErrorKind::{InvalidData, NotFound, Other, UnexpectedEof};
+    matches!(error.kind(), InvalidData | NotFound | Other | UnexpectedEof)
 }
 
 /// Runs what reads the store for the first time. A store that the disk or another program damaged can make the

@@ -18,7 +18,7 @@ use volume::{
 };
 
 use crate::{
-    failure::{Because, Failure, Outcome},
+    failure::{Because, Outcome},
     open_volume::{self, Stores, guarded},
     profile::{Profile, State},
     report::{Damage, Rebuilt, Scrubbed, Verified},
@@ -39,9 +39,7 @@ pub(crate) fn verify(
 ) -> Outcome<Verified> {
     let mut verified = match verify_as_it_is(dir, profile, repair, progress) {
         Ok(report) => Verified::of(&report),
-        Err(why) if !repair => {
-            return Err(Failure::new(format!("{why}; `p2pfs verify --repair` builds it anew from what can be read")));
-        }
+        Err(why) if !repair => return Err(why),
         Err(why) => Verified::unopened(&why.to_string()),
     };
     if repair && verified.needs_rebuild {

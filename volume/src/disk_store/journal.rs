@@ -82,11 +82,13 @@ pub(super) fn mend(dir: &Path, kept: &Path) -> io::Result<usize> {
         let (mut from, mended) = (File::open(&path)?, path.with_extension("mended"));
         let mut to = File::create(&mended)?;
         let mut at = 0;
-        for gap in damaged.into_iter().chain([u64::MAX..u64::MAX]) {
+        for gap in damaged {
             from.seek(SeekFrom::Start(at))?;
             io::copy(&mut (&mut from).take(gap.start - at), &mut to)?;
             at = gap.end;
         }
+        from.seek(SeekFrom::Start(at))?;
+        io::copy(&mut from, &mut to)?;
         to.flush()?;
         to.sync_all()?;
         fs::rename(&mended, &path)?;
