@@ -17,7 +17,7 @@ use model::{
     reference::Reference,
     world::{World, commits, dump},
 };
-use p2pfs_volume::{Caller, Message, OpenMode};
+use p2pfs_volume::{Caller, Error, Message, OpenMode, SetXattr};
 use proptest::prelude::*;
 
 fn differences(a: &[String], b: &[String]) -> String {
@@ -285,6 +285,21 @@ fn a_directory_removed_with_one_that_was_moved_above_it_meanwhile_comes_back() {
     bob.write("b/a/f", b"edit.").unwrap();
     let tree = agree(&mut world, 1);
     assert!(holds(&tree, "edit."), "{tree:#?}");
+}
+
+#[test]
+fn a_removed_attribute_stays_removed_after_a_restart() {
+    let mut world = three();
+    let alice = &mut world.replicas[0];
+    alice.write("f", b"f.").unwrap();
+    let f = alice.find("f").unwrap();
+    let caller = Caller::default();
+    alice.volume.set_xattr(f, b"user.one", b"1", SetXattr::Any, &caller).unwrap();
+    alice.volume.remove_xattr(f, b"user.one").unwrap();
+    alice.restart(7);
+    assert!(matches!(alice.volume.get_xattr(f, b"user.one"), Err(Error::NoAttribute)));
+    assert!(alice.volume.list_xattrs(f).unwrap().is_empty());
+    agree(&mut world, 1);
 }
 
 /// Stories that went wrong once, as they were found.
