@@ -448,7 +448,8 @@ impl Core {
                 continue;
             };
             let inside = |v: &crate::row::Value<Place>| matches!(&v.value, Some(Place::In { parent, .. }) if parts.contains(parent));
-            if let (true, Some(shown)) = (link.values.iter().any(inside), &link.shown) {
+            let last = self.last_parent(directory)?.is_some_and(|parent| parts.contains(&parent));
+            if let (true, Some(shown)) = (last || link.values.iter().any(inside), &link.shown) {
                 let home = self.canonical(shown.parent)?;
                 self.move_all(&[(directory, link.id)], home, &shown.name)?;
             }

@@ -85,8 +85,6 @@ pub(crate) struct Shown {
     /// The value it comes from, and its count.
     pub at: ValueRef,
     pub count: u64,
-    /// What a removal of the parent must have seen to stand: the place itself, or what revived it.
-    pub witness: ValueRef,
 }
 
 /// One name of a node.
@@ -196,7 +194,6 @@ pub(crate) struct Claim {
     /// Its place, and its count: the least keeps the name.
     pub at: ValueRef,
     pub count: u64,
-    pub witness: ValueRef,
 }
 
 /// An entry that follows from others: a conflicting value, or a link whose name is taken.

@@ -63,15 +63,11 @@ impl Core {
         let Some(i) = node.links.iter().position(|l| l.id == *link) else { return Ok(()) };
         let new = self.place_of(child, &node, i)?;
         let old = node.links[i].shown.clone();
+        if old == new {
+            return Ok(());
+        }
         let kind = node.kind;
         let removed = kind == NodeKind::Directory && !node.links.iter().any(is_placed);
-        if old == new {
-            // What brought a directory back may have changed though it shows as before.
-            return match new.filter(|_| removed) {
-                Some(shown) => self.recheck_removed(shown.parent),
-                None => Ok(()),
-            };
-        }
         node.links[i].shown = new.clone();
         self.put_node(child, node);
         // The old place first, whole: who showed as one with this directory there does no longer.
@@ -90,19 +86,11 @@ impl Core {
             let directory = self.canonical(new.parent)?;
             let mut entry = (*self.entry(directory, &new.name)?).clone();
             entry.claims.retain(|c| c.link != *link);
-            entry.claims.push(Claim {
-                child,
-                link: *link,
-                kind,
-                parent: new.parent,
-                at: new.at,
-                count: new.count,
-                witness: new.witness,
-            });
+            entry.claims.push(Claim { child, link: *link, kind, parent: new.parent, at: new.at, count: new.count });
             self.put_claims(directory, entry)?;
             self.refresh_name(directory, &new.name)?;
         }
-        // A removed directory shows as long as it has an entry that its removal didn't see.
+        // A removed directory shows as long as something is there in it.
         let there = (old.is_some(), new.is_some());
         for parent in [old.map(|s| s.parent), new.map(|s| s.parent)].into_iter().flatten() {
             self.recheck_removed(parent)?;
@@ -159,130 +147,98 @@ impl Core {
     /// Where a link should show.
     fn place_of(&mut self, child: Ino, node: &Node, i: usize) -> Result<Option<Shown>> {
         let link = &node.links[i];
-        if let Some((parent, name, at, count)) = &node.hung_at {
-            return Ok(Some(Shown { parent: *parent, name: name.to_vec(), at: *at, count: *count, witness: *at }));
-        }
-        let winner = link.values.iter().rev().find_map(|v| match &v.value {
-            Some(Place::In { parent, name }) => Some((*parent, name.clone(), v.at, v.count)),
-            _ => None,
-        });
-        if let Some((parent, name, at, count)) = winner {
-            return Ok(Some(Shown { parent, name, at, count, witness: at }));
-        }
-        if node.links.iter().any(is_placed) {
+        let placed = node.links.iter().any(is_placed);
+        if !placed && !self.is_revived(child, node, link)? {
             return Ok(None);
         }
-        let removals: Vec<ValueRef> = link.values.iter().map(|v| v.at).collect();
-        let Some(witness) = self.revived_by(child, node, link, &removals)? else { return Ok(None) };
+        if let Some((parent, name, at, count)) = &node.hung_at {
+            return Ok(Some(Shown { parent: *parent, name: name.to_vec(), at: *at, count: *count }));
+        }
+        if placed {
+            return Ok(link.values.iter().rev().find_map(|v| match &v.value {
+                Some(Place::In { parent, name }) => {
+                    Some(Shown { parent: *parent, name: name.clone(), at: v.at, count: v.count })
+                }
+                _ => None,
+            }));
+        }
         let mut past = self.past_places(link)?;
-        Ok(past.pop().map(|p| Shown { parent: p.parent, name: p.name, at: p.at, count: p.count, witness }))
+        Ok(past.pop().map(|p| Shown { parent: p.parent, name: p.name, at: p.at, count: p.count }))
     }
 
-    /// What makes a node whose links were all removed come back: a content value that is
-    /// concurrent with the removals; for a directory an entry that they didn't see.
-    fn revived_by(&mut self, child: Ino, node: &Node, link: &Link, removals: &[ValueRef]) -> Result<Option<ValueRef>> {
+    /// Whether a node whose links were all removed comes back at this one: a file for the sake of a
+    /// content value that is concurrent with the removals, a directory because something is in it.
+    fn is_revived(&mut self, child: Ino, node: &Node, link: &Link) -> Result<bool> {
         if node.kind == NodeKind::Directory {
-            let mut best: Option<(ValueRef, u64)> = None;
-            for witness in self.witnesses(child, removals, &mut BTreeSet::new())? {
-                let count = self.count_of(witness)?;
-                let greater = match best {
-                    Some(best) => self.rank(best, (witness, count))? == Ordering::Less,
-                    None => true,
-                };
-                if greater {
-                    best = Some((witness, count));
-                }
-            }
-            return Ok(best.map(|(witness, _)| witness));
+            return self.is_needed(child, &mut BTreeSet::new());
         }
         for value in node.content.iter().rev() {
             let mut unseen = true;
-            for &removal in removals {
-                unseen &= !self.value_covers(removal, value.at)?;
+            for removal in &link.values {
+                unseen &= !self.value_covers(removal.at, value.at)?;
             }
             if unseen && !self.saw_it_gone(link, value.at)? {
-                return Ok(Some(value.at));
+                return Ok(true);
             }
         }
-        Ok(None)
+        Ok(false)
     }
 
-    /// What of a removed directory's entries its removals did not see: the places of those that are
-    /// there, and for removed directories that came back themselves, in turn what of theirs.
+    /// Whether a directory is there: it has a place, or was removed and something is in it.
+    fn is_there(&mut self, directory: Ino) -> Result<bool> {
+        if directory == Ino::ROOT || self.with_node(directory, |n| n.links.iter().any(is_placed))? {
+            return Ok(true);
+        }
+        self.is_needed(directory, &mut BTreeSet::new())
+    }
+
+    /// Whether something is there in a directory: a link that shows in it, or a removed directory in
+    /// which, in turn, something is. If the directory went, that would go out of everybody's reach,
+    /// whatever those who removed the directory had seen of it.
     ///
     /// Who is there is decided by winning places alone: where a directory hangs, to close no cycle,
     /// neither keeps nor loses anybody. And it is followed down to what really is there each time:
     /// two removed directories with their last places in each other don't keep each other alive.
-    fn witnesses(
-        &mut self,
-        directory: Ino,
-        removals: &[ValueRef],
-        visited: &mut BTreeSet<Ino>,
-    ) -> Result<Vec<ValueRef>> {
-        stacker::maybe_grow(256 << 10, 4 << 20, || self.witnesses_here(directory, removals, visited))
+    fn is_needed(&mut self, directory: Ino, visited: &mut BTreeSet<Ino>) -> Result<bool> {
+        stacker::maybe_grow(256 << 10, 4 << 20, || self.is_needed_here(directory, visited))
     }
 
-    fn witnesses_here(
-        &mut self,
-        directory: Ino,
-        removals: &[ValueRef],
-        visited: &mut BTreeSet<Ino>,
-    ) -> Result<Vec<ValueRef>> {
+    fn is_needed_here(&mut self, directory: Ino, visited: &mut BTreeSet<Ino>) -> Result<bool> {
         if !visited.insert(directory) {
-            return Ok(Vec::new());
+            return Ok(false);
         }
-        let mut children: Vec<(Ino, NodeKind, ValueRef)> = Vec::new();
         let home = self.canonical(directory)?;
         let mut from = [0; 16];
         loop {
-            let entries = self.scan_entries(home, &from, 256)?;
+            let entries = self.scan_entries(home, &from, 64)?;
             let Some((last, _)) = entries.last() else { break };
-            let last = *last;
-            let claims = entries.iter().flat_map(|(_, e)| &e.claims).filter(|c| c.parent == directory);
-            children.extend(claims.map(|c| (c.child, c.kind, c.witness)));
-            match next_tag(last) {
+            for claim in entries.iter().flat_map(|(_, e)| &e.claims).filter(|c| c.parent == directory) {
+                if claim.kind != NodeKind::Directory {
+                    return Ok(true);
+                }
+                let hangs = self.with_node(claim.child, |n| n.hung_at.is_some())?;
+                if !hangs && self.keeps(claim.child, visited)? {
+                    return Ok(true);
+                }
+            }
+            match next_tag(*last) {
                 Some(next) => from = next,
                 None => break,
             }
         }
-        let mut here = Vec::with_capacity(children.len());
-        for child in children {
-            let hangs = child.1 == NodeKind::Directory && self.with_node(child.0, |n| n.hung_at.is_some())?;
-            if !hangs {
-                here.push(child);
-            }
-        }
         for hung in self.cyclic() {
-            let at = self.with_node(hung, |n| n.hung_at.as_ref().map(|(_, _, at, _)| *at))?;
-            if let Some(at) = at
-                && self.winning_parent(hung)? == Some(directory)
-            {
-                let at = self.with_node(hung, winning_place)?.map_or(at, |(_, at)| at);
-                here.push((hung, NodeKind::Directory, at));
+            let hangs = self.with_node(hung, |n| n.hung_at.is_some())?;
+            if hangs && self.last_parent(hung)? == Some(directory) && self.keeps(hung, visited)? {
+                return Ok(true);
             }
         }
-        let mut found = Vec::new();
-        for (child, kind, witness) in here {
-            let removed = kind == NodeKind::Directory && !self.with_node(child, |n| n.links.iter().any(is_placed))?;
-            if removed {
-                let gone = self
-                    .with_node(child, |n| n.links.iter().flat_map(|l| &l.values).map(|v| v.at).collect::<Vec<_>>())?;
-                found.extend(self.witnesses(child, &gone, visited)?);
-            } else {
-                found.push(witness);
-            }
-        }
-        let mut unseen = Vec::with_capacity(found.len());
-        for witness in found {
-            let mut seen = false;
-            for &removal in removals {
-                seen |= self.value_covers(removal, witness)?;
-            }
-            if !seen {
-                unseen.push(witness);
-            }
-        }
-        Ok(unseen)
+        Ok(false)
+    }
+
+    /// Whether a directory keeps the one that its winning place is in.
+    fn keeps(&mut self, directory: Ino, visited: &mut BTreeSet<Ino>) -> Result<bool> {
+        let placed = self.with_node(directory, |n| n.links.iter().any(is_placed))?;
+        Ok(placed || self.is_needed(directory, visited)?)
     }
 
     /// Whether who wrote a value knew the link and had seen that it was nowhere any more. (Of two
@@ -705,17 +661,20 @@ impl Core {
 
     // ---- cycles
 
-    /// The directory that a directory's winning place (or, removed but revived, shown place) names.
-    fn winning_parent(&mut self, directory: Ino) -> Result<Option<Ino>> {
-        let (winner, link) = self.with_node(directory, |n| {
-            let winner = winning_place(n).map(|(parent, _)| parent);
-            (winner, n.links.first().filter(|l| winner.is_none() && l.shown.is_some()).cloned())
-        })?;
-        match (winner, link) {
-            (Some(parent), _) => Ok(Some(parent)),
-            (None, Some(link)) => Ok(self.last_place(&link)?.map(|(parent, _)| parent)),
-            (None, None) => Ok(None),
+    /// The directory that a directory's winning place names, or if it was removed its last one.
+    pub(crate) fn last_parent(&mut self, directory: Ino) -> Result<Option<Ino>> {
+        if let Some(parent) = self.with_node(directory, winning_parent)? {
+            return Ok(Some(parent));
         }
+        match self.with_node(directory, |n| n.links.first().cloned())? {
+            Some(link) => Ok(self.last_place(&link)?.map(|(parent, _)| parent)),
+            None => Ok(None),
+        }
+    }
+
+    /// The directory above by winning places alone; `None` also for one that is not there.
+    fn winning_parent(&mut self, directory: Ino) -> Result<Option<Ino>> {
+        if self.is_there(directory)? { self.last_parent(directory) } else { Ok(None) }
     }
 
     fn in_cycle(&mut self, directory: Ino) -> Result<bool> {
@@ -814,12 +773,12 @@ impl Core {
             if node.hung_at != new {
                 node.hung_at = new;
                 let links: Vec<LinkId> = node.links.iter().map(|l| l.id).collect();
-                let winner = winning_place(&node);
+                let winner = winning_parent(&node);
                 self.put_node(directory, node);
                 for link in links {
                     self.refresh_link(directory, &link)?;
                 }
-                if let Some((parent, _)) = winner {
+                if let Some(parent) = winner {
                     self.recheck_removed(parent)?;
                 }
             }
@@ -827,29 +786,23 @@ impl Core {
         Ok(())
     }
 
-    /// The places a directory may hang at, the first choice first.
+    /// The places a directory may hang at, the first choice first; none if it is not there.
     fn candidate_places(&mut self, directory: Ino) -> Result<Vec<PastPlace>> {
         let Some(link) = self.with_node(directory, |n| n.links.first().cloned())? else { return Ok(Vec::new()) };
-        let mut places: Vec<PastPlace> = link
-            .values
-            .iter()
-            .rev()
-            .filter_map(|v| match &v.value {
-                Some(Place::In { parent, name }) => {
-                    Some(PastPlace { parent: *parent, name: name.clone(), at: v.at, count: v.count })
-                }
-                _ => None,
-            })
-            .collect();
-        if places.is_empty() && link.shown.is_none() {
-            return Ok(places);
+        if !self.is_there(directory)? {
+            return Ok(Vec::new());
         }
-        for past in self.past_places(&link)?.into_iter().rev() {
-            // A place in a directory that is gone would hide it.
-            let there =
-                past.parent == Ino::ROOT || self.with_node(past.parent, |n| n.shown_links().next().is_some())?;
-            if there {
-                places.push(past);
+        let live = link.values.iter().rev().filter_map(|v| match &v.value {
+            Some(Place::In { parent, name }) => {
+                Some(PastPlace { parent: *parent, name: name.clone(), at: v.at, count: v.count })
+            }
+            _ => None,
+        });
+        let mut places: Vec<PastPlace> = Vec::new();
+        for place in live.chain(self.past_places(&link)?.into_iter().rev()) {
+            // A place in a directory that is gone would hide it. (The first one's is there, for it is in it.)
+            if places.is_empty() || self.is_there(place.parent)? {
+                places.push(place);
             }
         }
         Ok(places)
@@ -872,10 +825,10 @@ impl Core {
     }
 }
 
-/// The winning place of a directory: the directory it names, and the value.
-fn winning_place(node: &Node) -> Option<(Ino, ValueRef)> {
+/// The directory that the winning place of a directory names.
+fn winning_parent(node: &Node) -> Option<Ino> {
     node.links.first()?.values.iter().rev().find_map(|v| match &v.value {
-        Some(Place::In { parent, .. }) => Some((*parent, v.at)),
+        Some(Place::In { parent, .. }) => Some(*parent),
         _ => None,
     })
 }

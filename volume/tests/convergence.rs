@@ -302,6 +302,62 @@ fn a_removed_attribute_stays_removed_after_a_restart() {
     agree(&mut world, 1);
 }
 
+#[test]
+fn what_is_in_a_directory_that_went_into_one_removed_meanwhile_is_kept() {
+    let mut world = three();
+    let [alice, bob, _] = &world.replicas[..] else { unreachable!() };
+    alice.mkdir("a").unwrap();
+    alice.mkdir("c").unwrap();
+    common::sync(alice, bob);
+    // Bob's removal of `a` saw his file, but not that it is in `a`; alice's saw that `c` is there, but not the file.
+    alice.rename("c", "a/c").unwrap();
+    alice.rmdir("a/c").unwrap();
+    alice.rmdir("a").unwrap();
+    bob.write("c/f", b"bob's.").unwrap();
+    bob.rmdir("a").unwrap();
+    let tree = agree(&mut world, 1);
+    assert!(holds(&tree, "bob's."), "{tree:#?}");
+}
+
+#[test]
+fn an_edited_file_that_went_into_a_directory_removed_meanwhile_is_kept() {
+    let mut world = three();
+    let [alice, bob, _] = &world.replicas[..] else { unreachable!() };
+    alice.mkdir("a").unwrap();
+    alice.write("f", b"base.").unwrap();
+    common::sync(alice, bob);
+    alice.rename("f", "a/f").unwrap();
+    alice.remove("a/f").unwrap();
+    alice.rmdir("a").unwrap();
+    bob.write("f", b"edit.").unwrap();
+    bob.rmdir("a").unwrap();
+    let tree = agree(&mut world, 1);
+    assert!(holds(&tree, "edit."), "{tree:#?}");
+}
+
+#[test]
+fn a_move_outlives_a_removal_though_its_directory_went_while_another_move_won() {
+    let mut world = three();
+    let [alice, bob, carol] = &world.replicas[..] else { unreachable!() };
+    alice.mkdir("a").unwrap();
+    alice.write("f", b"base.").unwrap();
+    common::sync(alice, bob);
+    common::sync(alice, carol);
+    alice.rename("f", "a/f").unwrap();
+    // Bob's move is the greater of the two.
+    for pad in ["x", "y"] {
+        bob.write(pad, b"").unwrap();
+        bob.volume.commit_now().unwrap();
+    }
+    bob.rename("f", "g").unwrap();
+    tell(alice, carol);
+    tell(bob, carol);
+    carol.rmdir("a").unwrap();
+    bob.remove("g").unwrap();
+    let tree = agree(&mut world, 1);
+    assert!(holds(&tree, "base."), "{tree:#?}");
+}
+
 /// Stories that went wrong once, as they were found.
 fn told(replicas: usize, ops: Vec<Op>) {
     run(&Story { replicas, furnished: true, order: 0, ops });

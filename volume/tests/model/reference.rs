@@ -19,8 +19,6 @@ struct Shown {
     parent: NodeId,
     name: Vec<u8>,
     rank: Rank,
-    /// The values for whose sake it shows: a directory's removal that saw none of them does not stand.
-    witnesses: BTreeSet<ValueId>,
 }
 
 /// A place as some change said it.
@@ -137,28 +135,21 @@ impl<'a> Reference<'a> {
     }
 
     fn shown_at(&self, link: &Link) -> Option<Shown> {
-        let at = |place: &Place, witnesses| Shown {
-            parent: place.parent,
-            name: place.name.clone(),
-            rank: place.rank,
-            witnesses,
-        };
+        let at = |place: &Place| Shown { parent: place.parent, name: place.name.clone(), rank: place.rank };
         if let Some(place) = link.places.first() {
-            return Some(at(place, BTreeSet::from([place.at])));
+            return Some(at(place));
         }
         if self.links.values().any(|other| other.child == link.child && !other.places.is_empty()) {
             return None;
         }
         let unseen = |value: &ValueId| link.live.iter().all(|removal| !self.history.saw(*removal, *value));
-        let witnesses: BTreeSet<ValueId> = if self.is_directory(link.child) {
-            let inside = self.shown.values().filter(|shown| shown.parent == link.child);
-            inside.flat_map(|shown| shown.witnesses.iter().copied()).filter(unseen).collect()
+        let back = if self.is_directory(link.child) {
+            self.shown.values().any(|shown| shown.parent == link.child)
         } else {
-            let values = self.contents(link.child).into_iter().map(|c| c.id());
-            values.filter(unseen).filter(|value| !self.saw_it_gone(link, *value)).collect()
+            let mut values = self.contents(link.child).into_iter().map(|c| c.id());
+            values.any(|value| unseen(&value) && !self.saw_it_gone(link, value))
         };
-        let last = link.past.first()?;
-        (!witnesses.is_empty()).then(|| at(last, witnesses))
+        link.past.first().filter(|_| back).map(at)
     }
 
     /// Whether who wrote a value knew the link and had seen that it was nowhere any more.
