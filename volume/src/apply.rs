@@ -549,6 +549,7 @@ impl Core {
                 };
                 let moved = !node.links[i].values.is_empty();
                 let was_placed = node.links.iter().any(crate::tree::is_placed);
+                let was_in = if node.hung_at.is_some() { self.last_parent(ino)? } else { None };
                 // The directories whose entries this changes: the new one, and those of the places it supersedes.
                 let mut directories: Vec<Ino> = parent.into_iter().collect();
                 for old in &gone {
@@ -582,6 +583,13 @@ impl Core {
                 }
                 if kind == NodeKind::Directory && moved {
                     self.recheck_cycles(ino)?;
+                }
+                if let Some(was_in) = was_in {
+                    // By its winning place it keeps those above, though it hangs elsewhere.
+                    self.recheck_removed(was_in)?;
+                    if let Some(is_in) = self.last_parent(ino)? {
+                        self.recheck_removed(is_in)?;
+                    }
                 }
                 for directory in directories {
                     self.entries_changed(origin, directory, at, time)?;

@@ -100,6 +100,8 @@ pub(crate) struct Overlay {
     pub cyclic: Option<BTreeSet<Ino>>,
     /// Removed directories that are being looked at, and whether they must be again.
     pub rechecking: HashMap<Ino, bool>,
+    /// While it is worked out where directories hang: those whose places changed by that.
+    pub rehanging: Option<BTreeSet<Ino>>,
 }
 
 /// The state of the log and the counters, as stored.

@@ -68,6 +68,7 @@ impl Core {
         }
         let kind = node.kind;
         let removed = kind == NodeKind::Directory && !node.links.iter().any(is_placed);
+        let hangs = node.hung_at.is_some();
         node.links[i].shown = new.clone();
         self.put_node(child, node);
         // The old place first, whole: who showed as one with this directory there does no longer.
@@ -97,6 +98,9 @@ impl Core {
         }
         if removed && there.0 != there.1 {
             self.recheck_cycles(child)?;
+            if hangs && let Some(parent) = self.last_parent(child)? {
+                self.recheck_removed(parent)?;
+            }
         }
         Ok(())
     }
@@ -115,7 +119,8 @@ impl Core {
         Ok(())
     }
 
-    fn recheck_removed(&mut self, directory: Ino) -> Result<()> {
+    /// Brings in line whether a directory that was removed comes back for what is in it.
+    pub(crate) fn recheck_removed(&mut self, directory: Ino) -> Result<()> {
         if let Some(again) = self.overlay.rechecking.get_mut(&directory) {
             // Being looked at, further out: what changed meanwhile is looked at once that is done.
             *again = true;
@@ -697,9 +702,26 @@ impl Core {
     /// that closes no cycle, else the root. Only directories that could be reached from a
     /// would-be cycle are looked at; for all others the rule gives their winning place.
     pub(crate) fn recheck_cycles(&mut self, moved: Ino) -> Result<()> {
+        if let Some(moved_meanwhile) = &mut self.overlay.rehanging {
+            moved_meanwhile.insert(moved);
+            return Ok(());
+        }
+        let mut moved = BTreeSet::from([moved]);
+        for _ in 0..RECHECK_MAX {
+            self.overlay.rehanging = Some(BTreeSet::new());
+            let result = self.recheck_cycles_once(&moved);
+            moved = self.overlay.rehanging.take().unwrap_or_default();
+            if result.is_err() || moved.is_empty() {
+                return result;
+            }
+        }
+        Ok(())
+    }
+
+    fn recheck_cycles_once(&mut self, moved: &BTreeSet<Ino>) -> Result<()> {
         let old = self.cyclic();
         let mut cyclic = BTreeSet::new();
-        for directory in old.iter().copied().chain([moved]) {
+        for directory in old.union(moved).copied() {
             if self.in_cycle(directory)? {
                 // All of its cycle, so that none is missed once this one moves away.
                 let mut at = directory;
@@ -773,12 +795,11 @@ impl Core {
             if node.hung_at != new {
                 node.hung_at = new;
                 let links: Vec<LinkId> = node.links.iter().map(|l| l.id).collect();
-                let winner = winning_parent(&node);
                 self.put_node(directory, node);
                 for link in links {
                     self.refresh_link(directory, &link)?;
                 }
-                if let Some(parent) = winner {
+                if let Some(parent) = self.last_parent(directory)? {
                     self.recheck_removed(parent)?;
                 }
             }

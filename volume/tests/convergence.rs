@@ -395,6 +395,23 @@ fn the_time_of_a_directory_that_was_merged_for_a_while() {
     told(4, ops);
 }
 
+#[test]
+fn a_removed_directory_goes_once_what_hung_elsewhere_but_was_in_it_is_moved_away() {
+    let ops = vec![
+        Op::Mkdir { r: 0, dir: 0, name: 0 },
+        Op::Chmod { r: 0, entry: 0, mode: 0 },
+        Op::Mkdir { r: 2, dir: 0, name: 1 },
+        Op::Sync { r: 0, with: 2 },
+        Op::Sync { r: 2, with: 1 },
+        Op::Rename { r: 0, entry: 0, dir: 2, name: 0 },
+        Op::Sync { r: 0, with: 2 },
+        Op::Rename { r: 1, entry: 1, dir: 1, name: 0 },
+        Op::Remove { r: 2, entry: 5 },
+        Op::Nest { r: 0, which: 0, into: 3, name: 2 },
+    ];
+    run(&Story { replicas: 5, furnished: false, order: 1, ops });
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { max_shrink_iters: 2000, ..ProptestConfig::default() })]
 
