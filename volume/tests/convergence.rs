@@ -412,6 +412,28 @@ fn a_removed_directory_goes_once_what_hung_elsewhere_but_was_in_it_is_moved_away
     run(&Story { replicas: 5, furnished: false, order: 1, ops });
 }
 
+#[test]
+fn trees_rearranged_and_removed_on_both_sides() {
+    let ops = vec![
+        Op::Chmod { r: 1, entry: 0, mode: 0 },
+        Op::Exchange { r: 0, entry: 0, other: 6 },
+        Op::Sync { r: 2, with: 1 },
+        Op::Sync { r: 4, with: 1 },
+        Op::Exchange { r: 2, entry: 1, other: 2 },
+        Op::Mkdir { r: 2, dir: 1, name: 3 },
+        Op::RenameOver { r: 0, entry: 0, other: 0 },
+        Op::Rename { r: 0, entry: 1, dir: 0, name: 0 },
+        Op::Rename { r: 0, entry: 3, dir: 0, name: 1 },
+        Op::Append { r: 0, file: 0 },
+        Op::Mkdir { r: 2, dir: 2, name: 0 },
+        Op::Nest { r: 2, which: 5, into: 5, name: 1 },
+        Op::RemoveTree { r: 2, entry: 6 },
+        Op::RemoveTree { r: 0, entry: 1 },
+        Op::Overwrite { r: 0, file: 0 },
+    ];
+    told(4, ops);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { max_shrink_iters: 2000, ..ProptestConfig::default() })]
 
