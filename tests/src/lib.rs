@@ -14,6 +14,7 @@
 #![allow(clippy::unwrap_used, clippy::missing_panics_doc, reason = "whatever fails here fails the test")]
 
 pub mod binaries;
+pub mod fsx;
 pub mod group;
 pub mod mapping;
 pub mod patience;
