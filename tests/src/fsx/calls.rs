@@ -1,9 +1,9 @@
 //! One step: a call, the same done to the bytes in memory, and what it tells compared.
 
-use std::{fs::File, io::Write, os::unix::fs::FileExt};
+use std::{fs::File, io::Write, num::NonZeroU64, os::unix::fs::FileExt};
 
 use rustix::{
-    fs::{FallocateFlags, SeekFrom, copy_file_range, fallocate, seek},
+    fs::{Advice, FallocateFlags, SeekFrom, copy_file_range, fadvise, fallocate, seek},
     io::Errno,
 };
 
@@ -32,6 +32,9 @@ impl Exerciser {
         match kind {
             0..20 => {
                 told("read");
+                if self.random.below(2) == 0 {
+                    self.files[which].drop_pages(descriptor, offset, Some(len))?;
+                }
                 self.files[which].read(descriptor, offset, len)
             }
             20..42 => {
@@ -56,6 +59,9 @@ impl Exerciser {
             }
             56..61 => {
                 told("load");
+                if self.random.below(2) == 0 {
+                    self.files[which].drop_pages(descriptor, offset, Some(len))?;
+                }
                 self.files[which].load(descriptor, offset, len)
             }
             61..69 => {
@@ -111,6 +117,7 @@ impl Exerciser {
             }
             _ if self.random.below(WHOLE / 100) == 0 => {
                 told("read all");
+                self.files[which].drop_pages(descriptor, 0, None)?;
                 self.files[which].check_all()
             }
             _ => {
@@ -167,6 +174,12 @@ impl Subject {
     fn range(&self, offset: u64, len: u64) -> &[u8] {
         let (held, start) = (self.bytes.len(), offset as usize);
         &self.bytes[start.min(held)..(start + len as usize).min(held)]
+    }
+
+    /// Lets the kernel forget what it keeps of a range (to the end, without a length), so that the daemon is asked.
+    fn drop_pages(&self, descriptor: usize, offset: u64, len: Option<u64>) -> Checked {
+        let len = len.and_then(NonZeroU64::new);
+        fadvise(&self.open[descriptor], offset, len, Advice::DontNeed).map_err(|e| format!("fadvise: {e}"))
     }
 
     fn read(&self, descriptor: usize, offset: u64, len: u64) -> Checked {
