@@ -447,7 +447,7 @@ impl Core {
                 };
                 let live: Vec<ValueRef> = node.xattrs[i].values.iter().map(|v| v.at).collect();
                 self.check_same_register(origin, head, &gone, &live)?;
-                let value = Value { at, count: origin.count, value: body.map(|b| b.value) };
+                let value = Value { at, count: origin.count, value: body.map(|b| b.value.into()) };
                 self.replace(&mut node.xattrs[i].values, &gone, Some(value))?;
                 Self::touch(&mut node, origin, time);
                 self.put_node(ino, node);

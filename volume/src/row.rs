@@ -1,8 +1,13 @@
 //! What this device keeps of nodes and directory entries: the merged state, derived from the
 //! commits and sealed at rest.
 
+use std::fmt;
+
 use crypto::{SymmetricKey, UserId};
-use serde::{Deserialize, Serialize};
+use serde::{
+    Deserialize, Deserializer, Serialize, Serializer,
+    de::{self, Unexpected, Visitor},
+};
 use serde_bytes::ByteBuf;
 
 use crate::{
@@ -103,8 +108,58 @@ pub(crate) struct Xattr {
     pub tag: NodeId,
     #[serde(with = "serde_bytes")]
     pub name: Vec<u8>,
-    /// Inner `None`: removed.
-    pub values: Vec<Value<Option<ByteBuf>>>,
+    pub values: Vec<Value<Setting>>,
+}
+
+/// What an extended attribute was set to. Encoded as the bytes, or `false`: nil is a value that doesn't decode.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Setting {
+    To(ByteBuf),
+    Removed,
+}
+
+impl From<Option<ByteBuf>> for Setting {
+    fn from(value: Option<ByteBuf>) -> Self {
+        value.map_or(Self::Removed, Self::To)
+    }
+}
+
+impl Serialize for Setting {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::To(bytes) => bytes.serialize(serializer),
+            Self::Removed => serializer.serialize_bool(false),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Setting {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        /// Takes either form.
+        struct Either;
+
+        impl Visitor<'_> for Either {
+            type Value = Setting;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("bytes or false")
+            }
+
+            fn visit_bytes<E: de::Error>(self, bytes: &[u8]) -> Result<Setting, E> {
+                Ok(Setting::To(ByteBuf::from(bytes)))
+            }
+
+            fn visit_byte_buf<E: de::Error>(self, bytes: Vec<u8>) -> Result<Setting, E> {
+                Ok(Setting::To(ByteBuf::from(bytes)))
+            }
+
+            fn visit_bool<E: de::Error>(self, value: bool) -> Result<Setting, E> {
+                if value { Err(E::invalid_value(Unexpected::Bool(true), &self)) } else { Ok(Setting::Removed) }
+            }
+        }
+
+        deserializer.deserialize_any(Either)
+    }
 }
 
 /// A node with all its registers. Every list of values is in rising order: the last one shows.
@@ -226,5 +281,23 @@ impl Entry {
 
     pub(crate) fn is_empty(&self) -> bool {
         self.claims.is_empty() && self.derived.is_none() && self.derives.is_empty() && self.wanted_by.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::version::{BranchNo, Dot};
+
+    #[test]
+    fn an_attribute_that_was_removed_is_told_from_one_that_does_not_decode() {
+        let at = ValueRef { dot: Dot { branch: BranchNo(1), seq: 2 }, index: 3 };
+        for value in
+            [None, Some(Setting::Removed), Some(Setting::To(ByteBuf::new())), Some(Setting::To(vec![0, 255].into()))]
+        {
+            let row = rmp_serde::to_vec(&Value { at, count: 4, value: value.clone() }).unwrap();
+            let read: Value<Setting> = rmp_serde::from_slice(&row).unwrap();
+            assert_eq!(read.value, value);
+        }
     }
 }

@@ -114,3 +114,22 @@ fn each_namespace_is_for_whom_it_is() {
     assert_eq!(listed(0), "['trusted.x', 'user.x']");
     assert_eq!(listed(1001), "['user.x']", "root's own are not even named");
 }
+
+#[test]
+fn a_removed_attribute_stays_removed_over_a_restart() {
+    let mut peer = Peer::alone();
+    let path = peer.at("f");
+    fs::write(&path, "").unwrap();
+    xattr::set(&path, "user.kept", b"").unwrap();
+    xattr::set(&path, "user.x", b"1").unwrap();
+    xattr::remove(&path, "user.x").unwrap();
+    for end in [Peer::unmount, Peer::kill9] {
+        end(&mut peer);
+        peer.mount();
+        assert_eq!(xattr::get(&path, "user.x").unwrap(), None);
+        assert_eq!(xattr::get(&path, "user.kept").unwrap().unwrap(), b"");
+        assert_eq!(xattr::list(&path).unwrap().collect::<Vec<_>>(), ["user.kept"]);
+    }
+    xattr::set(&path, "user.x", b"2").unwrap();
+    assert_eq!(xattr::get(&path, "user.x").unwrap().unwrap(), b"2");
+}
