@@ -25,6 +25,7 @@ pub mod registry;
 pub mod scratch;
 pub mod tool;
 pub mod tree;
+pub mod twin;
 pub mod wire;
 
 /// The number in the environment variable `name`, or `default`.
