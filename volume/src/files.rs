@@ -339,16 +339,24 @@ impl Volume {
 
     /// Writes what a shared mapping stored. Which handle it came through isn't known.
     ///
+    /// A mapping makes no file longer, but what was stored before a file was cut may come after that: an open that
+    /// empties a file doesn't wait for what the kernel is sending. So what lies past the end of a draft is dropped.
+    /// Without a draft the end may be another device's doing, which takes nothing from what is stored here.
+    ///
     /// # Errors
     /// As [`Self::write`].
     pub fn write_mapped(&self, ino: Ino, offset: u64, data: &[u8]) -> Result<usize> {
         self.check_space(data.len())?;
         let file = self.hold(ino);
         let mut state = file.state.write();
+        let room = state.branch.as_ref().map_or(u64::MAX, |branch| branch.draft.size().saturating_sub(offset));
+        let kept = &data[..data.len().min(usize::try_from(room).unwrap_or(usize::MAX))];
         let base = self.inner.core.lock().base(ino);
         let root = Caller::default();
-        let result =
-            base.and_then(|base| self.change(&file, &mut state, &base, &root, |draft| draft.write(offset, data)));
+        let result = match kept {
+            [] => Ok(()),
+            _ => base.and_then(|base| self.change(&file, &mut state, &base, &root, |draft| draft.write(offset, kept))),
+        };
         let published = if state.writers == 0 { self.publish(&file, &mut state) } else { Ok(()) };
         self.let_go(&file, &mut state);
         result.and(published).map(|()| data.len())

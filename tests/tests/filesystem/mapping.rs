@@ -5,6 +5,7 @@ use std::{
     io::Write,
     os::unix::fs::FileExt,
     process::{Command, Stdio},
+    thread,
 };
 
 use p2pfs_tests::{mapping::Mapping, peer::Peer, random::Random};
@@ -103,4 +104,25 @@ fn a_running_program_is_not_written_to() {
     program.stdin.take().unwrap().write_all(b"still well").unwrap();
     assert_eq!(program.wait_with_output().unwrap().stdout, b"still well");
     File::options().write(true).open(&path).unwrap();
+}
+
+/// The kernel sends what was stored when it likes, also while the file is emptied by opening it.
+#[test]
+fn a_store_before_the_file_was_emptied_makes_it_no_longer() {
+    let peer = Peer::alone();
+    let path = peer.at("f");
+    for round in 0..100 {
+        fs::write(&path, vec![1; 8192]).unwrap();
+        let file = open(&peer);
+        let mut mapping = Mapping::new(&file, 8192).unwrap();
+        mapping.store(round % 8192, b"x");
+        thread::scope(|scope| {
+            scope.spawn(|| file.sync_data().unwrap());
+            let emptied = File::options().write(true).truncate(true).open(&path).unwrap();
+            assert_eq!(emptied.metadata().unwrap().len(), 0, "round {round}");
+        });
+        assert_eq!(file.metadata().unwrap().len(), 0, "round {round}");
+        drop((mapping, file));
+        assert_eq!(fs::read(&path).unwrap(), b"", "round {round}");
+    }
 }
