@@ -21,6 +21,9 @@ const SMALL: Settings = Settings { files: 2, descriptors: 2, limit: 20_000, kill
 /// Long enough for a list of lists of blocks.
 const LARGE: Settings = Settings { files: 1, descriptors: 2, limit: 20 << 20, killed: false };
 
+/// How often a daemon ends, or another peer has its turn.
+const ROUNDS: u64 = 10;
+
 fn steps(default: u64) -> u64 {
     setting("P2PFS_TEST_STEPS", default)
 }
@@ -74,9 +77,6 @@ fn with_remounts_in_between() {
         exerciser.open();
     }
 }
-
-/// How often a daemon ends, or another peer has its turn.
-const ROUNDS: u64 = 10;
 
 #[test]
 fn killed_after_a_sync() {
