@@ -9,11 +9,13 @@
 //!
 //! Environment:
 //! - `P2PFS_BIN_DIR`: where the programs are, else the release build of this workspace.
-//! - `P2PFS_TEST_FILES`, `P2PFS_TEST_KILLS`, `P2PFS_TEST_BIG_MIB`, `P2PFS_TEST_SEED`: longer runs, or the same one again.
+//! - `P2PFS_TEST_FILES`, `P2PFS_TEST_KILLS`, `P2PFS_TEST_STEPS`, `P2PFS_TEST_BIG_MIB`, `P2PFS_TEST_SEED`: longer runs,
+//!   or the same one again.
 
 #![allow(clippy::unwrap_used, clippy::missing_panics_doc, reason = "whatever fails here fails the test")]
 
 pub mod binaries;
+pub mod fsx;
 pub mod group;
 pub mod mapping;
 pub mod patience;
@@ -24,6 +26,7 @@ pub mod registry;
 pub mod scratch;
 pub mod tool;
 pub mod tree;
+pub mod twin;
 pub mod wire;
 
 /// The number in the environment variable `name`, or `default`.

@@ -12,7 +12,7 @@ pub struct Mapping {
 }
 
 impl Mapping {
-    /// Maps the first `len` bytes of `file`, which has as many and keeps them for as long as this lives.
+    /// Maps the first `len` bytes of `file`. What it doesn't have must not be touched, or the process ends.
     #[allow(unsafe_code, reason = "no safe way to map a file exists")]
     pub fn new(file: &File, len: usize) -> rustix::io::Result<Self> {
         // SAFETY: a new mapping at an address of the kernel's choice, used through this type alone.
@@ -21,11 +21,27 @@ impl Mapping {
         Ok(Self { address, len })
     }
 
+    /// How many bytes are mapped.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Never: nothing can't be mapped.
+    pub fn is_empty(&self) -> bool {
+        false
+    }
+
     /// What is in it now.
-    #[allow(unsafe_code, reason = "the mapping is memory of this process")]
     pub fn read(&self) -> Vec<u8> {
-        // SAFETY: mapped for as long as self lives; a copy, since others may change the file.
-        unsafe { slice::from_raw_parts(self.address.cast::<u8>(), self.len).to_vec() }
+        self.load(0, self.len)
+    }
+
+    /// What is in `len` bytes at `offset` now.
+    #[allow(unsafe_code, reason = "the mapping is memory of this process")]
+    pub fn load(&self, offset: usize, len: usize) -> Vec<u8> {
+        assert!(offset + len <= self.len, "within the mapping");
+        // SAFETY: in bounds, and mapped for as long as self lives; a copy, since others may change the file.
+        unsafe { slice::from_raw_parts(self.address.cast::<u8>().add(offset), len).to_vec() }
     }
 
     /// Stores `bytes` at `offset`.

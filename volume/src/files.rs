@@ -17,7 +17,7 @@ use crate::{
     content::{Content, ContentData, Draft, KeyRing},
     core::Core,
     error::{Error, Result},
-    node::{Allocate, AttributeChange, Attributes, Caller, Handle, Ino, NewNode, NodeKind, OpenMode},
+    node::{Allocate, AttributeChange, Attributes, Caller, Handle, Ino, NewNode, NodeKind, OpenMode, SetTime},
     row::NodeRow,
     time::Timestamp,
     version::ValueRef,
@@ -339,16 +339,24 @@ impl Volume {
 
     /// Writes what a shared mapping stored. Which handle it came through isn't known.
     ///
+    /// A mapping makes no file longer, but what was stored before a file was cut may come after that: an open that
+    /// empties a file doesn't wait for what the kernel is sending. So what lies past the end of a draft is dropped.
+    /// Without a draft the end may be another device's doing, which takes nothing from what is stored here.
+    ///
     /// # Errors
     /// As [`Self::write`].
     pub fn write_mapped(&self, ino: Ino, offset: u64, data: &[u8]) -> Result<usize> {
         self.check_space(data.len())?;
         let file = self.hold(ino);
         let mut state = file.state.write();
+        let room = state.branch.as_ref().map_or(u64::MAX, |branch| branch.draft.size().saturating_sub(offset));
+        let kept = &data[..data.len().min(usize::try_from(room).unwrap_or(usize::MAX))];
         let base = self.inner.core.lock().base(ino);
         let root = Caller::default();
-        let result =
-            base.and_then(|base| self.change(&file, &mut state, &base, &root, |draft| draft.write(offset, data)));
+        let result = match kept {
+            [] => Ok(()),
+            _ => base.and_then(|base| self.change(&file, &mut state, &base, &root, |draft| draft.write(offset, kept))),
+        };
         let published = if state.writers == 0 { self.publish(&file, &mut state) } else { Ok(()) };
         self.let_go(&file, &mut state);
         result.and(published).map(|()| data.len())
@@ -534,11 +542,18 @@ impl Volume {
         if let Some(size) = change.size {
             self.set_size(ino, handle, size, who)?;
         }
-        if change.mtime.is_some() {
+        if let Some(mtime) = change.mtime {
             // A time set by hand is for what was written before.
             if let Some(file) = self.inner.files.get(&ino).map(|f| f.clone()) {
                 let mut state = file.state.write();
                 self.publish(&file, &mut state)?;
+                // What has no name any more stays a draft, and shows the draft's time.
+                if let Some(branch) = state.branch.as_mut().filter(|branch| branch.dirty) {
+                    branch.mtime = match mtime {
+                        SetTime::Now => self.inner.clock.now(),
+                        SetTime::At(time) => time,
+                    };
+                }
             }
         }
         if change.mode.is_some()

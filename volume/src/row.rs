@@ -234,3 +234,21 @@ impl Entry {
         self.claims.is_empty() && self.derived.is_none() && self.derives.is_empty() && self.wanted_by.is_empty()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::version::{BranchNo, Dot};
+
+    #[test]
+    fn an_attribute_that_was_removed_is_told_from_one_that_does_not_decode() {
+        let at = ValueRef { dot: Dot { branch: BranchNo(1), seq: 2 }, index: 3 };
+        for value in
+            [None, Some(XattrValue::Removed), Some(XattrValue::Set(ByteBuf::new())), Some(XattrValue::Set(vec![0, 255].into()))]
+        {
+            let row = rmp_serde::to_vec(&Value { at, count: 4, value: value.clone() }).unwrap();
+            let read: Value<XattrValue> = rmp_serde::from_slice(&row).unwrap();
+            assert_eq!(read.value, value);
+        }
+    }
+}

@@ -2,7 +2,9 @@
 
 use std::{
     collections::BTreeSet,
+    ffi::OsStr,
     fs::{self, File},
+    os::unix::ffi::OsStrExt,
     os::unix::fs::{DirEntryExt, FileTypeExt, MetadataExt, PermissionsExt, symlink},
     os::unix::process::CommandExt,
     path::Path,
@@ -195,4 +197,55 @@ fn others_are_kept_out_by_modes() {
     }
     set_mode(&folder.join("secret"), 0o644);
     assert!(as_user(1001, 1001, &folder, "cat secret"));
+}
+
+#[test]
+fn a_place_in_a_listing_is_found_again() {
+    const FILES: usize = 500;
+    let peer = Peer::alone();
+    for number in 0..FILES {
+        fs::write(peer.at(format!("file number {number}")), "").unwrap();
+    }
+    let mut dir = Dir::read_from(File::open(peer.root()).unwrap()).unwrap();
+    // An entry's offset is the place behind it, as telldir gives it.
+    let entries: Vec<(i64, Vec<u8>)> =
+        // One that repeats entries might never end.
+        dir.by_ref().take(2 * FILES).map(|e| e.map(|e| (e.offset(), e.file_name().to_bytes().to_vec())).unwrap()).collect();
+    assert_eq!(entries.len(), FILES + 2);
+    let places: BTreeSet<i64> = entries.iter().map(|(place, _)| *place).collect();
+    assert_eq!(places.len(), entries.len(), "each has its own");
+    let name = |index: usize| entries[index].1.as_slice();
+    let mut next = |index: usize| {
+        dir.seek(entries[index].0).unwrap();
+        dir.read().map(|entry| entry.unwrap().file_name().to_bytes().to_vec())
+    };
+    for index in (0..entries.len() - 1).rev().step_by(7) {
+        assert_eq!(next(index).as_deref(), Some(name(index + 1)), "behind entry {index}");
+    }
+    // What is behind a place stays behind it, when what was there before goes.
+    for index in (2..400).filter(|index| index % 3 != 0) {
+        fs::remove_file(peer.at(OsStr::from_bytes(name(index)))).unwrap();
+    }
+    for index in (2..400).filter(|index| index % 3 == 2) {
+        assert_eq!(next(index).as_deref(), Some(name(index + 1)), "behind entry {index}");
+    }
+}
+
+#[test]
+fn a_listing_begun_anew_shows_what_is_there_now() {
+    let peer = Peer::alone();
+    fs::write(peer.at("old"), "").unwrap();
+    let mut dir = Dir::read_from(File::open(peer.root()).unwrap()).unwrap();
+    let mut listed = |expected: &[&str]| {
+        dir.rewind();
+        let mut names: Vec<String> =
+            dir.by_ref().map(|e| e.unwrap().file_name().to_str().unwrap().to_owned()).collect();
+        names.sort();
+        assert_eq!(names[2..], *expected);
+    };
+    listed(&["old"]);
+    fs::write(peer.at("new"), "").unwrap();
+    listed(&["new", "old"]);
+    fs::remove_file(peer.at("old")).unwrap();
+    listed(&["new"]);
 }

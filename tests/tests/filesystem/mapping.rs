@@ -2,10 +2,16 @@
 
 use std::{
     fs::{self, File},
+    io::Write,
     os::unix::fs::FileExt,
+    process::{Command, Stdio},
+    thread,
 };
 
 use p2pfs_tests::{mapping::Mapping, peer::Peer, random::Random};
+use rustix::io::Errno;
+
+use crate::fails;
 
 const LEN: usize = 300_000;
 
@@ -82,4 +88,41 @@ fn programs_run_from_the_mount() {
     let peer = Peer::alone();
     fs::copy("/bin/true", peer.at("program")).unwrap();
     p2pfs_tests::tool::shell(peer.root(), "chmod 755 program && ./program");
+}
+
+#[test]
+fn a_running_program_is_not_written_to() {
+    let peer = Peer::alone();
+    let path = peer.at("program");
+    fs::copy("/bin/cat", &path).unwrap();
+    let length = fs::metadata(&path).unwrap().len();
+    // It runs until its input ends.
+    let mut program = Command::new(&path).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    fails(File::options().write(true).open(&path), Errno::TXTBSY);
+    fails(File::options().write(true).truncate(true).open(&path), Errno::TXTBSY);
+    assert_eq!(fs::metadata(&path).unwrap().len(), length);
+    program.stdin.take().unwrap().write_all(b"still well").unwrap();
+    assert_eq!(program.wait_with_output().unwrap().stdout, b"still well");
+    File::options().write(true).open(&path).unwrap();
+}
+
+/// The kernel sends what was stored when it likes, also while the file is emptied by opening it.
+#[test]
+fn a_store_before_the_file_was_emptied_makes_it_no_longer() {
+    let peer = Peer::alone();
+    let path = peer.at("f");
+    for round in 0..100 {
+        fs::write(&path, vec![1; 8192]).unwrap();
+        let file = open(&peer);
+        let mut mapping = Mapping::new(&file, 8192).unwrap();
+        mapping.store(round % 8192, b"x");
+        thread::scope(|scope| {
+            scope.spawn(|| file.sync_data().unwrap());
+            let emptied = File::options().write(true).truncate(true).open(&path).unwrap();
+            assert_eq!(emptied.metadata().unwrap().len(), 0, "round {round}");
+        });
+        assert_eq!(file.metadata().unwrap().len(), 0, "round {round}");
+        drop((mapping, file));
+        assert_eq!(fs::read(&path).unwrap(), b"", "round {round}");
+    }
 }

@@ -3,14 +3,24 @@
 use std::{
     fs::{self, File},
     io::{Read, Seek, SeekFrom, Write},
-    os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt},
+    os::unix::{
+        fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt},
+        process::CommandExt,
+    },
+    process::Command,
     thread,
 };
 
 use p2pfs_tests::{patience::eventually, peer::Peer};
-use rustix::io::Errno;
+use rustix::{
+    fs::{AtFlags, CWD, FallocateFlags, fallocate, linkat},
+    io::Errno,
+};
 
-use crate::fails;
+use crate::{fails, refuses};
+
+/// What a program may do that its user may not.
+const CAPABILITIES: &str = "security.capability";
 
 #[test]
 fn an_unlinked_open_file_goes_on_without_a_name() {
@@ -153,27 +163,73 @@ fn opening_with_truncation_empties_once() {
 }
 
 #[test]
-fn writing_clears_the_set_user_id_bit() {
+fn every_way_to_write_clears_set_user_id_bits() {
     let peer = Peer::system();
     let folder = peer.at("d");
     fs::create_dir(&folder).unwrap();
     fs::set_permissions(&folder, PermissionsExt::from_mode(0o777)).unwrap();
-    let mode = |path: &std::path::Path| fs::metadata(path).unwrap().mode() & 0o7777;
-    // By its owner, who is not root: root keeps the bits.
-    let line = "for how in write truncate chown; do touch $how; chmod 6755 $how; done
-        echo x >>write; truncate -s 5 truncate";
-    p2pfs_tests::tool::succeed(
-        std::os::unix::process::CommandExt::gid(
-            std::os::unix::process::CommandExt::uid(&mut std::process::Command::new("bash"), 1234),
-            1234,
-        )
-        .args(["-euc", line])
-        .current_dir(&folder),
-    );
-    assert_eq!(mode(&folder.join("write")), 0o755);
-    assert_eq!(mode(&folder.join("truncate")), 0o755);
-    std::os::unix::fs::chown(folder.join("chown"), Some(4321), Some(4321)).unwrap();
-    assert_eq!(mode(&folder.join("chown")), 0o755);
+    let mode = |name: &str| fs::metadata(folder.join(name)).unwrap().mode() & 0o7777;
+    // By others than root, who keeps the bits: the owner, and somebody who may write.
+    let ways = "
+import ctypes, mmap, os, sys
+libc = ctypes.CDLL(None)
+def fallocate(file, mode):
+    assert libc.fallocate(file, mode, ctypes.c_long(0), ctypes.c_long(4096)) == 0
+ways = {
+    'write': lambda file, path: os.write(file, b'x'),
+    'truncate': lambda file, path: os.truncate(path, 5),
+    'ftruncate': lambda file, path: os.ftruncate(file, 5),
+    'emptying': lambda file, path: os.open(path, os.O_WRONLY | os.O_TRUNC),
+    'allocation': lambda file, path: os.posix_fallocate(file, 0, 100000),
+    'hole': lambda file, path: fallocate(file, 3),
+    'copy': lambda file, path: os.copy_file_range(file, file, 100, 0, 5000),
+}
+for way, do in ways.items():
+    if sys.argv[1] == 'make':
+        open(way, 'wb').write(bytes(10000))
+        os.chmod(way, 0o6777)
+        os.stat(way)
+    else:
+        do(os.open(way, os.O_RDWR), way)
+        print(way)
+";
+    let run = |uid: u32, what: &str| {
+        let mut command = Command::new("python3");
+        command.uid(uid).gid(uid).args(["-c", ways, what]).current_dir(&folder);
+        p2pfs_tests::tool::succeed(&mut command)
+    };
+    for writer in [1234, 4321] {
+        run(1234, "make");
+        let ways = run(writer, "write");
+        for way in ways.lines() {
+            assert_eq!(mode(way), 0o777, "{way} by {writer}");
+        }
+    }
+    run(1234, "make");
+    std::os::unix::fs::chown(folder.join("write"), Some(4321), Some(4321)).unwrap();
+    assert_eq!(mode("write"), 0o777, "chown, by root too");
+    fs::write(folder.join("hole"), "by root").unwrap();
+    assert_eq!(mode("hole"), 0o6777);
+}
+
+#[test]
+fn a_write_ends_a_program_s_capabilities() {
+    let peer = Peer::system();
+    let path = peer.at("f");
+    // Version 2 without any, which is as much worth as with.
+    let capabilities = [[1, 0, 0, 2].as_slice(), &[0; 16]].concat();
+    let check = |way: &str, change: &dyn Fn()| {
+        fs::write(&path, "content").unwrap();
+        xattr::set(&path, CAPABILITIES, &capabilities).unwrap();
+        assert_eq!(xattr::get(&path, CAPABILITIES).unwrap().as_deref(), Some(capabilities.as_slice()));
+        change();
+        assert_eq!(xattr::get(&path, CAPABILITIES).unwrap(), None, "{way}");
+    };
+    let file = || File::options().write(true).open(&path).unwrap();
+    check("write", &|| file().write_all(b"x").unwrap());
+    check("truncate", &|| file().set_len(1).unwrap());
+    check("emptying", &|| drop(File::create(&path).unwrap()));
+    check("chown", &|| std::os::unix::fs::chown(&path, Some(5), None).unwrap());
 }
 
 /// Publishing while a file stays open must not take anything from those who have it open.
@@ -198,4 +254,65 @@ fn a_long_open_file_keeps_its_place_and_content() {
     let mut read = Vec::new();
     file.read_to_end(&mut read).unwrap();
     assert!(read == content);
+}
+
+/// Those that also want a name later don't work here, and say so: programs then make an ordinary one.
+#[test]
+fn files_that_never_had_a_name_are_not_supported() {
+    let peer = Peer::alone();
+    let unnamed = File::options().read(true).write(true).custom_flags(libc::O_TMPFILE).open(peer.root());
+    fails(unnamed, Errno::OPNOTSUPP);
+    let mut file = tempfile::tempfile_in(peer.root()).unwrap();
+    file.write_all(b"content").unwrap();
+    assert!(p2pfs_tests::tree::names(peer.root()).is_empty());
+}
+
+#[test]
+fn every_call_by_descriptor_works_without_a_name() {
+    let peer = Peer::system();
+    let file = File::options().read(true).write(true).create_new(true).open(peer.at("f")).unwrap();
+    file.write_all_at(&[1; 100_000], 0).unwrap();
+    fs::remove_file(peer.at("f")).unwrap();
+    file.set_permissions(PermissionsExt::from_mode(0o640)).unwrap();
+    std::os::unix::fs::fchown(&file, Some(5), Some(6)).unwrap();
+    xattr::FileExt::set_xattr(&file, "user.x", b"1").unwrap();
+    assert_eq!(xattr::FileExt::get_xattr(&file, "user.x").unwrap().unwrap(), b"1");
+    fallocate(&file, FallocateFlags::empty(), 0, 200_000).unwrap();
+    file.sync_all().unwrap();
+    let known = file.metadata().unwrap();
+    assert_eq!((known.mode() & 0o7777, known.uid(), known.gid()), (0o640, 5, 6));
+    assert_eq!((known.len(), known.nlink()), (200_000, 0));
+    // The same file once more, by the only way left, which isn't one back into a folder.
+    let by_descriptor = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&file));
+    assert_eq!(fs::read(&by_descriptor).unwrap().len(), 200_000);
+    let named = linkat(CWD, &by_descriptor, CWD, peer.at("again"), AtFlags::SYMLINK_FOLLOW);
+    refuses(named, Errno::NOENT);
+}
+
+#[test]
+fn direct_and_ordinary_io_see_one_file() {
+    let peer = Peer::alone();
+    let open =
+        |flags| File::options().read(true).write(true).create(true).custom_flags(flags).open(peer.at("f")).unwrap();
+    let (direct, ordinary) = (open(libc::O_DIRECT), open(0));
+    let mut page = vec![0; 8192];
+    direct.write_all_at(&[1; 65_536], 0).unwrap();
+    ordinary.read_exact_at(&mut page, 4096).unwrap();
+    assert!(page == [1; 8192]);
+    ordinary.write_all_at(&[2; 8192], 4096).unwrap();
+    direct.read_exact_at(&mut page, 4096).unwrap();
+    assert!(page == [2; 8192]);
+    direct.write_all_at(&[3; 8192], 4096).unwrap();
+    ordinary.read_exact_at(&mut page, 4096).unwrap();
+    assert!(page == [3; 8192], "what the kernel kept is dropped");
+}
+
+#[test]
+fn what_files_have_not_is_refused_by_its_own_name() {
+    let peer = Peer::alone();
+    let file = File::create(peer.at("f")).unwrap();
+    // What `lsattr` asks, which each kind of filesystem that has such flags answers in its own way.
+    refuses(rustix::fs::ioctl_getflags(&file), Errno::NOTTY);
+    let mut folder = File::open(peer.root()).unwrap();
+    fails(folder.read(&mut [0; 10]), Errno::ISDIR);
 }

@@ -7,7 +7,7 @@ use std::{
 
 use p2pfs_tests::{peer::Peer, tree::names};
 use rustix::{
-    fs::{CWD, RenameFlags, renameat_with},
+    fs::{CWD, Dir, Mode, OFlags, RenameFlags, renameat_with},
     io::Errno,
 };
 
@@ -145,4 +145,26 @@ fn a_file_open_for_writing_moves_along() {
     std::io::Write::write_all(&mut file, b"content").unwrap();
     drop(file);
     assert_eq!(fs::read(peer.at("d/g")).unwrap(), b"content");
+}
+
+#[test]
+fn a_moved_folder_s_parent_is_the_new_one() {
+    let peer = Peer::alone();
+    fs::create_dir_all(peer.at("a/d/inner")).unwrap();
+    fs::create_dir_all(peer.at("b/other")).unwrap();
+    let inner = File::open(peer.at("a/d/inner")).unwrap();
+    let number = |path: &str| fs::metadata(peer.at(path)).unwrap().ino();
+    let listed = |path: &str| {
+        let entries = Dir::read_from(File::open(peer.at(path)).unwrap()).unwrap();
+        entries.map(Result::unwrap).find(|e| e.file_name().to_bytes() == b"..").unwrap().ino()
+    };
+    fs::rename(peer.at("a/d"), peer.at("b/d")).unwrap();
+    assert_eq!((number("b/d/.."), listed("b/d")), (number("b"), number("b")));
+    let exchange = |one, other| renameat_with(CWD, peer.at(one), CWD, peer.at(other), RenameFlags::EXCHANGE).unwrap();
+    exchange("b/d", "a");
+    assert_eq!((number("a/.."), listed("a")), (number("."), number(".")));
+    assert_eq!((number("b/d/.."), listed("b/d")), (number("b"), number("b")));
+    // Whoever is in it goes along.
+    let up = rustix::fs::openat(&inner, "../..", OFlags::DIRECTORY, Mode::empty()).unwrap();
+    assert_eq!(rustix::fs::fstat(up).unwrap().st_ino, number("."));
 }

@@ -3,11 +3,13 @@
 use std::{
     fs::{self, File},
     io::Write,
-    os::unix::fs::symlink,
+    os::unix::fs::{OpenOptionsExt, symlink},
+    process::Command,
 };
 
 use p2pfs_tests::{
     peer::Peer,
+    tool,
     tree::{grow, names, snapshot},
 };
 use rustix::io::Errno;
@@ -85,4 +87,58 @@ fn what_is_busy_stays_mounted() {
     drop(file);
     peer.unmount();
     assert!(names(peer.root()).is_empty(), "the folder below the mount is empty again");
+}
+
+#[test]
+fn what_was_written_synchronously_survives_a_kill() {
+    let mut peer = Peer::alone();
+    let open = |name, flag| File::options().append(true).create(true).custom_flags(flag).open(peer.at(name)).unwrap();
+    let mut files = [open("data", libc::O_DSYNC), open("all", libc::O_SYNC)];
+    for part in 0..30_u8 {
+        files.iter_mut().for_each(|file| file.write_all(&[part; 3000]).unwrap());
+    }
+    peer.kill9();
+    drop(files);
+    peer.mount();
+    for name in ["data", "all"] {
+        let expected: Vec<u8> = (0..30_u8).flat_map(|part| [part; 3000]).collect();
+        assert!(fs::read(peer.at(name)).unwrap() == expected, "{name}");
+    }
+}
+
+/// As a file server finds files again.
+#[test]
+fn a_file_handle_outlives_a_restart_and_ends_with_its_file() {
+    let mut peer = Peer::system();
+    fs::create_dir(peer.at("d")).unwrap();
+    fs::write(peer.at("d/f"), "content").unwrap();
+    let python = "
+import ctypes, errno, os, sys
+class Handle(ctypes.Structure):
+    _fields_ = [('length', ctypes.c_uint), ('kind', ctypes.c_int), ('bytes', ctypes.c_char * 128)]
+libc = ctypes.CDLL(None, use_errno=True)
+handle, mount = Handle(128, 0), ctypes.c_int()
+if sys.argv[2] == 'note':
+    assert libc.name_to_handle_at(-100, b'd/f', ctypes.byref(handle), ctypes.byref(mount), 0) == 0
+    open(sys.argv[1], 'wb').write(bytes(handle))
+else:
+    ctypes.memmove(ctypes.byref(handle), open(sys.argv[1], 'rb').read(), ctypes.sizeof(handle))
+    file = libc.open_by_handle_at(os.open('.', os.O_RDONLY), ctypes.byref(handle), os.O_RDONLY)
+    print(os.read(file, 100).decode() if file >= 0 else errno.errorcode[ctypes.get_errno()])
+";
+    let run = |peer: &Peer, what: &str| {
+        let note = peer.scratch().join("handle");
+        let mut command = Command::new("python3");
+        command.args(["-c", python]).arg(note).arg(what).current_dir(peer.root());
+        tool::succeed(&mut command).trim().to_owned()
+    };
+    run(&peer, "note");
+    assert_eq!(run(&peer, "open"), "content");
+    peer.unmount();
+    peer.mount();
+    assert_eq!(run(&peer, "open"), "content");
+    fs::rename(peer.at("d/f"), peer.at("g")).unwrap();
+    assert_eq!(run(&peer, "open"), "content");
+    fs::remove_file(peer.at("g")).unwrap();
+    assert_eq!(run(&peer, "open"), "ESTALE");
 }

@@ -10,12 +10,13 @@ use std::{
 };
 
 use p2pfs_tests::{
+    mapping::Mapping,
     peer::Peer,
     tool,
     tree::{self, set_mtime},
 };
 use rustix::{
-    fs::{AtFlags, CWD, Timespec, Timestamps, UTIME_NOW, utimensat},
+    fs::{AtFlags, CWD, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, utimensat},
     io::Errno,
 };
 
@@ -45,7 +46,9 @@ fn times_are_kept_to_the_nanosecond() {
     std::os::unix::fs::symlink("f", peer.at("l")).unwrap();
     fs::create_dir(peer.at("d")).unwrap();
     for name in ["f", "l", "d"] {
-        for (secs, nanos) in [(1_234_567_890, 123_456_789), (0, 1), (4_000_000_000, 999_999_999), (-86_400, 0)] {
+        for (secs, nanos) in
+            [(1_234_567_890, 123_456_789), (0, 1), (4_000_000_000, 999_999_999), (-86_400, 0), (-2, 800_000_000)]
+        {
             set_mtime(&peer.at(name), secs, nanos);
             assert_eq!(mtime(&peer.at(name)), (secs, nanos), "{name}");
         }
@@ -192,4 +195,81 @@ fn impossible_times_are_refused() {
     };
     refuses(set(1_000_000_000), Errno::INVAL);
     set(UTIME_NOW).unwrap();
+}
+
+#[test]
+fn a_file_without_a_name_keeps_a_time_set_by_hand() {
+    let peer = Peer::alone();
+    let file = File::options().read(true).write(true).create_new(true).open(peer.at("f")).unwrap();
+    fs::remove_file(peer.at("f")).unwrap();
+    let mtime = || file.metadata().map(|known| (known.mtime(), known.mtime_nsec())).unwrap();
+    file.write_all_at(b"content", 0).unwrap();
+    file.set_modified(UNIX_EPOCH + Duration::new(1_000_000, 42)).unwrap();
+    assert_eq!(mtime(), (1_000_000, 42));
+    file.write_all_at(b"more", 7).unwrap();
+    assert!(mtime() > (1_000_000, 42));
+    file.set_len(5).unwrap();
+    file.set_modified(UNIX_EPOCH + Duration::new(2_000_000, 42)).unwrap();
+    assert_eq!(mtime(), (2_000_000, 42));
+}
+
+#[test]
+fn one_time_is_set_without_the_other() {
+    let peer = Peer::alone();
+    fs::write(peer.at("f"), "").unwrap();
+    let set = |atime: (i64, i64), mtime: (i64, i64)| {
+        let time = |(tv_sec, tv_nsec)| Timespec { tv_sec, tv_nsec };
+        let times = Timestamps { last_access: time(atime), last_modification: time(mtime) };
+        utimensat(CWD, peer.at("f"), &times, AtFlags::empty()).unwrap();
+        let known = fs::metadata(peer.at("f")).unwrap();
+        ((known.atime(), known.atime_nsec()), (known.mtime(), known.mtime_nsec()))
+    };
+    let omit = (0, UTIME_OMIT);
+    assert_eq!(set((1, 2), (3, 4)), ((1, 2), (3, 4)));
+    assert_eq!(set(omit, (5, 6)), ((1, 2), (5, 6)));
+    assert_eq!(set((7, 8), omit), ((7, 8), (5, 6)));
+    assert_eq!(set(omit, omit), ((7, 8), (5, 6)));
+}
+
+#[test]
+fn reading_never_moves_a_time() {
+    let mut peer = Peer::alone();
+    let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
+    let here = mounts.lines().find(|line| line.contains(peer.root().to_str().unwrap())).unwrap();
+    assert!(here.contains(",noatime,"), "it says so: {here}");
+    fs::create_dir(peer.at("d")).unwrap();
+    fs::write(peer.at("d/f"), vec![1; 100_000]).unwrap();
+    std::os::unix::fs::symlink("f", peer.at("d/l")).unwrap();
+    let times = |peer: &Peer| {
+        ["d", "d/f", "d/l"].map(|name| {
+            let known = fs::symlink_metadata(peer.at(name)).unwrap();
+            (known.atime(), known.atime_nsec(), known.mtime(), known.mtime_nsec(), known.ctime(), known.ctime_nsec())
+        })
+    };
+    let before = times(&peer);
+    for _ in 0..2 {
+        moment();
+        assert_eq!(fs::read(peer.at("d/l")).unwrap().len(), 100_000);
+        assert_eq!(fs::read_link(peer.at("d/l")).unwrap().as_os_str(), "f");
+        assert_eq!(fs::read_dir(peer.at("d")).unwrap().count(), 2);
+        assert_eq!(times(&peer), before);
+        // Nor has the daemon another opinion than the kernel's memory.
+        peer.unmount();
+        peer.mount();
+        assert_eq!(times(&peer), before);
+    }
+}
+
+#[test]
+fn a_store_through_a_mapping_moves_mtime_and_nothing_written_doesn_t() {
+    let peer = Peer::alone();
+    fs::write(peer.at("f"), vec![1; 10_000]).unwrap();
+    let file = File::options().read(true).write(true).open(peer.at("f")).unwrap();
+    set_mtime(&peer.at("f"), 1000, 0);
+    file.write_at(b"", 5).unwrap();
+    assert_eq!(mtime(&peer.at("f")), (1000, 0));
+    let mut mapping = Mapping::new(&file, 10_000).unwrap();
+    mapping.store(5, b"stored");
+    mapping.sync();
+    assert!(mtime(&peer.at("f")) > (1000, 0));
 }

@@ -92,3 +92,44 @@ fn they_move_with_the_file_and_end_with_it() {
     fs::write(peer.at("f"), "").unwrap();
     assert_eq!(xattr::get(peer.at("f"), "user.x").unwrap(), None);
 }
+
+#[test]
+fn each_namespace_is_for_whom_it_is() {
+    let peer = Peer::system();
+    fs::write(peer.at("f"), "").unwrap();
+    std::os::unix::fs::symlink("f", peer.at("l")).unwrap();
+    // A symlink's mode lets everybody write, so that `user.` would be nobody's.
+    fails(xattr::set(peer.at("l"), "user.x", b"1"), Errno::PERM);
+    xattr::set(peer.at("l"), "trusted.x", b"link").unwrap();
+    assert_eq!(xattr::get(peer.at("l"), "trusted.x").unwrap().unwrap(), b"link");
+    assert_eq!(xattr::get(peer.at("f"), "trusted.x").unwrap(), None);
+    xattr::set(peer.at("f"), "trusted.x", b"file").unwrap();
+    xattr::set(peer.at("f"), "user.x", b"1").unwrap();
+    let listed = |uid: u32| {
+        let mut command = std::process::Command::new("python3");
+        std::os::unix::process::CommandExt::uid(&mut command, uid);
+        command.args(["-c", "import os; print(sorted(os.listxattr('f')))"]).current_dir(peer.root());
+        p2pfs_tests::tool::succeed(&mut command).trim().to_owned()
+    };
+    assert_eq!(listed(0), "['trusted.x', 'user.x']");
+    assert_eq!(listed(1001), "['user.x']", "root's own are not even named");
+}
+
+#[test]
+fn a_removed_attribute_stays_removed_over_a_restart() {
+    let mut peer = Peer::alone();
+    let path = peer.at("f");
+    fs::write(&path, "").unwrap();
+    xattr::set(&path, "user.kept", b"").unwrap();
+    xattr::set(&path, "user.x", b"1").unwrap();
+    xattr::remove(&path, "user.x").unwrap();
+    for end in [Peer::unmount, Peer::kill9] {
+        end(&mut peer);
+        peer.mount();
+        assert_eq!(xattr::get(&path, "user.x").unwrap(), None);
+        assert_eq!(xattr::get(&path, "user.kept").unwrap().unwrap(), b"");
+        assert_eq!(xattr::list(&path).unwrap().collect::<Vec<_>>(), ["user.kept"]);
+    }
+    xattr::set(&path, "user.x", b"2").unwrap();
+    assert_eq!(xattr::get(&path, "user.x").unwrap().unwrap(), b"2");
+}
