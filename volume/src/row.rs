@@ -97,14 +97,24 @@ pub(crate) struct Link {
     pub shown: Option<Shown>,
 }
 
+/// What an extended attribute holds. No `Option`: in the one of [`Value`], removed and damaged would be stored alike.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
+pub(crate) enum XattrValue {
+    /// These bytes.
+    #[serde(rename = "s")]
+    Set(ByteBuf),
+    /// Removed.
+    #[serde(rename = "r")]
+    Removed,
+}
+
 /// An extended attribute.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Xattr {
     pub tag: NodeId,
     #[serde(with = "serde_bytes")]
     pub name: Vec<u8>,
-    /// Inner `None`: removed.
-    pub values: Vec<Value<Option<ByteBuf>>>,
+    pub values: Vec<Value<XattrValue>>,
 }
 
 /// A node with all its registers. Every list of values is in rising order: the last one shows.
