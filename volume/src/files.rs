@@ -17,7 +17,7 @@ use crate::{
     content::{Content, ContentData, Draft, KeyRing},
     core::Core,
     error::{Error, Result},
-    node::{Allocate, AttributeChange, Attributes, Caller, Handle, Ino, NewNode, NodeKind, OpenMode},
+    node::{Allocate, AttributeChange, Attributes, Caller, Handle, Ino, NewNode, NodeKind, OpenMode, SetTime},
     row::NodeRow,
     time::Timestamp,
     version::ValueRef,
@@ -534,11 +534,18 @@ impl Volume {
         if let Some(size) = change.size {
             self.set_size(ino, handle, size, who)?;
         }
-        if change.mtime.is_some() {
+        if let Some(mtime) = change.mtime {
             // A time set by hand is for what was written before.
             if let Some(file) = self.inner.files.get(&ino).map(|f| f.clone()) {
                 let mut state = file.state.write();
                 self.publish(&file, &mut state)?;
+                // What nobody can open again is never published: its draft is what carries the time.
+                if let Some(branch) = state.branch.as_mut().filter(|b| b.dirty) {
+                    branch.mtime = match mtime {
+                        SetTime::Now => self.inner.clock.now(),
+                        SetTime::At(time) => time,
+                    };
+                }
             }
         }
         if change.mode.is_some()
