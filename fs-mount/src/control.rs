@@ -5,5 +5,6 @@
 
 pub(crate) mod client;
 pub(crate) mod protocol;
+mod request;
 pub(crate) mod server;
 pub(crate) mod socket;

@@ -43,7 +43,7 @@ pub(crate) struct Control {
 
 /// Dialler to listener.
 #[derive(Serialize, Deserialize)]
-enum Hello {
+pub(crate) enum Hello {
     /// "I belong to your volume": one tag per discovery key, the newest first.
     Sync(Vec<Tag>),
     /// "I was invited."
@@ -52,7 +52,7 @@ enum Hello {
 
 /// Listener to dialler.
 #[derive(Serialize, Deserialize)]
-enum Answer {
+pub(crate) enum Answer {
     /// "So do I": the tag under the key that matched.
     Welcome(Tag),
     /// "You belong to it now."
@@ -70,7 +70,7 @@ pub(crate) struct Addresses {
 
 impl Addresses {
     /// Cuts everything to what may be sent and believed.
-    fn bounded(mut self) -> Self {
+    pub(crate) fn bounded(mut self) -> Self {
         self.own.truncate(MAX_ADDRESSES);
         self.others.truncate(MAX_OTHERS);
         for (_, addresses) in &mut self.others {
@@ -91,7 +91,7 @@ impl Addresses {
 
 /// A keyed tag. Compared openly: an attacker sees each only once, on a connection that ends with a wrong one.
 #[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-struct Tag(#[serde(with = "serde_bytes")] [u8; 16]);
+pub(crate) struct Tag(#[serde(with = "serde_bytes")] pub(crate) [u8; 16]);
 
 /// Why two devices do not talk.
 #[derive(Debug, Error)]

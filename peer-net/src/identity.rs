@@ -186,7 +186,7 @@ fn self_signed(device: DeviceId, key: Arc<dyn TlsSigningKey>) -> Result<Certific
 }
 
 /// Takes the device's key out of a certificate, or says that there is none.
-fn device_in(certificate: &CertificateDer<'_>) -> Result<DeviceId, rustls::Error> {
+pub(crate) fn device_in(certificate: &CertificateDer<'_>) -> Result<DeviceId, rustls::Error> {
     let bad = || rustls::Error::InvalidCertificate(CertificateError::BadEncoding);
     if certificate.len() > MAX_CERTIFICATE {
         return Err(bad());

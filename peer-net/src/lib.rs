@@ -29,3 +29,10 @@ pub mod ticket;
 
 pub mod join;
 pub mod swarm;
+
+#[doc(hidden)]
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
+
+#[cfg(test)]
+mod vectors;

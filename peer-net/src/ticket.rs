@@ -147,7 +147,7 @@ impl Ticket {
     }
 }
 
-fn checksum(content: &[u8]) -> [u8; CHECKSUM] {
+pub(crate) fn checksum(content: &[u8]) -> [u8; CHECKSUM] {
     // Two parts: never the one-part hash that names an invitation at the registry.
     let hash = Hash::of(Label::TicketToken, &[b"checksum", content]);
     *hash.as_bytes().first_chunk().expect("a hash is longer than a checksum")

@@ -24,6 +24,24 @@ mod tree;
 #[cfg(test)]
 mod fixture;
 
+/// What [`crate::fuzzing`] reaches of this module's private decoders.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing {
+    use super::{BlockHash, list};
+    use crate::error::Result;
+
+    pub(crate) use super::{
+        draft::{draft_keys, recode_changes as draft_changes, recode_head as draft_head},
+        packs::{recode_point as synced_point, recode_row as block_row},
+    };
+
+    /// A list node of as many children as its length says.
+    pub(crate) fn list_node(bytes: &[u8]) -> Result<Vec<u8>> {
+        let children = (bytes.len() / BlockHash::LEN).clamp(1, list::FAN_OUT as usize);
+        Ok(list::encode(&list::parse(bytes, children)?))
+    }
+}
+
 use std::fmt;
 
 use crypto::{BLOCK_SIZE, Hash, Label};

@@ -106,7 +106,7 @@ pub(crate) struct Overlay {
 
 /// The state of the log and the counters, as stored.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
-struct Counters {
+pub(crate) struct Counters {
     next_ino: u64,
     nodes: u64,
     /// Files with more than one content value.
@@ -164,7 +164,7 @@ pub(crate) fn link_id_key(id: &LinkId) -> Vec<u8> {
     [b"l", &id.as_bytes()[..]].concat()
 }
 
-fn decode_row<T: serde::de::DeserializeOwned>(what: &str, bytes: &[u8]) -> Result<T> {
+pub(crate) fn decode_row<T: serde::de::DeserializeOwned>(what: &str, bytes: &[u8]) -> Result<T> {
     rmp_serde::from_slice(bytes).map_err(|_| Error::damaged(what))
 }
 
@@ -234,16 +234,23 @@ impl Core {
 
     fn load_branches(&mut self) -> Result<()> {
         let rows = self.store.scan(Space::Meta, BRANCH_PREFIX, &prefix_end(BRANCH_PREFIX), usize::MAX)?;
-        for (number, (_, bytes)) in rows.into_iter().enumerate() {
+        for (number, (key, bytes)) in rows.into_iter().enumerate() {
             let mut branch: Branch = decode_row("branch", &bytes)?;
             let no = BranchNo(u32::try_from(number).map_err(|_| Error::damaged("branches"))?);
             let prefix = no.0.to_be_bytes();
+            // Numbers are names: with one missing, all commits after it would be another's.
+            if key[BRANCH_PREFIX.len()..] != prefix {
+                return Err(Error::damaged("a branch is missing"));
+            }
             if let Some((key, sealed)) = self.store.raw().last(Space::Commits, &prefix, &prefix_end(&prefix))? {
                 let row: CommitRow = decode_row("commit", &self.store.open(Space::Commits, &key, &sealed)?)?;
                 branch.tip = Dot::from_key(&key).ok_or_else(|| Error::damaged("commit key"))?.seq;
                 branch.tip_hash = row.hash;
             }
             self.add_branch(branch);
+        }
+        if let Some((key, _)) = self.store.raw().last(Space::Commits, &[], &[])? {
+            self.known_branch(Dot::from_key(&key).ok_or_else(|| Error::damaged("commit key"))?)?;
         }
         if let Some((key, _)) = self.store.raw().last(Space::Index, b"a", &prefix_end(b"a"))? {
             let bytes = key.get(1..9).and_then(|b| b.try_into().ok()).ok_or_else(|| Error::damaged("arrival key"))?;
@@ -348,6 +355,14 @@ impl Core {
     /// The branches of a log.
     pub(crate) fn branches_of(&self, device: &crypto::DeviceId, log: u64) -> &[BranchNo] {
         self.by_log.get(&(*device, log)).map_or(&[], Vec::as_slice)
+    }
+
+    /// A dot out of a row that isn't sealed, if it can be one.
+    fn known_branch(&self, dot: Dot) -> Result<Dot> {
+        match self.branches.get(dot.branch.0 as usize) {
+            Some(_) if dot.seq > 0 => Ok(dot),
+            _ => Err(Error::damaged("a branch is missing")),
+        }
     }
 
     pub(crate) fn branch(&self, no: BranchNo) -> &Branch {
@@ -628,7 +643,10 @@ impl Core {
     pub(crate) fn dot_of(&self, hash: &CommitHash) -> Result<Option<Dot>> {
         let key = [b"h", &hash.as_bytes()[..]].concat();
         match self.store.raw().get(Space::Index, &key)? {
-            Some(bytes) => Dot::from_key(&bytes).map(Some).ok_or_else(|| Error::damaged("commit index")),
+            Some(bytes) => {
+                let dot = Dot::from_key(&bytes).ok_or_else(|| Error::damaged("commit index"))?;
+                self.known_branch(dot).map(Some)
+            }
             None => Ok(None),
         }
     }
@@ -657,11 +675,12 @@ impl Core {
             if row.vector_whole {
                 break VersionVector::default();
             }
-            at.seq -= 1;
+            // Whoever follows a damaged chain past its start finds no commit there.
+            at.seq = at.seq.saturating_sub(1);
         };
         for delta in deltas.into_iter().rev() {
             for dot in delta {
-                vector.add(dot);
+                vector.add(self.known_branch(dot)?);
             }
         }
         let vector = Arc::new(vector);

@@ -45,6 +45,13 @@ mod volume;
 pub mod salvage;
 pub mod verify;
 
+#[doc(hidden)]
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
+
+#[cfg(test)]
+mod vectors;
+
 pub use content::{BlockHash, BlockStore};
 pub use error::{Error, Result};
 pub use member::{DeviceInfo, Invitation, JoinGrant, JoinRequest, Member, Role, TicketSecret};

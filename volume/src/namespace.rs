@@ -220,6 +220,8 @@ impl Core {
         let (target, rdev) = match new {
             NewNode::Symlink([]) => return Err(Error::NotFound),
             NewNode::Symlink(target) if target.len() > TARGET_MAX => return Err(Error::NameTooLong),
+            // What replicas would read as no target.
+            NewNode::Symlink(target) if target.contains(&0) => return Err(Error::Invalid),
             NewNode::Symlink(target) => (target.to_vec(), 0),
             NewNode::CharDevice(rdev) | NewNode::BlockDevice(rdev) => (Vec::new(), rdev),
             _ => (Vec::new(), 0),

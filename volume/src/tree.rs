@@ -865,7 +865,7 @@ pub(crate) fn next_tag(tag: [u8; 16]) -> Option<[u8; 16]> {
 }
 
 /// `stem` + `suffix` + `.ext`, the stem cut (between characters) so that it all fits in a name.
-fn with_suffix(name: &[u8], suffix: &str) -> Vec<u8> {
+pub(crate) fn with_suffix(name: &[u8], suffix: &str) -> Vec<u8> {
     let dot = name.iter().rposition(|&b| b == b'.').filter(|&i| i > 0 && name.len() - i <= 32);
     let (stem, ext) = name.split_at(dot.unwrap_or(name.len()));
     let room = NAME_MAX.saturating_sub(suffix.len() + ext.len());

@@ -23,6 +23,9 @@ use crate::{
 use log::{Change, Log};
 use overlay::{Means, Overlay};
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use log::fuzzing::{keys as draft_keys, recode_changes, recode_head};
+
 /// Unsealed bytes that a draft holds before it seals some.
 const DEFAULT_BUDGET: usize = 16 << 20;
 

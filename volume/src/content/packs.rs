@@ -57,6 +57,17 @@ const ASIDE: &[u8] = b"aside/";
 /// Blocks written with one system call.
 const GROUP: usize = 256;
 
+/// The rows of the packs, decoded and encoded again.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn recode_row(row: &[u8]) -> Result<Vec<u8>> {
+    Ok(Place::decode(row)?.encode().to_vec())
+}
+
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn recode_point(row: &[u8]) -> Result<Vec<u8>> {
+    Ok(SyncPoint::decode(row)?.encode().to_vec())
+}
+
 /// A directory of pack files with its index in the sealed store.
 pub struct Packs {
     dir: PathBuf,

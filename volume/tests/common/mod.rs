@@ -145,8 +145,12 @@ impl Replica {
 
     /// Opens the store again, as after the death of the process.
     pub fn restart(&mut self, salt: u64) {
-        let id = self.volume.id();
-        self.volume = Volume::load(self.parts(salt), id).unwrap();
+        self.volume = self.reopened(salt).unwrap();
+    }
+
+    /// What opening the store again gives.
+    pub fn reopened(&self, salt: u64) -> Result<Volume> {
+        Volume::load(self.parts(salt), self.volume.id())
     }
 
     /// [`Self::restart`], which a damaged store may not survive.

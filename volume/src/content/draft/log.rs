@@ -248,6 +248,26 @@ fn put_header(ino: u64, log: &Log, header: &[u8], store: &SealedStore, batch: &m
     Ok(())
 }
 
+/// The log's rows, decoded and encoded again, and their keys.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing {
+    use super::*;
+
+    pub(crate) fn recode_head(row: &[u8]) -> Result<Vec<u8>> {
+        let head: Header = decode(row)?;
+        head.base.validate()?;
+        encode(&head)
+    }
+
+    pub(crate) fn recode_changes(row: &[u8]) -> Result<Vec<u8>> {
+        encode(&decode::<Vec<Logged>>(row)?)
+    }
+
+    pub(crate) fn keys(ino: u64, number: u64) -> (Vec<u8>, Vec<u8>) {
+        (row_key(ino, HEADER, 0), row_key(ino, CHANGES, number))
+    }
+}
+
 fn encode(value: &impl Serialize) -> Result<Vec<u8>> {
     rmp_serde::to_vec(value).map_err(|error| Error::damaged(format!("encoding a draft's row: {error}")))
 }

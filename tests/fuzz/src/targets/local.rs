@@ -1,0 +1,215 @@
+//! What lies on this machine, and may have been damaged or changed by others: key file, rows, packs, drafts.
+
+use p2pfs_volume::fuzzing::{OWN, recode};
+
+/// A key file; with a check that holds, so that more than the check is looked at.
+pub(crate) mod key_file {
+    use crypto::{Hash, KeyFile, Label, PassphraseCost, SeededEntropy, SymmetricKey, Unlock};
+
+    const CHECK: usize = 8;
+
+    fn key() -> Unlock {
+        Unlock::Key(SymmetricKey::from_bytes([1; 32]))
+    }
+
+    pub(crate) fn run(data: &[u8]) {
+        // Only with a key: what a passphrase costs is bounded by the file's limits, and that is too much here.
+        let _plain = KeyFile::open(data, &key());
+        let _asks = KeyFile::needs_passphrase(data);
+        let check = Hash::of_bytes(Label::KeyFileCheck, data);
+        let file = [data, &check.as_bytes()[..CHECK]].concat();
+        let _plain = KeyFile::open(&file, &key());
+        let _asks = KeyFile::needs_passphrase(&file);
+        let sealed = KeyFile::seal(data, &key(), &SeededEntropy::new(1));
+        assert_eq!(KeyFile::open(&sealed, &key()).as_deref().map(Vec::as_slice), Ok(data));
+    }
+
+    pub(crate) fn seeds() -> Vec<Vec<u8>> {
+        let entropy = SeededEntropy::new(1);
+        let passphrase = Unlock::Passphrase("correct horse".to_owned().into());
+        let by_key = KeyFile::seal(b"plain", &key(), &entropy);
+        let by_passphrase = KeyFile::seal_at_cost(b"plain", &passphrase, PassphraseCost::FOR_TESTS, &entropy);
+        let bodies = [&by_key, &by_passphrase].map(|file| file[..file.len() - CHECK].to_vec());
+        [by_key, by_passphrase].into_iter().chain(bodies).collect()
+    }
+}
+
+/// The opened rows of the store; the first byte says of which kind.
+pub(crate) mod row {
+    use p2pfs_volume::store::Space;
+
+    use super::{OWN, recode};
+    use crate::sample::Sample;
+
+    pub(crate) fn run(data: &[u8]) {
+        let Some((kind, bytes)) = data.split_first() else { return };
+        let format = OWN[usize::from(*kind) % OWN.len()];
+        if let Ok(once) = recode(format, bytes) {
+            assert_eq!(recode(format, &once).as_ref(), Ok(&once), "{format}: what was encoded doesn't decode to the same");
+        }
+    }
+
+    pub(crate) fn seeds() -> Vec<Vec<u8>> {
+        let sample = Sample::new();
+        let mut seeds = Vec::new();
+        let mut add = |format: &str, rows: Vec<Vec<u8>>| {
+            let kind = OWN.iter().position(|name| *name == format).unwrap_or(0) as u8;
+            seeds.extend(rows.iter().filter(|row| row.len() < 1500).take(8).map(|row| [&[kind][..], row].concat()));
+        };
+        let opened = |space| sample.opened(space);
+        let values = |rows: Vec<(Vec<u8>, Vec<u8>)>| rows.into_iter().map(|(_, value)| value).collect();
+        let meta = opened(Space::Meta);
+        let named = |name: &[u8]| values(meta.iter().filter(|(key, _)| key.starts_with(name)).cloned().collect());
+        add("row_counters", named(b"counters"));
+        add("row_branch", named(b"branch/"));
+        let raw = |space| values(sample.raw_rows().into_iter().filter(|r| r.0 == space).map(|(_, k, v)| (k, v)).collect());
+        add("row_commit", raw(Space::Commits));
+        add("row_change", raw(Space::Changes));
+        add("row_node", values(opened(Space::Nodes)));
+        add("row_entry", values(opened(Space::Entries)));
+        add("row_member", values(opened(Space::Members)));
+        add("row_wanted", values(opened(Space::Wanted)));
+        for (key, value) in opened(Space::Drafts) {
+            add(if key.ends_with(&[0]) && key.len() == 9 { "draft_head" } else { "draft_changes" }, vec![value]);
+        }
+        add("row_synced_point", vec![vec![0; 17]]);
+        add("draft_header", vec![b"\x92\x91\x92\x92\x00\x05\x01\x92\x01\x02".to_vec()]);
+        add("acl", vec![crate::sample::acl()]);
+        seeds
+    }
+}
+
+/// The bytes of a pack after a crash.
+pub(crate) mod pack {
+    use std::{fs, sync::Arc};
+
+    use crypto::{SeededEntropy, SymmetricKey};
+    use p2pfs_volume::{
+        BlockHash, BlockStore, content::Packs, memory_store::MemoryStore, sealed_store::SealedStore,
+        store::Space,
+    };
+
+    fn store() -> SealedStore {
+        let secret = SymmetricKey::from_bytes([7; 32]);
+        SealedStore::new(Arc::new(MemoryStore::new()), &secret, Arc::new(SeededEntropy::new(1)))
+    }
+
+    fn folder() -> tempfile::TempDir {
+        let memory = std::path::Path::new("/dev/shm");
+        if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() }.expect("a folder can be made")
+    }
+
+    pub(crate) fn run(data: &[u8]) {
+        let (folder, store) = (folder(), store());
+        fs::write(folder.path().join("00000000.pack"), data).expect("a file can be written");
+        let Ok(packs) = Packs::open(folder.path(), &store) else { return };
+        let found = packs.recovery();
+        let rows = store.scan(Space::Blocks, &[], &[], usize::MAX).expect("memory can be read");
+        assert!(rows.len() as u64 <= found.checked);
+        for (name, _) in rows {
+            let hash = BlockHash::try_from(name.as_slice()).expect("a row's key is a hash");
+            let bytes = packs.get(&hash).expect("it was checked").expect("it is there");
+            assert!(hash == BlockHash::of_block(&bytes) || hash == BlockHash::of_list(&bytes), "a block of another name");
+        }
+        let (hash, block) = (BlockHash::of_block(b"new"), b"new");
+        packs.put(&hash, block).expect("a block can be put");
+        assert_eq!(packs.get(&hash).expect("it can be read").as_deref(), Some(&block[..]));
+        packs.close().expect("packs can be closed");
+        drop(packs);
+        let again = Packs::open(folder.path(), &store).expect("what was closed opens");
+        assert_eq!(again.recovery().cut, 0, "what a recovery left is cut again");
+    }
+
+    pub(crate) fn seeds() -> Vec<Vec<u8>> {
+        let (folder, store) = (folder(), store());
+        let packs = Packs::open(folder.path(), &store).expect("packs open");
+        for block in [&b"a block"[..], &[3; 300], &[5; 64]] {
+            packs.put(&BlockHash::of_block(block), block).expect("a block can be put");
+        }
+        packs.put(&BlockHash::of_list(&[8; 64]), &[8; 64]).expect("a list node can be put");
+        packs.close().expect("packs can be closed");
+        let bytes = fs::read(folder.path().join("00000000.pack")).expect("the pack is there");
+        vec![bytes[..bytes.len() - 10].to_vec(), bytes[..16].to_vec(), bytes]
+    }
+}
+
+/// The intent log of a draft: its first row, then rows of changes.
+pub(crate) mod draft {
+    use std::sync::Arc;
+
+    use crypto::{SeededEntropy, SymmetricKey};
+    use p2pfs_volume::{
+        Ino,
+        content::{Blocks, Content, Draft, KeyRing, MemoryBlocks},
+        fuzzing::draft_keys,
+        memory_store::MemoryStore,
+        sealed_store::SealedStore,
+        store::{Batch, Space},
+    };
+
+    use crate::input::{Input, piece};
+
+    const INO: Ino = Ino(5);
+
+    struct Means {
+        store: SealedStore,
+        blocks: Blocks,
+        keys: KeyRing,
+    }
+
+    fn means() -> Means {
+        let secret = SymmetricKey::from_bytes([7; 32]);
+        let entropy = Arc::new(SeededEntropy::new(1));
+        Means {
+            store: SealedStore::new(Arc::new(MemoryStore::new()), &secret, entropy.clone()),
+            blocks: Blocks::new(Arc::new(MemoryBlocks::new()), entropy),
+            keys: KeyRing::new(&SymmetricKey::from_bytes([8; 32])),
+        }
+    }
+
+    pub(crate) fn run(data: &[u8]) {
+        let Means { store, blocks, keys } = means();
+        let mut input = Input::new(data);
+        let mut batch = Batch::new();
+        store.put(&mut batch, Space::Drafts, draft_keys(INO, 0).0, input.piece());
+        for number in 0..8 {
+            if !input.is_empty() {
+                store.put(&mut batch, Space::Drafts, draft_keys(INO, number).1, input.piece());
+            }
+        }
+        store.apply(batch).expect("memory can be written");
+        let Ok(Some((mut draft, _header))) = Draft::recover(INO.0, &store, blocks.clone(), keys.clone()) else { return };
+        let mut before = Vec::new();
+        let read = draft.read(0, 100_000, &mut before);
+        let size = draft.size();
+        if let Ok(content) = draft.finish() {
+            content.validate().expect("a draft's content is sound");
+            assert_eq!(content.size, size);
+            let mut after = Vec::new();
+            if read.is_ok() && blocks.read(&content, &keys, 0, 100_000, &mut after).is_ok() {
+                assert!(before == after, "what was published is not what was read");
+            }
+        }
+    }
+
+    pub(crate) fn seeds() -> Vec<Vec<u8>> {
+        let Means { store, blocks, keys } = means();
+        let mut seeds = Vec::new();
+        for large in [false, true] {
+            let mut draft = Draft::new(blocks.clone(), Content::empty(), keys.clone());
+            let step = |draft: &mut Draft, change: &dyn Fn(&mut Draft) -> p2pfs_volume::Result<()>| {
+                change(draft).expect("a draft can be changed");
+                draft.persist(INO.0, b"header", &store).expect("and logged");
+            };
+            step(&mut draft, &|d| d.write(10, b"some bytes"));
+            if large {
+                step(&mut draft, &|d| d.truncate(200_000));
+                step(&mut draft, &|d| d.punch(100, 70_000));
+                step(&mut draft, &|d| d.write(150_000, &[1; 100]));
+            }
+            let rows = store.scan(Space::Drafts, &[], &[], usize::MAX).expect("memory can be read");
+            seeds.push(rows.iter().flat_map(|(_, value)| piece(value)).collect());
+        }
+        seeds
+    }
+}
