@@ -9,7 +9,7 @@
 //! commits are synced before they are sent.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet},
     num::NonZeroUsize,
     sync::Arc,
 };
@@ -79,11 +79,11 @@ pub(crate) struct Pending {
 /// Rows that a call has read and changed.
 #[derive(Default)]
 pub(crate) struct Overlay {
-    pub nodes: HashMap<Ino, Option<Arc<NodeRow>>>,
-    pub entries: HashMap<(Ino, [u8; 16]), Arc<Entry>>,
+    pub nodes: BTreeMap<Ino, Option<Arc<NodeRow>>>,
+    pub entries: BTreeMap<(Ino, [u8; 16]), Arc<Entry>>,
     /// Put into the batch as they are.
     pub batch: Batch,
-    pub ids: HashMap<Vec<u8>, Option<Ino>>,
+    pub ids: BTreeMap<Vec<u8>, Option<Ino>>,
     pub members: Vec<MemberRow>,
     pub changed: Vec<Changed>,
     /// Contents that came from elsewhere and must be fetched.
@@ -99,7 +99,7 @@ pub(crate) struct Overlay {
     /// Directories in a would-be cycle, when the set changed.
     pub cyclic: Option<BTreeSet<Ino>>,
     /// Removed directories that are being looked at, and whether they must be again.
-    pub rechecking: HashMap<Ino, bool>,
+    pub rechecking: BTreeMap<Ino, bool>,
 }
 
 /// The state of the log and the counters, as stored.
@@ -124,12 +124,12 @@ pub(crate) struct Core {
     pub members: Members,
     pub branches: Vec<Branch>,
     /// Branches of a (device, log).
-    by_log: HashMap<(crypto::DeviceId, u64), Vec<BranchNo>>,
+    by_log: BTreeMap<(crypto::DeviceId, u64), Vec<BranchNo>>,
     /// Commits that no other known commit has seen.
     pub frontier: BTreeSet<Dot>,
     /// For each file that is being written here, the values its branch has seen: it shows that
     /// branch, whatever ranks above it.
-    pub own: HashMap<Ino, Vec<ValueRef>>,
+    pub own: BTreeMap<Ino, Vec<ValueRef>>,
     pub me: BranchNo,
     pub pending: Option<Pending>,
     pub next_arrival: u64,
@@ -197,9 +197,9 @@ impl Core {
             user: parts.user,
             members: Members::default(),
             branches: Vec::new(),
-            by_log: HashMap::new(),
+            by_log: BTreeMap::new(),
             frontier: BTreeSet::new(),
-            own: HashMap::new(),
+            own: BTreeMap::new(),
             me: BranchNo(0),
             pending: None,
             next_arrival: 1,
@@ -466,7 +466,7 @@ impl Core {
         let prefix = directory.0.to_be_bytes();
         let rows = self.store.scan(Space::Entries, &entry_key(directory, from), &prefix_end(&prefix), limit)?;
         let complete = rows.len() < limit;
-        let mut found = std::collections::BTreeMap::new();
+        let mut found = BTreeMap::new();
         for (key, bytes) in rows {
             let tag: [u8; 16] = key[8..].try_into().map_err(|_| Error::damaged("entry key"))?;
             found.insert(tag, Arc::new(decode_row("entry", &bytes)?));

@@ -7,7 +7,7 @@
 //! [`WINDOW`] blocks are asked for at once, whatever is missing.
 
 use std::{
-    collections::{HashMap, HashSet, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
     time::Duration,
 };
@@ -43,7 +43,7 @@ struct Walk {
     /// Of these, those that no connected peer has.
     parked: usize,
     /// List nodes walked already: a list that names one node often is walked but once.
-    visited: HashSet<(BlockHash, u32)>,
+    visited: BTreeSet<(BlockHash, u32)>,
     /// A list node of it is damaged here: it can't be finished.
     broken: bool,
 }
@@ -53,20 +53,20 @@ struct Want {
     /// Contents that wait for it; none: only a reader does.
     walks: Vec<ValueRef>,
     asked: Option<PeerNo>,
-    lacked_by: HashSet<PeerNo>,
+    lacked_by: BTreeSet<PeerNo>,
     /// No connected peer has it: out of the queue, and out of the limits, until another connects.
     parked: bool,
 }
 
 #[derive(Default)]
 struct State {
-    walks: HashMap<ValueRef, Walk>,
-    wants: HashMap<BlockHash, Want>,
+    walks: BTreeMap<ValueRef, Walk>,
+    wants: BTreeMap<BlockHash, Want>,
     queue: VecDeque<BlockHash>,
     urgent: VecDeque<BlockHash>,
     /// Contents in the store beyond those being walked.
     more: bool,
-    peers: HashSet<PeerNo>,
+    peers: BTreeSet<PeerNo>,
     /// Of the wants, the parked ones; of the walks, those that wait for one.
     parked_wants: usize,
     parked_walks: usize,
@@ -252,7 +252,7 @@ impl Fetch {
                     height: u32::MAX,
                     walks: Vec::new(),
                     asked: None,
-                    lacked_by: HashSet::new(),
+                    lacked_by: BTreeSet::new(),
                     parked: false,
                 });
                 if want.asked.is_none() {
@@ -363,7 +363,7 @@ impl Fetch {
                     }
                     continue;
                 }
-                let want = Want { height, walks: vec![at], asked: None, lacked_by: HashSet::new(), parked: false };
+                let want = Want { height, walks: vec![at], asked: None, lacked_by: BTreeSet::new(), parked: false };
                 wants.insert(hash, want);
                 queue.push_back(hash);
                 walk.listed += 1;

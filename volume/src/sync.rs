@@ -8,7 +8,7 @@
 //! whenever it can write: nothing is made before it can be sent, so a slow peer costs no memory.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
@@ -157,7 +157,7 @@ struct State {
     /// Where in the order of arrival sending goes on.
     next_arrival: u64,
     wants: Vec<CommitHash>,
-    asked: HashSet<CommitHash>,
+    asked: BTreeSet<CommitHash>,
     /// This disk could not take what came. Nothing is asked for before this time, and then all of it anew.
     retry: Option<Duration>,
     /// Commits were let go for it.
@@ -194,12 +194,17 @@ impl SessionShared {
 /// Commits that wait for one they refer to.
 #[derive(Default)]
 pub(crate) struct Waiting {
-    by_missing: HashMap<CommitHash, Vec<Commit>>,
+    by_missing: BTreeMap<CommitHash, Vec<Commit>>,
     count: usize,
     bytes: usize,
 }
 
 impl Waiting {
+    /// How many.
+    pub(crate) fn len(&self) -> usize {
+        self.count
+    }
+
     /// Keeps a commit; `false` when there is no more room.
     pub(crate) fn keep(&mut self, missing: CommitHash, commit: Commit) -> bool {
         let bytes: usize = commit.raw.changes.iter().map(|c| c.size()).sum();
@@ -317,6 +322,12 @@ impl Session {
         let (digest, complete, commits) = self.volume.own_state();
         self.shared.state.lock().said = Some((digest, complete));
         vec![Message::State { digest, complete, commits }]
+    }
+
+    /// How many commits are noted to be asked of this peer or sent at its request. Bounded, whatever it says.
+    pub fn queued(&self) -> usize {
+        let state = self.shared.state.lock();
+        state.asked.len() + state.wants.len()
     }
 
     /// Calls `wake` (from any thread, no locks held) when there may be something to send or to ask for.
@@ -651,7 +662,7 @@ impl Volume {
         let result = {
             let mut core = self.inner.core.lock();
             let mut waiting = self.inner.waiting.lock();
-            let sent: HashSet<CommitHash> = commits.iter().map(|c| c.hash).collect();
+            let sent: BTreeSet<CommitHash> = commits.iter().map(|c| c.hash).collect();
             let mut todo: Vec<Commit> = commits;
             todo.reverse();
             let mut result = Ok(());

@@ -1,7 +1,7 @@
 //! The volume: one handle for the mount, the daemon and the network.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::BTreeMap,
     path::PathBuf,
     sync::{
         Arc,
@@ -82,6 +82,8 @@ pub struct Status {
     pub commits: u64,
     /// Changes not yet in a commit.
     pub pending_changes: u64,
+    /// Commits that wait for one they refer to.
+    pub waiting_commits: u64,
     /// Blocks listed as missing (at least so many are).
     pub wanted_blocks: u64,
     /// Bytes of them, about.
@@ -113,7 +115,7 @@ pub(crate) struct Inner {
     pub dirty_files: Mutex<BTreeMap<Ino, Duration>>,
     pub dirty_bytes: AtomicUsize,
     pub fetch: SharedFetch,
-    pub sessions: Mutex<HashMap<PeerNo, Arc<SessionShared>>>,
+    pub sessions: Mutex<BTreeMap<PeerNo, Arc<SessionShared>>>,
     pub next_peer: AtomicU64,
     pub waiting: Mutex<Waiting>,
     /// Commits up to this arrival are on the disk and may be sent.
@@ -491,16 +493,21 @@ impl Volume {
                 }
             }
             *self.inner.committer.lock() = false;
-            publish_due = self.publish_old(PUBLISH_AFTER);
-            if since.is_some()
-                && let Err(e) = self.commit_pending()
-            {
-                log::error!("the pending commit could not be stored: {e}");
-                // Tried again in a second, or with the next call.
-                let again = now() + Duration::from_secs(1);
-                publish_due = Some(publish_due.map_or(again, |due| due.min(again)));
-            }
+            publish_due = self.work();
         }
+    }
+
+    /// One round of [`Self::run_committer`], for whoever has a scheduler instead of a thread: publishes files that
+    /// have stayed open long enough, then cuts, syncs and announces what is pending. Tells when to call it again,
+    /// on the monotonic clock, should nothing else happen.
+    pub fn work(&self) -> Option<Duration> {
+        let due = self.publish_old(PUBLISH_AFTER);
+        let pending = self.inner.core.lock().pending.is_some();
+        let Err(e) = (if pending { self.commit_pending() } else { Ok(()) }) else { return due };
+        log::error!("the pending commit could not be stored: {e}");
+        // Tried again in a second, or with the next call.
+        let again = self.inner.clock.monotonic() + Duration::from_secs(1);
+        Some(due.map_or(again, |due| due.min(again)))
     }
 
     /// Cuts the pending commit, syncs it and lets replication have it.
@@ -707,7 +714,9 @@ impl Volume {
     pub fn status(&self) -> Status {
         let (wanted_blocks, _) = self.inner.fetch.missing();
         let core = self.inner.core.lock();
+        let waiting_commits = self.inner.waiting.lock().len() as u64;
         Status {
+            waiting_commits,
             commits: core.next_arrival - 1,
             pending_changes: core.pending.as_ref().map_or(0, |p| p.changes.len() as u64),
             wanted_blocks,

@@ -3,11 +3,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crypto::DeviceId;
-use p2pfs_volume::{
+use crypto::{DeviceId, SymmetricKey};
+use volume::{
     NodeKind, Timestamp,
     commit::{AccessBody, BirthBody, ChangeKind, ContentBody, MetaBody, PlaceBody, RemovalBody, XattrBody},
-    content::ContentData,
+    content::Content,
     id::{LinkId, NodeId, ValueId},
 };
 
@@ -52,10 +52,15 @@ struct Target {
     view: Option<ValueId>,
 }
 
+/// Says what a content holds, as a replica's line would; given the key of its node.
+pub type ContentText<'a> = &'a dyn Fn(&ContentBody, &SymmetricKey) -> String;
+
+/// The merged tree of a [`History`].
 pub struct Reference<'a> {
     history: &'a History<'a>,
     /// The users' names.
     names: &'a BTreeMap<DeviceId, String>,
+    text: ContentText<'a>,
     births: BTreeMap<NodeId, (NodeKind, Change<'a>)>,
     links: BTreeMap<LinkId, Link>,
     shown: Layout,
@@ -64,7 +69,8 @@ pub struct Reference<'a> {
 }
 
 impl<'a> Reference<'a> {
-    pub fn new(history: &'a History<'a>, names: &'a BTreeMap<DeviceId, String>) -> Self {
+    /// Works out where everything is. `names` are the users', by their devices.
+    pub fn new(history: &'a History<'a>, names: &'a BTreeMap<DeviceId, String>, text: ContentText<'a>) -> Self {
         let births = history.changes().filter_map(|change| match change.head.kind {
             ChangeKind::Birth { kind, .. } => Some((change.born(), (kind, change))),
             _ => None,
@@ -72,6 +78,7 @@ impl<'a> Reference<'a> {
         let mut reference = Reference {
             history,
             names,
+            text,
             births: births.collect(),
             links: BTreeMap::new(),
             shown: Layout::new(),
@@ -357,10 +364,9 @@ impl<'a> Reference<'a> {
         let what = match kind {
             NodeKind::Directory => "dir".to_owned(),
             NodeKind::File => {
-                let data =
-                    content.as_ref().map_or(ContentData::Inline(Vec::new()), |(_, body)| body.content.data.clone());
-                let ContentData::Inline(bytes) = data else { panic!("longer than the test's files") };
-                format!("file {:?}", String::from_utf8_lossy(&bytes))
+                let empty = ContentBody { mtime: Timestamp::default(), content: Content::empty(), keys: Vec::new() };
+                let body = content.as_ref().map_or(&empty, |(_, body)| body);
+                format!("file {}", (self.text)(body, self.history.node_key(node)))
             }
             _ => format!("-> {}", String::from_utf8_lossy(&self.birth(node).target)),
         };
@@ -389,16 +395,18 @@ fn free<const N: usize>(entries: &BTreeMap<Vec<u8>, Vec<Target>>, names: [Vec<u8
     names.iter().find(|name| !entries.contains_key(*name)).unwrap_or(&names[N - 1]).clone()
 }
 
-/// Puts a suffix before the extension.
+/// Puts a suffix before the extension, and cuts what is before both.
 fn with_suffix(name: &[u8], suffix: &str) -> Vec<u8> {
     let name = std::str::from_utf8(name).unwrap();
-    assert!(name.len() + suffix.len() <= 255, "the model does not cut names");
-    match name.rsplit_once('.') {
-        Some((stem, extension)) if !stem.is_empty() && extension.len() < 32 => {
-            format!("{stem}{suffix}.{extension}").into_bytes()
-        }
-        _ => format!("{name}{suffix}").into_bytes(),
+    let (stem, extension) = match name.rfind('.') {
+        Some(dot) if dot > 0 && name.len() - dot <= 32 => name.split_at(dot),
+        _ => (name, ""),
+    };
+    let mut room = stem.len().min(255 - suffix.len() - extension.len());
+    while !stem.is_char_boundary(room) {
+        room -= 1;
     }
+    format!("{}{suffix}{extension}", &stem[..room]).into_bytes()
 }
 
 /// `2026-11-22` and `0915`, by counting days.
