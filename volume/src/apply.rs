@@ -23,7 +23,7 @@ use crate::{
     id::{Birthplace, CommitHash, LinkId, NodeId, RealmId},
     member::{DeviceRow, EpochRow, InviteRow, MemberRow, Role, UserRow, epoch_id, verify_certificate},
     node::{Ino, NAME_MAX, NodeKind, TARGET_MAX},
-    row::{Access, ContentValue, Link, Meta, Node, Place, Value, Xattr},
+    row::{Access, ContentValue, Link, Meta, Node, Place, Value, Xattr, XattrValue},
     store::Batch,
     time::Timestamp,
     version::{Branch, Dot, ValueRef},
@@ -447,7 +447,8 @@ impl Core {
                 };
                 let live: Vec<ValueRef> = node.xattrs[i].values.iter().map(|v| v.at).collect();
                 self.check_same_register(origin, head, &gone, &live)?;
-                let value = Value { at, count: origin.count, value: body.map(|b| b.value) };
+                let value = body.map(|b| b.value.map_or(XattrValue::Removed, XattrValue::Set));
+                let value = Value { at, count: origin.count, value };
                 self.replace(&mut node.xattrs[i].values, &gone, Some(value))?;
                 Self::touch(&mut node, origin, time);
                 self.put_node(ino, node);

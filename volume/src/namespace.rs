@@ -19,7 +19,7 @@ use crate::{
         AttributeChange, Attributes, Caller, DirEntry, Ino, LINK_MAX, NAME_MAX, NewNode, NodeKind, RenameMode, SetTime,
         SetXattr, TARGET_MAX,
     },
-    row::{Access, Entry, Node, NodeRow, Place, Shown},
+    row::{Access, Entry, Node, NodeRow, Place, Shown, XattrValue},
     time::Timestamp,
     tree::{is_placed, next_tag},
     version::ValueRef,
@@ -813,9 +813,9 @@ impl Core {
             n.xattrs.iter().find(|x| x.name == name).and_then(|x| x.values.last()).map(|v| v.value.clone())
         })?;
         match found {
-            None | Some(Some(None)) => Err(Error::NoAttribute),
+            None | Some(Some(XattrValue::Removed)) => Err(Error::NoAttribute),
             Some(None) => Err(Error::damaged("extended attribute")),
-            Some(Some(Some(value))) => Ok(value.into_vec()),
+            Some(Some(XattrValue::Set(value))) => Ok(value.into_vec()),
         }
     }
 
@@ -827,7 +827,7 @@ impl Core {
                 names.extend((!access.acl.is_empty()).then(|| acl::ACCESS.to_vec()));
                 names.extend((!access.default_acl.is_empty()).then(|| acl::DEFAULT.to_vec()));
             }
-            let set = |x: &&crate::row::Xattr| x.values.last().is_some_and(|v| !matches!(v.value, Some(None)));
+            let set = |x: &&crate::row::Xattr| x.values.last().is_some_and(|v| !matches!(v.value, Some(XattrValue::Removed)));
             names.extend(n.xattrs.iter().filter(set).map(|x| x.name.clone()));
             names
         })

@@ -103,8 +103,18 @@ pub(crate) struct Xattr {
     pub tag: NodeId,
     #[serde(with = "serde_bytes")]
     pub name: Vec<u8>,
-    /// Inner `None`: removed.
-    pub values: Vec<Value<Option<ByteBuf>>>,
+    pub values: Vec<Value<XattrValue>>,
+}
+
+/// What an extended attribute was set to. (No `Option`: in the store, one in another can't be told from none.)
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) enum XattrValue {
+    /// This.
+    #[serde(rename = "s")]
+    Set(ByteBuf),
+    /// Removed.
+    #[serde(rename = "r")]
+    Removed,
 }
 
 /// A node with all its registers. Every list of values is in rising order: the last one shows.
