@@ -125,7 +125,8 @@ pub(crate) struct Node {
     pub rdev: u32,
     #[serde(with = "serde_bytes")]
     pub target: Vec<u8>,
-    pub born: ValueRef,
+    /// Where it was born: more than once if a log forked, and both branches tell of it word for word.
+    pub born: Vec<ValueRef>,
     /// The user who bore it.
     pub owner: UserId,
     pub btime: Timestamp,

@@ -691,8 +691,12 @@ impl Volume {
             if applied {
                 // Synced before it is shown: what was seen once is never unseen. Own blocks first, as always.
                 let synced = self.inner.blocks.sync().and_then(|()| core.store.sync());
+                match synced {
+                    Ok(()) => self.inner.synced_arrival.store(core.next_arrival - 1, Ordering::Release),
+                    // Nobody gets what the disk may forget: the committer tries again.
+                    Err(_) => self.wake_committer(),
+                }
                 result = result.and(synced);
-                self.inner.synced_arrival.store(core.next_arrival - 1, Ordering::Release);
                 // Before anybody can see the new digest: it must not seem complete yet.
                 self.inner.fetch.look_again();
             }

@@ -502,8 +502,9 @@ impl Volume {
     /// on the monotonic clock, should nothing else happen.
     pub fn work(&self) -> Option<Duration> {
         let due = self.publish_old(PUBLISH_AFTER);
-        let pending = self.inner.core.lock().pending.is_some();
-        let Err(e) = (if pending { self.commit_pending() } else { Ok(()) }) else { return due };
+        // What came from peers closes the pending commit, and may leave it to be synced and announced.
+        let result = if self.has_unsent() { self.commit_pending() } else { Ok(()) };
+        let Err(e) = result else { return due };
         log::error!("the pending commit could not be stored: {e}");
         // Tried again in a second, or with the next call.
         let again = self.inner.clock.monotonic() + Duration::from_secs(1);
@@ -534,11 +535,13 @@ impl Volume {
 
     /// [`Self::commit_now`] if there is anything that replication can't have yet.
     pub(crate) fn commit_unsent(&self) -> Result<()> {
-        let unsent = {
-            let core = self.inner.core.lock();
-            core.pending.is_some() || core.next_arrival - 1 > self.inner.synced_arrival.load(Ordering::Acquire)
-        };
-        if unsent || !self.inner.dirty_files.lock().is_empty() { self.commit_now() } else { Ok(()) }
+        if self.has_unsent() || !self.inner.dirty_files.lock().is_empty() { self.commit_now() } else { Ok(()) }
+    }
+
+    /// Whether there are changes or commits that replication can't have yet.
+    fn has_unsent(&self) -> bool {
+        let core = self.inner.core.lock();
+        core.pending.is_some() || core.next_arrival - 1 > self.inner.synced_arrival.load(Ordering::Acquire)
     }
 
     /// Makes all that was answered so far survive power loss.

@@ -115,7 +115,7 @@ impl World {
         Ok(found)
     }
 
-    fn checked(&mut self, r: usize, commit: ClaimedCommit) -> Result<Rc<Commit>, Violation> {
+    pub(crate) fn checked(&mut self, r: usize, commit: ClaimedCommit) -> Result<Rc<Commit>, Violation> {
         let hash = commit_hash(&commit.header);
         if let Some(known) = self.checked.get(&hash).filter(|known| known.raw == commit) {
             return Ok(known.clone());

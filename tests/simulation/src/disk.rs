@@ -50,6 +50,8 @@ struct State {
     unsynced: BTreeSet<BlockHash>,
     /// How many writes and syncs still succeed, then what is wrong, and for how many.
     trouble: Option<(u32, Trouble, u32)>,
+    /// A sync failed, and none succeeded since.
+    sync_failed: bool,
     spoiled_rows: BTreeSet<Key>,
     spoiled_blocks: BTreeSet<BlockHash>,
 }
@@ -140,6 +142,11 @@ impl Disk {
     pub fn is_troubled(&self) -> bool {
         let state = self.state.lock();
         state.trouble.is_some() || !state.spoiled_rows.is_empty() || !state.spoiled_blocks.is_empty()
+    }
+
+    /// Whether what was written last could not be synced.
+    pub fn sync_failed(&self) -> bool {
+        self.state.lock().sync_failed
     }
 
     /// Whether bits of it are wrong.
@@ -267,7 +274,9 @@ impl Store for Disk {
 
     fn sync(&self) -> io::Result<()> {
         let state = &mut *self.state.lock();
+        state.sync_failed = true;
         state.write()?;
+        state.sync_failed = false;
         state.undo.clear();
         Ok(())
     }
@@ -309,6 +318,7 @@ impl BlockStore for Disk {
 
     fn sync(&self) -> volume::Result<()> {
         let state = &mut *self.state.lock();
+        state.sync_failed = true;
         state.write()?;
         state.unsynced.clear();
         Ok(())

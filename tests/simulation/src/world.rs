@@ -539,20 +539,24 @@ impl World {
             device.disk.recover();
         }
         device.shown.clear();
+        let sync_failed = device.disk.sync_failed();
         let before = Self::commit_names(&device.disk);
         device.disk.lose_power(&self.lot);
         let after = Self::commit_names(&device.disk);
         self.ledger.lost_power(r);
-        match before.difference(&after).find(|lost| self.sent.contains(lost)) {
-            Some(lost) if !self.is_mallory(r) => {
-                let name = &self.devices[r].name;
-                let author = self.overheard.iter().find(|c| commit_hash(&c.header) == *lost);
-                let author = author.and_then(|c| c.clone().check().ok()).map(|c| c.header.device);
-                let whose = if author == Some(self.devices[r].id()) { "its own" } else { "another's" };
-                Err(Violation(format!("{name} lost {whose} commit {} that was sent", lost.short())))
+        let lost: BTreeSet<&CommitHash> = before.difference(&after).collect();
+        let sent = self.overheard.iter().filter(|c| lost.contains(&commit_hash(&c.header)));
+        let sent: Vec<ClaimedCommit> = sent.filter(|_| !self.is_mallory(r)).cloned().collect();
+        for commit in sent {
+            let commit = self.checked(r, commit)?;
+            let own = commit.header.device == self.devices[r].id();
+            // What came from others while the disk failed to sync is known elsewhere, and comes again.
+            if own || !sync_failed {
+                let (name, hash) = (&self.devices[r].name, commit.hash.short());
+                return Err(Violation(format!("{name} lost a commit that was sent: {hash}, its own: {own}")));
             }
-            _ => Ok(()),
         }
+        Ok(())
     }
 
     /// An old backup is restored.

@@ -61,7 +61,8 @@ pub struct Reference<'a> {
     /// The users' names.
     names: &'a BTreeMap<DeviceId, String>,
     text: ContentText<'a>,
-    births: BTreeMap<NodeId, (NodeKind, Change<'a>)>,
+    /// More than one of a node if a log forked, and both branches tell of it word for word.
+    births: BTreeMap<NodeId, (NodeKind, Vec<Change<'a>>)>,
     links: BTreeMap<LinkId, Link>,
     shown: Layout,
     /// The directories that show as one, by each of them: the oldest first.
@@ -71,15 +72,17 @@ pub struct Reference<'a> {
 impl<'a> Reference<'a> {
     /// Works out where everything is. `names` are the users', by their devices.
     pub fn new(history: &'a History<'a>, names: &'a BTreeMap<DeviceId, String>, text: ContentText<'a>) -> Self {
-        let births = history.changes().filter_map(|change| match change.head.kind {
-            ChangeKind::Birth { kind, .. } => Some((change.born(), (kind, change))),
-            _ => None,
-        });
+        let mut births: BTreeMap<NodeId, (NodeKind, Vec<Change<'a>>)> = BTreeMap::new();
+        for change in history.changes() {
+            if let ChangeKind::Birth { kind, .. } = change.head.kind {
+                births.entry(change.born()).or_insert((kind, Vec::new())).1.push(change);
+            }
+        }
         let mut reference = Reference {
             history,
             names,
             text,
-            births: births.collect(),
+            births,
             links: BTreeMap::new(),
             shown: Layout::new(),
             merged: BTreeMap::new(),
@@ -225,17 +228,17 @@ impl<'a> Reference<'a> {
     }
 
     fn birth(&self, node: NodeId) -> BirthBody {
-        self.history.body(&self.births[&node].1, node)
+        self.history.body(&self.births[&node].1[0], node)
     }
 
     fn access(&self, of: NodeId) -> AccessBody {
-        let birth = self.births[&of].1.id();
+        let is_birth = |c: &Change<'_>| self.births[&of].1.iter().any(|birth| birth.id() == c.id());
         let access = |c: &Change<'_>| match c.head.kind {
             ChangeKind::Access { node, .. } => node == of,
-            _ => c.id() == birth,
+            _ => is_birth(c),
         };
         let shown = self.history.live(self.history.changes().filter(access))[0];
-        if shown.id() == birth { self.birth(of).access } else { self.history.body(&shown, of) }
+        if is_birth(&shown) { self.birth(of).access } else { self.history.body(&shown, of) }
     }
 
     fn xattrs(&self, of: NodeId) -> Vec<String> {
