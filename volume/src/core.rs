@@ -11,7 +11,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     num::NonZeroUsize,
-    sync::Arc,
+    sync::{Arc, atomic::AtomicU64},
 };
 
 use crypto::{DeviceKeys, Entropy, Hash, Label, SymmetricKey, UserKeys, VolumeId, keyed_tag, random_array};
@@ -133,6 +133,8 @@ pub(crate) struct Core {
     pub me: BranchNo,
     pub pending: Option<Pending>,
     pub next_arrival: u64,
+    /// Commits up to this arrival are on the disk and may be sent.
+    pub synced_arrival: Arc<AtomicU64>,
     pub overlay: Overlay,
     counters: Counters,
     name_key: SymmetricKey,
@@ -203,6 +205,7 @@ impl Core {
             me: BranchNo(0),
             pending: None,
             next_arrival: 1,
+            synced_arrival: Arc::default(),
             overlay: Overlay::default(),
             counters,
             nodes: LruCache::new(capacity(NODE_CACHE)),
@@ -820,6 +823,7 @@ impl Core {
         let bytes = encode(&header);
         let signature = self.device.signing.sign(Label::CommitSignature, &bytes);
         let mut batch = Batch::new();
+        self.note_synced(&mut batch);
         self.enter(&mut batch, dot, &header, bytes, signature, false, &observed)?;
         self.settle(batch)?;
         self.entered(dot, &header, &observed);

@@ -26,6 +26,8 @@ use crate::{
 const WINDOW: usize = 1024;
 /// Contents walked at once.
 const CONTENTS: usize = 64;
+/// Contents that came wholly, of which the store is told at once.
+const ARRIVED: usize = 64;
 /// Contents held in memory, those included that wait for what nobody connected has.
 const PARKED: usize = 16_384;
 
@@ -61,6 +63,8 @@ struct Want {
 #[derive(Default)]
 struct State {
     walks: BTreeMap<ValueRef, Walk>,
+    /// Contents that are wholly here, but perhaps not on the disk: the store still lists them.
+    arrived: BTreeSet<ValueRef>,
     wants: BTreeMap<BlockHash, Want>,
     queue: VecDeque<BlockHash>,
     urgent: VecDeque<BlockHash>,
@@ -284,20 +288,27 @@ impl Fetch {
     /// Goes on walking until the window is full or everything is looked at.
     fn fill(&self, state: &mut State) -> Result<()> {
         loop {
-            let done: Vec<ValueRef> = self.walk_all(state)?;
-            if !done.is_empty() {
-                let mut batch = Batch::new();
-                for at in &done {
-                    state.walks.remove(at);
-                    batch.remove(Space::Wanted, at.key());
-                }
-                self.store.apply(batch)?;
+            for at in self.walk_all(state)? {
+                state.walks.remove(&at);
+                state.arrived.insert(at);
             }
             if !state.more || !state.has_room() {
-                return Ok(());
+                break;
             }
             self.load_more(state)?;
         }
+        let last = state.walks.is_empty() && !state.more;
+        if state.arrived.len() >= ARRIVED || (last && !state.arrived.is_empty()) {
+            // Blocks first: power loss must not take what nobody would fetch again.
+            self.blocks.sync()?;
+            let mut batch = Batch::new();
+            for at in &state.arrived {
+                batch.remove(Space::Wanted, at.key());
+            }
+            self.store.apply(batch)?;
+            state.arrived.clear();
+        }
+        Ok(())
     }
 
     /// Takes up contents that aren't walked yet, as many as there is room for.
@@ -313,6 +324,9 @@ impl Fetch {
                 }
                 let parsed: Option<(BlockHash, u64)> = rmp_serde::from_slice(&bytes).ok();
                 let (Some(at), Some((root, blocks))) = (ValueRef::from_key(&key), parsed) else { continue };
+                if state.arrived.contains(&at) {
+                    continue;
+                }
                 state.walks.entry(at).or_insert_with(|| Walk { todo: vec![(root, height(blocks))], ..Walk::default() });
             }
         }

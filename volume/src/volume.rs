@@ -119,7 +119,7 @@ pub(crate) struct Inner {
     pub next_peer: AtomicU64,
     pub waiting: Mutex<Waiting>,
     /// Commits up to this arrival are on the disk and may be sent.
-    pub synced_arrival: AtomicU64,
+    pub synced_arrival: Arc<AtomicU64>,
     space: Mutex<SpaceGuard>,
     directory: Option<PathBuf>,
     listener: Mutex<Option<Listener>>,
@@ -172,7 +172,9 @@ impl std::fmt::Debug for Volume {
 impl Volume {
     fn assemble(core: Core, blocks: Blocks, clock: Arc<dyn Clock>, directory: Option<PathBuf>) -> Self {
         let store = core.store.clone();
-        let synced = core.next_arrival - 1;
+        // Whoever opens or makes a volume has synced it.
+        let synced_arrival = core.synced_arrival.clone();
+        synced_arrival.store(core.next_arrival - 1, Ordering::Release);
         let inner = Inner {
             fetch: Arc::new(Fetch::new(blocks.clone(), store.clone())),
             core: Mutex::new(core),
@@ -187,7 +189,7 @@ impl Volume {
             sessions: Mutex::default(),
             next_peer: AtomicU64::new(1),
             waiting: Mutex::default(),
-            synced_arrival: AtomicU64::new(synced),
+            synced_arrival,
             space: Mutex::new(SpaceGuard::new(directory.clone())),
             directory,
             listener: Mutex::default(),
@@ -230,6 +232,7 @@ impl Volume {
         let (blocks, clock, directory) = (parts.blocks.clone(), parts.clock.clone(), parts.directory.clone());
         let blocks = Blocks::new(blocks, parts.entropy.clone());
         let mut core = Core::load(parts, id)?;
+        core.mend(&blocks)?;
         // What survived a crash is complete now: own commits are synced before they are sent.
         core.cut()?;
         blocks.sync()?;

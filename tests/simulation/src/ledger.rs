@@ -68,6 +68,8 @@ pub struct Ledger {
     discarded: BTreeSet<Token>,
     /// What each version was made from; `None` when it can't be told, since the same bytes came about twice.
     parents: BTreeMap<Print, Option<Print>>,
+    /// Every version that ever was.
+    versions: BTreeSet<Print>,
 }
 
 impl Ledger {
@@ -129,8 +131,10 @@ impl Ledger {
     /// A content was made from another.
     pub fn derived(&mut self, before: &[u8], after: &[u8]) {
         let (before, after) = (print(before), print(after));
+        self.versions.insert(before);
         if before != after {
-            self.parents.entry(after).and_modify(|parent| *parent = None).or_insert(Some(before));
+            let new = self.versions.insert(after);
+            self.parents.insert(after, new.then_some(before));
         }
     }
 
