@@ -132,10 +132,8 @@ impl Ledger {
     pub fn derived(&mut self, before: &[u8], after: &[u8]) {
         let (before, after) = (print(before), print(after));
         self.versions.insert(before);
-        if before != after {
-            let new = self.versions.insert(after);
-            self.parents.insert(after, new.then_some(before));
-        }
+        let new = self.versions.insert(after);
+        self.parents.insert(after, new.then_some(before));
     }
 
     /// Whether the content `old` surely came before `new`, and nothing else is like it.

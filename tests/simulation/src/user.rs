@@ -302,8 +302,10 @@ impl World {
         let (old, new) = (tokens(&before).map_err(Violation)?, tokens(&after).map_err(Violation)?);
         self.ledger.discard(old.difference(&new).copied());
         let result = call(&volume, handle);
-        let bytes = if result.is_ok() { after } else { before.clone() };
-        self.ledger.derived(&before, &bytes);
+        if result.is_ok() {
+            self.ledger.derived(&before, &after);
+        }
+        let bytes = if result.is_ok() { after } else { before };
         if let Some(mirror) = self.devices[r].files.get_mut(&ino) {
             mirror.bytes = Some(bytes);
         }
