@@ -271,30 +271,27 @@ impl Core {
             .map(|(no, branch)| Dot { branch: BranchNo(no as u32), seq: branch.tip })
     }
 
-    /// The branch this device writes: its log's own one. A device that finds its log forked (its
-    /// store was once restored from a copy) begins a new log.
+    /// The branch this device wrote last: the first of its log. (Others, of what it signed before its store was
+    /// restored from a copy, came later, and [`Self::leave_forked_log`] follows.)
     fn own_branch(&mut self) -> Result<BranchNo> {
-        let id = self.device.id();
-        loop {
-            match self.by_log.get(&(id, self.counters.my_log)).map(Vec::as_slice) {
-                Some(&[only]) => return Ok(only),
-                None => {
-                    let log = self.counters.my_log;
-                    return self.store_branch(Branch {
-                        device: id,
-                        log,
-                        forked_from: None,
-                        tip: 0,
-                        tip_hash: CommitHash::ZERO,
-                    });
-                }
-                Some(_) => {
-                    log::warn!("this device's log {} has forked; going on under a new one", self.counters.my_log);
-                    self.counters.my_log = new_log_number(&*self.entropy);
-                    self.save_counters()?;
-                }
-            }
+        let (device, log) = (self.device.id(), self.counters.my_log);
+        if let Some(&own) = self.branches_of(&device, log).first() {
+            return Ok(own);
         }
+        self.store_branch(Branch { device, log, forked_from: None, tip: 0, tip_hash: CommitHash::ZERO })
+    }
+
+    /// Begins a new log if this device finds its own forked (its store was once restored from a copy). To be called
+    /// with nothing pending: that belongs to the log that is left.
+    pub(crate) fn leave_forked_log(&mut self) -> Result<()> {
+        let id = self.device.id();
+        while self.branches_of(&id, self.counters.my_log).len() > 1 {
+            log::warn!("this device's log {} has forked; going on under a new one", self.counters.my_log);
+            self.counters.my_log = new_log_number(&*self.entropy);
+            self.save_counters()?;
+            self.me = self.own_branch()?;
+        }
+        Ok(())
     }
 
     fn save_counters(&mut self) -> Result<()> {

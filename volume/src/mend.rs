@@ -90,13 +90,7 @@ impl Core {
     }
 
     /// Whether all blocks of a content are here, or never were.
-    fn is_whole(
-        &mut self,
-        blocks: &Blocks,
-        ino: Ino,
-        value: ValueRef,
-        fetching: &mut Fetching,
-    ) -> Result<bool> {
+    fn is_whole(&mut self, blocks: &Blocks, ino: Ino, value: ValueRef, fetching: &mut Fetching) -> Result<bool> {
         let Some(body) = self.content_at(ino, value)? else { return Ok(true) };
         let absent = blocks.absent(&body.content, usize::MAX)?;
         if absent.is_empty() {
@@ -134,13 +128,7 @@ impl Core {
     }
 
     /// Has the newest content before `lost` that is here supersede it; an empty one if there is none.
-    fn take_back(
-        &mut self,
-        blocks: &Blocks,
-        ino: Ino,
-        lost: ValueRef,
-        fetching: &mut Fetching,
-    ) -> Result<()> {
+    fn take_back(&mut self, blocks: &Blocks, ino: Ino, lost: ValueRef, fetching: &mut Fetching) -> Result<()> {
         log::warn!("inode {}: power loss took blocks of what was written last; it is as before that", ino.0);
         let mut at = lost;
         let body = loop {

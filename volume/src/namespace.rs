@@ -827,7 +827,8 @@ impl Core {
                 names.extend((!access.acl.is_empty()).then(|| acl::ACCESS.to_vec()));
                 names.extend((!access.default_acl.is_empty()).then(|| acl::DEFAULT.to_vec()));
             }
-            let set = |x: &&crate::row::Xattr| x.values.last().is_some_and(|v| !matches!(v.value, Some(XattrValue::Removed)));
+            let set =
+                |x: &&crate::row::Xattr| x.values.last().is_some_and(|v| !matches!(v.value, Some(XattrValue::Removed)));
             names.extend(n.xattrs.iter().filter(set).map(|x| x.name.clone()));
             names
         })

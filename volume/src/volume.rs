@@ -235,6 +235,7 @@ impl Volume {
         core.mend(&blocks)?;
         // What survived a crash is complete now: own commits are synced before they are sent.
         core.cut()?;
+        core.leave_forked_log()?;
         blocks.sync()?;
         core.store.sync()?;
         let volume = Self::assemble(core, blocks, clock, directory);

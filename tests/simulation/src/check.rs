@@ -223,6 +223,9 @@ impl World {
             let tree = dump(&self.volume(r)?);
             let tree = self.sound(r, "listing", tree)?;
             if tree != shown {
+                // Says who of the two is wrong, if it is only one.
+                self.verify(first, honest)?;
+                self.verify(r, honest)?;
                 return fail(format!("{} and {name} differ:{}", self.devices[first].name, differences(&shown, &tree)));
             }
             self.look(r)?;

@@ -84,12 +84,7 @@ pub fn run(options: &Options) -> Outcome {
             Ok(()) => world.settle().err().map(|v| format!("after {} steps and all met: {}", world.step, v.0)),
             Err(violation) => Some(format!("at step {}: {}", world.step, violation.0)),
         };
-        Outcome {
-            trace: world.trace.hash(),
-            written: world.ledger.count(),
-            commits: world.overheard.len(),
-            violation,
-        }
+        Outcome { trace: world.trace.hash(), written: world.ledger.count(), commits: world.overheard.len(), violation }
     }));
     run.unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<String>().cloned();

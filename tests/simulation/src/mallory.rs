@@ -160,7 +160,8 @@ impl World {
         header.observed = vec![tip];
         header.count += 1;
         // Right in everything but its author's rights: only a stranger or a reader says that here.
-        let unfounded = keys.id() != self.devices[self.mallory?].id() || self.devices[self.mallory?].role == Role::Reader;
+        let unfounded =
+            keys.id() != self.devices[self.mallory?].id() || self.devices[self.mallory?].role == Role::Reader;
         match self.lot.below(if unfounded { 8 } else { 4 }) {
             0 => header.count += 1 + self.lot.below(3) as u64,
             1 => {

@@ -324,9 +324,7 @@ impl World {
         let mut bytes = self.content(r, index);
         let offset = match self.devices[r].opens[index].append {
             true => bytes.len(),
-            false if self.lot.chance(120) => {
-                self.lot.pick(&FAR).copied().unwrap_or(0) + SLOT * self.lot.below(4)
-            }
+            false if self.lot.chance(120) => self.lot.pick(&FAR).copied().unwrap_or(0) + SLOT * self.lot.below(4),
             false => SLOT * self.lot.below(10),
         };
         let mut data: Vec<u8> = self.ledger.token().bytes().to_vec();
@@ -454,9 +452,8 @@ impl World {
 
     fn write_once(&mut self, r: usize, ino: Ino, truncate: bool, append: bool) -> Done {
         let index = self.open(r, ino, truncate, append)?;
-        let result = self.write_open(r, index).and_then(|()| {
-            if self.lot.chance(150) { self.fsync(r, index) } else { Ok(()) }
-        });
+        let result =
+            self.write_open(r, index).and_then(|()| if self.lot.chance(150) { self.fsync(r, index) } else { Ok(()) });
         if self.devices[r].disk.is_dead() {
             return result;
         }

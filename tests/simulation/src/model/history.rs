@@ -8,12 +8,12 @@ use std::{
 };
 
 use crypto::{DeviceId, Label, SymmetricKey, UserKeys};
+use serde::{Serialize, de::DeserializeOwned};
 use volume::{
     commit::{self, AccessHead, ChangeKind, Commit, Head, RawChange},
     id::{Birthplace, CommitHash, LinkId, NodeId, ValueId},
     member::Role,
 };
-use serde::{Serialize, de::DeserializeOwned};
 
 /// The order of values: count, device, commit, number in it. The greatest wins.
 pub type Rank = (u64, DeviceId, CommitHash, u32);
