@@ -12,34 +12,34 @@ use volume::{Clock, Timestamp};
 
 /// Milliseconds since the simulation began. Passes only when told.
 #[derive(Default)]
-pub struct WorldTime(AtomicU64);
+pub(crate) struct WorldTime(AtomicU64);
 
 impl WorldTime {
     /// Lets time pass.
-    pub fn pass(&self, time: Duration) {
+    pub(crate) fn pass(&self, time: Duration) {
         self.0.fetch_add(time.as_millis() as u64, Ordering::Relaxed);
     }
 
     /// How much has passed.
-    pub fn passed(&self) -> Duration {
+    pub(crate) fn passed(&self) -> Duration {
         Duration::from_millis(self.0.load(Ordering::Relaxed))
     }
 }
 
 /// A device's clocks: the monotonic one is right, the wall clock is off by whatever it was last set to.
-pub struct DeviceClock {
+pub(crate) struct DeviceClock {
     world: Arc<WorldTime>,
     off_ms: AtomicI64,
 }
 
 impl DeviceClock {
     /// A clock that is right.
-    pub fn new(world: Arc<WorldTime>) -> Self {
+    pub(crate) fn new(world: Arc<WorldTime>) -> Self {
         Self { world, off_ms: AtomicI64::new(0) }
     }
 
     /// Sets the wall clock off by so much from now on.
-    pub fn set_off(&self, ms: i64) {
+    pub(crate) fn set_off(&self, ms: i64) {
         self.off_ms.store(ms, Ordering::Relaxed);
     }
 }

@@ -35,7 +35,7 @@ pub(crate) struct Mirror {
 }
 
 /// See the module.
-pub struct Device {
+pub(crate) struct Device {
     /// Its user.
     pub name: String,
     /// What the user may.
@@ -103,7 +103,7 @@ impl Device {
     }
 
     /// Who makes the volume.
-    pub fn founder(name: &str, seed: u64, time: &Arc<WorldTime>) -> Result<Device> {
+    pub(crate) fn founder(name: &str, seed: u64, time: &Arc<WorldTime>) -> Result<Device> {
         let mut device = Self::blank(name, Role::Owner, seed, time);
         let volume = Volume::found(device.parts(), name)?;
         device.id = volume.id();
@@ -112,7 +112,7 @@ impl Device {
     }
 
     /// Who is admitted by `admin`; knows nothing yet.
-    pub fn joined(name: &str, role: Role, seed: u64, time: &Arc<WorldTime>, admin: &Volume) -> Result<Device> {
+    pub(crate) fn joined(name: &str, role: Role, seed: u64, time: &Arc<WorldTime>, admin: &Volume) -> Result<Device> {
         let mut device = Self::blank(name, role, seed, time);
         let ticket = admin.invite(role, Duration::from_secs(86_400))?;
         let (device_keys, user_keys) = keys(&device.device, &device.user);
@@ -128,14 +128,14 @@ impl Device {
     }
 
     /// Starts it with what its disk has.
-    pub fn start(&mut self) -> Result<()> {
+    pub(crate) fn start(&mut self) -> Result<()> {
         let parts = self.parts();
         self.volume = Some(Volume::load(parts, self.id)?);
         Ok(())
     }
 
     /// Ends its process, there and then.
-    pub fn stop(&mut self) {
+    pub(crate) fn stop(&mut self) {
         self.volume = None;
         self.opens.clear();
         self.files.clear();
@@ -145,22 +145,17 @@ impl Device {
     }
 
     /// Its id.
-    pub fn id(&self) -> DeviceId {
+    pub(crate) fn id(&self) -> DeviceId {
         self.keys().id()
     }
 
     /// Its keys.
-    pub fn keys(&self) -> DeviceKeys {
+    pub(crate) fn keys(&self) -> DeviceKeys {
         keys(&self.device, &self.user).0
     }
 
     /// Its user's keys.
-    pub fn user_keys(&self) -> UserKeys {
+    pub(crate) fn user_keys(&self) -> UserKeys {
         keys(&self.device, &self.user).1
-    }
-
-    /// The volume's id.
-    pub fn volume_id(&self) -> VolumeId {
-        self.id
     }
 }

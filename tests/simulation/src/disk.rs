@@ -25,7 +25,7 @@ type Value = Arc<[u8]>;
 
 /// What ails a disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Trouble {
+pub(crate) enum Trouble {
     /// Writing and syncing fail.
     Io,
     /// Writing fails: no room.
@@ -36,7 +36,7 @@ pub enum Trouble {
 
 /// A copy of a disk, as a backup has it.
 #[derive(Clone)]
-pub struct Image {
+pub(crate) struct Image {
     rows: BTreeMap<Key, Value>,
     blocks: BTreeMap<BlockHash, Value>,
 }
@@ -48,6 +48,8 @@ struct State {
     undo: Vec<Vec<(Key, Option<Value>)>>,
     blocks: BTreeMap<BlockHash, Value>,
     unsynced: BTreeSet<BlockHash>,
+    /// Blocks that the volume found damaged.
+    aside: BTreeMap<BlockHash, Value>,
     /// How many writes and syncs still succeed, then what is wrong, and for how many.
     trouble: Option<(u32, Trouble, u32)>,
     /// A sync failed, and none succeeded since.
@@ -88,10 +90,16 @@ impl State {
         let mut bytes = value.to_vec();
         if self.spoiled_rows.contains(key) {
             match key.0 {
-                Space::Commits | Space::Changes | Space::Index | Space::Ids | Space::Blocks => {
+                Space::Changes | Space::Index | Space::Ids | Space::Blocks => {
                     return Err(io::Error::new(io::ErrorKind::InvalidData, "simulated checksum mismatch"));
                 }
-                Space::Meta | Space::Nodes | Space::Entries | Space::Members | Space::Drafts | Space::Wanted => {
+                Space::Commits
+                | Space::Meta
+                | Space::Nodes
+                | Space::Entries
+                | Space::Members
+                | Space::Drafts
+                | Space::Wanted => {
                     let middle = bytes.len() / 2;
                     bytes[middle] ^= 1;
                 }
@@ -103,13 +111,13 @@ impl State {
 
 /// See the module.
 #[derive(Default)]
-pub struct Disk {
+pub(crate) struct Disk {
     state: Mutex<State>,
 }
 
 impl Disk {
     /// Takes away what was not synced: of batches a number of the newest, of blocks some.
-    pub fn lose_power(&self, lot: &Lot) {
+    pub(crate) fn lose_power(&self, lot: &Lot) {
         let state = &mut *self.state.lock();
         let keep = lot.below(state.undo.len() + 1);
         while state.undo.len() > keep {
@@ -129,39 +137,39 @@ impl Disk {
     }
 
     /// After `writes` more, `times` writes and syncs fail.
-    pub fn fail(&self, writes: u32, trouble: Trouble, times: u32) {
+    pub(crate) fn fail(&self, writes: u32, trouble: Trouble, times: u32) {
         self.state.lock().trouble = Some((writes, trouble, times.max(1)));
     }
 
     /// Whether nothing works any more, as when the process was killed in the middle of a call.
-    pub fn is_dead(&self) -> bool {
+    pub(crate) fn is_dead(&self) -> bool {
         self.state.lock().read().is_err()
     }
 
     /// Whether anything can go wrong with it now.
-    pub fn is_troubled(&self) -> bool {
+    pub(crate) fn is_troubled(&self) -> bool {
         let state = self.state.lock();
         state.trouble.is_some() || !state.spoiled_rows.is_empty() || !state.spoiled_blocks.is_empty()
     }
 
     /// Whether what was written last could not be synced.
-    pub fn sync_failed(&self) -> bool {
+    pub(crate) fn sync_failed(&self) -> bool {
         self.state.lock().sync_failed
     }
 
     /// Whether bits of it are wrong.
-    pub fn is_spoiled(&self) -> bool {
+    pub(crate) fn is_spoiled(&self) -> bool {
         let state = self.state.lock();
         !state.spoiled_rows.is_empty() || !state.spoiled_blocks.is_empty()
     }
 
     /// Ends failures; bits stay wrong.
-    pub fn recover(&self) {
+    pub(crate) fn recover(&self) {
         self.state.lock().trouble = None;
     }
 
     /// Makes it a good disk again.
-    pub fn repair(&self) {
+    pub(crate) fn repair(&self) {
         let state = &mut *self.state.lock();
         state.trouble = None;
         state.spoiled_rows.clear();
@@ -169,7 +177,7 @@ impl Disk {
     }
 
     /// Flips a bit somewhere.
-    pub fn spoil(&self, lot: &Lot) {
+    pub(crate) fn spoil(&self, lot: &Lot) {
         let state = &mut *self.state.lock();
         if lot.chance(300) && !state.blocks.is_empty() {
             let which = lot.below(state.blocks.len());
@@ -182,25 +190,25 @@ impl Disk {
     }
 
     /// How many batches and blocks power loss could take now.
-    pub fn unsynced(&self) -> usize {
+    pub(crate) fn unsynced(&self) -> usize {
         let state = self.state.lock();
         state.undo.len() + state.unsynced.len()
     }
 
     /// A backup.
-    pub fn image(&self) -> Image {
+    pub(crate) fn image(&self) -> Image {
         let state = self.state.lock();
         Image { rows: state.rows.clone(), blocks: state.blocks.clone() }
     }
 
     /// A restored backup.
-    pub fn restore(&self, image: &Image) {
+    pub(crate) fn restore(&self, image: &Image) {
         let image = image.clone();
         *self.state.lock() = State { rows: image.rows, blocks: image.blocks, ..State::default() };
     }
 
     /// The keys of a space that start with `prefix`.
-    pub fn keys(&self, space: Space, prefix: &[u8]) -> Vec<Vec<u8>> {
+    pub(crate) fn keys(&self, space: Space, prefix: &[u8]) -> Vec<Vec<u8>> {
         let state = self.state.lock();
         let from = Bound::Included((space, prefix.to_vec()));
         let keys = state.rows.range((from, Bound::Unbounded)).map(|(key, _)| key);
@@ -208,12 +216,12 @@ impl Disk {
     }
 
     /// A block as it was written, however damaged the disk.
-    pub fn written(&self, hash: &BlockHash) -> Option<Value> {
+    pub(crate) fn written(&self, hash: &BlockHash) -> Option<Value> {
         self.state.lock().blocks.get(hash).cloned()
     }
 
     /// The names of all blocks.
-    pub fn block_names(&self) -> Vec<BlockHash> {
+    pub(crate) fn block_names(&self) -> Vec<BlockHash> {
         self.state.lock().blocks.keys().copied().collect()
     }
 }
@@ -314,6 +322,26 @@ impl BlockStore for Disk {
             }
         }
         Ok(())
+    }
+
+    fn set_aside(&self, hash: &BlockHash) -> volume::Result<()> {
+        let state = &mut *self.state.lock();
+        state.write()?;
+        if let Some(bytes) = state.blocks.remove(hash) {
+            state.aside.insert(*hash, bytes);
+        }
+        Ok(())
+    }
+
+    fn reconsider(&self) -> volume::Result<u64> {
+        let state = &mut *self.state.lock();
+        state.write()?;
+        let (damaged, whole): (BTreeMap<_, _>, BTreeMap<_, _>) =
+            std::mem::take(&mut state.aside).into_iter().partition(|(hash, _)| state.spoiled_blocks.contains(hash));
+        state.aside = damaged;
+        let count = whole.len() as u64;
+        state.blocks.extend(whole);
+        Ok(count)
     }
 
     fn sync(&self) -> volume::Result<()> {

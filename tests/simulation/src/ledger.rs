@@ -8,15 +8,15 @@ use std::{
 };
 
 /// Bytes of a slot.
-pub const SLOT: usize = 8;
+pub(crate) const SLOT: usize = 8;
 
 /// What one write put into a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Token(pub u32);
+pub(crate) struct Token(pub u32);
 
 impl Token {
     /// Its bytes in a file.
-    pub fn bytes(self) -> [u8; SLOT] {
+    pub(crate) fn bytes(self) -> [u8; SLOT] {
         let mut bytes = *b"t000000.";
         for (i, byte) in bytes[1..7].iter_mut().rev().enumerate() {
             *byte = b'0' + (self.0 / 10u32.pow(i as u32) % 10) as u8;
@@ -26,10 +26,10 @@ impl Token {
 }
 
 /// Which version a content is.
-pub type Print = u64;
+pub(crate) type Print = u64;
 
 /// The print of a content.
-pub fn print(bytes: &[u8]) -> Print {
+pub(crate) fn print(bytes: &[u8]) -> Print {
     let mut hasher = DefaultHasher::new();
     hasher.write(bytes);
     hasher.finish()
@@ -39,7 +39,7 @@ pub fn print(bytes: &[u8]) -> Print {
 ///
 /// # Errors
 /// Bytes that nobody wrote there.
-pub fn tokens(bytes: &[u8]) -> Result<BTreeSet<Token>, String> {
+pub(crate) fn tokens(bytes: &[u8]) -> Result<BTreeSet<Token>, String> {
     let mut found = BTreeSet::new();
     for slot in bytes.chunks(SLOT).filter(|slot| slot.iter().any(|b| *b != 0)) {
         let digits = slot.get(1..7).and_then(|d| std::str::from_utf8(d).ok()).and_then(|d| d.parse().ok());
@@ -62,7 +62,7 @@ struct Acknowledged {
 
 /// See the module.
 #[derive(Default)]
-pub struct Ledger {
+pub(crate) struct Ledger {
     next: u32,
     acknowledged: BTreeMap<Token, BTreeMap<usize, Acknowledged>>,
     discarded: BTreeSet<Token>,
@@ -74,23 +74,23 @@ pub struct Ledger {
 
 impl Ledger {
     /// A token that was never written.
-    pub fn token(&mut self) -> Token {
+    pub(crate) fn token(&mut self) -> Token {
         self.next += 1;
         Token(self.next)
     }
 
     /// How many were ever made.
-    pub fn count(&self) -> u32 {
+    pub(crate) fn count(&self) -> u32 {
         self.next
     }
 
     /// A user who saw these overwrites or removes them.
-    pub fn discard(&mut self, tokens: impl IntoIterator<Item = Token>) {
+    pub(crate) fn discard(&mut self, tokens: impl IntoIterator<Item = Token>) {
         self.discarded.extend(tokens);
     }
 
     /// Device `by` said that these are stored.
-    pub fn acknowledge(&mut self, by: usize, step: usize, tokens: impl IntoIterator<Item = Token>) {
+    pub(crate) fn acknowledge(&mut self, by: usize, step: usize, tokens: impl IntoIterator<Item = Token>) {
         for token in tokens {
             let new = Acknowledged { durable: false, step };
             self.acknowledged.entry(token).or_default().entry(by).or_insert(new);
@@ -98,14 +98,14 @@ impl Ledger {
     }
 
     /// What `by` acknowledged is on its disk.
-    pub fn synced(&mut self, by: usize) {
+    pub(crate) fn synced(&mut self, by: usize) {
         for said in self.acknowledged.values_mut().filter_map(|said| said.get_mut(&by)) {
             said.durable = true;
         }
     }
 
     /// Power loss may have taken what `by` had not synced.
-    pub fn lost_power(&mut self, by: usize) {
+    pub(crate) fn lost_power(&mut self, by: usize) {
         for said in self.acknowledged.values_mut() {
             if said.get(&by).is_some_and(|said| !said.durable) {
                 said.remove(&by);
@@ -114,7 +114,7 @@ impl Ledger {
     }
 
     /// A backup of step `step` was restored at `by`: what it acknowledged since is gone, unless it is `elsewhere`.
-    pub fn rolled_back(&mut self, by: usize, step: usize, elsewhere: &BTreeSet<Token>) {
+    pub(crate) fn rolled_back(&mut self, by: usize, step: usize, elsewhere: &BTreeSet<Token>) {
         for (token, said) in &mut self.acknowledged {
             if !elsewhere.contains(token) && said.get(&by).is_some_and(|said| said.step >= step) {
                 said.remove(&by);
@@ -123,13 +123,13 @@ impl Ledger {
     }
 
     /// What must be somewhere and isn't in `found`.
-    pub fn lost(&self, found: &BTreeSet<Token>) -> Vec<Token> {
+    pub(crate) fn lost(&self, found: &BTreeSet<Token>) -> Vec<Token> {
         let promised = self.acknowledged.iter().filter(|(_, said)| !said.is_empty()).map(|(token, _)| *token);
         promised.filter(|token| !self.discarded.contains(token) && !found.contains(token)).collect()
     }
 
     /// A content was made from another.
-    pub fn derived(&mut self, before: &[u8], after: &[u8]) {
+    pub(crate) fn derived(&mut self, before: &[u8], after: &[u8]) {
         let (before, after) = (print(before), print(after));
         self.versions.insert(before);
         let new = self.versions.insert(after);
@@ -137,7 +137,7 @@ impl Ledger {
     }
 
     /// Whether the content `old` surely came before `new`, and nothing else is like it.
-    pub fn is_ancestor(&self, old: Print, new: Print) -> bool {
+    pub(crate) fn is_ancestor(&self, old: Print, new: Print) -> bool {
         if old == new || !matches!(self.parents.get(&old), Some(Some(_))) {
             return false;
         }

@@ -3,36 +3,36 @@
 use crypto::{Entropy, SeededEntropy, random_array};
 
 /// A sequence of choices. Two of one seed are the same for ever: the generator is frozen by a test in `crypto`.
-pub struct Lot(SeededEntropy);
+pub(crate) struct Lot(SeededEntropy);
 
 impl Lot {
     /// Starts the sequence of `seed`.
-    pub fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         Self(SeededEntropy::new(seed))
     }
 
     /// Any number.
-    pub fn number(&self) -> u64 {
+    pub(crate) fn number(&self) -> u64 {
         u64::from_le_bytes(random_array(&self.0))
     }
 
     /// A number under `end`; 0 when that is 0.
-    pub fn below(&self, end: usize) -> usize {
+    pub(crate) fn below(&self, end: usize) -> usize {
         (self.number() % end.max(1) as u64) as usize
     }
 
     /// True in `per_mille` of a thousand cases.
-    pub fn chance(&self, per_mille: usize) -> bool {
+    pub(crate) fn chance(&self, per_mille: usize) -> bool {
         self.below(1000) < per_mille
     }
 
     /// One of `items`.
-    pub fn pick<'a, T>(&self, items: &'a [T]) -> Option<&'a T> {
+    pub(crate) fn pick<'a, T>(&self, items: &'a [T]) -> Option<&'a T> {
         items.get(self.below(items.len()))
     }
 
     /// One of `items`, each as often as its weight says.
-    pub fn weighted<T: Copy>(&self, items: &[(usize, T)]) -> Option<T> {
+    pub(crate) fn weighted<T: Copy>(&self, items: &[(usize, T)]) -> Option<T> {
         let mut left = self.below(items.iter().map(|(weight, _)| weight).sum());
         for (weight, item) in items {
             if left < *weight {
@@ -44,14 +44,14 @@ impl Lot {
     }
 
     /// Flips one bit.
-    pub fn spoil(&self, bytes: &mut [u8]) {
+    pub(crate) fn spoil(&self, bytes: &mut [u8]) {
         if !bytes.is_empty() {
             bytes[self.below(bytes.len())] ^= 1 << self.below(8);
         }
     }
 
     /// Fills `bytes`.
-    pub fn fill(&self, bytes: &mut [u8]) {
+    pub(crate) fn fill(&self, bytes: &mut [u8]) {
         self.0.fill(bytes);
     }
 }

@@ -34,7 +34,7 @@ const YEAR: i64 = 365 * 86_400_000;
 
 /// Something that must not be.
 #[derive(Debug)]
-pub struct Violation(pub String);
+pub(crate) struct Violation(pub String);
 
 impl From<Error> for Violation {
     fn from(error: Error) -> Self {
