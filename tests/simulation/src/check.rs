@@ -6,10 +6,10 @@ use std::{
     sync::Arc,
 };
 
-use crypto::{DeviceId, SeededEntropy, SymmetricKey};
+use crypto::{DeviceId, Label, PublicKey, SeededEntropy, SymmetricKey};
 use volume::{
     BlockHash, Error, Message, NodeKind, Volume,
-    commit::{ClaimedCommit, Commit, ContentBody, commit_hash},
+    commit::{ClaimedCommit, Commit, ContentBody, changes_root, commit_hash},
     content::{Blocks, ContentData, KeyRing},
     id::CommitHash,
     store::Space,
@@ -120,8 +120,15 @@ impl World {
         if let Some(known) = self.checked.get(&hash).filter(|known| known.raw == commit) {
             return Ok(known.clone());
         }
+        let claimed = commit.clone();
         let commit = commit.check();
         let commit = commit.map_err(|e| Violation(format!("{} stored a bad commit: {e}", self.devices[r].name)))?;
+        // Not left to the code that is checked here.
+        let key = PublicKey::from_bytes(*commit.header.device.as_bytes());
+        let signed = crypto::verify(&key, Label::CommitSignature, &claimed.header, &claimed.signature);
+        if signed.is_err() || changes_root(claimed.changes.iter()) != commit.header.root {
+            return fail(format!("{} stored a commit that nobody signed", self.devices[r].name));
+        }
         let commit = Rc::new(commit);
         self.checked.insert(hash, commit.clone());
         Ok(commit)
