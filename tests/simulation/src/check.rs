@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use crypto::{DeviceId, Label, PublicKey, SeededEntropy, SymmetricKey};
+use crypto::{DeviceId, Label, SeededEntropy, SymmetricKey};
 use volume::{
     BlockHash, Error, Message, NodeKind, Volume,
     commit::{ClaimedCommit, Commit, ContentBody, changes_root, commit_hash},
@@ -124,8 +124,8 @@ impl World {
         let commit = commit.check();
         let commit = commit.map_err(|e| Violation(format!("{} stored a bad commit: {e}", self.devices[r].name)))?;
         // Not left to the code that is checked here.
-        let key = PublicKey::from_bytes(*commit.header.device.as_bytes());
-        let signed = crypto::verify(&key, Label::CommitSignature, &claimed.header, &claimed.signature);
+        let author = commit.header.device;
+        let signed = crypto::verify(Label::CommitSignature, author, &claimed.header, &claimed.signature);
         if signed.is_err() || changes_root(claimed.changes.iter()) != commit.header.root {
             return fail(format!("{} stored a commit that nobody signed", self.devices[r].name));
         }
