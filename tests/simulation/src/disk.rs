@@ -174,6 +174,9 @@ impl Disk {
         state.trouble = None;
         state.spoiled_rows.clear();
         state.spoiled_blocks.clear();
+        // As `verify` would find them.
+        let aside = std::mem::take(&mut state.aside);
+        state.blocks.extend(aside);
     }
 
     /// Flips a bit somewhere.
