@@ -61,6 +61,9 @@ pub(crate) enum Received {
     Missing(CommitHash),
 }
 
+/// The synced point is noted with every own commit, and with one in so many of others.
+const SYNCED_EVERY: u64 = 64;
+
 fn rule<T>(text: &str) -> Result<T> {
     Err(Error::Refused(text.to_owned()))
 }
@@ -189,6 +192,9 @@ impl Core {
             }
         }
         self.put_new_branch(&mut batch, dot.branch);
+        if self.next_arrival.is_multiple_of(SYNCED_EVERY) {
+            self.note_synced(&mut batch);
+        }
         self.settle(batch)?;
         self.entered(dot, header, observed);
         Ok(())
@@ -381,10 +387,20 @@ impl Core {
     fn target(&mut self, origin: &Origin, id: &NodeId) -> Result<(Ino, Box<Node>)> {
         let Some(ino) = self.ino_of_node(id)? else { return rule("a change of an unknown node") };
         let node = self.node(ino)?;
-        if !origin.local && !self.covers(origin.dot, node.born.dot)? {
+        if !origin.local && !self.saw_any(origin.dot, &node.born)? {
             return rule("a change of a node its author had not seen");
         }
         Ok((ino, node))
+    }
+
+    /// Whether the author of `later` had seen one of `values`.
+    fn saw_any(&mut self, later: Dot, values: &[ValueRef]) -> Result<bool> {
+        for value in values {
+            if self.covers(later, value.dot)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     fn touch(node: &mut Node, origin: &Origin, time: Timestamp) {
@@ -513,19 +529,24 @@ impl Core {
                         if parent.is_none() || !gone.is_empty() {
                             return rule("a new link without a place");
                         }
-                        if node.kind == NodeKind::Directory && (!node.links.is_empty() || node.id == NodeId::ROOT) {
+                        let id = place.link(&raw.head, &raw.body);
+                        if node.kind == NodeKind::Directory
+                            && (node.links.iter().any(|l| l.id != id) || node.id == NodeId::ROOT)
+                        {
                             return rule("a second link to a directory");
                         }
-                        if node.kind == NodeKind::Directory && node.born.dot != origin.dot {
+                        if node.kind == NodeKind::Directory && !node.born.iter().any(|b| b.dot == origin.dot) {
                             return rule("a directory's link must be born with it");
                         }
-                        let id = place.link(&raw.head, &raw.body);
-                        if node.links.iter().any(|l| l.id == id) {
-                            return Ok(());
+                        match node.links.iter().position(|l| l.id == id) {
+                            // On both branches of a forked log: one link, and a place from each.
+                            Some(i) => i,
+                            None => {
+                                self.set_ino_of_link(&id, ino);
+                                node.links.push(Link { id, values: Vec::new(), shown: None });
+                                node.links.len() - 1
+                            }
                         }
-                        self.set_ino_of_link(&id, ino);
-                        node.links.push(Link { id, values: Vec::new(), shown: None });
-                        node.links.len() - 1
                     }
                     Some(link) => {
                         let Some(i) = node.links.iter().position(|l| l.id == *link) else {
@@ -680,8 +701,14 @@ impl Core {
             return rule("a birth whose owner is not its author");
         }
         let id = if root { NodeId::ROOT } else { place.node(&raw.head, &raw.body) };
-        if self.ino_of_node(&id)?.is_some() {
-            // On both branches of a forked log: word for word the same birth.
+        if let Some(ino) = self.ino_of_node(&id)? {
+            // On both branches of a forked log, word for word: one node, and a first access value from each.
+            let mut node = self.node(ino)?;
+            node.born.push(at);
+            let value = self.birth_body(origin, at, &node, access, raw, body);
+            let value = value.map(|b| shown_access(access, b.access));
+            self.replace(&mut node.access, &[], Some(Value { at, count: origin.count, value }))?;
+            self.put_node(ino, node);
             return Ok(());
         }
         let ino = if root { Ino::ROOT } else { self.allocate_ino() };
@@ -690,7 +717,7 @@ impl Core {
             kind,
             rdev: 0,
             target: Vec::new(),
-            born: at,
+            born: vec![at],
             owner: access.owner,
             btime: origin.time,
             keys: Vec::new(),
@@ -709,9 +736,7 @@ impl Core {
             views: Vec::new(),
         });
         self.learn_key(&mut node, access);
-        let key = node.key(access.generation).map(|k| k.derive(Label::BodyKey, b""));
-        let body: Option<BirthBody> = self.open(origin, at.index, &raw.head, key.as_ref(), body);
-        let value = body.filter(|b| b.target.len() <= TARGET_MAX && !b.target.contains(&0)).map(|b| {
+        let value = self.birth_body(origin, at, &node, access, raw, body).map(|b| {
             node.btime = b.access.time;
             node.rdev = b.rdev;
             node.target = b.target;
@@ -724,6 +749,21 @@ impl Core {
         self.put_node(ino, node);
         self.overlay.nodes_made += 1;
         Ok(())
+    }
+
+    /// What a birth says under the key of its node, if it makes sense.
+    fn birth_body(
+        &self,
+        origin: &Origin,
+        at: ValueRef,
+        node: &Node,
+        access: &AccessHead,
+        raw: &RawChange,
+        body: Body<'_>,
+    ) -> Option<BirthBody> {
+        let key = node.key(access.generation).map(|k| k.derive(Label::BodyKey, b""));
+        let body: Option<BirthBody> = self.open(origin, at.index, &raw.head, key.as_ref(), body);
+        body.filter(|b| b.target.len() <= TARGET_MAX && !b.target.contains(&0))
     }
 
     /// Takes a node's key out of an access value.

@@ -9,9 +9,9 @@
 //! commits are synced before they are sent.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet},
     num::NonZeroUsize,
-    sync::Arc,
+    sync::{Arc, atomic::AtomicU64},
 };
 
 use crypto::{DeviceKeys, Entropy, Hash, Label, SymmetricKey, UserKeys, VolumeId, keyed_tag, random_array};
@@ -79,11 +79,11 @@ pub(crate) struct Pending {
 /// Rows that a call has read and changed.
 #[derive(Default)]
 pub(crate) struct Overlay {
-    pub nodes: HashMap<Ino, Option<Arc<NodeRow>>>,
-    pub entries: HashMap<(Ino, [u8; 16]), Arc<Entry>>,
+    pub nodes: BTreeMap<Ino, Option<Arc<NodeRow>>>,
+    pub entries: BTreeMap<(Ino, [u8; 16]), Arc<Entry>>,
     /// Put into the batch as they are.
     pub batch: Batch,
-    pub ids: HashMap<Vec<u8>, Option<Ino>>,
+    pub ids: BTreeMap<Vec<u8>, Option<Ino>>,
     pub members: Vec<MemberRow>,
     pub changed: Vec<Changed>,
     /// Contents that came from elsewhere and must be fetched.
@@ -99,7 +99,7 @@ pub(crate) struct Overlay {
     /// Directories in a would-be cycle, when the set changed.
     pub cyclic: Option<BTreeSet<Ino>>,
     /// Removed directories that are being looked at, and whether they must be again.
-    pub rechecking: HashMap<Ino, bool>,
+    pub rechecking: BTreeMap<Ino, bool>,
     /// While it is worked out where directories hang: those whose places changed by that.
     pub rehanging: Option<BTreeSet<Ino>>,
 }
@@ -126,15 +126,17 @@ pub(crate) struct Core {
     pub members: Members,
     pub branches: Vec<Branch>,
     /// Branches of a (device, log).
-    by_log: HashMap<(crypto::DeviceId, u64), Vec<BranchNo>>,
+    by_log: BTreeMap<(crypto::DeviceId, u64), Vec<BranchNo>>,
     /// Commits that no other known commit has seen.
     pub frontier: BTreeSet<Dot>,
     /// For each file that is being written here, the values its branch has seen: it shows that
     /// branch, whatever ranks above it.
-    pub own: HashMap<Ino, Vec<ValueRef>>,
+    pub own: BTreeMap<Ino, Vec<ValueRef>>,
     pub me: BranchNo,
     pub pending: Option<Pending>,
     pub next_arrival: u64,
+    /// Commits up to this arrival are on the disk and may be sent.
+    pub synced_arrival: Arc<AtomicU64>,
     pub overlay: Overlay,
     counters: Counters,
     name_key: SymmetricKey,
@@ -199,12 +201,13 @@ impl Core {
             user: parts.user,
             members: Members::default(),
             branches: Vec::new(),
-            by_log: HashMap::new(),
+            by_log: BTreeMap::new(),
             frontier: BTreeSet::new(),
-            own: HashMap::new(),
+            own: BTreeMap::new(),
             me: BranchNo(0),
             pending: None,
             next_arrival: 1,
+            synced_arrival: Arc::default(),
             overlay: Overlay::default(),
             counters,
             nodes: LruCache::new(capacity(NODE_CACHE)),
@@ -277,30 +280,27 @@ impl Core {
             .map(|(no, branch)| Dot { branch: BranchNo(no as u32), seq: branch.tip })
     }
 
-    /// The branch this device writes: its log's own one. A device that finds its log forked (its
-    /// store was once restored from a copy) begins a new log.
+    /// The branch this device wrote last: the first of its log. (Others, of what it signed before its store was
+    /// restored from a copy, came later, and [`Self::leave_forked_log`] follows.)
     fn own_branch(&mut self) -> Result<BranchNo> {
-        let id = self.device.id();
-        loop {
-            match self.by_log.get(&(id, self.counters.my_log)).map(Vec::as_slice) {
-                Some(&[only]) => return Ok(only),
-                None => {
-                    let log = self.counters.my_log;
-                    return self.store_branch(Branch {
-                        device: id,
-                        log,
-                        forked_from: None,
-                        tip: 0,
-                        tip_hash: CommitHash::ZERO,
-                    });
-                }
-                Some(_) => {
-                    log::warn!("this device's log {} has forked; going on under a new one", self.counters.my_log);
-                    self.counters.my_log = new_log_number(&*self.entropy);
-                    self.save_counters()?;
-                }
-            }
+        let (device, log) = (self.device.id(), self.counters.my_log);
+        if let Some(&own) = self.branches_of(&device, log).first() {
+            return Ok(own);
         }
+        self.store_branch(Branch { device, log, forked_from: None, tip: 0, tip_hash: CommitHash::ZERO })
+    }
+
+    /// Begins a new log if this device finds its own forked (its store was once restored from a copy). To be called
+    /// with nothing pending: that belongs to the log that is left.
+    pub(crate) fn leave_forked_log(&mut self) -> Result<()> {
+        let id = self.device.id();
+        while self.branches_of(&id, self.counters.my_log).len() > 1 {
+            log::warn!("this device's log {} has forked; going on under a new one", self.counters.my_log);
+            self.counters.my_log = new_log_number(&*self.entropy);
+            self.save_counters()?;
+            self.me = self.own_branch()?;
+        }
+        Ok(())
     }
 
     fn save_counters(&mut self) -> Result<()> {
@@ -483,7 +483,7 @@ impl Core {
         let prefix = directory.0.to_be_bytes();
         let rows = self.store.scan(Space::Entries, &entry_key(directory, from), &prefix_end(&prefix), limit)?;
         let complete = rows.len() < limit;
-        let mut found = std::collections::BTreeMap::new();
+        let mut found = BTreeMap::new();
         for (key, bytes) in rows {
             let tag: [u8; 16] = key[8..].try_into().map_err(|_| Error::damaged("entry key"))?;
             found.insert(tag, Arc::new(decode_row("entry", &bytes)?));
@@ -841,6 +841,7 @@ impl Core {
         let bytes = encode(&header);
         let signature = self.device.signing.sign(Label::CommitSignature, &bytes);
         let mut batch = Batch::new();
+        self.note_synced(&mut batch);
         self.enter(&mut batch, dot, &header, bytes, signature, false, &observed)?;
         self.settle(batch)?;
         self.entered(dot, &header, &observed);

@@ -7,7 +7,7 @@
 //! [`WINDOW`] blocks are asked for at once, whatever is missing.
 
 use std::{
-    collections::{HashMap, HashSet, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
     time::Duration,
 };
@@ -26,6 +26,8 @@ use crate::{
 const WINDOW: usize = 1024;
 /// Contents walked at once.
 const CONTENTS: usize = 64;
+/// Contents that came wholly, of which the store is told at once.
+const ARRIVED: usize = 64;
 /// Contents held in memory, those included that wait for what nobody connected has.
 const PARKED: usize = 16_384;
 
@@ -43,7 +45,7 @@ struct Walk {
     /// Of these, those that no connected peer has.
     parked: usize,
     /// List nodes walked already: a list that names one node often is walked but once.
-    visited: HashSet<(BlockHash, u32)>,
+    visited: BTreeSet<(BlockHash, u32)>,
     /// A list node of it is damaged here: it can't be finished.
     broken: bool,
 }
@@ -53,20 +55,22 @@ struct Want {
     /// Contents that wait for it; none: only a reader does.
     walks: Vec<ValueRef>,
     asked: Option<PeerNo>,
-    lacked_by: HashSet<PeerNo>,
+    lacked_by: BTreeSet<PeerNo>,
     /// No connected peer has it: out of the queue, and out of the limits, until another connects.
     parked: bool,
 }
 
 #[derive(Default)]
 struct State {
-    walks: HashMap<ValueRef, Walk>,
-    wants: HashMap<BlockHash, Want>,
+    walks: BTreeMap<ValueRef, Walk>,
+    /// Contents that are wholly here, but perhaps not on the disk: the store still lists them.
+    arrived: BTreeSet<ValueRef>,
+    wants: BTreeMap<BlockHash, Want>,
     queue: VecDeque<BlockHash>,
     urgent: VecDeque<BlockHash>,
     /// Contents in the store beyond those being walked.
     more: bool,
-    peers: HashSet<PeerNo>,
+    peers: BTreeSet<PeerNo>,
     /// Of the wants, the parked ones; of the walks, those that wait for one.
     parked_wants: usize,
     parked_walks: usize,
@@ -252,7 +256,7 @@ impl Fetch {
                     height: u32::MAX,
                     walks: Vec::new(),
                     asked: None,
-                    lacked_by: HashSet::new(),
+                    lacked_by: BTreeSet::new(),
                     parked: false,
                 });
                 if want.asked.is_none() {
@@ -284,20 +288,27 @@ impl Fetch {
     /// Goes on walking until the window is full or everything is looked at.
     fn fill(&self, state: &mut State) -> Result<()> {
         loop {
-            let done: Vec<ValueRef> = self.walk_all(state)?;
-            if !done.is_empty() {
-                let mut batch = Batch::new();
-                for at in &done {
-                    state.walks.remove(at);
-                    batch.remove(Space::Wanted, at.key());
-                }
-                self.store.apply(batch)?;
+            for at in self.walk_all(state)? {
+                state.walks.remove(&at);
+                state.arrived.insert(at);
             }
             if !state.more || !state.has_room() {
-                return Ok(());
+                break;
             }
             self.load_more(state)?;
         }
+        let last = state.walks.is_empty() && !state.more;
+        if state.arrived.len() >= ARRIVED || (last && !state.arrived.is_empty()) {
+            // Blocks first: power loss must not take what nobody would fetch again.
+            self.blocks.sync()?;
+            let mut batch = Batch::new();
+            for at in &state.arrived {
+                batch.remove(Space::Wanted, at.key());
+            }
+            self.store.apply(batch)?;
+            state.arrived.clear();
+        }
+        Ok(())
     }
 
     /// Takes up contents that aren't walked yet, as many as there is room for.
@@ -313,6 +324,9 @@ impl Fetch {
                 }
                 let parsed: Option<(BlockHash, u64)> = rmp_serde::from_slice(&bytes).ok();
                 let (Some(at), Some((root, blocks))) = (ValueRef::from_key(&key), parsed) else { continue };
+                if state.arrived.contains(&at) {
+                    continue;
+                }
                 state.walks.entry(at).or_insert_with(|| Walk { todo: vec![(root, height(blocks))], ..Walk::default() });
             }
         }
@@ -363,7 +377,7 @@ impl Fetch {
                     }
                     continue;
                 }
-                let want = Want { height, walks: vec![at], asked: None, lacked_by: HashSet::new(), parked: false };
+                let want = Want { height, walks: vec![at], asked: None, lacked_by: BTreeSet::new(), parked: false };
                 wants.insert(hash, want);
                 queue.push_back(hash);
                 walk.listed += 1;

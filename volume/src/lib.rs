@@ -31,6 +31,7 @@ pub mod content;
 mod acl;
 mod apply;
 mod core;
+mod mend;
 mod namespace;
 mod row;
 mod tree;

@@ -46,6 +46,12 @@ impl MemoryStore {
         state.undo.clear();
     }
 
+    /// A copy of what it holds, as a backup would be.
+    pub fn copy(&self) -> MemoryStore {
+        let rows = self.state.lock().rows.clone();
+        MemoryStore { state: Mutex::new(State { rows, ..State::default() }) }
+    }
+
     /// Lets `batches` more batches succeed, then fails every one; `None` heals the disk.
     pub fn fail_after(&self, batches: Option<u64>) {
         self.state.lock().remaining = batches;

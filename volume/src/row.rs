@@ -122,7 +122,8 @@ pub(crate) struct Node {
     pub rdev: u32,
     #[serde(with = "serde_bytes")]
     pub target: Vec<u8>,
-    pub born: ValueRef,
+    /// Where it was born: more than once if a log forked, and both branches tell of it word for word.
+    pub born: Vec<ValueRef>,
     /// The user who bore it.
     pub owner: UserId,
     pub btime: Timestamp,
@@ -243,9 +244,12 @@ mod tests {
     #[test]
     fn an_attribute_that_was_removed_is_told_from_one_that_does_not_decode() {
         let at = ValueRef { dot: Dot { branch: BranchNo(1), seq: 2 }, index: 3 };
-        for value in
-            [None, Some(XattrValue::Removed), Some(XattrValue::Set(ByteBuf::new())), Some(XattrValue::Set(vec![0, 255].into()))]
-        {
+        for value in [
+            None,
+            Some(XattrValue::Removed),
+            Some(XattrValue::Set(ByteBuf::new())),
+            Some(XattrValue::Set(vec![0, 255].into())),
+        ] {
             let row = rmp_serde::to_vec(&Value { at, count: 4, value: value.clone() }).unwrap();
             let read: Value<XattrValue> = rmp_serde::from_slice(&row).unwrap();
             assert_eq!(read.value, value);

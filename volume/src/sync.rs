@@ -8,7 +8,7 @@
 //! whenever it can write: nothing is made before it can be sent, so a slow peer costs no memory.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
@@ -157,7 +157,10 @@ struct State {
     /// Where in the order of arrival sending goes on.
     next_arrival: u64,
     wants: Vec<CommitHash>,
-    asked: HashSet<CommitHash>,
+    /// Commits to ask for, the first noted first.
+    to_ask: VecDeque<CommitHash>,
+    /// These, and those asked for that have not come.
+    asking: BTreeSet<CommitHash>,
     /// This disk could not take what came. Nothing is asked for before this time, and then all of it anew.
     retry: Option<Duration>,
     /// Commits were let go for it.
@@ -167,6 +170,15 @@ struct State {
     /// The last flush the peer asked for that is done here, until it is told.
     flushed: Option<u64>,
     wake: Option<Arc<dyn Fn() + Send + Sync>>,
+}
+
+impl State {
+    /// Notes a commit to be asked for, unless it is already.
+    fn ask(&mut self, hash: CommitHash) {
+        if self.asking.len() < MAX_WAITING && self.asking.insert(hash) {
+            self.to_ask.push_back(hash);
+        }
+    }
 }
 
 /// The replication with one connected peer.
@@ -194,30 +206,37 @@ impl SessionShared {
 /// Commits that wait for one they refer to.
 #[derive(Default)]
 pub(crate) struct Waiting {
-    by_missing: HashMap<CommitHash, Vec<Commit>>,
-    count: usize,
+    by_missing: BTreeMap<CommitHash, Vec<Commit>>,
+    hashes: BTreeSet<CommitHash>,
     bytes: usize,
 }
 
 impl Waiting {
+    /// How many.
+    pub(crate) fn len(&self) -> usize {
+        self.hashes.len()
+    }
+
     /// Keeps a commit; `false` when there is no more room.
     pub(crate) fn keep(&mut self, missing: CommitHash, commit: Commit) -> bool {
         let bytes: usize = commit.raw.changes.iter().map(|c| c.size()).sum();
-        if self.count >= MAX_WAITING || self.bytes + bytes > MAX_WAITING_BYTES {
+        if self.hashes.contains(&commit.hash) {
+            return true;
+        }
+        if self.len() >= MAX_WAITING || self.bytes + bytes > MAX_WAITING_BYTES {
             return false;
         }
-        let waiting = self.by_missing.entry(missing).or_default();
-        if !waiting.iter().any(|c| c.hash == commit.hash) {
-            waiting.push(commit);
-            self.count += 1;
-            self.bytes += bytes;
-        }
+        self.hashes.insert(commit.hash);
+        self.bytes += bytes;
+        self.by_missing.entry(missing).or_default().push(commit);
         true
     }
 
     fn take(&mut self, came: &CommitHash) -> Vec<Commit> {
         let commits = self.by_missing.remove(came).unwrap_or_default();
-        self.count -= commits.len();
+        for commit in &commits {
+            self.hashes.remove(&commit.hash);
+        }
         self.bytes -= commits.iter().flat_map(|c| &c.raw.changes).map(|c| c.size()).sum::<usize>();
         commits
     }
@@ -319,6 +338,12 @@ impl Session {
         vec![Message::State { digest, complete, commits }]
     }
 
+    /// How many commits are noted to be asked of this peer or sent at its request. Bounded, whatever it says.
+    pub fn queued(&self) -> usize {
+        let state = self.shared.state.lock();
+        state.asking.len() + state.wants.len()
+    }
+
     /// Calls `wake` (from any thread, no locks held) when there may be something to send or to ask for.
     pub fn on_wake(&self, wake: Box<dyn Fn() + Send + Sync>) {
         self.shared.state.lock().wake = Some(Arc::from(wake));
@@ -356,7 +381,7 @@ impl Session {
                 };
                 let (first, forked, known) = planned.map_err(|e| Failed(e.to_string()))?;
                 let mut state = self.shared.state.lock();
-                state.asked.extend(forked.into_iter().take(MAX_WAITING));
+                forked.into_iter().for_each(|hash| state.ask(hash));
                 state.next_arrival = first;
                 state.known = Some(known);
                 if !state.tips_sent {
@@ -390,8 +415,8 @@ impl Session {
             checked.push(commit.check().map_err(|e| Misbehaved(e.to_string()))?);
         }
         let hashes: Vec<CommitHash> = checked.iter().map(|c| c.hash).collect();
-        let missing = match self.volume.take_commits(checked) {
-            Ok(missing) => missing,
+        let (missing, dropped) = match self.volume.take_commits(checked) {
+            Ok(taken) => taken,
             Err(Error::Refused(rule)) => return Err(Misbehaved(rule)),
             Err(e) => {
                 self.retry_later(&e, true);
@@ -409,11 +434,12 @@ impl Session {
                 }
             }
         }
-        for hash in missing {
-            if state.asked.insert(hash) {
-                state.tips_due = true;
-            }
+        for hash in &hashes {
+            state.asking.remove(hash);
         }
+        missing.into_iter().for_each(|hash| state.ask(hash));
+        // What could not be kept must be sent again.
+        state.tips_due |= dropped;
         Ok(())
     }
 
@@ -446,7 +472,11 @@ impl Session {
             Ok(()) => {
                 state.retry = None;
                 // Told again what is known here, the peer sends again what was let go.
-                state.tips_due |= std::mem::take(&mut state.let_go);
+                if std::mem::take(&mut state.let_go) {
+                    state.tips_due = true;
+                    state.asking.clear();
+                    state.to_ask.clear();
+                }
                 drop(state);
                 self.shared.wake();
             }
@@ -482,8 +512,7 @@ impl Session {
                 tips.truncate(MAX_TIPS);
                 return Some(Message::Tips(tips));
             }
-            if let Some(hash) = state.asked.iter().next().copied() {
-                state.asked.remove(&hash);
+            if let Some(hash) = state.to_ask.pop_front() {
                 return Some(Message::Want(hash));
             }
         }
@@ -511,11 +540,19 @@ impl Session {
         let mut commits = Vec::new();
         let mut bytes = 0;
         while let Some(hash) = state.wants.pop() {
-            if let Some(dot) = core.dot_of(&hash)?
-                && core.commit_row(dot)?.is_some_and(|row| row.arrival <= sendable)
-                && let Some(commit) = core.export(dot)?
-            {
-                return Ok(Some(Message::Commits(vec![commit])));
+            let Some(dot) = core.dot_of(&hash)? else { continue };
+            let Some(row) = core.commit_row(dot)?.filter(|row| row.arrival <= sendable) else { continue };
+            match &mut state.known {
+                // It was taken to know this one, by a tip of a log that forked: nor does it know what comes after.
+                Some(known) => {
+                    known.lower(dot.branch, dot.seq - 1);
+                    state.next_arrival = state.next_arrival.min(row.arrival);
+                }
+                None => {
+                    if let Some(commit) = core.export(dot)? {
+                        return Ok(Some(Message::Commits(vec![commit])));
+                    }
+                }
             }
         }
         if state.known.is_none() {
@@ -641,17 +678,18 @@ impl Drop for Session {
 }
 
 impl Volume {
-    /// Takes checked commits in, those that can be; returns the commits that others refer to and that aren't known.
-    pub(crate) fn take_commits(&self, commits: Vec<Commit>) -> Result<Vec<CommitHash>> {
+    /// Takes checked commits in, those that can be. Returns the commits that others refer to and that aren't here, and
+    /// whether some that refer to these could not be kept.
+    pub(crate) fn take_commits(&self, commits: Vec<Commit>) -> Result<(Vec<CommitHash>, bool)> {
         // Before the store is touched: one that runs into a full disk can't go on.
         self.check_space(0)?;
         let mut changed = Vec::new();
-        let mut missing = Vec::new();
+        let (mut missing, mut dropped) = (Vec::new(), false);
         let mut applied = false;
         let result = {
             let mut core = self.inner.core.lock();
             let mut waiting = self.inner.waiting.lock();
-            let sent: HashSet<CommitHash> = commits.iter().map(|c| c.hash).collect();
+            let sent: BTreeSet<CommitHash> = commits.iter().map(|c| c.hash).collect();
             let mut todo: Vec<Commit> = commits;
             todo.reverse();
             let mut result = Ok(());
@@ -664,7 +702,7 @@ impl Volume {
                     }
                     Ok(Received::Known) => {}
                     Ok(Received::Missing(hash)) => {
-                        waiting.keep(hash, commit);
+                        dropped |= !waiting.keep(hash, commit);
                         missing.push(hash);
                     }
                     // It had waited here: whoever sent it, it wasn't the one who sends now.
@@ -680,18 +718,22 @@ impl Volume {
             if applied {
                 // Synced before it is shown: what was seen once is never unseen. Own blocks first, as always.
                 let synced = self.inner.blocks.sync().and_then(|()| core.store.sync());
+                match synced {
+                    Ok(()) => self.inner.synced_arrival.store(core.next_arrival - 1, Ordering::Release),
+                    // Nobody gets what the disk may forget: the committer tries again.
+                    Err(_) => self.wake_committer(),
+                }
                 result = result.and(synced);
-                self.inner.synced_arrival.store(core.next_arrival - 1, Ordering::Release);
                 // Before anybody can see the new digest: it must not seem complete yet.
                 self.inner.fetch.look_again();
             }
-            missing.retain(|hash| !core.dot_of(hash).is_ok_and(|d| d.is_some()));
+            missing.retain(|hash| !waiting.hashes.contains(hash) && !core.dot_of(hash).is_ok_and(|d| d.is_some()));
             result
         };
         if applied {
             self.tell(&changed);
             self.wake_sessions();
         }
-        result.map(|()| missing)
+        result.map(|()| (missing, dropped))
     }
 }

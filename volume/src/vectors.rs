@@ -442,7 +442,7 @@ fn drafts() {
 fn node() -> Node {
     let name = b"notes.txt".to_vec();
     let place = Place::In { parent: Ino::ROOT, name: name.clone() };
-    let shown = Shown { parent: Ino::ROOT, name, at: AT, count: 4, witness: AT };
+    let shown = Shown { parent: Ino::ROOT, name, at: AT, count: 4 };
     fn value<T>(value: T) -> Vec<Value<T>> {
         vec![Value { at: AT, count: 4, value: Some(value) }]
     }
@@ -451,7 +451,7 @@ fn node() -> Node {
         kind: NodeKind::File,
         rdev: 0,
         target: Vec::new(),
-        born: AT,
+        born: vec![AT],
         owner: UserId::from_bytes([0x77; 32]),
         btime: TIME,
         keys: vec![(1, KEY)],
@@ -504,8 +504,7 @@ fn rows() {
     };
     let branch =
         Branch { device: device().id(), log: 0, forked_from: Some(AT.dot), tip: 0, tip_hash: CommitHash::ZERO };
-    let claim =
-        Claim { child: Ino(5), link: LINK, kind: NodeKind::File, parent: Ino::ROOT, at: AT, count: 4, witness: AT };
+    let claim = Claim { child: Ino(5), link: LINK, kind: NodeKind::File, parent: Ino::ROOT, at: AT, count: 4 };
     let entry = Entry {
         name: b"notes.txt".to_vec(),
         claims: vec![claim],

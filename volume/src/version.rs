@@ -100,6 +100,13 @@ impl VersionVector {
         new
     }
 
+    /// Has seen no more of `branch` than up to `seq`.
+    pub fn lower(&mut self, branch: BranchNo, seq: u64) {
+        if let Some(seen) = self.0.get_mut(&branch) {
+            *seen = (*seen).min(seq);
+        }
+    }
+
     /// Sees what `other` saw.
     pub fn join(&mut self, other: &VersionVector) {
         for (&branch, &seq) in &other.0 {

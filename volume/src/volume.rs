@@ -1,7 +1,7 @@
 //! The volume: one handle for the mount, the daemon and the network.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::BTreeMap,
     path::PathBuf,
     sync::{
         Arc,
@@ -82,6 +82,8 @@ pub struct Status {
     pub commits: u64,
     /// Changes not yet in a commit.
     pub pending_changes: u64,
+    /// Commits that wait for one they refer to.
+    pub waiting_commits: u64,
     /// Blocks listed as missing (at least so many are).
     pub wanted_blocks: u64,
     /// Bytes of them, about.
@@ -113,11 +115,11 @@ pub(crate) struct Inner {
     pub dirty_files: Mutex<BTreeMap<Ino, Duration>>,
     pub dirty_bytes: AtomicUsize,
     pub fetch: SharedFetch,
-    pub sessions: Mutex<HashMap<PeerNo, Arc<SessionShared>>>,
+    pub sessions: Mutex<BTreeMap<PeerNo, Arc<SessionShared>>>,
     pub next_peer: AtomicU64,
     pub waiting: Mutex<Waiting>,
     /// Commits up to this arrival are on the disk and may be sent.
-    pub synced_arrival: AtomicU64,
+    pub synced_arrival: Arc<AtomicU64>,
     space: Mutex<SpaceGuard>,
     directory: Option<PathBuf>,
     listener: Mutex<Option<Listener>>,
@@ -170,7 +172,9 @@ impl std::fmt::Debug for Volume {
 impl Volume {
     fn assemble(core: Core, blocks: Blocks, clock: Arc<dyn Clock>, directory: Option<PathBuf>) -> Self {
         let store = core.store.clone();
-        let synced = core.next_arrival - 1;
+        // Whoever opens or makes a volume has synced it.
+        let synced_arrival = core.synced_arrival.clone();
+        synced_arrival.store(core.next_arrival - 1, Ordering::Release);
         let inner = Inner {
             fetch: Arc::new(Fetch::new(blocks.clone(), store.clone())),
             core: Mutex::new(core),
@@ -185,7 +189,7 @@ impl Volume {
             sessions: Mutex::default(),
             next_peer: AtomicU64::new(1),
             waiting: Mutex::default(),
-            synced_arrival: AtomicU64::new(synced),
+            synced_arrival,
             space: Mutex::new(SpaceGuard::new(directory.clone())),
             directory,
             listener: Mutex::default(),
@@ -228,8 +232,10 @@ impl Volume {
         let (blocks, clock, directory) = (parts.blocks.clone(), parts.clock.clone(), parts.directory.clone());
         let blocks = Blocks::new(blocks, parts.entropy.clone());
         let mut core = Core::load(parts, id)?;
+        core.mend(&blocks)?;
         // What survived a crash is complete now: own commits are synced before they are sent.
         core.cut()?;
+        core.leave_forked_log()?;
         blocks.sync()?;
         core.store.sync()?;
         let volume = Self::assemble(core, blocks, clock, directory);
@@ -491,16 +497,22 @@ impl Volume {
                 }
             }
             *self.inner.committer.lock() = false;
-            publish_due = self.publish_old(PUBLISH_AFTER);
-            if since.is_some()
-                && let Err(e) = self.commit_pending()
-            {
-                log::error!("the pending commit could not be stored: {e}");
-                // Tried again in a second, or with the next call.
-                let again = now() + Duration::from_secs(1);
-                publish_due = Some(publish_due.map_or(again, |due| due.min(again)));
-            }
+            publish_due = self.work();
         }
+    }
+
+    /// One round of [`Self::run_committer`], for whoever has a scheduler instead of a thread: publishes files that
+    /// have stayed open long enough, then cuts, syncs and announces what is pending. Tells when to call it again,
+    /// on the monotonic clock, should nothing else happen.
+    pub fn work(&self) -> Option<Duration> {
+        let due = self.publish_old(PUBLISH_AFTER);
+        // What came from peers closes the pending commit, and may leave it to be synced and announced.
+        let result = if self.has_unsent() { self.commit_pending() } else { Ok(()) };
+        let Err(e) = result else { return due };
+        log::error!("the pending commit could not be stored: {e}");
+        // Tried again in a second, or with the next call.
+        let again = self.inner.clock.monotonic() + Duration::from_secs(1);
+        Some(due.map_or(again, |due| due.min(again)))
     }
 
     /// Cuts the pending commit, syncs it and lets replication have it.
@@ -527,11 +539,13 @@ impl Volume {
 
     /// [`Self::commit_now`] if there is anything that replication can't have yet.
     pub(crate) fn commit_unsent(&self) -> Result<()> {
-        let unsent = {
-            let core = self.inner.core.lock();
-            core.pending.is_some() || core.next_arrival - 1 > self.inner.synced_arrival.load(Ordering::Acquire)
-        };
-        if unsent || !self.inner.dirty_files.lock().is_empty() { self.commit_now() } else { Ok(()) }
+        if self.has_unsent() || !self.inner.dirty_files.lock().is_empty() { self.commit_now() } else { Ok(()) }
+    }
+
+    /// Whether there are changes or commits that replication can't have yet.
+    fn has_unsent(&self) -> bool {
+        let core = self.inner.core.lock();
+        core.pending.is_some() || core.next_arrival - 1 > self.inner.synced_arrival.load(Ordering::Acquire)
     }
 
     /// Makes all that was answered so far survive power loss.
@@ -707,7 +721,9 @@ impl Volume {
     pub fn status(&self) -> Status {
         let (wanted_blocks, _) = self.inner.fetch.missing();
         let core = self.inner.core.lock();
+        let waiting_commits = self.inner.waiting.lock().len() as u64;
         Status {
+            waiting_commits,
             commits: core.next_arrival - 1,
             pending_changes: core.pending.as_ref().map_or(0, |p| p.changes.len() as u64),
             wanted_blocks,

@@ -12,13 +12,12 @@ mod model;
 
 use common::Replica;
 use model::{
-    history::History,
     op::{Op, op},
-    reference::Reference,
     world::{World, commits, dump},
 };
-use p2pfs_volume::{Caller, Error, Message, OpenMode, SetXattr};
+use p2pfs_volume::{Caller, Error, Message, OpenMode, SetXattr, commit::ContentBody, content::ContentData};
 use proptest::prelude::*;
+use simulation::model::{History, Reference};
 
 fn differences(a: &[String], b: &[String]) -> String {
     let only = |x: &[String], y: &[String], sign: &str| -> String {
@@ -73,7 +72,11 @@ fn agree(world: &mut World, order: u64) -> Vec<String> {
     }
     let names = world.replicas.iter().map(|r| (r.device_id(), r.name.clone())).collect();
     let history = History::new(&commits, &world.replicas[0].user_keys());
-    let expected = Reference::new(&history, &names).tree();
+    let text = |body: &ContentBody, _: &crypto::SymmetricKey| match &body.content.data {
+        ContentData::Inline(bytes) => format!("{:?}", String::from_utf8_lossy(bytes)),
+        ContentData::Tree { .. } => panic!("longer than the test's files"),
+    };
+    let expected = Reference::new(&history, &names, &text).tree();
     assert!(tree == expected, "alice and the model differ:\n{}", differences(&tree, &expected));
     assert!(world.lost().is_empty(), "lost: {:?}; left:\n{}", world.lost(), tree.join("\n"));
     tree

@@ -2,8 +2,10 @@
 
 mod common;
 
+use std::sync::Arc;
+
 use common::{Replica, sync};
-use p2pfs_volume::Role;
+use p2pfs_volume::{Caller, Error, Role, SetXattr};
 
 fn pair() -> (Replica, Replica) {
     let alice = Replica::founder("alice", 1);
@@ -305,4 +307,44 @@ fn a_ticket_serves_once() {
     let (user, device) = (crypto::UserKeys::generate(&entropy), crypto::DeviceKeys::generate(&entropy));
     let request = JoinRequest::new(&late, "dora", &user, &device, b"e", &entropy).unwrap();
     assert!(matches!(alice.volume.admit(&request, b"e"), Err(Error::Refused(why)) if why.contains("expired")));
+}
+
+#[test]
+fn an_attribute_that_was_removed_is_so_after_a_restart() {
+    let (mut alice, _) = pair();
+    alice.write("f", b"").unwrap();
+    let ino = alice.find("f").unwrap();
+    alice.volume.set_xattr(ino, b"user.one", b"1", SetXattr::Any, &Caller::default()).unwrap();
+    alice.volume.remove_xattr(ino, b"user.one").unwrap();
+    alice.restart(7);
+    assert!(matches!(alice.volume.get_xattr(ino, b"user.one"), Err(Error::NoAttribute)));
+    assert!(alice.volume.list_xattrs(ino).unwrap().is_empty());
+}
+
+#[test]
+fn power_loss_that_takes_the_blocks_of_the_newest_version_leaves_the_one_before() {
+    let (mut alice, _) = pair();
+    alice.write("f", b"synced").unwrap();
+    alice.volume.commit_now().unwrap();
+    alice.write("f", &[7; 10_000]).unwrap();
+    // The rows got to the disk, the blocks did not.
+    alice.blocks.lose_power();
+    alice.restart(7);
+    assert_eq!(alice.read("f").unwrap(), b"synced");
+}
+
+#[test]
+fn what_was_done_before_a_log_was_found_forked_reaches_others() {
+    let (mut alice, bob) = pair();
+    let copy = alice.store.copy();
+    alice.write("after the copy", b"1").unwrap();
+    meet(&alice, &bob);
+    alice.store = Arc::new(copy);
+    alice.restart(7);
+    alice.write("meanwhile", b"2").unwrap();
+    meet(&alice, &bob);
+    alice.write("pending", b"3").unwrap();
+    alice.restart(8);
+    meet(&alice, &bob);
+    assert_eq!(bob.read("pending").unwrap(), b"3");
 }

@@ -4,7 +4,7 @@
 //! put survives the death of the process, what was put before a [`BlockStore::sync`] that returned survives power loss.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet},
     io,
 };
 
@@ -81,8 +81,8 @@ pub trait BlockStore: Send + Sync + 'static {
 
 #[derive(Default)]
 struct State {
-    blocks: HashMap<BlockHash, Vec<u8>>,
-    unsynced: HashSet<BlockHash>,
+    blocks: BTreeMap<BlockHash, Vec<u8>>,
+    unsynced: BTreeSet<BlockHash>,
     /// Blocks that may still be put before the "disk" is full.
     remaining: Option<usize>,
     syncs: u64,
@@ -103,7 +103,7 @@ impl MemoryBlocks {
     /// Forgets what was put since the last sync: power loss.
     pub fn lose_power(&self) {
         let state = &mut *self.state.lock();
-        for hash in state.unsynced.drain() {
+        for hash in std::mem::take(&mut state.unsynced) {
             state.blocks.remove(&hash);
         }
     }
@@ -127,9 +127,7 @@ impl MemoryBlocks {
 
     /// The names of all blocks and list nodes.
     pub fn names(&self) -> Vec<BlockHash> {
-        let mut names: Vec<_> = self.state.lock().blocks.keys().copied().collect();
-        names.sort();
-        names
+        self.state.lock().blocks.keys().copied().collect()
     }
 
     /// How often [`BlockStore::sync`] was called.

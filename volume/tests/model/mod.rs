@@ -1,4 +1,4 @@
-//! The merged tree held against a naive one: random work on several replicas, and what must be true afterwards.
+//! Random work on several replicas, and what must be true afterwards.
 
 #![allow(
     unreachable_pub,
@@ -7,7 +7,5 @@
     reason = "a test's own model: what fails here is the test"
 )]
 
-pub mod history;
 pub mod op;
-pub mod reference;
 pub mod world;

@@ -3,11 +3,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crypto::DeviceId;
-use p2pfs_volume::{
+use crypto::{DeviceId, SymmetricKey};
+use volume::{
     NodeKind, Timestamp,
     commit::{AccessBody, BirthBody, ChangeKind, ContentBody, MetaBody, PlaceBody, RemovalBody, XattrBody},
-    content::ContentData,
+    content::Content,
     id::{LinkId, NodeId, ValueId},
 };
 
@@ -50,11 +50,17 @@ struct Target {
     view: Option<ValueId>,
 }
 
+/// Says what a content holds, as a replica's line would; given the key of its node.
+pub type ContentText<'a> = &'a dyn Fn(&ContentBody, &SymmetricKey) -> String;
+
+/// The merged tree of a [`History`].
 pub struct Reference<'a> {
     history: &'a History<'a>,
     /// The users' names.
     names: &'a BTreeMap<DeviceId, String>,
-    births: BTreeMap<NodeId, (NodeKind, Change<'a>)>,
+    text: ContentText<'a>,
+    /// More than one of a node if a log forked, and both branches tell of it word for word.
+    births: BTreeMap<NodeId, (NodeKind, Vec<Change<'a>>)>,
     links: BTreeMap<LinkId, Link>,
     shown: Layout,
     /// The directories that show as one, by each of them: the oldest first.
@@ -62,15 +68,19 @@ pub struct Reference<'a> {
 }
 
 impl<'a> Reference<'a> {
-    pub fn new(history: &'a History<'a>, names: &'a BTreeMap<DeviceId, String>) -> Self {
-        let births = history.changes().filter_map(|change| match change.head.kind {
-            ChangeKind::Birth { kind, .. } => Some((change.born(), (kind, change))),
-            _ => None,
-        });
+    /// Works out where everything is. `names` are the users', by their devices.
+    pub fn new(history: &'a History<'a>, names: &'a BTreeMap<DeviceId, String>, text: ContentText<'a>) -> Self {
+        let mut births: BTreeMap<NodeId, (NodeKind, Vec<Change<'a>>)> = BTreeMap::new();
+        for change in history.changes() {
+            if let ChangeKind::Birth { kind, .. } = change.head.kind {
+                births.entry(change.born()).or_insert((kind, Vec::new())).1.push(change);
+            }
+        }
         let mut reference = Reference {
             history,
             names,
-            births: births.collect(),
+            text,
+            births,
             links: BTreeMap::new(),
             shown: Layout::new(),
             merged: BTreeMap::new(),
@@ -209,17 +219,17 @@ impl<'a> Reference<'a> {
     }
 
     fn birth(&self, node: NodeId) -> BirthBody {
-        self.history.body(&self.births[&node].1, node)
+        self.history.body(&self.births[&node].1[0], node)
     }
 
     fn access(&self, of: NodeId) -> AccessBody {
-        let birth = self.births[&of].1.id();
+        let is_birth = |c: &Change<'_>| self.births[&of].1.iter().any(|birth| birth.id() == c.id());
         let access = |c: &Change<'_>| match c.head.kind {
             ChangeKind::Access { node, .. } => node == of,
-            _ => c.id() == birth,
+            _ => is_birth(c),
         };
         let shown = self.history.live(self.history.changes().filter(access))[0];
-        if shown.id() == birth { self.birth(of).access } else { self.history.body(&shown, of) }
+        if is_birth(&shown) { self.birth(of).access } else { self.history.body(&shown, of) }
     }
 
     fn xattrs(&self, of: NodeId) -> Vec<String> {
@@ -348,10 +358,9 @@ impl<'a> Reference<'a> {
         let what = match kind {
             NodeKind::Directory => "dir".to_owned(),
             NodeKind::File => {
-                let data =
-                    content.as_ref().map_or(ContentData::Inline(Vec::new()), |(_, body)| body.content.data.clone());
-                let ContentData::Inline(bytes) = data else { panic!("longer than the test's files") };
-                format!("file {:?}", String::from_utf8_lossy(&bytes))
+                let empty = ContentBody { mtime: Timestamp::default(), content: Content::empty(), keys: Vec::new() };
+                let body = content.as_ref().map_or(&empty, |(_, body)| body);
+                format!("file {}", (self.text)(body, self.history.node_key(node)))
             }
             _ => format!("-> {}", String::from_utf8_lossy(&self.birth(node).target)),
         };
@@ -380,16 +389,18 @@ fn free<const N: usize>(entries: &BTreeMap<Vec<u8>, Vec<Target>>, names: [Vec<u8
     names.iter().find(|name| !entries.contains_key(*name)).unwrap_or(&names[N - 1]).clone()
 }
 
-/// Puts a suffix before the extension.
+/// Puts a suffix before the extension, and cuts what is before both.
 fn with_suffix(name: &[u8], suffix: &str) -> Vec<u8> {
     let name = std::str::from_utf8(name).unwrap();
-    assert!(name.len() + suffix.len() <= 255, "the model does not cut names");
-    match name.rsplit_once('.') {
-        Some((stem, extension)) if !stem.is_empty() && extension.len() < 32 => {
-            format!("{stem}{suffix}.{extension}").into_bytes()
-        }
-        _ => format!("{name}{suffix}").into_bytes(),
+    let (stem, extension) = match name.rfind('.') {
+        Some(dot) if dot > 0 && name.len() - dot <= 32 => name.split_at(dot),
+        _ => (name, ""),
+    };
+    let mut room = stem.len().min(255 - suffix.len() - extension.len());
+    while !stem.is_char_boundary(room) {
+        room -= 1;
     }
+    format!("{}{suffix}{extension}", &stem[..room]).into_bytes()
 }
 
 /// `2026-11-22` and `0915`, by counting days.

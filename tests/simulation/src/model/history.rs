@@ -3,15 +3,17 @@
 
 use std::{
     cell::RefCell,
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet},
+    rc::Rc,
 };
 
 use crypto::{DeviceId, Label, SymmetricKey, UserKeys};
-use p2pfs_volume::{
+use serde::{Serialize, de::DeserializeOwned};
+use volume::{
     commit::{self, AccessHead, ChangeKind, Commit, Head, RawChange},
     id::{Birthplace, CommitHash, LinkId, NodeId, ValueId},
+    member::Role,
 };
-use serde::{Serialize, de::DeserializeOwned};
 
 /// The order of values: count, device, commit, number in it. The greatest wins.
 pub type Rank = (u64, DeviceId, CommitHash, u32);
@@ -20,20 +22,25 @@ pub type Rank = (u64, DeviceId, CommitHash, u32);
 #[derive(Clone, Copy)]
 pub struct Change<'a> {
     commit: &'a Commit,
+    /// Its number in the commit.
     pub index: u32,
+    /// What everybody sees of it.
     pub head: &'a Head,
     raw: &'a RawChange,
 }
 
 impl Change<'_> {
+    /// How others name it.
     pub fn id(&self) -> ValueId {
         ValueId { commit: self.commit.hash, index: self.index }
     }
 
+    /// Its place in the order of values.
     pub fn rank(&self) -> Rank {
         (self.commit.header.count, self.commit.header.device, self.commit.hash, self.index)
     }
 
+    /// Who made it.
     pub fn device(&self) -> DeviceId {
         self.commit.header.device
     }
@@ -74,20 +81,48 @@ impl Change<'_> {
 
 /// All commits.
 pub struct History<'a> {
-    commits: HashMap<CommitHash, &'a Commit>,
+    commits: BTreeMap<CommitHash, &'a Commit>,
+    /// Those that count, in order; void ones change nothing.
     changes: Vec<Change<'a>>,
+    numbers: BTreeMap<ValueId, usize>,
     superseded: BTreeSet<ValueId>,
-    pasts: RefCell<HashMap<CommitHash, BTreeSet<CommitHash>>>,
+    pasts: RefCell<BTreeMap<CommitHash, Rc<BTreeSet<CommitHash>>>>,
     node_keys: BTreeMap<NodeId, SymmetricKey>,
+}
+
+/// Every device that a commit admits, with its role; the founder's is the owner.
+pub fn members<'a>(commits: impl IntoIterator<Item = &'a Commit>) -> BTreeMap<DeviceId, Role> {
+    let admitted = commits.into_iter().flat_map(|c| &c.heads).filter_map(|head| match &head.kind {
+        ChangeKind::Genesis { device, .. } => Some((device.id, Role::Owner)),
+        ChangeKind::Grant { device, role, .. } => Some((device.id, *role)),
+        _ => None,
+    });
+    admitted.collect()
 }
 
 impl<'a> History<'a> {
     /// Opens them with the keys of the user who founded the volume.
-    pub fn new(commits: &'a [Commit], founder: &UserKeys) -> Self {
-        let mut changes = Vec::new();
-        for commit in commits {
+    pub fn new(commits: impl IntoIterator<Item = &'a Commit>, founder: &UserKeys) -> Self {
+        let commits: Vec<&'a Commit> = commits.into_iter().collect();
+        let members = members(commits.iter().copied());
+        let is_void = |commit: &Commit| !members[&commit.header.device].may_write();
+        let (mut changes, mut void) = (Vec::new(), BTreeMap::new());
+        for &commit in &commits {
             for (i, (head, raw)) in commit.heads.iter().zip(&commit.raw.changes).enumerate() {
-                changes.push(Change { commit, index: i as u32, head, raw });
+                let change = Change { commit, index: i as u32, head, raw };
+                if is_void(commit) {
+                    void.insert(change.id(), change);
+                } else {
+                    changes.push(change);
+                }
+            }
+        }
+        // What supersedes a void value also supersedes what that one superseded.
+        let mut superseded = BTreeSet::new();
+        let mut todo: Vec<ValueId> = changes.iter().flat_map(|c| c.supersedes().collect::<Vec<_>>()).collect();
+        while let Some(id) = todo.pop() {
+            if superseded.insert(id) {
+                todo.extend(void.get(&id).iter().flat_map(|c| c.supersedes()));
             }
         }
         let epoch = changes.iter().find_map(|change| epoch_key(change.head, founder)).unwrap();
@@ -96,8 +131,9 @@ impl<'a> History<'a> {
             _ => None,
         });
         History {
-            commits: commits.iter().map(|c| (c.hash, c)).collect(),
-            superseded: changes.iter().flat_map(|c| c.supersedes().collect::<Vec<_>>()).collect(),
+            commits: commits.iter().map(|c| (c.hash, *c)).collect(),
+            numbers: changes.iter().enumerate().map(|(number, c)| (c.id(), number)).collect(),
+            superseded,
             pasts: RefCell::default(),
             node_keys: births.collect(),
             changes,
@@ -109,10 +145,12 @@ impl<'a> History<'a> {
         self.changes.iter().copied()
     }
 
+    /// The one of that name.
     pub fn change(&self, id: ValueId) -> Change<'a> {
-        self.changes().find(|c| c.id() == id).unwrap()
+        self.changes[self.numbers[&id]]
     }
 
+    /// Whether nobody superseded it.
     pub fn is_live(&self, change: &Change<'_>) -> bool {
         !self.superseded.contains(&change.id())
     }
@@ -132,17 +170,23 @@ impl<'a> History<'a> {
         self.past(later.commit).contains(&earlier.commit)
     }
 
-    fn past(&self, hash: CommitHash) -> BTreeSet<CommitHash> {
+    fn past(&self, hash: CommitHash) -> Rc<BTreeSet<CommitHash>> {
         if let Some(past) = self.pasts.borrow().get(&hash) {
             return past.clone();
         }
         let header = &self.commits[&hash].header;
         let mut past = BTreeSet::from([hash]);
         for before in header.observed.iter().chain([&header.prev]).filter(|h| **h != CommitHash::ZERO) {
-            past.extend(self.past(*before));
+            past.extend(self.past(*before).iter().copied());
         }
+        let past = Rc::new(past);
         self.pasts.borrow_mut().insert(hash, past.clone());
         past
+    }
+
+    /// The key of a node.
+    pub fn node_key(&self, node: NodeId) -> &SymmetricKey {
+        &self.node_keys[&node]
     }
 
     /// What a change says in its sealed part, under the key of `node`.

@@ -1,0 +1,254 @@
+//! What must be true: at any time of each replica, and of all when they have met.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    rc::Rc,
+    sync::Arc,
+};
+
+use crypto::{DeviceId, Label, SeededEntropy, SymmetricKey};
+use volume::{
+    BlockHash, Error, Message, NodeKind, Volume,
+    commit::{ClaimedCommit, Commit, ContentBody, changes_root, commit_hash},
+    content::{Blocks, ContentData, KeyRing},
+    id::CommitHash,
+    store::Space,
+};
+
+use crate::{
+    disk::Disk,
+    ledger::{Token, print, tokens},
+    model::{History, Reference, members},
+    view::{ABSENT, LONGEST, differences, dump, entries, read, text},
+    world::{Violation, World},
+};
+
+/// Most commits that may wait for others at one device.
+const MOST_WAITING: u64 = 2048;
+/// Most commits that a session may have noted to ask for and to send.
+const MOST_QUEUED: usize = 3 * 2048;
+
+fn fail<T>(why: String) -> Result<T, Violation> {
+    Err(Violation(why))
+}
+
+impl World {
+    /// What goes wrong on a good disk is a violation.
+    pub(crate) fn sound<T>(&self, r: usize, what: &str, result: Result<T, Error>) -> Result<T, Violation> {
+        result.map_err(|e| Violation(format!("{}: {what}: {e}", self.devices[r].name)))
+    }
+
+    /// The user of `r` looks at everything: files show what was written to them, and none an older version than before.
+    pub(crate) fn look(&mut self, r: usize) -> Result<(), Violation> {
+        let volume = self.volume(r)?;
+        if self.devices[r].disk.is_troubled() {
+            return Ok(());
+        }
+        let all = entries(&volume);
+        for entry in self.sound(r, "listing", all)?.into_iter().filter(|e| e.kind == NodeKind::File) {
+            let bytes = match read(&volume, entry.ino) {
+                Err(Error::Absent(_)) => continue,
+                other => self.sound(r, &entry.path, other)?,
+            };
+            tokens(&bytes).map_err(Violation)?;
+            let device = &mut self.devices[r];
+            if let Some(mirror) = device.files.get(&entry.ino) {
+                if mirror.bytes.as_ref().is_some_and(|written| *written != bytes) {
+                    return fail(format!(
+                        "{}: {} shows {} while {} was written to it",
+                        device.name,
+                        entry.path,
+                        text(&bytes),
+                        text(mirror.bytes.as_deref().unwrap_or_default())
+                    ));
+                }
+                continue;
+            }
+            if device.blurred.contains(&entry.ino) {
+                continue;
+            }
+            let new = print(&bytes);
+            if let Some(old) = device.shown.insert(entry.ino, new)
+                && self.ledger.is_ancestor(new, old)
+            {
+                return fail(format!("{}: {} went back to {}", device.name, entry.path, text(&bytes)));
+            }
+        }
+        Ok(())
+    }
+
+    /// Nothing that peers make grows without end.
+    pub(crate) fn bounded(&self, r: usize) -> Result<(), Violation> {
+        let Some(volume) = &self.devices[r].volume else { return Ok(()) };
+        let waiting = volume.status().waiting_commits;
+        if waiting > MOST_WAITING {
+            return fail(format!("{}: {waiting} commits wait for others", self.devices[r].name));
+        }
+        for connection in self.connections.iter().filter(|c| c.ends.contains(&r)) {
+            let session = &connection.sessions[usize::from(connection.ends[1] == r)];
+            if session.queued() > MOST_QUEUED {
+                return fail(format!("{}: {} commits noted for one peer", self.devices[r].name, session.queued()));
+            }
+        }
+        Ok(())
+    }
+
+    /// The commits that a disk has, by name.
+    pub(crate) fn commit_names(disk: &Disk) -> BTreeSet<CommitHash> {
+        let keys = disk.keys(Space::Index, b"h");
+        keys.iter().filter_map(|key| CommitHash::try_from(&key[1..]).ok()).collect()
+    }
+
+    /// Every commit that `r` would send, checked.
+    fn commits(&mut self, r: usize) -> Result<Vec<Rc<Commit>>, Violation> {
+        let volume = self.volume(r)?;
+        let peer = self.devices[usize::from(r == 0)].id();
+        let session = volume.session(peer);
+        session.receive(Message::Tips(Vec::new())).map_err(|e| Violation(e.to_string()))?;
+        let mut found = Vec::new();
+        while let Some(message) = session.next_outgoing() {
+            let Message::Commits(commits) = message else { continue };
+            for commit in commits {
+                found.push(self.checked(r, commit)?);
+            }
+        }
+        Ok(found)
+    }
+
+    pub(crate) fn checked(&mut self, r: usize, commit: ClaimedCommit) -> Result<Rc<Commit>, Violation> {
+        let hash = commit_hash(&commit.header);
+        if let Some(known) = self.checked.get(&hash).filter(|known| known.raw == commit) {
+            return Ok(known.clone());
+        }
+        let claimed = commit.clone();
+        let commit = commit.check();
+        let commit = commit.map_err(|e| Violation(format!("{} stored a bad commit: {e}", self.devices[r].name)))?;
+        // Not left to the code that is checked here.
+        let author = commit.header.device;
+        let signed = crypto::verify(Label::CommitSignature, author, &claimed.header, &claimed.signature);
+        if signed.is_err() || changes_root(claimed.changes.iter()) != commit.header.root {
+            return fail(format!("{} stored a commit that nobody signed", self.devices[r].name));
+        }
+        let commit = Rc::new(commit);
+        self.checked.insert(hash, commit.clone());
+        Ok(commit)
+    }
+
+    /// What is in the store of `r` was signed by members and is what its name says. Returns the commits.
+    fn verify_store(&mut self, r: usize) -> Result<Vec<Rc<Commit>>, Violation> {
+        let commits = self.commits(r)?;
+        let members = members(commits.iter().map(|c| &**c));
+        if let Some(foreign) = commits.iter().find(|c| !members.contains_key(&c.header.device)) {
+            return fail(format!("{} took a commit of a stranger: {}", self.devices[r].name, foreign.hash.short()));
+        }
+        let disk = self.devices[r].disk.clone();
+        for hash in disk.block_names() {
+            let bytes = disk.written(&hash).unwrap_or_default();
+            if BlockHash::of_block(&bytes) != hash && BlockHash::of_list(&bytes) != hash {
+                return fail(format!("{} stored a wrong block: {}", self.devices[r].name, hash.short()));
+            }
+        }
+        Ok(commits)
+    }
+
+    /// What `r` shows is what its commits must give.
+    fn verify(&mut self, r: usize, sources: &[usize]) -> Result<(), Violation> {
+        let commits = self.verify_store(r)?;
+        let shown = dump(&self.volume(r)?);
+        let shown = self.sound(r, "listing", shown)?;
+        let expected = self.reference(&commits, sources);
+        if shown != expected {
+            return fail(format!("{} and the model differ:{}", self.devices[r].name, differences(&shown, &expected)));
+        }
+        Ok(())
+    }
+
+    /// The tree that these commits must give, with the contents that any of `sources` has.
+    fn reference(&self, commits: &[Rc<Commit>], sources: &[usize]) -> Vec<String> {
+        let names: BTreeMap<DeviceId, String> = self.devices.iter().map(|d| (d.id(), d.name.clone())).collect();
+        let history = History::new(commits.iter().map(|c| &**c), &self.devices[0].user_keys());
+        let entropy = Arc::new(SeededEntropy::new(0));
+        let blocks: Vec<Blocks> =
+            sources.iter().map(|r| Blocks::new(self.devices[*r].disk.clone(), entropy.clone())).collect();
+        let contents = |body: &ContentBody, key: &SymmetricKey| {
+            if let ContentData::Inline(bytes) = &body.content.data {
+                return text(bytes);
+            }
+            let mut ring = KeyRing::new(key);
+            body.keys.iter().for_each(|key| ring.add(key));
+            for blocks in &blocks {
+                let mut bytes = Vec::new();
+                match blocks.read(&body.content, &ring, 0, LONGEST, &mut bytes) {
+                    Ok(()) => return text(&bytes),
+                    Err(Error::Absent(_)) => {}
+                    Err(other) => return other.to_string(),
+                }
+            }
+            ABSENT.to_owned()
+        };
+        Reference::new(&history, &names, &contents).tree()
+    }
+
+    /// The replica `r`, alone, against the model.
+    pub(crate) fn verify_alone(&mut self, r: usize) -> Result<(), Violation> {
+        let device = &self.devices[r];
+        // Who writes a file is shown their own branch of it, which no commit tells of.
+        if device.disk.is_troubled() || !device.opens.is_empty() || !device.blurred.is_empty() {
+            return Ok(());
+        }
+        let committed = self.volume(r)?.commit_now();
+        self.sound(r, "committing", committed)?;
+        self.verify(r, &[r])
+    }
+
+    /// The tokens that a user of `volume` can find.
+    pub(crate) fn visible(volume: &Volume) -> Result<BTreeSet<Token>, Error> {
+        let mut found = BTreeSet::new();
+        for entry in entries(volume)?.into_iter().filter(|e| e.kind == NodeKind::File) {
+            match read(volume, entry.ino) {
+                Ok(bytes) => found.extend(tokens(&bytes).unwrap_or_default()),
+                Err(Error::Absent(_)) => {}
+                Err(other) => return Err(other),
+            }
+        }
+        Ok(found)
+    }
+
+    /// All have met: they know the same, show the same, it is right, and nothing that was promised is gone.
+    pub(crate) fn verify_all(&mut self, honest: &[usize]) -> Result<(), Violation> {
+        let Some(&first) = honest.first() else { return Ok(()) };
+        let known = Self::commit_names(&self.devices[first].disk);
+        let shown = dump(&self.volume(first)?);
+        let shown = self.sound(first, "listing", shown)?;
+        for &r in honest {
+            let name = self.devices[r].name.clone();
+            let other = Self::commit_names(&self.devices[r].disk);
+            if other != known {
+                let missing = known.symmetric_difference(&other).count();
+                return fail(format!("{name} and {} differ in {missing} commits", self.devices[first].name));
+            }
+            let tree = dump(&self.volume(r)?);
+            let tree = self.sound(r, "listing", tree)?;
+            if tree != shown {
+                // Says who of the two is wrong, if it is only one.
+                self.verify(first, honest)?;
+                self.verify(r, honest)?;
+                return fail(format!("{} and {name} differ:{}", self.devices[first].name, differences(&shown, &tree)));
+            }
+            self.look(r)?;
+        }
+        for &r in honest {
+            if r == first {
+                self.verify(r, honest)?;
+            } else {
+                self.verify_store(r)?;
+            }
+        }
+        let visible = Self::visible(&self.volume(first)?);
+        let lost = self.ledger.lost(&self.sound(first, "listing", visible)?);
+        if !lost.is_empty() {
+            return fail(format!("promised and gone: {lost:?}; left:\n  {}", shown.join("\n  ")));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,161 @@
+//! One member's machine: its keys, disk, clock, the volume while it runs, and what its users have open.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use crypto::{DeviceId, DeviceKeys, Entropy, SeededEntropy, SymmetricKey, UserKeys, VolumeId};
+use volume::{Error, Handle, Ino, JoinRequest, Parts, Result, Role, Volume};
+
+use crate::{
+    clock::{DeviceClock, WorldTime},
+    disk::Disk,
+    ledger::Print,
+};
+
+/// A file that is open for writing.
+pub(crate) struct Open {
+    pub handle: Handle,
+    pub ino: Ino,
+    /// What it showed when it was opened.
+    pub base: Vec<u8>,
+    pub append: bool,
+}
+
+/// What is known of a file that somebody has open for writing.
+#[derive(Default)]
+pub(crate) struct Mirror {
+    pub writers: u32,
+    /// What it must show here, once something was written.
+    pub bytes: Option<Vec<u8>>,
+    /// Its name was taken away here since: what is written now need not be kept.
+    pub doomed: bool,
+}
+
+/// See the module.
+pub(crate) struct Device {
+    /// Its user.
+    pub name: String,
+    /// What the user may.
+    pub role: Role,
+    /// `None` while it is switched off.
+    pub volume: Option<Volume>,
+    /// Its disk.
+    pub disk: Arc<Disk>,
+    /// Its clock.
+    pub clock: Arc<DeviceClock>,
+    pub(crate) opens: Vec<Open>,
+    pub(crate) files: BTreeMap<Ino, Mirror>,
+    /// Which version of each file was seen here last.
+    pub(crate) shown: BTreeMap<Ino, Print>,
+    /// Files that could not be published at their last close: the volume tries on.
+    pub(crate) blurred: BTreeSet<Ino>,
+    seed: u64,
+    boots: u64,
+    id: VolumeId,
+    secret: SymmetricKey,
+    device: Vec<u8>,
+    user: Vec<u8>,
+}
+
+fn keys(device: &[u8], user: &[u8]) -> (DeviceKeys, UserKeys) {
+    let device = DeviceKeys::from_bytes(device).expect("made by this program");
+    (device, UserKeys::from_bytes(user).expect("made by this program"))
+}
+
+impl Device {
+    fn blank(name: &str, role: Role, seed: u64, time: &Arc<WorldTime>) -> Device {
+        let entropy = SeededEntropy::new(seed);
+        Device {
+            name: name.to_owned(),
+            role,
+            volume: None,
+            disk: Arc::default(),
+            clock: Arc::new(DeviceClock::new(time.clone())),
+            opens: Vec::new(),
+            files: BTreeMap::new(),
+            shown: BTreeMap::new(),
+            blurred: BTreeSet::new(),
+            seed,
+            boots: 0,
+            id: VolumeId::ZERO,
+            secret: SymmetricKey::generate(&entropy),
+            device: DeviceKeys::generate(&entropy).to_bytes().to_vec(),
+            user: UserKeys::generate(&entropy).to_bytes().to_vec(),
+        }
+    }
+
+    fn parts(&mut self) -> Parts {
+        self.boots += 1;
+        let (device, user) = keys(&self.device, &self.user);
+        Parts {
+            store: self.disk.clone(),
+            blocks: self.disk.clone(),
+            clock: self.clock.clone(),
+            entropy: Arc::new(SeededEntropy::new(self.seed.wrapping_add(self.boots << 32))),
+            secret: self.secret.clone(),
+            device,
+            user,
+            directory: None,
+        }
+    }
+
+    /// Who makes the volume.
+    pub(crate) fn founder(name: &str, seed: u64, time: &Arc<WorldTime>) -> Result<Device> {
+        let mut device = Self::blank(name, Role::Owner, seed, time);
+        let volume = Volume::found(device.parts(), name)?;
+        device.id = volume.id();
+        device.volume = Some(volume);
+        Ok(device)
+    }
+
+    /// Who is admitted by `admin`; knows nothing yet.
+    pub(crate) fn joined(name: &str, role: Role, seed: u64, time: &Arc<WorldTime>, admin: &Volume) -> Result<Device> {
+        let mut device = Self::blank(name, role, seed, time);
+        let ticket = admin.invite(role, Duration::from_secs(86_400))?;
+        let (device_keys, user_keys) = keys(&device.device, &device.user);
+        let entropy: Arc<dyn Entropy> = Arc::new(SeededEntropy::new(seed ^ 1));
+        let request = JoinRequest::new(&ticket, name, &user_keys, &device_keys, b"exporter", &*entropy)
+            .map_err(Error::Refused)?;
+        let grant = admin.admit(&request, b"exporter")?;
+        device.id = grant.volume;
+        let volume = Volume::load(device.parts(), grant.volume)?;
+        volume.accept(&grant)?;
+        device.volume = Some(volume);
+        Ok(device)
+    }
+
+    /// Starts it with what its disk has.
+    pub(crate) fn start(&mut self) -> Result<()> {
+        let parts = self.parts();
+        self.volume = Some(Volume::load(parts, self.id)?);
+        Ok(())
+    }
+
+    /// Ends its process, there and then.
+    pub(crate) fn stop(&mut self) {
+        self.volume = None;
+        self.opens.clear();
+        self.files.clear();
+        for ino in std::mem::take(&mut self.blurred) {
+            self.shown.remove(&ino);
+        }
+    }
+
+    /// Its id.
+    pub(crate) fn id(&self) -> DeviceId {
+        self.keys().id()
+    }
+
+    /// Its keys.
+    pub(crate) fn keys(&self) -> DeviceKeys {
+        keys(&self.device, &self.user).0
+    }
+
+    /// Its user's keys.
+    pub(crate) fn user_keys(&self) -> UserKeys {
+        keys(&self.device, &self.user).1
+    }
+}

@@ -1,0 +1,357 @@
+//! A device's disk: rows and blocks in memory, with everything that goes wrong on real ones.
+//!
+//! What holds, as of the store and the packs that it stands for: a batch is applied whole or not at all, and batches
+//! survive power loss in order; of blocks that were not synced any may survive. A damaged row that the volume seals
+//! is handed out damaged; one that it does not is an error, since the store below has checksums of its own.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    ops::Bound,
+    sync::Arc,
+};
+
+use parking_lot::Mutex;
+use volume::{
+    BlockHash, BlockStore, Error, Store,
+    content::BlockHead,
+    store::{Batch, Row, Space},
+};
+
+use crate::lot::Lot;
+
+type Key = (Space, Vec<u8>);
+type Value = Arc<[u8]>;
+
+/// What ails a disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Trouble {
+    /// Writing and syncing fail.
+    Io,
+    /// Writing fails: no room.
+    Full,
+    /// Reading fails, too.
+    Dead,
+}
+
+/// A copy of a disk, as a backup has it.
+#[derive(Clone)]
+pub(crate) struct Image {
+    rows: BTreeMap<Key, Value>,
+    blocks: BTreeMap<BlockHash, Value>,
+}
+
+#[derive(Default)]
+struct State {
+    rows: BTreeMap<Key, Value>,
+    /// What undoes the batches applied since the last sync, the oldest first.
+    undo: Vec<Vec<(Key, Option<Value>)>>,
+    blocks: BTreeMap<BlockHash, Value>,
+    unsynced: BTreeSet<BlockHash>,
+    /// Blocks that the volume found damaged.
+    aside: BTreeMap<BlockHash, Value>,
+    /// How many writes and syncs still succeed, then what is wrong, and for how many.
+    trouble: Option<(u32, Trouble, u32)>,
+    /// A sync failed, and none succeeded since.
+    sync_failed: bool,
+    spoiled_rows: BTreeSet<Key>,
+    spoiled_blocks: BTreeSet<BlockHash>,
+}
+
+impl State {
+    /// Counts a write or a sync; fails when it is time to.
+    fn write(&mut self) -> io::Result<()> {
+        let Some((left, trouble, times)) = &mut self.trouble else { return Ok(()) };
+        if *left > 0 {
+            *left -= 1;
+            return Ok(());
+        }
+        let trouble = *trouble;
+        if trouble != Trouble::Dead {
+            *times -= 1;
+            if *times == 0 {
+                self.trouble = None;
+            }
+        }
+        Err(match trouble {
+            Trouble::Full => io::Error::new(io::ErrorKind::StorageFull, "simulated full disk"),
+            Trouble::Io | Trouble::Dead => io::Error::other("simulated disk failure"),
+        })
+    }
+
+    fn read(&self) -> io::Result<()> {
+        match self.trouble {
+            Some((0, Trouble::Dead, _)) => Err(io::Error::other("simulated disk failure")),
+            _ => Ok(()),
+        }
+    }
+
+    fn row(&self, key: &Key, value: &Value) -> io::Result<Vec<u8>> {
+        let mut bytes = value.to_vec();
+        if self.spoiled_rows.contains(key) {
+            match key.0 {
+                Space::Changes | Space::Index | Space::Ids | Space::Blocks => {
+                    return Err(io::Error::new(io::ErrorKind::InvalidData, "simulated checksum mismatch"));
+                }
+                Space::Commits
+                | Space::Meta
+                | Space::Nodes
+                | Space::Entries
+                | Space::Members
+                | Space::Drafts
+                | Space::Wanted => {
+                    let middle = bytes.len() / 2;
+                    bytes[middle] ^= 1;
+                }
+            }
+        }
+        Ok(bytes)
+    }
+}
+
+/// See the module.
+#[derive(Default)]
+pub(crate) struct Disk {
+    state: Mutex<State>,
+}
+
+impl Disk {
+    /// Takes away what was not synced: of batches a number of the newest, of blocks some.
+    pub(crate) fn lose_power(&self, lot: &Lot) {
+        let state = &mut *self.state.lock();
+        let keep = lot.below(state.undo.len() + 1);
+        while state.undo.len() > keep {
+            for (key, old) in state.undo.pop().into_iter().flatten().rev() {
+                match old {
+                    Some(value) => state.rows.insert(key, value),
+                    None => state.rows.remove(&key),
+                };
+            }
+        }
+        state.undo.clear();
+        for hash in std::mem::take(&mut state.unsynced) {
+            if lot.chance(500) {
+                state.blocks.remove(&hash);
+            }
+        }
+    }
+
+    /// After `writes` more, `times` writes and syncs fail.
+    pub(crate) fn fail(&self, writes: u32, trouble: Trouble, times: u32) {
+        self.state.lock().trouble = Some((writes, trouble, times.max(1)));
+    }
+
+    /// Whether nothing works any more, as when the process was killed in the middle of a call.
+    pub(crate) fn is_dead(&self) -> bool {
+        self.state.lock().read().is_err()
+    }
+
+    /// Whether anything can go wrong with it now.
+    pub(crate) fn is_troubled(&self) -> bool {
+        let state = self.state.lock();
+        state.trouble.is_some() || !state.spoiled_rows.is_empty() || !state.spoiled_blocks.is_empty()
+    }
+
+    /// Whether what was written last could not be synced.
+    pub(crate) fn sync_failed(&self) -> bool {
+        self.state.lock().sync_failed
+    }
+
+    /// Whether bits of it are wrong.
+    pub(crate) fn is_spoiled(&self) -> bool {
+        let state = self.state.lock();
+        !state.spoiled_rows.is_empty() || !state.spoiled_blocks.is_empty()
+    }
+
+    /// Ends failures; bits stay wrong.
+    pub(crate) fn recover(&self) {
+        self.state.lock().trouble = None;
+    }
+
+    /// Makes it a good disk again.
+    pub(crate) fn repair(&self) {
+        let state = &mut *self.state.lock();
+        state.trouble = None;
+        state.spoiled_rows.clear();
+        state.spoiled_blocks.clear();
+        // As `verify` would find them.
+        let aside = std::mem::take(&mut state.aside);
+        state.blocks.extend(aside);
+    }
+
+    /// Flips a bit somewhere.
+    pub(crate) fn spoil(&self, lot: &Lot) {
+        let state = &mut *self.state.lock();
+        if lot.chance(300) && !state.blocks.is_empty() {
+            let which = lot.below(state.blocks.len());
+            state.spoiled_blocks.extend(state.blocks.keys().nth(which).copied());
+        } else {
+            let which = lot.below(state.rows.len());
+            let key = state.rows.keys().nth(which).cloned();
+            state.spoiled_rows.extend(key);
+        }
+    }
+
+    /// How many batches and blocks power loss could take now.
+    pub(crate) fn unsynced(&self) -> usize {
+        let state = self.state.lock();
+        state.undo.len() + state.unsynced.len()
+    }
+
+    /// A backup.
+    pub(crate) fn image(&self) -> Image {
+        let state = self.state.lock();
+        Image { rows: state.rows.clone(), blocks: state.blocks.clone() }
+    }
+
+    /// A restored backup.
+    pub(crate) fn restore(&self, image: &Image) {
+        let image = image.clone();
+        *self.state.lock() = State { rows: image.rows, blocks: image.blocks, ..State::default() };
+    }
+
+    /// The keys of a space that start with `prefix`.
+    pub(crate) fn keys(&self, space: Space, prefix: &[u8]) -> Vec<Vec<u8>> {
+        let state = self.state.lock();
+        let from = Bound::Included((space, prefix.to_vec()));
+        let keys = state.rows.range((from, Bound::Unbounded)).map(|(key, _)| key);
+        keys.take_while(|(s, key)| *s == space && key.starts_with(prefix)).map(|(_, key)| key.clone()).collect()
+    }
+
+    /// A block as it was written, however damaged the disk.
+    pub(crate) fn written(&self, hash: &BlockHash) -> Option<Value> {
+        self.state.lock().blocks.get(hash).cloned()
+    }
+
+    /// The names of all blocks.
+    pub(crate) fn block_names(&self) -> Vec<BlockHash> {
+        self.state.lock().blocks.keys().copied().collect()
+    }
+}
+
+fn bounds(space: Space, from: &[u8], to: &[u8]) -> (Bound<Key>, Bound<Key>) {
+    let end = match (to.is_empty(), Space::ALL.get(space as usize + 1)) {
+        (false, _) => Bound::Excluded((space, to.to_vec())),
+        (true, Some(next)) => Bound::Excluded((*next, Vec::new())),
+        (true, None) => Bound::Unbounded,
+    };
+    (Bound::Included((space, from.to_vec())), end)
+}
+
+impl Store for Disk {
+    fn get(&self, space: Space, key: &[u8]) -> io::Result<Option<Vec<u8>>> {
+        let state = self.state.lock();
+        state.read()?;
+        let key = (space, key.to_vec());
+        state.rows.get(&key).map(|value| state.row(&key, value)).transpose()
+    }
+
+    fn scan(&self, space: Space, from: &[u8], to: &[u8], limit: usize) -> io::Result<Vec<Row>> {
+        let state = self.state.lock();
+        state.read()?;
+        if !to.is_empty() && from >= to {
+            return Ok(Vec::new());
+        }
+        let rows = state.rows.range(bounds(space, from, to)).take(limit);
+        rows.map(|(key, value)| Ok((key.1.clone(), state.row(key, value)?))).collect()
+    }
+
+    fn last(&self, space: Space, from: &[u8], to: &[u8]) -> io::Result<Option<Row>> {
+        let state = self.state.lock();
+        state.read()?;
+        if !to.is_empty() && from >= to {
+            return Ok(None);
+        }
+        let row = state.rows.range(bounds(space, from, to)).next_back();
+        row.map(|(key, value)| Ok((key.1.clone(), state.row(key, value)?))).transpose()
+    }
+
+    fn apply(&self, batch: Batch) -> io::Result<()> {
+        let state = &mut *self.state.lock();
+        state.write()?;
+        let mut undo = Vec::with_capacity(batch.writes.len());
+        for (space, key, value) in batch.writes {
+            let key = (space, key);
+            state.spoiled_rows.remove(&key);
+            let old = match value {
+                Some(value) => state.rows.insert(key.clone(), value.into()),
+                None => state.rows.remove(&key),
+            };
+            undo.push((key, old));
+        }
+        state.undo.push(undo);
+        Ok(())
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        let state = &mut *self.state.lock();
+        state.sync_failed = true;
+        state.write()?;
+        state.sync_failed = false;
+        state.undo.clear();
+        Ok(())
+    }
+}
+
+impl BlockStore for Disk {
+    fn head(&self, hash: &BlockHash) -> volume::Result<Option<BlockHead>> {
+        let state = self.state.lock();
+        state.read()?;
+        Ok(state.blocks.get(hash).map(|bytes| BlockHead::of(bytes)))
+    }
+
+    fn read(&self, hash: &BlockHash, offset: usize, out: &mut [u8]) -> volume::Result<bool> {
+        let state = self.state.lock();
+        state.read()?;
+        let Some(bytes) = state.blocks.get(hash) else { return Ok(false) };
+        let range = bytes.get(offset..).and_then(|rest| rest.get(..out.len()));
+        out.copy_from_slice(range.ok_or_else(|| Error::damaged("a simulated block that is too short"))?);
+        let spoiled = bytes.len() * 3 / 4;
+        if state.spoiled_blocks.contains(hash) && (offset..offset + out.len()).contains(&spoiled) {
+            out[spoiled - offset] ^= 1;
+        }
+        Ok(true)
+    }
+
+    fn put_many(&self, blocks: &[(BlockHash, &[u8])]) -> volume::Result<()> {
+        let state = &mut *self.state.lock();
+        state.write().map_err(|e| match e.kind() {
+            io::ErrorKind::StorageFull => Error::NoSpace,
+            _ => Error::Io(e),
+        })?;
+        for (hash, bytes) in blocks {
+            if state.blocks.insert(*hash, (*bytes).into()).is_none() {
+                state.unsynced.insert(*hash);
+            }
+        }
+        Ok(())
+    }
+
+    fn set_aside(&self, hash: &BlockHash) -> volume::Result<()> {
+        let state = &mut *self.state.lock();
+        state.write()?;
+        if let Some(bytes) = state.blocks.remove(hash) {
+            state.aside.insert(*hash, bytes);
+        }
+        Ok(())
+    }
+
+    fn reconsider(&self) -> volume::Result<u64> {
+        let state = &mut *self.state.lock();
+        state.write()?;
+        let (damaged, whole): (BTreeMap<_, _>, BTreeMap<_, _>) =
+            std::mem::take(&mut state.aside).into_iter().partition(|(hash, _)| state.spoiled_blocks.contains(hash));
+        state.aside = damaged;
+        let count = whole.len() as u64;
+        state.blocks.extend(whole);
+        Ok(count)
+    }
+
+    fn sync(&self) -> volume::Result<()> {
+        let state = &mut *self.state.lock();
+        state.sync_failed = true;
+        state.write()?;
+        state.unsynced.clear();
+        Ok(())
+    }
+}

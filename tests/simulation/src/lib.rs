@@ -1,0 +1,110 @@
+//! Deterministic simulation of several replicas: one seed decides everything that happens to them.
+//!
+//! A [`World`](world::World) has two to seven devices with real volumes over simulated disks, clocks and connections.
+//! Users work on them; messages are late, connections break, networks part; processes are killed, power fails, disks
+//! fail, fill up, flip bits and are restored from old backups; one member may be malicious. While it goes on, and when
+//! everything has healed and all have met, it is checked that
+//!
+//! - every replica shows the tree that the [reference model](model) gives for its commits, and in the end all the same;
+//! - nothing that was acknowledged is gone: what `close`, `fsync` and calls on names answered survives the death of the
+//!   process, what `fsync` answered also power loss;
+//! - nobody is shown an older version of a file than before, and no commit that was sent is lost by its sender;
+//! - no store has a commit that a member did not sign, or a block that is not what its name says;
+//! - honest devices take nobody honest for misbehaving, and nothing that peers say grows without end.
+//!
+//! Nothing here reads a clock, randomness, the disk or the network, and there is one thread: a seed's run can be
+//! repeated. [`run`] runs one, [`shortest`] finds how much of it is needed to go wrong.
+
+mod check;
+mod clock;
+mod device;
+mod disk;
+mod ledger;
+mod lot;
+mod mallory;
+pub mod model;
+mod trace;
+mod user;
+mod view;
+mod wire;
+mod world;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+/// Steps of a run.
+pub const STEPS: usize = 400;
+
+/// Which run.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// Decides everything.
+    pub seed: u64,
+    /// How many steps are taken before all meet.
+    pub steps: usize,
+    /// How many devices there are; `None`: the seed decides.
+    pub replicas: Option<usize>,
+    /// Tell each step on standard error.
+    pub loud: bool,
+}
+
+impl Options {
+    /// The run of `seed`, as long as usual.
+    pub fn new(seed: u64) -> Self {
+        Self { seed, steps: STEPS, replicas: None, loud: false }
+    }
+}
+
+/// What came of a run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    /// Hash over everything that happened.
+    pub trace: u64,
+    /// How many values users wrote.
+    pub written: u32,
+    /// How many commits were sent.
+    pub commits: usize,
+    /// What must not be, if anything was.
+    pub violation: Option<String>,
+}
+
+/// Runs a seed.
+pub fn run(options: &Options) -> Outcome {
+    let run = catch_unwind(AssertUnwindSafe(|| {
+        let mut world = match world::World::new(options) {
+            Ok(world) => world,
+            Err(world::Violation(why)) => {
+                return Outcome { trace: 0, written: 0, commits: 0, violation: Some(format!("at the start: {why}")) };
+            }
+        };
+        let mut result = Ok(());
+        while result.is_ok() && world.step < options.steps {
+            result = world.take_step();
+        }
+        let violation = match result {
+            Ok(()) => world.settle().err().map(|v| format!("after {} steps and all met: {}", world.step, v.0)),
+            Err(violation) => Some(format!("at step {}: {}", world.step, violation.0)),
+        };
+        Outcome { trace: world.trace.hash(), written: world.ledger.count(), commits: world.overheard.len(), violation }
+    }));
+    run.unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().cloned();
+        let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
+        let why = format!("panic: {}", text.unwrap_or_default());
+        Outcome { trace: 0, written: 0, commits: 0, violation: Some(why) }
+    })
+}
+
+/// The least number of steps found after which a failing run still fails, and what came of it then.
+pub fn shortest(failing: &Options) -> (usize, Outcome) {
+    let fails = |steps: usize| Some(run(&Options { steps, loud: false, ..*failing })).filter(|o| o.violation.is_some());
+    let (mut good, mut bad) = (0, failing.steps);
+    let mut outcome = run(&Options { loud: false, ..*failing });
+    while good + 1 < bad {
+        let middle = good.midpoint(bad);
+        match fails(middle) {
+            Some(found) => (bad, outcome) = (middle, found),
+            None => good = middle,
+        }
+    }
+    (bad, outcome)
+}

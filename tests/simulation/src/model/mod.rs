@@ -1,0 +1,15 @@
+//! The reference model: what the merged tree must be, worked out from all commits by the naivest means.
+//!
+//! It shares no code with the volume's own tree; from the volume it takes the layout of commits, ids and bodies only.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::type_complexity,
+    reason = "a model for tests: whatever fails here is the failure of a test"
+)]
+
+mod history;
+mod reference;
+
+pub use history::{Change, History, Rank, members};
+pub use reference::{ContentText, Reference};

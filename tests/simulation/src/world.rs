@@ -1,0 +1,611 @@
+//! Some devices, the network between them, and the one sequence of steps that a seed gives.
+//!
+//! A step's choices do not depend on how many steps follow: the first steps of a longer run are a shorter run.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    rc::Rc,
+    sync::Arc,
+    time::Duration,
+};
+
+use volume::{
+    Error, Message, Role,
+    commit::{ClaimedCommit, Commit, commit_hash},
+    id::CommitHash,
+};
+
+use crate::{
+    Options,
+    clock::WorldTime,
+    device::Device,
+    disk::{Disk, Image, Trouble},
+    ledger::Ledger,
+    lot::Lot,
+    trace::Trace,
+    user::Trip,
+    view::{differences, dump},
+    wire::Connection,
+};
+
+const WHO: [&str; 7] = ["alice", "bob", "carol", "dora", "erin", "frank", "grace"];
+/// A year, in milliseconds.
+const YEAR: i64 = 365 * 86_400_000;
+
+/// Something that must not be.
+#[derive(Debug)]
+pub(crate) struct Violation(pub String);
+
+impl From<Error> for Violation {
+    fn from(error: Error) -> Self {
+        Violation(format!("setting up: {error}"))
+    }
+}
+
+/// What happens in a step.
+#[derive(Clone, Copy, Debug)]
+enum Event {
+    Act,
+    Carry,
+    Connect,
+    Disconnect,
+    Partition,
+    Work,
+    Look,
+    Verify,
+    Kill,
+    DieSoon,
+    PowerLoss,
+    Start,
+    DiskFails,
+    DiskFills,
+    BitFlips,
+    Repair,
+    Backup,
+    Restore,
+    ClockJumps,
+    Pause,
+    Mischief,
+}
+
+/// See the module.
+pub(crate) struct World {
+    pub lot: Lot,
+    time: Arc<WorldTime>,
+    pub devices: Vec<Device>,
+    pub connections: Vec<Connection>,
+    pub ledger: Ledger,
+    pub trace: Trace,
+    pub step: usize,
+    pub mallory: Option<usize>,
+    /// A device's disk at some step.
+    pub backup: Option<(usize, usize, Image)>,
+    /// Every commit that was ever sent.
+    pub overheard: Vec<ClaimedCommit>,
+    sent: BTreeSet<CommitHash>,
+    /// Commits whose signatures were found good.
+    pub checked: BTreeMap<CommitHash, Rc<Commit>>,
+    /// In which part of the network each device is.
+    part: Vec<usize>,
+    events: Vec<(usize, Event)>,
+}
+
+impl World {
+    /// The beginning of a seed: members who know each other, and some things to fight over.
+    pub(crate) fn new(options: &Options) -> Result<World, Violation> {
+        let lot = Lot::new(options.seed);
+        let chosen = lot.weighted(&[(5, 2), (8, 3), (4, 4), (2, 5), (1, 6), (1, 7)]).unwrap_or(3);
+        let count = options.replicas.unwrap_or(chosen).clamp(2, WHO.len());
+        let time = Arc::new(WorldTime::default());
+        let mallory = (lot.chance(500) && count > 2).then(|| count - 1);
+        let reader = lot.chance(150);
+        let mut world = World {
+            events: Self::swarm(&lot),
+            devices: vec![Device::founder(WHO[0], options.seed, &time)?],
+            lot,
+            time,
+            connections: Vec::new(),
+            ledger: Ledger::default(),
+            trace: Trace::new(options.loud),
+            step: 0,
+            mallory: None,
+            backup: None,
+            overheard: Vec::new(),
+            sent: BTreeSet::new(),
+            checked: BTreeMap::new(),
+            part: vec![0; count],
+        };
+        for (i, who) in WHO.iter().enumerate().take(count).skip(1) {
+            let reads = if mallory == Some(i) { world.lot.chance(400) } else { reader && i == 1 && count > 2 };
+            let role = if reads { Role::Reader } else { Role::Writer };
+            let seed = options.seed ^ (i as u64) << 56;
+            let admin = world.volume(0)?;
+            world.devices.push(Device::joined(who, role, seed, &world.time, &admin)?);
+            world.meet(&[0, i])?;
+        }
+        let all: Vec<usize> = (0..count).collect();
+        if world.lot.chance(700) {
+            for _ in 0..12 {
+                // What is refused here is refused.
+                let _ = world.act(0);
+            }
+            while !world.devices[0].opens.is_empty() {
+                let _ = world.close(0, 0);
+            }
+        }
+        world.meet(&all)?;
+        world.mallory = mallory;
+        Ok(world)
+    }
+
+    /// How often what happens: each seed has some kinds of trouble and not others.
+    fn swarm(lot: &Lot) -> Vec<(usize, Event)> {
+        let mut events = vec![
+            (200, Event::Act),
+            (150, Event::Carry),
+            (16, Event::Connect),
+            (10, Event::Work),
+            (8, Event::Look),
+            (1, Event::Verify),
+            (12, Event::Start),
+            (6, Event::Pause),
+        ];
+        let sometimes = [
+            (6, Event::Disconnect),
+            (3, Event::Partition),
+            (3, Event::Kill),
+            (3, Event::DieSoon),
+            (3, Event::PowerLoss),
+            (3, Event::DiskFails),
+            (3, Event::DiskFills),
+            (2, Event::BitFlips),
+            (3, Event::ClockJumps),
+            (40, Event::Mischief),
+        ];
+        events.extend(sometimes.into_iter().filter(|_| lot.chance(600)));
+        events.push((4, Event::Repair));
+        if lot.chance(300) {
+            events.extend([(3, Event::Backup), (2, Event::Restore)]);
+        }
+        events
+    }
+
+    /// One step.
+    pub(crate) fn take_step(&mut self) -> Result<(), Violation> {
+        self.step += 1;
+        let wait = self.lot.weighted(&[(60, 0), (30, 5), (8, 2000), (1, 3_600_000)]).unwrap_or(0);
+        self.time.pass(Duration::from_millis(1 + self.lot.below(wait + 1) as u64));
+        let event = self.lot.weighted(&self.events).unwrap_or(Event::Act);
+        let r = self.lot.below(self.devices.len());
+        let up = self.devices[r].volume.is_some();
+        let troubled = self.devices[r].disk.is_troubled();
+        match event {
+            Event::Act if up && self.devices[r].role >= Role::Writer => {
+                let outcome = match self.act(r) {
+                    Ok(deed) => format!("{deed:?}"),
+                    Err((deed, Trip::Refused(error))) => {
+                        let excused = troubled || self.devices[r].disk.is_troubled();
+                        if !Self::is_ordinary(&error) && !excused {
+                            return Err(Violation(format!("{}: {deed:?}: {error}", self.devices[r].name)));
+                        }
+                        format!("{deed:?}: {error}")
+                    }
+                    Err((_, Trip::Violation(violation))) => return Err(violation),
+                };
+                self.note(r, &outcome);
+            }
+            Event::Carry => self.carry()?,
+            Event::Connect => {
+                let other = self.lot.below(self.devices.len());
+                if self.connect(r, other) {
+                    self.note(r, &format!("connects to {other}"));
+                }
+            }
+            Event::Disconnect => {
+                let which = self.lot.below(self.connections.len());
+                if which < self.connections.len() {
+                    self.connections.remove(which);
+                    self.note(r, &format!("connection {which} breaks"));
+                }
+            }
+            Event::Partition => {
+                let parts = 1 + self.lot.below(3);
+                self.part = (0..self.devices.len()).map(|_| self.lot.below(parts)).collect();
+                let part = self.part.clone();
+                self.connections.retain(|c| part[c.ends[0]] == part[c.ends[1]]);
+                self.note(r, &format!("partition {part:?}"));
+            }
+            Event::Work if up => {
+                self.work(r)?;
+                self.note(r, "works");
+            }
+            Event::Look if up => self.look(r)?,
+            Event::Verify if up => {
+                self.verify_alone(r)?;
+                self.note(r, "is verified");
+            }
+            Event::Kill if up => {
+                self.note(r, "is killed");
+                self.kill(r)?;
+            }
+            Event::DieSoon if up => {
+                self.devices[r].disk.fail(self.lot.below(12) as u32, Trouble::Dead, 1);
+                self.note(r, "will die in a call");
+            }
+            Event::PowerLoss if up => {
+                self.note(r, "loses power");
+                self.lose_power(r)?;
+            }
+            Event::DiskFails | Event::DiskFills if up => {
+                let trouble = if matches!(event, Event::DiskFails) { Trouble::Io } else { Trouble::Full };
+                let times = if self.lot.chance(500) { 1 } else { 1 + self.lot.below(20) as u32 };
+                self.devices[r].disk.fail(self.lot.below(6) as u32, trouble, times);
+                self.note(r, &format!("{trouble:?} for {times}"));
+            }
+            Event::BitFlips => {
+                self.devices[r].disk.spoil(&self.lot);
+                self.note(r, "has a bit flipped");
+            }
+            Event::Repair => {
+                if self.devices[r].disk.is_spoiled() && up {
+                    self.stop(r);
+                }
+                self.devices[r].disk.repair();
+                self.note(r, "is repaired");
+            }
+            Event::Start if !up => {
+                self.start(r)?;
+                self.note(r, "starts");
+            }
+            Event::Backup if self.backup.is_none() => {
+                self.backup = Some((r, self.step, self.devices[r].disk.image()));
+                self.note(r, "is backed up");
+            }
+            Event::Restore => {
+                if let Some((r, step, image)) = self.backup.take().filter(|b| !self.is_mallory(b.0)) {
+                    self.restore(r, step, &image)?;
+                    self.note(r, &format!("is back at step {step}"));
+                }
+            }
+            Event::ClockJumps => {
+                let off = self.lot.below(2 * YEAR as usize) as i64 - YEAR;
+                self.devices[r].clock.set_off(off);
+                self.note(r, &format!("has its clock off by {off} ms"));
+            }
+            Event::Pause => self.time.pass(Duration::from_secs(self.lot.below(7200) as u64)),
+            Event::Mischief => {
+                let what = self.mischief()?;
+                self.trace.tell(|| format!("{}: mallory {what}", self.step));
+            }
+            _ => {}
+        }
+        for r in 0..self.devices.len() {
+            if self.devices[r].disk.is_dead() {
+                self.note(r, "dies");
+                if self.lot.chance(500) { self.kill(r)? } else { self.lose_power(r)? }
+            }
+            self.bounded(r)?;
+        }
+        Ok(())
+    }
+
+    fn note(&mut self, r: usize, what: &str) {
+        self.trace.tell(|| format!("{}: {} {what}", self.step, self.devices[r].name));
+    }
+
+    /// What a call may be answered with whatever the disk.
+    fn is_ordinary(error: &Error) -> bool {
+        matches!(
+            error,
+            Error::Exists
+                | Error::NotFound
+                | Error::NotEmpty
+                | Error::NotDirectory
+                | Error::IsDirectory
+                | Error::Invalid
+                | Error::NotPermitted
+                | Error::NoAttribute
+                | Error::Absent(_)
+        )
+    }
+
+    // ---- the network
+
+    fn connect(&mut self, a: usize, b: usize) -> bool {
+        if a == b || self.part[a] != self.part[b] || self.connections.iter().any(|c| c.joins(a, b)) {
+            return false;
+        }
+        let (Some(at_a), Some(at_b)) = (&self.devices[a].volume, &self.devices[b].volume) else { return false };
+        let sessions = [at_a.session(self.devices[b].id()), at_b.session(self.devices[a].id())];
+        self.connections.push(Connection::new([a, b], sessions));
+        true
+    }
+
+    /// Breaks all connections of a device.
+    pub(crate) fn disconnect_all(&mut self, r: usize) {
+        self.connections.retain(|c| !c.ends.contains(&r));
+    }
+
+    /// Some of what is on its way arrives.
+    fn carry(&mut self) -> Result<(), Violation> {
+        let c = self.lot.below(self.connections.len());
+        for _ in 0..self.lot.below(16) {
+            if c >= self.connections.len() {
+                return Ok(());
+            }
+            let side = self.lot.below(2);
+            let alive = match self.lot.below(6) {
+                0 | 1 => {
+                    self.talk(c, side);
+                    true
+                }
+                2 | 3 => self.hear(c, side)?,
+                4 => {
+                    let max = 1 + self.lot.below(8);
+                    self.connections[c].ask(side, max);
+                    true
+                }
+                _ => {
+                    self.serve(c, side);
+                    self.arrive(c, side)?
+                }
+            };
+            if !alive {
+                self.trace.tell(|| format!("{}: a connection is ended", self.step));
+                self.connections.remove(c);
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    fn talk(&mut self, c: usize, side: usize) -> bool {
+        let Some(message) = self.connections[c].talk(side) else { return false };
+        self.trace.note(&message);
+        if let Ok(Message::Commits(commits)) = Message::decode(&message) {
+            for commit in commits {
+                if self.sent.insert(commit_hash(&commit.header)) {
+                    self.overheard.push(commit);
+                }
+            }
+        }
+        true
+    }
+
+    /// What `side` said arrives. False: the other side ends the connection.
+    fn hear(&mut self, c: usize, side: usize) -> Result<bool, Violation> {
+        let connection = &mut self.connections[c];
+        let Some(bytes) = connection.lanes[side].control.pop_front() else { return Ok(true) };
+        let (from, to) = (connection.ends[side], connection.ends[1 - side]);
+        let troubled = self.devices[to].disk.is_troubled();
+        let received = match Message::decode(&bytes) {
+            Ok(message) => self.connections[c].sessions[1 - side].receive(message),
+            Err(malformed) => Err(volume::SessionError::Misbehaved(malformed.to_string())),
+        };
+        self.ended(from, to, troubled, received)
+    }
+
+    /// Judges why a connection ended.
+    fn ended(
+        &self,
+        from: usize,
+        to: usize,
+        troubled: bool,
+        result: Result<(), volume::SessionError>,
+    ) -> Result<bool, Violation> {
+        let Err(why) = result else { return Ok(true) };
+        let excused = match why {
+            volume::SessionError::Misbehaved(_) => self.is_mallory(from),
+            volume::SessionError::Failed(_) => troubled || self.devices[to].disk.is_troubled(),
+        };
+        if excused || self.is_mallory(to) {
+            return Ok(false);
+        }
+        Err(Violation(format!("{} ends its connection with {}: {why}", self.devices[to].name, self.devices[from].name)))
+    }
+
+    /// The other side answers what `side` asked for next.
+    fn serve(&mut self, c: usize, side: usize) -> bool {
+        let connection = &mut self.connections[c];
+        let Some(hash) = connection.lanes[side].asks.pop_front() else { return false };
+        let mut answer = connection.sessions[1 - side].serve_block(&hash);
+        if self.mallory == Some(connection.ends[1 - side]) {
+            match self.lot.below(6) {
+                0 => answer = None,
+                1 => self.lot.spoil(answer.get_or_insert_with(|| vec![0; 100])),
+                2 => answer = Some(vec![7; 32 * (1 + self.lot.below(200))]),
+                _ => {}
+            }
+        }
+        self.trace.note(answer.as_deref().unwrap_or_default());
+        self.connections[c].lanes[side].answers.push_back((hash, answer));
+        true
+    }
+
+    /// An answer to what `side` asked for arrives. False: `side` ends the connection.
+    fn arrive(&mut self, c: usize, side: usize) -> Result<bool, Violation> {
+        let connection = &mut self.connections[c];
+        let Some((hash, answer)) = connection.lanes[side].answers.pop_front() else { return Ok(true) };
+        let (to, from) = (connection.ends[side], connection.ends[1 - side]);
+        let troubled = self.devices[to].disk.is_troubled();
+        let result = match answer {
+            Some(bytes) => connection.sessions[side].block_arrived(&hash, &bytes),
+            None => {
+                connection.sessions[side].block_failed(&hash);
+                Ok(())
+            }
+        };
+        self.ended(from, to, troubled, result)
+    }
+
+    /// Lets these devices tell each other everything.
+    fn meet(&mut self, who: &[usize]) -> Result<(), Violation> {
+        self.connections.clear();
+        self.part.fill(0);
+        for (i, &a) in who.iter().enumerate() {
+            for &b in &who[i + 1..] {
+                self.connect(a, b);
+            }
+        }
+        for round in 0..2000 {
+            let mut moved = false;
+            for &r in who {
+                self.work(r)?;
+            }
+            let mut c = 0;
+            while c < self.connections.len() {
+                let mut alive = true;
+                for side in [0, 1] {
+                    moved |= self.talk(c, side);
+                    while alive && !self.connections[c].lanes[side].control.is_empty() {
+                        moved = true;
+                        alive = self.hear(c, side)?;
+                    }
+                    moved |= alive && self.connections[c].ask(side, 32) > 0;
+                    while alive && self.serve(c, side) {
+                        moved = true;
+                        alive = self.arrive(c, side)?;
+                    }
+                }
+                if !alive {
+                    return Err(Violation("good devices end a connection".to_owned()));
+                }
+                c += 1;
+            }
+            let sessions = || self.connections.iter().flat_map(|c| &c.sessions);
+            if !moved && sessions().all(|s| s.retry_in().is_none()) {
+                self.connections.clear();
+                return Ok(());
+            }
+            self.time.pass(Duration::from_millis(if moved { 10 } else { 5000 }));
+            self.trace.note(&[round as u8]);
+        }
+        Err(Violation("they never come to an end".to_owned()))
+    }
+
+    // ---- a device's life
+
+    fn work(&mut self, r: usize) -> Result<(), Violation> {
+        self.volume(r)?.work();
+        if self.devices[r].disk.unsynced() == 0 {
+            self.ledger.synced(r);
+        }
+        Ok(())
+    }
+
+    fn stop(&mut self, r: usize) {
+        self.disconnect_all(r);
+        self.devices[r].stop();
+    }
+
+    fn start(&mut self, r: usize) -> Result<(), Violation> {
+        let troubled = self.devices[r].disk.is_troubled();
+        match self.devices[r].start() {
+            Err(e) if !troubled => Err(Violation(format!("{} can't be started: {e}", self.devices[r].name))),
+            _ => Ok(()),
+        }
+    }
+
+    /// `kill -9`: what was answered is there when it starts again.
+    fn kill(&mut self, r: usize) -> Result<(), Violation> {
+        let device = &self.devices[r];
+        let settled = device.opens.is_empty() && device.blurred.is_empty() && !device.disk.is_troubled();
+        let before = match &device.volume {
+            Some(volume) if settled => Some(dump(volume)),
+            _ => None,
+        };
+        let before = before.map(|tree| self.sound(r, "listing", tree)).transpose()?;
+        self.stop(r);
+        if self.devices[r].disk.is_dead() {
+            self.devices[r].disk.recover();
+        }
+        if let Some(before) = before {
+            self.start(r)?;
+            let after = dump(&self.volume(r)?);
+            let after = self.sound(r, "listing", after)?;
+            if before != after {
+                let name = &self.devices[r].name;
+                return Err(Violation(format!("{name} shows others after a kill:{}", differences(&before, &after))));
+            }
+        }
+        Ok(())
+    }
+
+    /// Power loss: what was synced is there, and so is all that anybody else was told.
+    fn lose_power(&mut self, r: usize) -> Result<(), Violation> {
+        self.stop(r);
+        let device = &mut self.devices[r];
+        if device.disk.is_dead() {
+            device.disk.recover();
+        }
+        device.shown.clear();
+        let sync_failed = device.disk.sync_failed();
+        let before = Self::commit_names(&device.disk);
+        device.disk.lose_power(&self.lot);
+        let after = Self::commit_names(&device.disk);
+        self.ledger.lost_power(r);
+        let lost: BTreeSet<&CommitHash> = before.difference(&after).collect();
+        let sent = self.overheard.iter().filter(|c| lost.contains(&commit_hash(&c.header)));
+        let sent: Vec<ClaimedCommit> = sent.filter(|_| !self.is_mallory(r)).cloned().collect();
+        for commit in sent {
+            let commit = self.checked(r, commit)?;
+            let own = commit.header.device == self.devices[r].id();
+            // What came from others while the disk failed to sync is known elsewhere, and comes again.
+            if own || !sync_failed {
+                let (name, hash) = (&self.devices[r].name, commit.hash.short());
+                return Err(Violation(format!("{name} lost a commit that was sent: {hash}, its own: {own}")));
+            }
+        }
+        Ok(())
+    }
+
+    /// An old backup is restored.
+    fn restore(&mut self, r: usize, step: usize, image: &Image) -> Result<(), Violation> {
+        self.stop(r);
+        let mut elsewhere = BTreeSet::new();
+        for (other, device) in self.devices.iter().enumerate().filter(|(other, _)| *other != r) {
+            if let Some(volume) = device.volume.as_ref().filter(|_| !self.is_mallory(other)) {
+                elsewhere.extend(Self::visible(volume).unwrap_or_default());
+            }
+        }
+        let device = &mut self.devices[r];
+        device.disk.restore(image);
+        device.shown.clear();
+        self.ledger.rolled_back(r, step, &elsewhere);
+        self.start(r)
+    }
+
+    /// All troubles end, and everybody but Mallory meets; then everything is checked.
+    pub(crate) fn settle(&mut self) -> Result<(), Violation> {
+        self.connections.clear();
+        let honest: Vec<usize> = (0..self.devices.len()).filter(|r| !self.is_mallory(*r)).collect();
+        for &r in &honest {
+            if self.devices[r].disk.is_spoiled() {
+                self.stop(r);
+            }
+            let disk: &Disk = &self.devices[r].disk;
+            disk.repair();
+            if self.devices[r].volume.is_none() {
+                self.start(r)?;
+            }
+            self.look(r)?;
+            while !self.devices[r].opens.is_empty() {
+                match self.close(r, 0) {
+                    Ok(()) => {}
+                    Err(Trip::Violation(violation)) => return Err(violation),
+                    Err(Trip::Refused(error)) => {
+                        return Err(Violation(format!("{}: closing: {error}", self.devices[r].name)));
+                    }
+                }
+            }
+        }
+        self.time.pass(Duration::from_secs(60));
+        self.meet(&honest)?;
+        for &r in &honest {
+            self.devices[r].blurred.clear();
+        }
+        self.verify_all(&honest)?;
+        self.trace.tell(|| "all met".to_owned());
+        Ok(())
+    }
+}

@@ -1,0 +1,97 @@
+//! Seeds that must hold: the first few hundred, and each that found a bug once.
+//!
+//! A seed's run changes whenever the simulation does; `./scripts/simulate` finds new ones.
+
+#![allow(clippy::unwrap_used, reason = "a test: what fails here is the test")]
+
+use simulation::{Options, run};
+
+fn holds(seed: u64) {
+    let outcome = run(&Options::new(seed));
+    if let Some(violation) = outcome.violation {
+        panic!("./scripts/simulate --seed {seed}\n{violation}");
+    }
+}
+
+#[test]
+fn a_seed_gives_the_same_trace_every_time() {
+    for seed in 0..6 {
+        assert_eq!(run(&Options::new(seed)), run(&Options::new(seed)), "seed {seed}");
+    }
+}
+
+#[test]
+fn another_seed_gives_another_trace() {
+    assert_ne!(run(&Options::new(0)).trace, run(&Options::new(1)).trace);
+}
+
+#[test]
+fn a_run_does_something() {
+    let outcome = run(&Options::new(0));
+    assert!(outcome.commits > 5 && outcome.written > 10, "{outcome:?}");
+}
+
+/// In parts, so that they run beside each other.
+fn part(from: u64) {
+    (from..from + 100).for_each(holds);
+}
+
+#[test]
+fn seeds_0_to_99_hold() {
+    part(0);
+}
+
+#[test]
+fn seeds_100_to_199_hold() {
+    part(100);
+}
+
+#[test]
+fn seeds_200_to_299_hold() {
+    part(200);
+}
+
+#[test]
+fn seeds_300_to_399_hold() {
+    part(300);
+}
+
+#[test]
+fn seven_devices_hold() {
+    for seed in 0..20 {
+        let outcome = run(&Options { replicas: Some(7), ..Options::new(seed) });
+        assert_eq!(outcome.violation, None, "./scripts/simulate --seed {seed} --replicas 7");
+    }
+}
+
+// Seeds that found a bug, by what was wrong.
+
+#[test]
+fn seed_101_power_loss_takes_blocks_but_not_the_row_that_needs_them() {
+    holds(101);
+}
+
+#[test]
+fn seed_122_both_branches_of_a_forked_log_bear_one_node() {
+    holds(122);
+}
+
+#[test]
+fn seed_247_something_is_pending_when_a_log_is_found_forked() {
+    holds(247);
+}
+
+#[test]
+fn seed_275_a_sync_of_what_came_from_a_peer_fails() {
+    holds(275);
+}
+
+#[test]
+fn seed_408_power_loss_takes_fetched_blocks() {
+    holds(408);
+}
+
+#[test]
+fn seed_791_a_peer_whose_branch_is_longer_lacks_the_shorter_one() {
+    holds(791);
+}
