@@ -15,9 +15,11 @@
 
 pub mod binaries;
 pub mod group;
+pub mod history;
 pub mod mapping;
 pub mod patience;
 pub mod peer;
+pub mod power;
 pub mod process;
 pub mod random;
 pub mod registry;
@@ -25,6 +27,7 @@ pub mod scratch;
 pub mod tool;
 pub mod tree;
 pub mod wire;
+pub mod workload;
 
 /// The number in the environment variable `name`, or `default`.
 pub fn setting(name: &str, default: u64) -> u64 {
