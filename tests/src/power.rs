@@ -27,6 +27,8 @@ use crate::{random::Random, scratch::Scratch, tool::run};
 /// What a disk writes in one piece; two of them may be torn apart by a power loss.
 const SECTOR: usize = 512;
 const IMAGE: &str = "disk.img";
+/// How long a flush takes, as on a small solid state disk.
+const FLUSH_TIME: Duration = Duration::from_millis(4);
 const TTL: Duration = Duration::from_secs(3600);
 
 /// Something that the block device was told.
@@ -50,6 +52,16 @@ impl Recording {
     /// How much was recorded so far: a moment that [`Platter::after_loss`] can go back to.
     pub fn moment(&self) -> usize {
         self.events.lock().len()
+    }
+
+    /// A random moment, half of the time one at which as much as possible is on its way to the disk.
+    pub fn some_moment(&self, random: &mut Random) -> usize {
+        let any = random.below(self.moment() as u64 + 1) as usize;
+        if random.below(2) == 0 {
+            return any;
+        }
+        let events = self.events.lock();
+        events[any..].iter().position(|event| matches!(event, Event::Flush)).map_or(events.len(), |more| any + more)
     }
 
     fn note(&self, event: Event) {
@@ -314,6 +326,8 @@ impl Filesystem for Served {
     }
 
     fn fsync(&self, _: &Request, _: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
+        // A flush takes its time, and what goes on meanwhile is not in it.
+        std::thread::sleep(FLUSH_TIME);
         self.recording.note(Event::Flush);
         reply.ok();
     }

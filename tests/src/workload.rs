@@ -69,7 +69,7 @@ impl Workload {
     /// What the call said. The history then holds what it may have done.
     pub fn step(&mut self, random: &mut Random) -> io::Result<()> {
         let file = |entry: &Entry| *entry != Entry::Folder;
-        match random.below(12) {
+        match random.below(14) {
             0 => {
                 let name = self.new_name(random);
                 self.begin(|state| {
@@ -92,7 +92,7 @@ impl Workload {
             // As editors do, carefully and carelessly.
             3 | 4 => {
                 let Some(name) = self.any(random, file) else { return Ok(()) };
-                let sync = random.below(2) == 0;
+                let sync = random.below(4) == 0;
                 self.write("new", random, sync)?;
                 self.rename("new", &name)
             }
@@ -102,15 +102,15 @@ impl Workload {
                 self.synced();
                 Ok(())
             }
-            6 | 7 => self.write_record(random),
-            8 | 9 => {
+            6 => self.write_record(random),
+            7 | 8 => {
                 let Some(name) = self.any(random, file) else { return Ok(()) };
-                let sync = random.below(3) == 0;
+                let sync = random.below(6) == 0;
                 self.write(&name, random, sync)
             }
             _ => {
                 let name = self.new_name(random);
-                let sync = random.below(3) == 0;
+                let sync = random.below(6) == 0;
                 self.write(&name, random, sync)
             }
         }

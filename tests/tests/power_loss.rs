@@ -98,7 +98,7 @@ fn every_cut_leaves_a_state_that_was_and_nothing_older_than_synced() {
     new_volume(&scratch, &image);
     let (history, recording) = recorded_run(&scratch, &image, &mut random);
     let mut platter = Platter::new(&image, &recording, &memory.join("platter"));
-    let mut moments: Vec<usize> = (0..cuts()).map(|_| random.below(recording.moment() as u64) as usize).collect();
+    let mut moments: Vec<usize> = (0..cuts()).map(|_| recording.some_moment(&mut random)).collect();
     moments.sort_unstable();
     let folder = scratch.make("cut");
     let mut peer = Peer::with_home(&scratch, "cut", folder.join("home"));

@@ -34,6 +34,7 @@ mod core;
 mod namespace;
 mod row;
 mod tree;
+mod undo;
 
 // The volume as a mount and a network task see it.
 mod fetch;

@@ -564,7 +564,8 @@ impl Session {
     /// [`SessionError::Misbehaved`] when it isn't what was asked for.
     pub fn block_arrived(&self, hash: &BlockHash, bytes: &[u8]) -> Result<(), SessionError> {
         let room = self.volume.check_space(bytes.len());
-        match room.and_then(|()| self.volume.inner.fetch.arrived(hash, bytes)) {
+        let fetch = &self.volume.inner.fetch;
+        match room.and_then(|()| fetch.arrived(hash, bytes)).and_then(|()| fetch.settle()) {
             Ok(()) => {
                 if !self.volume.inner.fetch.has_work() {
                     // Perhaps that was the last one: say so.
@@ -679,9 +680,13 @@ impl Volume {
             }
             if applied {
                 // Synced before it is shown: what was seen once is never unseen. Own blocks first, as always.
-                let synced = self.inner.blocks.sync().and_then(|()| core.store.sync());
-                result = result.and(synced);
-                self.inner.synced_arrival.store(core.next_arrival - 1, Ordering::Release);
+                let undo = core.undo.end();
+                let synced = self.inner.blocks.sync();
+                let synced = synced.and_then(|()| undo.map_or(Ok(()), |end| core.undo.forget(&core.store, end)));
+                match synced.and_then(|()| core.store.sync()) {
+                    Ok(()) => self.inner.synced_arrival.store(core.next_arrival - 1, Ordering::Release),
+                    Err(e) => result = result.and(Err(e)),
+                }
                 // Before anybody can see the new digest: it must not seem complete yet.
                 self.inner.fetch.look_again();
             }

@@ -31,6 +31,7 @@ use crate::{
     store::{Batch, Space, Store},
     sync::{SessionShared, Waiting},
     time::Clock,
+    undo::Undo,
     version::{BranchNo, Dot, ValueRef},
 };
 
@@ -105,6 +106,7 @@ type Listener = Arc<dyn Fn(Changed) + Send + Sync>;
 pub(crate) struct Inner {
     pub core: Mutex<Core>,
     pub store: SealedStore,
+    pub undo: Arc<Undo>,
     pub blocks: Blocks,
     pub clock: Arc<dyn Clock>,
     pub files: DashMap<Ino, Arc<OpenFile>>,
@@ -169,12 +171,13 @@ impl std::fmt::Debug for Volume {
 
 impl Volume {
     fn assemble(core: Core, blocks: Blocks, clock: Arc<dyn Clock>, directory: Option<PathBuf>) -> Self {
-        let store = core.store.clone();
+        let (store, undo) = (core.store.clone(), core.undo.clone());
         let synced = core.next_arrival - 1;
         let inner = Inner {
             fetch: Arc::new(Fetch::new(blocks.clone(), store.clone())),
             core: Mutex::new(core),
             store,
+            undo,
             blocks,
             clock,
             files: DashMap::new(),
@@ -537,7 +540,13 @@ impl Volume {
     /// Makes all that was answered so far survive power loss.
     pub(crate) fn sync_store(&self) -> Result<()> {
         self.inner.sync_gate.sync(|| {
+            let undo = self.inner.undo.end();
             self.inner.blocks.sync()?;
+            if let Some(end) = undo {
+                // No batch in between: the rows that follow must stay without a gap.
+                let core = self.inner.core.lock();
+                core.undo.forget(&core.store, end)?;
+            }
             self.inner.store.sync()
         })
     }
