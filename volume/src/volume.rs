@@ -540,15 +540,21 @@ impl Volume {
     /// Makes all that was answered so far survive power loss.
     pub(crate) fn sync_store(&self) -> Result<()> {
         self.inner.sync_gate.sync(|| {
-            let undo = self.inner.undo.end();
-            self.inner.blocks.sync()?;
-            if let Some(end) = undo {
-                // No batch in between: the rows that follow must stay without a gap.
-                let core = self.inner.core.lock();
-                core.undo.forget(&core.store, end)?;
-            }
+            self.sync_blocks()?;
             self.inner.store.sync()
         })
+    }
+
+    /// Makes all blocks survive power loss, and what was published with them follow with the store's next sync.
+    pub(crate) fn sync_blocks(&self) -> Result<()> {
+        let undo = self.inner.undo.end();
+        self.inner.blocks.sync()?;
+        if let Some(end) = undo {
+            // No batch in between: the rows that follow must stay without a gap.
+            let core = self.inner.core.lock();
+            core.undo.forget(&core.store, end)?;
+        }
+        Ok(())
     }
 
     /// `fsyncdir`, `syncfs`.

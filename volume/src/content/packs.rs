@@ -271,6 +271,34 @@ impl Packs {
         Ok(())
     }
 
+    /// Writes what the last good sync didn't reach once more: after one that failed, the kernel takes what it couldn't
+    /// write for written. What it no longer has is found by hash; then only opening anew helps.
+    fn write_again(&self, tail: &Tail) -> Result<()> {
+        let point = self.synced.lock().point;
+        let newest = tail.pack.iter().map(|pack| (pack, tail.end));
+        for (pack, end) in tail.unsynced.iter().map(|(pack, end)| (pack, *end)).chain(newest) {
+            let mut at = if pack.number == point.pack { point.end } else { 0 };
+            if at < PACK_HEADER {
+                pack.file.write_all_at(&format::pack_header(pack.number), 0).map_err(no_space)?;
+                at = PACK_HEADER;
+            }
+            while at < end {
+                let lost = || Error::damaged(format!("pack {:08x} after a failed sync", pack.number));
+                let mut header = [0; RECORD_HEADER as usize];
+                pack.file.read_exact_at(&mut header, at)?;
+                let (hash, len) = format::parse_record_header(&header).ok_or_else(lost)?;
+                let mut record = vec![0; header.len() + len];
+                pack.file.read_exact_at(&mut record, at)?;
+                if !format::is_named(&hash, &record[header.len()..]) {
+                    return Err(lost());
+                }
+                pack.file.write_all_at(&record, at).map_err(no_space)?;
+                at += record.len() as u64;
+            }
+        }
+        Ok(())
+    }
+
     fn put_group(&self, blocks: &[(BlockHash, &[u8])]) -> Result<()> {
         let headers: Vec<_> = blocks.iter().map(|(hash, bytes)| format::record_header(hash, bytes)).collect();
         let mut parts = Vec::with_capacity(2 * blocks.len());
@@ -377,10 +405,11 @@ impl BlockStore for Packs {
         if self.synced.lock().appends >= wanted {
             return Ok(());
         }
-        if self.synced.lock().failed {
-            return Err(io::Error::other("an earlier sync of the packs failed").into());
-        }
         let mut tail = self.tail.lock();
+        if self.synced.lock().failed {
+            self.write_again(&tail)?;
+            self.synced.lock().failed = false;
+        }
         let Some(pack) = tail.pack.clone() else {
             return Ok(());
         };
@@ -390,13 +419,14 @@ impl BlockStore for Packs {
         tail.written_out = end;
         drop(tail);
 
-        let files = older.iter().map(|(older, _)| older).chain([&pack]);
-        let mut outcome = files.map(|pack| pack.file.sync_data()).collect::<io::Result<()>>();
+        let mut files = older.iter().map(|(older, _)| older).chain([&pack]);
+        let mut outcome = files.try_for_each(|pack| pack.file.sync_data());
         if outcome.is_ok() && new_entries {
             outcome = File::open(&self.dir).and_then(|dir| dir.sync_all());
         }
         if let Err(error) = outcome {
             self.synced.lock().failed = true;
+            self.tail.lock().new_entries |= new_entries;
             return Err(error.into());
         }
         self.tail.lock().unsynced.retain(|(pack, _)| older.iter().all(|(older, _)| older.number != pack.number));
