@@ -27,6 +27,8 @@ pub struct Workload {
 
 const TABLE: &str = "table";
 const RECORD: usize = 700;
+/// The longest write in one request.
+const PIECE: usize = 1 << 20;
 
 impl Workload {
     /// Goes on from what is in `folder`, all of which is durable.
@@ -133,6 +135,10 @@ impl Workload {
         let content = Arc::new(random.bytes(len as usize));
         self.begin_content(name, &Arc::default());
         let mut file = File::create(self.folder.join(name))?;
+        // The kernel hands long writes over in pieces; one that fails ends the write there.
+        for len in (PIECE..content.len()).step_by(PIECE) {
+            self.begin_content(name, &Arc::new(content[..len].to_vec()));
+        }
         self.begin_content(name, &content);
         file.write_all(&content)?;
         if sync {
@@ -168,6 +174,11 @@ impl Workload {
         table.sync_data()?;
         self.synced();
         Ok(())
+    }
+
+    /// Notes that everything so far survives what the test does next: the death of the daemon, say.
+    pub fn acknowledged(&mut self) {
+        self.synced();
     }
 
     /// Closes what is open.
