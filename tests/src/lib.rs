@@ -9,17 +9,20 @@
 //!
 //! Environment:
 //! - `P2PFS_BIN_DIR`: where the programs are, else the release build of this workspace.
-//! - `P2PFS_TEST_FILES`, `P2PFS_TEST_KILLS`, `P2PFS_TEST_STEPS`, `P2PFS_TEST_BIG_MIB`, `P2PFS_TEST_SEED`: longer runs,
-//!   or the same one again.
+//! - `P2PFS_TEST_FILES`, `P2PFS_TEST_KILLS`, `P2PFS_TEST_KILL_STEP`, `P2PFS_TEST_CUTS`, `P2PFS_TEST_STEPS`,
+//!   `P2PFS_TEST_BIG_MIB`, `P2PFS_TEST_SEED`: longer runs, or the same one again.
 
 #![allow(clippy::unwrap_used, clippy::missing_panics_doc, reason = "whatever fails here fails the test")]
 
 pub mod binaries;
+pub mod faults;
 pub mod fsx;
 pub mod group;
+pub mod history;
 pub mod mapping;
 pub mod patience;
 pub mod peer;
+pub mod power;
 pub mod process;
 pub mod random;
 pub mod registry;
@@ -28,6 +31,7 @@ pub mod tool;
 pub mod tree;
 pub mod twin;
 pub mod wire;
+pub mod workload;
 
 /// The number in the environment variable `name`, or `default`.
 pub fn setting(name: &str, default: u64) -> u64 {

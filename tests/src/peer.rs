@@ -15,7 +15,7 @@ use std::{
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::{binaries::program, patience::eventually, process, scratch::Scratch};
+use crate::{binaries::program, faults::Faults, patience::eventually, process, scratch::Scratch};
 
 /// How long a daemon may take to end; a connected one first hands over what its peers lack.
 const END_PATIENCE: Duration = Duration::from_secs(20);
@@ -33,6 +33,7 @@ pub struct Peer {
     port: u16,
     options: Vec<String>,
     daemon: Option<Child>,
+    faults: Option<Faults>,
 }
 
 impl Peer {
@@ -53,6 +54,7 @@ impl Peer {
             port: free_port(),
             options: Vec::new(),
             daemon: None,
+            faults: None,
         }
     }
 
@@ -108,6 +110,40 @@ impl Peer {
         self.daemon.as_ref().unwrap().id()
     }
 
+    /// From the next command or mount on, calls on its home folder can fail.
+    pub fn with_faults(&mut self) {
+        self.faults = Some(Faults::new(&self.scratch, &self.home));
+    }
+
+    /// Set by [`Self::with_faults`].
+    pub fn faults(&self) -> &Faults {
+        self.faults.as_ref().unwrap()
+    }
+
+    /// What is started from now on has no faults.
+    pub fn without_faults(&mut self) {
+        self.faults = None;
+    }
+
+    /// Whether the daemon is dead, by itself or through a fault; then it is forgotten, and its mount stays, dead.
+    pub fn is_dead(&mut self) -> bool {
+        let dead = self.daemon.as_mut().is_none_or(|child| child.try_wait().unwrap().is_some());
+        if dead {
+            self.daemon = None;
+        }
+        dead
+    }
+
+    /// Waits until the daemon has ended by itself or through a fault; how.
+    pub fn await_end(&mut self) -> ExitStatus {
+        let mut child = self.daemon.take().unwrap();
+        let status = process::ended_within(&mut child, END_PATIENCE);
+        if status.is_none() {
+            self.daemon = Some(child);
+        }
+        status.unwrap_or_else(|| panic!("{}'s daemon goes on", self.name))
+    }
+
     /// Listens there from the next mount on.
     pub fn set_port(&mut self, port: u16) {
         self.port = port;
@@ -127,6 +163,9 @@ impl Peer {
     pub fn command<S: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> Command {
         let mut command = Command::new(program("p2pfs"));
         command.args(arguments).env("P2PFS_HOME", &self.home).stdin(Stdio::null());
+        if let Some(faults) = &self.faults {
+            faults.arm(&mut command);
+        }
         command
     }
 
@@ -166,6 +205,12 @@ impl Peer {
 
     /// Mounts, in the foreground of a process that this peer owns.
     pub fn mount(&mut self) {
+        let said = self.try_mount();
+        assert!(said.starts_with("mounted at "), "{} did not mount: {said:?}\n{}", self.name, self.log_text());
+    }
+
+    /// Tries to; what the daemon printed first, nothing if it ended before.
+    pub fn try_mount(&mut self) -> String {
         assert!(self.daemon.is_none(), "{} is mounted", self.name);
         let log = fs::File::options().append(true).create(true).open(&self.log).unwrap();
         let mut child = self
@@ -179,8 +224,12 @@ impl Peer {
         self.scratch.note_daemon(child.id());
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        self.daemon = Some(child);
-        assert!(line.starts_with("mounted at "), "{} did not mount: {line:?}\n{}", self.name, self.log_text());
+        if line.is_empty() {
+            child.wait().unwrap();
+        } else {
+            self.daemon = Some(child);
+        }
+        line
     }
 
     /// Unmounts as a user does.

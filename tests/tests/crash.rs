@@ -7,20 +7,29 @@
 
 use std::{
     collections::BTreeMap,
+    ffi::OsStr,
     fs::{self, File},
     io::{self, Write},
     path::Path,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
     thread,
     time::Duration,
 };
 
 use p2pfs_tests::{
     group::Group,
+    history::look,
+    patience::eventually,
     peer::Peer,
     random::Random,
+    scratch::Scratch,
     setting,
-    tool::{git, git_command},
+    tool::{git, git_command, run},
+    tree,
+    workload::{Workload, close},
 };
 
 fn kills() -> u64 {
@@ -120,16 +129,6 @@ fn write_and_close(path: &Path, content: &[u8]) -> io::Result<()> {
     let mut file = File::create(path)?;
     file.write_all(content)?;
     close(file)
-}
-
-#[allow(unsafe_code, reason = "std tells nobody what close said")]
-fn close(file: File) -> io::Result<()> {
-    use std::os::fd::IntoRawFd;
-    // SAFETY: the descriptor was this file's alone, and is used no more.
-    match unsafe { libc::close(file.into_raw_fd()) } {
-        0 => Ok(()),
-        _ => Err(io::Error::last_os_error()),
-    }
 }
 
 /// Works in `folder` until the daemon dies.
@@ -310,12 +309,177 @@ fn the_next_mount_clears_a_dead_one_away() {
     fs::metadata(peer.root()).unwrap();
     peer.kill9();
     assert!(fs::read_dir(peer.root()).is_err(), "the mount is dead");
-    let told = peer.run([std::ffi::OsStr::new("mount"), peer.root().as_os_str()]);
+    let told = peer.run([OsStr::new("mount"), peer.root().as_os_str()]);
     assert_eq!(told, format!("mounted at {}", peer.root().display()));
     assert_eq!(fs::read(peer.at("f")).unwrap(), b"content");
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
     let here = mounts.lines().filter(|line| line.split(' ').nth(4) == peer.root().to_str()).count();
     assert_eq!(here, 1, "the dead one is gone, not covered");
-    peer.run([std::ffi::OsStr::new("unmount"), peer.root().as_os_str()]);
+    peer.run([OsStr::new("unmount"), peer.root().as_os_str()]);
     assert_eq!(fs::read_dir(peer.root()).unwrap().count(), 0);
+}
+
+/// How far apart the calls are before which a daemon dies; 1: before each.
+fn kill_step() -> u64 {
+    setting("P2PFS_TEST_KILL_STEP", 13)
+}
+
+/// What the daemon does before it is unmounted.
+const STEPS: u64 = 25;
+
+/// The calls to die before: every few, another few with each seed.
+fn kill_points(random: &mut Random) -> impl Iterator<Item = u64> {
+    let step = kill_step();
+    (1 + random.below(step)..).step_by(usize::try_from(step).unwrap())
+}
+
+/// Mounts, works and unmounts, the same each time, until the daemon is gone. Tells whether it got through.
+fn work_and_unmount(peer: &mut Peer, workload: &mut Option<Workload>) -> bool {
+    if !peer.try_mount().starts_with("mounted at ") {
+        return false;
+    }
+    let moment = AtomicUsize::new(1);
+    let workload = workload.insert(Workload::new(peer.root(), move || moment.fetch_add(1, Ordering::Relaxed)));
+    let mut steps = Random::new(7);
+    for _ in 0..STEPS {
+        if workload.step(&mut steps).is_err() {
+            let _ = workload.rest();
+            assert!(!peer.await_end().success(), "a call fails only when the daemon is dead");
+            return false;
+        }
+        workload.acknowledged();
+    }
+    // It may die while this is going on, and that be answered as success: it is gone.
+    let _ = (workload.rest(), peer.command([OsStr::new("unmount"), peer.root().as_os_str()]).output());
+    peer.await_end().success()
+}
+
+#[test]
+fn a_daemon_killed_before_any_change_of_its_files_goes_on() {
+    let mut random = Random::seeded();
+    let scratch = Arc::new(Scratch::new());
+    let template = Peer::new(&scratch, "template");
+    template.init(&[]);
+    let mut points = kill_points(&mut random);
+    let mut deaths = 0;
+    loop {
+        let at = points.next().unwrap();
+        let mut peer = Peer::new(&scratch, &format!("k{at}"));
+        run(
+            "cp",
+            ["-a", "--sparse=always", &format!("{}/.", template.home().display()), peer.home().to_str().unwrap()],
+        );
+        peer.with_faults();
+        peer.faults().kill_at(at);
+        let mut workload = None;
+        let through = work_and_unmount(&mut peer, &mut workload);
+        let calls = peer.faults().calls();
+        peer.without_faults();
+        peer.mount();
+        let found = look(peer.root()).unwrap_or_else(|e| panic!("killed before call {at}: {e}"));
+        if let Some(workload) = &workload {
+            let place = workload.history.place(usize::MAX, &found);
+            place.unwrap_or_else(|e| panic!("killed before call {at}: {e}"));
+        }
+        fs::write(peer.at("after"), "content").unwrap();
+        peer.unmount();
+        if through {
+            println!("{deaths} deaths, in {calls} calls");
+            assert!(calls < at && deaths > 0);
+            return;
+        }
+        deaths += 1;
+        fs::remove_dir_all(peer.home()).unwrap();
+    }
+}
+
+/// A volume is made wholly or not at all: after any death, it is there and works, or `init` makes it.
+#[test]
+fn an_init_killed_before_any_change_can_be_made_up_for() {
+    let scratch = Arc::new(Scratch::new());
+    let mut random = Random::seeded();
+    let mut deaths = 0;
+    for at in kill_points(&mut random).step_by(9) {
+        let mut peer = Peer::new(&scratch, &format!("k{at}"));
+        peer.with_faults();
+        peer.faults().kill_at(at);
+        let arguments = ["init", "--name", peer.name(), "--no-passphrase"];
+        let done = peer.command(arguments).output().unwrap().status.success();
+        peer.without_faults();
+        deaths += u64::from(!done);
+        if !done && !peer.try_mount().starts_with("mounted at ") {
+            peer.init(&[]);
+        }
+        if peer.is_dead() {
+            peer.mount();
+        }
+        fs::write(peer.at("f"), "content").unwrap();
+        assert_eq!(fs::read(peer.at("f")).unwrap(), b"content", "killed before call {at}");
+        peer.unmount();
+        fs::remove_dir_all(peer.home()).unwrap();
+        if done {
+            println!("{deaths} deaths");
+            assert!(deaths > 0);
+            return;
+        }
+    }
+}
+
+/// Whoever dies while joining, or in the first sync after it, can go on: with the same ticket or by mounting.
+#[test]
+fn a_joiner_killed_before_any_change_gets_in() {
+    let mut random = Random::seeded();
+    let group = Group::two();
+    let alice = group.alice();
+    fs::write(alice.at("f"), random.bytes(300_000)).unwrap();
+    let scratch = Arc::new(Scratch::new());
+    let mut deaths = 0;
+    for at in kill_points(&mut random).step_by(8) {
+        let mut peer = Peer::new(&scratch, &format!("k{at}"));
+        let ticket = alice.invite();
+        peer.with_faults();
+        peer.faults().kill_at(at);
+        let mut through = peer
+            .command(["join", &ticket, "--name", peer.name(), "--no-passphrase"])
+            .output()
+            .unwrap()
+            .status
+            .success();
+        if through {
+            through =
+                peer.try_mount().starts_with("mounted at ") && tree::differences(alice.root(), peer.root()).is_ok();
+            through &= !peer.is_dead();
+        }
+        let calls = peer.faults().calls();
+        peer.without_faults();
+        if !through {
+            deaths += 1;
+            if peer.is_dead() && !peer.try_mount().starts_with("mounted at ") {
+                join_again(&peer, alice, &ticket);
+            }
+        }
+        if peer.is_dead() {
+            peer.mount();
+        }
+        eventually(&format!("killed before call {at}, it has everything"), || {
+            tree::differences(alice.root(), peer.root())
+        });
+        peer.unmount();
+        fs::remove_dir_all(peer.home()).unwrap();
+        if through {
+            println!("{deaths} deaths, in {calls} calls");
+            assert!(deaths > 0);
+            return;
+        }
+    }
+}
+
+/// Joins after a death. Whoever was let in and died before keeping its keys is another user the next time.
+fn join_again(peer: &Peer, alice: &Peer, ticket: &str) {
+    let again = peer.command(["join", ticket, "--name", peer.name(), "--no-passphrase"]).output().unwrap();
+    if !again.status.success() {
+        let said = String::from_utf8_lossy(&again.stderr);
+        assert!(said.contains("this ticket has been used: ask for a new one"), "{said}");
+        peer.run(["join", &alice.invite(), "--name", &format!("{}-again", peer.name()), "--no-passphrase"]);
+    }
 }

@@ -61,9 +61,6 @@ pub(crate) enum Received {
     Missing(CommitHash),
 }
 
-/// The synced point is noted with every own commit, and with one in so many of others.
-const SYNCED_EVERY: u64 = 64;
-
 fn rule<T>(text: &str) -> Result<T> {
     Err(Error::Refused(text.to_owned()))
 }
@@ -192,9 +189,6 @@ impl Core {
             }
         }
         self.put_new_branch(&mut batch, dot.branch);
-        if self.next_arrival.is_multiple_of(SYNCED_EVERY) {
-            self.note_synced(&mut batch);
-        }
         self.settle(batch)?;
         self.entered(dot, header, observed);
         Ok(())

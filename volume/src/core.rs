@@ -19,7 +19,7 @@ use lru::LruCache;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Changed,
+    BlockStore, Changed,
     commit::{
         self, ChangeKind, ClaimedCommit, FORMAT_VERSION, Head, Header, MAX_CHANGES, MAX_COMMIT_BYTES, RawChange, encode,
     },
@@ -31,6 +31,7 @@ use crate::{
     sealed_store::SealedStore,
     store::{Batch, Space, prefix_end},
     time::{Clock, Timestamp},
+    undo::Undo,
     version::{Branch, BranchNo, Dot, ValueRef, VersionVector},
 };
 
@@ -94,6 +95,8 @@ pub(crate) struct Overlay {
     pub entering: Option<(Dot, CommitRow)>,
     pub arriving: Option<(Dot, Vec<RawChange>)>,
     pub nodes_made: u64,
+    /// A content of blocks is published.
+    pub publishes: bool,
     /// By how much the number of files in conflict changed.
     pub conflicts: i64,
     /// Directories in a would-be cycle, when the set changed.
@@ -118,6 +121,9 @@ pub(crate) struct Counters {
 /// See the module.
 pub(crate) struct Core {
     pub store: SealedStore,
+    blocks: Arc<dyn BlockStore>,
+    /// What takes back batches whose contents need blocks that aren't synced.
+    pub undo: Arc<Undo>,
     pub entropy: Arc<dyn Entropy>,
     pub clock: Arc<dyn Clock>,
     pub volume: VolumeId,
@@ -187,6 +193,7 @@ impl Core {
                 store.apply(batch)?;
             }
         }
+        crate::undo::recover(&store, &*parts.blocks)?;
         let counters = match store.get(Space::Meta, COUNTERS)? {
             Some(bytes) => decode_row("counters", &bytes)?,
             None => Counters { next_ino: Ino::ROOT.0 + 1, ..Counters::default() },
@@ -194,6 +201,8 @@ impl Core {
         let mut core = Core {
             name_key: parts.secret.derive(Label::StoreName, b""),
             store,
+            blocks: parts.blocks,
+            undo: Arc::default(),
             entropy: parts.entropy,
             clock: parts.clock,
             volume,
@@ -592,7 +601,11 @@ impl Core {
             self.store.put(&mut batch, Space::Meta, COUNTERS, &encode(&new));
             counters = Some(new);
         }
+        let undoable = self.undo.add(&self.store, &*self.blocks, overlay.publishes, &mut batch)?;
         self.store.apply(batch)?;
+        if undoable {
+            self.undo.added();
+        }
         // Only what is stored is remembered.
         self.settled = overlay.changed;
         if let Some(counters) = counters {
@@ -841,7 +854,6 @@ impl Core {
         let bytes = encode(&header);
         let signature = self.device.signing.sign(Label::CommitSignature, &bytes);
         let mut batch = Batch::new();
-        self.note_synced(&mut batch);
         self.enter(&mut batch, dot, &header, bytes, signature, false, &observed)?;
         self.settle(batch)?;
         self.entered(dot, &header, &observed);

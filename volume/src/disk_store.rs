@@ -2,17 +2,27 @@
 //!
 //! Each batch is with the operating system before `apply` returns (fjall flushes its journal
 //! buffer then), `sync` is one `fdatasync` of the journal. Memory is bounded by the sizes below.
+//!
+//! After an error of the disk fjall takes nothing more until it is opened again. So the next call opens it again, in
+//! place: the batch that failed is cut off its journal, all before it are there. Invariant: what the store holds is what
+//! was applied with success, in that order, whatever failed in between.
 
-mod journal;
-
-use std::{io, ops::Bound, path::Path};
+use std::{
+    io,
+    ops::Bound,
+    path::{Path, PathBuf},
+};
 
 use fjall::{
     CompressionType, Database, Keyspace, KeyspaceCreateOptions, PersistMode,
     config::{BloomConstructionPolicy, CompressionPolicy, FilterPolicy, FilterPolicyEntry},
 };
+use parking_lot::{Mutex, MutexGuard, RwLock};
 
 use crate::store::{Batch, Row, Space, Store};
+
+mod journal;
+mod tail;
 
 /// Block cache of the store, in bytes.
 const CACHE_BYTES: u64 = 24 << 20;
@@ -23,23 +33,39 @@ const JOURNAL_BYTES: u64 = 128 << 20;
 
 /// An ordered store in a directory of its own.
 pub struct DiskStore {
+    dir: PathBuf,
+    // Locks in this order.
+    health: Mutex<Health>,
+    /// Nothing while it could not be opened again.
+    open: RwLock<Option<Open>>,
+}
+
+/// What has to be done before the next batch.
+struct Health {
+    /// The disk failed, and fjall has to be opened again.
+    broken: bool,
+    /// A sync failed: what was written since the one before has to be written once more.
+    sync_failed: bool,
+    /// Batches from this number on were not applied with success.
+    failed_from: u64,
+}
+
+impl Health {
+    const GOOD: Self = Self { broken: false, sync_failed: false, failed_from: u64::MAX };
+}
+
+struct Open {
     database: Database,
     spaces: Vec<Keyspace>,
 }
 
-impl DiskStore {
-    /// Opens the store in `dir`, making it when it isn't there.
-    ///
-    /// # Errors
-    /// The directory is in use by another process (`WouldBlock`), damaged (`InvalidData`), or the disk fails.
-    pub fn open(dir: &Path) -> io::Result<Self> {
-        journal::check(dir)?;
+impl Open {
+    fn new(dir: &Path) -> fjall::Result<Self> {
         let database = Database::builder(dir)
             .cache_size(CACHE_BYTES)
             .max_journaling_size(JOURNAL_BYTES)
             .worker_threads(1)
-            .open()
-            .map_err(to_io)?;
+            .open()?;
         let mut spaces = Vec::with_capacity(Space::ALL.len());
         for space in Space::ALL {
             let options = || {
@@ -51,9 +77,44 @@ impl DiskStore {
                         10.0,
                     ))))
             };
-            spaces.push(database.keyspace(space.name(), options).map_err(to_io)?);
+            spaces.push(database.keyspace(space.name(), options)?);
         }
         Ok(Self { database, spaces })
+    }
+
+    fn space(&self, space: Space) -> &Keyspace {
+        &self.spaces[space as usize]
+    }
+
+    fn apply(&self, batch: &Batch) -> fjall::Result<()> {
+        let mut write = self.database.batch();
+        for (space, key, value) in &batch.writes {
+            match value {
+                Some(value) => write.insert(self.space(*space), key.as_slice(), value.as_slice()),
+                None => write.remove(self.space(*space), key.as_slice()),
+            }
+        }
+        write.durability(Some(PersistMode::Buffer)).commit()
+    }
+}
+
+impl DiskStore {
+    /// Opens the store in `dir`, making it when it isn't there.
+    ///
+    /// # Errors
+    /// The directory is in use by another process (`WouldBlock`), damaged (`InvalidData`), or the disk fails.
+    pub fn open(dir: &Path) -> io::Result<Self> {
+        journal::check(dir)?;
+        let open = match Open::new(dir) {
+            Err(fjall::Error::JournalRecovery(_)) => {
+                let cut = tail::cut(dir, u64::MAX)?;
+                log::warn!("store: power failed while its journal was written: {cut} bytes at its end are not whole");
+                Open::new(dir)
+            }
+            opened => opened,
+        };
+        let open = RwLock::new(Some(open.map_err(to_io)?));
+        Ok(Self { dir: dir.to_owned(), health: Mutex::new(Health::GOOD), open })
     }
 
     /// Takes what is damaged out of the journals of the closed store in `dir`, keeping them as they were in `kept`, so
@@ -66,14 +127,50 @@ impl DiskStore {
         Ok(journal::mend(dir, kept)? > 0)
     }
 
-    fn space(&self, space: Space) -> &Keyspace {
-        &self.spaces[space as usize]
+    /// Opens fjall again after an error. Until that succeeds, every call tries it again.
+    fn reopen(&self, health: &mut Health) -> io::Result<()> {
+        let open = &mut *self.open.write();
+        // Closing lets its threads and its lock go.
+        *open = None;
+        health.broken = true;
+        tail::cut(&self.dir, health.failed_from)?;
+        if health.sync_failed {
+            tail::rewrite(&self.dir)?;
+        }
+        *open = Some(Open::new(&self.dir).map_err(to_io)?);
+        *health = Health::GOOD;
+        log::warn!("store: goes on after an error of the disk");
+        Ok(())
+    }
+
+    /// The right to write, to a store that takes something.
+    fn writing(&self) -> io::Result<MutexGuard<'_, Health>> {
+        let mut health = self.health.lock();
+        if health.broken {
+            self.reopen(&mut health)?;
+        }
+        Ok(health)
+    }
+
+    fn read<R>(&self, f: impl Fn(&Open) -> fjall::Result<R>) -> io::Result<R> {
+        if let Some(open) = &*self.open.read() {
+            return f(open).map_err(to_io);
+        }
+        let _health = self.writing()?;
+        match &*self.open.read() {
+            Some(open) => f(open).map_err(to_io),
+            None => Err(closed()),
+        }
     }
 
     fn bounds<'a>(from: &'a [u8], to: &'a [u8]) -> (Bound<&'a [u8]>, Bound<&'a [u8]>) {
         let end = if to.is_empty() { Bound::Unbounded } else { Bound::Excluded(to) };
         (Bound::Included(from), end)
     }
+}
+
+fn closed() -> io::Error {
+    io::Error::other("the store could not be opened again after an error of the disk")
 }
 
 fn to_io(error: fjall::Error) -> io::Error {
@@ -86,46 +183,68 @@ fn to_io(error: fjall::Error) -> io::Error {
 
 impl Store for DiskStore {
     fn get(&self, space: Space, key: &[u8]) -> io::Result<Option<Vec<u8>>> {
-        Ok(self.space(space).get(key).map_err(to_io)?.map(|v| v.to_vec()))
+        self.read(|open| Ok(open.space(space).get(key)?.map(|v| v.to_vec())))
     }
 
     fn scan(&self, space: Space, from: &[u8], to: &[u8], limit: usize) -> io::Result<Vec<Row>> {
-        let mut rows = Vec::new();
         if !to.is_empty() && from >= to {
-            return Ok(rows);
+            return Ok(Vec::new());
         }
-        for guard in self.space(space).range::<&[u8], _>(Self::bounds(from, to)).take(limit) {
-            let (key, value) = guard.into_inner().map_err(to_io)?;
-            rows.push((key.to_vec(), value.to_vec()));
-        }
-        Ok(rows)
+        self.read(|open| {
+            let mut rows = Vec::new();
+            for guard in open.space(space).range::<&[u8], _>(Self::bounds(from, to)).take(limit) {
+                let (key, value) = guard.into_inner()?;
+                rows.push((key.to_vec(), value.to_vec()));
+            }
+            Ok(rows)
+        })
     }
 
     fn last(&self, space: Space, from: &[u8], to: &[u8]) -> io::Result<Option<Row>> {
         if !to.is_empty() && from >= to {
             return Ok(None);
         }
-        match self.space(space).range::<&[u8], _>(Self::bounds(from, to)).next_back() {
-            Some(guard) => {
-                let (key, value) = guard.into_inner().map_err(to_io)?;
-                Ok(Some((key.to_vec(), value.to_vec())))
-            }
-            None => Ok(None),
-        }
+        self.read(|open| {
+            let last = open.space(space).range::<&[u8], _>(Self::bounds(from, to)).next_back();
+            let row = last.map(|guard| guard.into_inner()).transpose()?;
+            Ok(row.map(|(key, value)| (key.to_vec(), value.to_vec())))
+        })
     }
 
     fn apply(&self, batch: Batch) -> io::Result<()> {
-        let mut write = self.database.batch();
-        for (space, key, value) in batch.writes {
-            match value {
-                Some(value) => write.insert(self.space(space), key, value),
-                None => write.remove(self.space(space), key),
+        let mut health = self.writing()?;
+        let attempt = |health: &mut Health| {
+            let open = self.open.read();
+            let Some(open) = &*open else { return Err(fjall::Error::Io(closed())) };
+            let number = open.database.seqno();
+            open.apply(&batch).inspect_err(|_| {
+                health.broken = true;
+                health.failed_from = health.failed_from.min(number);
+            })
+        };
+        match attempt(&mut health) {
+            Err(fjall::Error::Poisoned) => {
+                // Something else failed before, in the background.
+                self.reopen(&mut health)?;
+                attempt(&mut health).map_err(to_io)
             }
+            done => done.map_err(to_io),
         }
-        write.durability(Some(PersistMode::Buffer)).commit().map_err(to_io)
     }
 
     fn sync(&self) -> io::Result<()> {
-        self.database.persist(PersistMode::SyncData).map_err(to_io)
+        drop(self.writing()?);
+        let result = match &*self.open.read() {
+            Some(open) => open.database.persist(PersistMode::SyncData),
+            None => Err(fjall::Error::Io(closed())),
+        };
+        if result.is_err() {
+            let mut health = self.health.lock();
+            (health.broken, health.sync_failed) = (true, true);
+            if matches!(result, Err(fjall::Error::Poisoned)) {
+                return self.reopen(&mut health);
+            }
+        }
+        result.map_err(to_io)
     }
 }

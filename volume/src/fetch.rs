@@ -4,7 +4,8 @@
 //! Invariants: a block is asked of one peer at a time; a peer that said it hasn't got it isn't
 //! asked again on that connection; what no connected peer has waits aside until another one
 //! connects and keeps nothing else from coming; what a reader waits for goes first; no more than
-//! [`WINDOW`] blocks are asked for at once, whatever is missing.
+//! [`WINDOW`] blocks are asked for at once, whatever is missing; a content leaves the list, and this
+//! device says to have it, only when its blocks are synced.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -26,10 +27,11 @@ use crate::{
 const WINDOW: usize = 1024;
 /// Contents walked at once.
 const CONTENTS: usize = 64;
-/// Contents that came wholly, of which the store is told at once.
-const ARRIVED: usize = 64;
 /// Contents held in memory, those included that wait for what nobody connected has.
 const PARKED: usize = 16_384;
+
+/// Contents that have wholly arrived are synced when so many have gathered, or no more are on their way.
+const FINISHED: usize = 256;
 
 /// Which connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -63,13 +65,15 @@ struct Want {
 #[derive(Default)]
 struct State {
     walks: BTreeMap<ValueRef, Walk>,
-    /// Contents that are wholly here, but perhaps not on the disk: the store still lists them.
-    arrived: BTreeSet<ValueRef>,
     wants: BTreeMap<BlockHash, Want>,
     queue: VecDeque<BlockHash>,
     urgent: VecDeque<BlockHash>,
     /// Contents in the store beyond those being walked.
     more: bool,
+    /// Wholly here, but perhaps not on the disk yet; still in the store's list.
+    finished: BTreeSet<ValueRef>,
+    /// Somebody is syncing for them.
+    settling: bool,
     peers: BTreeSet<PeerNo>,
     /// Of the wants, the parked ones; of the walks, those that wait for one.
     parked_wants: usize,
@@ -217,14 +221,40 @@ impl Fetch {
         Ok(())
     }
 
+    /// Takes contents off the store's list that have wholly arrived, when there are enough of them or nothing else to
+    /// do: their blocks are synced first, so that power loss can't make a content missing that isn't on the list.
+    pub(crate) fn settle(&self) -> Result<()> {
+        let done: BTreeSet<ValueRef> = {
+            let state = &mut *self.state.lock();
+            let enough = state.finished.len() >= FINISHED || state.walks.len() == state.parked_walks && !state.more;
+            if state.finished.is_empty() || state.settling || !enough {
+                return Ok(());
+            }
+            state.settling = true;
+            state.finished.clone()
+        };
+        let mut batch = Batch::new();
+        for at in &done {
+            batch.remove(Space::Wanted, at.key());
+        }
+        let result = self.blocks.sync().and_then(|()| self.store.apply(batch));
+        let state = &mut *self.state.lock();
+        state.settling = false;
+        if result.is_ok() {
+            state.finished.retain(|at| !done.contains(at));
+        }
+        result
+    }
+
     /// Whether nothing is missing.
     pub(crate) fn is_complete(&self) -> bool {
-        let state = &mut *self.state.lock();
-        if let Err(e) = self.fill(state) {
+        let filled = self.fill(&mut self.state.lock());
+        if let Err(e) = filled.and_then(|()| self.settle()) {
             log::error!("looking for missing contents: {e}");
             return false;
         }
-        state.walks.is_empty() && !state.more
+        let state = self.state.lock();
+        state.walks.is_empty() && !state.more && state.finished.is_empty()
     }
 
     /// Whether a session may have something to ask for.
@@ -290,25 +320,13 @@ impl Fetch {
         loop {
             for at in self.walk_all(state)? {
                 state.walks.remove(&at);
-                state.arrived.insert(at);
+                state.finished.insert(at);
             }
             if !state.more || !state.has_room() {
-                break;
+                return Ok(());
             }
             self.load_more(state)?;
         }
-        let last = state.walks.is_empty() && !state.more;
-        if state.arrived.len() >= ARRIVED || (last && !state.arrived.is_empty()) {
-            // Blocks first: power loss must not take what nobody would fetch again.
-            self.blocks.sync()?;
-            let mut batch = Batch::new();
-            for at in &state.arrived {
-                batch.remove(Space::Wanted, at.key());
-            }
-            self.store.apply(batch)?;
-            state.arrived.clear();
-        }
-        Ok(())
     }
 
     /// Takes up contents that aren't walked yet, as many as there is room for.
@@ -324,7 +342,7 @@ impl Fetch {
                 }
                 let parsed: Option<(BlockHash, u64)> = rmp_serde::from_slice(&bytes).ok();
                 let (Some(at), Some((root, blocks))) = (ValueRef::from_key(&key), parsed) else { continue };
-                if state.arrived.contains(&at) {
+                if state.finished.contains(&at) {
                     continue;
                 }
                 state.walks.entry(at).or_insert_with(|| Walk { todo: vec![(root, height(blocks))], ..Walk::default() });

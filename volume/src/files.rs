@@ -456,6 +456,10 @@ impl Volume {
             return Ok(());
         }
         let header = encode(&(&branch.seen, branch.mtime));
+        if self.inner.undo.end().is_some() {
+            // What is logged isn't taken back: nothing before it may be, either.
+            self.sync_blocks()?;
+        }
         branch.draft.persist(file.ino.0, &header, &self.inner.store)?;
         branch.logged = true;
         Ok(())

@@ -31,10 +31,10 @@ pub mod content;
 mod acl;
 mod apply;
 mod core;
-mod mend;
 mod namespace;
 mod row;
 mod tree;
+mod undo;
 
 // The volume as a mount and a network task see it.
 mod fetch;

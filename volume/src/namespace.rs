@@ -923,7 +923,10 @@ impl Core {
         let id = self.with_node(ino, |n| n.id)?;
         let (generation, key) = self.body_key(ino)?;
         let (root, blocks) = match &content.data {
-            ContentData::Tree { root, blocks } => (*root, *blocks),
+            ContentData::Tree { root, blocks } => {
+                self.overlay.publishes = true;
+                (*root, *blocks)
+            }
             ContentData::Inline(_) => (crate::content::BlockHash::ZERO, 0),
         };
         let body = ContentBody { mtime, content, keys };

@@ -601,7 +601,8 @@ impl Session {
     /// [`SessionError::Misbehaved`] when it isn't what was asked for.
     pub fn block_arrived(&self, hash: &BlockHash, bytes: &[u8]) -> Result<(), SessionError> {
         let room = self.volume.check_space(bytes.len());
-        match room.and_then(|()| self.volume.inner.fetch.arrived(hash, bytes)) {
+        let fetch = &self.volume.inner.fetch;
+        match room.and_then(|()| fetch.arrived(hash, bytes)).and_then(|()| fetch.settle()) {
             Ok(()) => {
                 if !self.volume.inner.fetch.has_work() {
                     // Perhaps that was the last one: say so.
@@ -717,7 +718,10 @@ impl Volume {
             }
             if applied {
                 // Synced before it is shown: what was seen once is never unseen. Own blocks first, as always.
-                let synced = self.inner.blocks.sync().and_then(|()| core.store.sync());
+                let undo = core.undo.end();
+                let synced = self.inner.blocks.sync();
+                let synced = synced.and_then(|()| undo.map_or(Ok(()), |end| core.undo.forget(&core.store, end)));
+                let synced = synced.and_then(|()| core.store.sync());
                 match synced {
                     Ok(()) => self.inner.synced_arrival.store(core.next_arrival - 1, Ordering::Release),
                     // Nobody gets what the disk may forget: the committer tries again.

@@ -31,6 +31,7 @@ use crate::{
     store::{Batch, Space, Store},
     sync::{SessionShared, Waiting},
     time::Clock,
+    undo::Undo,
     version::{BranchNo, Dot, ValueRef},
 };
 
@@ -107,6 +108,7 @@ type Listener = Arc<dyn Fn(Changed) + Send + Sync>;
 pub(crate) struct Inner {
     pub core: Mutex<Core>,
     pub store: SealedStore,
+    pub undo: Arc<Undo>,
     pub blocks: Blocks,
     pub clock: Arc<dyn Clock>,
     pub files: DashMap<Ino, Arc<OpenFile>>,
@@ -171,7 +173,7 @@ impl std::fmt::Debug for Volume {
 
 impl Volume {
     fn assemble(core: Core, blocks: Blocks, clock: Arc<dyn Clock>, directory: Option<PathBuf>) -> Self {
-        let store = core.store.clone();
+        let (store, undo) = (core.store.clone(), core.undo.clone());
         // Whoever opens or makes a volume has synced it.
         let synced_arrival = core.synced_arrival.clone();
         synced_arrival.store(core.next_arrival - 1, Ordering::Release);
@@ -179,6 +181,7 @@ impl Volume {
             fetch: Arc::new(Fetch::new(blocks.clone(), store.clone())),
             core: Mutex::new(core),
             store,
+            undo,
             blocks,
             clock,
             files: DashMap::new(),
@@ -232,7 +235,6 @@ impl Volume {
         let (blocks, clock, directory) = (parts.blocks.clone(), parts.clock.clone(), parts.directory.clone());
         let blocks = Blocks::new(blocks, parts.entropy.clone());
         let mut core = Core::load(parts, id)?;
-        core.mend(&blocks)?;
         // What survived a crash is complete now: own commits are synced before they are sent.
         core.cut()?;
         core.leave_forked_log()?;
@@ -551,9 +553,21 @@ impl Volume {
     /// Makes all that was answered so far survive power loss.
     pub(crate) fn sync_store(&self) -> Result<()> {
         self.inner.sync_gate.sync(|| {
-            self.inner.blocks.sync()?;
+            self.sync_blocks()?;
             self.inner.store.sync()
         })
+    }
+
+    /// Makes all blocks survive power loss, and what was published with them follow with the store's next sync.
+    pub(crate) fn sync_blocks(&self) -> Result<()> {
+        let undo = self.inner.undo.end();
+        self.inner.blocks.sync()?;
+        if let Some(end) = undo {
+            // No batch in between: the rows that follow must stay without a gap.
+            let core = self.inner.core.lock();
+            core.undo.forget(&core.store, end)?;
+        }
+        Ok(())
     }
 
     /// `fsyncdir`, `syncfs`.

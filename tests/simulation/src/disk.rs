@@ -347,6 +347,18 @@ impl BlockStore for Disk {
         Ok(count)
     }
 
+    fn unsynced(&self) -> volume::Result<Option<Vec<u8>>> {
+        let state = self.state.lock();
+        let names: Vec<u8> = state.unsynced.iter().flat_map(|hash| *hash.as_bytes()).collect();
+        Ok((!names.is_empty()).then_some(names))
+    }
+
+    fn are_here(&self, mark: &[u8]) -> volume::Result<bool> {
+        let state = self.state.lock();
+        let mut names = mark.chunks(BlockHash::LEN);
+        Ok(names.all(|name| BlockHash::try_from(name).is_ok_and(|hash| state.blocks.contains_key(&hash))))
+    }
+
     fn sync(&self) -> volume::Result<()> {
         let state = &mut *self.state.lock();
         state.sync_failed = true;

@@ -77,12 +77,22 @@ pub trait BlockStore: Send + Sync + 'static {
 
     /// Makes everything put before durable against power loss.
     fn sync(&self) -> Result<()>;
+
+    /// What names everything put so far, for [`Self::are_here`]; `None` when all of it is synced.
+    fn unsynced(&self) -> Result<Option<Vec<u8>>>;
+
+    /// After a crash: whether everything is here that was put before [`Self::unsynced`] gave `mark`.
+    fn are_here(&self, mark: &[u8]) -> Result<bool>;
 }
 
 #[derive(Default)]
 struct State {
     blocks: BTreeMap<BlockHash, Vec<u8>>,
     unsynced: BTreeSet<BlockHash>,
+    puts: u64,
+    /// Puts beyond this one were lost with the power.
+    lost_from: Option<u64>,
+    synced_puts: u64,
     /// Blocks that may still be put before the "disk" is full.
     remaining: Option<usize>,
     syncs: u64,
@@ -106,6 +116,7 @@ impl MemoryBlocks {
         for hash in std::mem::take(&mut state.unsynced) {
             state.blocks.remove(&hash);
         }
+        state.lost_from.get_or_insert(state.synced_puts);
     }
 
     /// Forgets one block, as a cache that evicts it would.
@@ -156,6 +167,7 @@ impl BlockStore for MemoryBlocks {
         if let Some(remaining) = &mut state.remaining {
             *remaining = remaining.checked_sub(blocks.len()).ok_or(crate::error::Error::NoSpace)?;
         }
+        state.puts += 1;
         for (hash, bytes) in blocks {
             if state.blocks.insert(*hash, bytes.to_vec()).is_none() {
                 state.unsynced.insert(*hash);
@@ -173,6 +185,18 @@ impl BlockStore for MemoryBlocks {
         let state = &mut *self.state.lock();
         state.unsynced.clear();
         state.syncs += 1;
+        state.synced_puts = state.puts;
+        state.lost_from = None;
         Ok(())
+    }
+
+    fn unsynced(&self) -> Result<Option<Vec<u8>>> {
+        let state = self.state.lock();
+        Ok((state.puts > state.synced_puts).then(|| state.puts.to_le_bytes().to_vec()))
+    }
+
+    fn are_here(&self, mark: &[u8]) -> Result<bool> {
+        let mark = mark.try_into().map(u64::from_le_bytes).map_err(|_| crate::Error::damaged("a mark of blocks"))?;
+        Ok(self.state.lock().lost_from.is_none_or(|lost| mark <= lost))
     }
 }

@@ -19,7 +19,6 @@ mod recovery;
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, IoSlice},
-    mem,
     num::{NonZeroU64, NonZeroUsize},
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
@@ -100,8 +99,8 @@ struct Tail {
     pack: Option<Arc<Pack>>,
     end: u64,
     next_number: u32,
-    /// Packs written since the last sync, but for `pack`.
-    unsynced: Vec<Arc<Pack>>,
+    /// Packs written since the last sync, but for `pack`, and where they end.
+    unsynced: Vec<(Arc<Pack>, u64)>,
     /// Whether the directory has entries that weren't synced.
     new_entries: bool,
     /// Up to where writing out was begun.
@@ -276,9 +275,38 @@ impl Packs {
         tail.next_number = number.checked_add(1).ok_or(Error::NoSpace)?;
         let pack = Arc::new(Pack { number, file, len: PACK_HEADER });
         self.files.lock().put(number, pack.clone());
-        tail.unsynced.extend(tail.pack.replace(pack));
+        let end = tail.end;
+        tail.unsynced.extend(tail.pack.replace(pack).map(|full| (full, end)));
         tail.new_entries = true;
         (tail.end, tail.written_out) = (PACK_HEADER, PACK_HEADER);
+        Ok(())
+    }
+
+    /// Writes what the last good sync didn't reach once more: after one that failed, the kernel takes what it couldn't
+    /// write for written. What it no longer has is found by hash; then only opening anew helps.
+    fn write_again(&self, tail: &Tail) -> Result<()> {
+        let point = self.synced.lock().point;
+        let newest = tail.pack.iter().map(|pack| (pack, tail.end));
+        for (pack, end) in tail.unsynced.iter().map(|(pack, end)| (pack, *end)).chain(newest) {
+            let mut at = if pack.number == point.pack { point.end } else { 0 };
+            if at < PACK_HEADER {
+                pack.file.write_all_at(&format::pack_header(pack.number), 0).map_err(no_space)?;
+                at = PACK_HEADER;
+            }
+            while at < end {
+                let lost = || Error::damaged(format!("pack {:08x} after a failed sync", pack.number));
+                let mut header = [0; RECORD_HEADER as usize];
+                pack.file.read_exact_at(&mut header, at)?;
+                let (hash, len) = format::parse_record_header(&header).ok_or_else(lost)?;
+                let mut record = vec![0; header.len() + len];
+                pack.file.read_exact_at(&mut record, at)?;
+                if !format::is_named(&hash, &record[header.len()..]) {
+                    return Err(lost());
+                }
+                pack.file.write_all_at(&record, at).map_err(no_space)?;
+                at += record.len() as u64;
+            }
+        }
         Ok(())
     }
 
@@ -388,28 +416,32 @@ impl BlockStore for Packs {
         if self.synced.lock().appends >= wanted {
             return Ok(());
         }
-        if self.synced.lock().failed {
-            return Err(io::Error::other("an earlier sync of the packs failed").into());
-        }
         let mut tail = self.tail.lock();
+        if self.synced.lock().failed {
+            self.write_again(&tail)?;
+            self.synced.lock().failed = false;
+        }
         let Some(pack) = tail.pack.clone() else {
             return Ok(());
         };
         let (end, appends) = (tail.end, tail.appends);
-        let older = mem::take(&mut tail.unsynced);
-        let new_entries = mem::take(&mut tail.new_entries);
+        let older = tail.unsynced.clone();
+        let new_entries = std::mem::take(&mut tail.new_entries);
         tail.written_out = end;
         drop(tail);
 
-        let mut outcome = older.iter().chain([&pack]).try_for_each(|pack| pack.file.sync_data());
+        let mut files = older.iter().map(|(older, _)| older).chain([&pack]);
+        let mut outcome = files.try_for_each(|pack| pack.file.sync_data());
         if outcome.is_ok() && new_entries {
             outcome = File::open(&self.dir).and_then(|dir| dir.sync_all());
         }
-        let synced = &mut *self.synced.lock();
         if let Err(error) = outcome {
-            synced.failed = true;
+            self.synced.lock().failed = true;
+            self.tail.lock().new_entries |= new_entries;
             return Err(error.into());
         }
+        self.tail.lock().unsynced.retain(|(pack, _)| older.iter().all(|(older, _)| older.number != pack.number));
+        let synced = &mut *self.synced.lock();
         synced.appends = appends;
         (synced.point.pack, synced.point.end) = (pack.number, end);
         let near = |recorded: SyncPoint| recorded.pack == pack.number && end - recorded.end < RECORD_SYNC_BYTES;
@@ -417,6 +449,33 @@ impl BlockStore for Packs {
             self.record(synced)?;
         }
         Ok(())
+    }
+
+    /// Where each pack ends that isn't synced: `number u32 ‖ end u64`, little-endian.
+    fn unsynced(&self) -> Result<Option<Vec<u8>>> {
+        let tail = self.tail.lock();
+        let Some(pack) = tail.pack.as_ref().filter(|_| self.synced.lock().appends < tail.appends) else {
+            return Ok(None);
+        };
+        let ends = tail.unsynced.iter().map(|(pack, end)| (pack.number, *end)).chain([(pack.number, tail.end)]);
+        Ok(Some(ends.flat_map(|(number, end)| [&number.to_le_bytes()[..], &end.to_le_bytes()].concat()).collect()))
+    }
+
+    fn are_here(&self, mark: &[u8]) -> Result<bool> {
+        let (ends, rest) = mark.as_chunks::<12>();
+        if !rest.is_empty() {
+            return Err(Error::damaged("a mark of blocks"));
+        }
+        for end in ends {
+            let (number, end) = end.split_first_chunk().ok_or_else(|| Error::damaged("a mark of blocks"))?;
+            let end = end.try_into().map(u64::from_le_bytes).map_err(|_| Error::damaged("a mark of blocks"))?;
+            // Opening has cut every pack at the first record that isn't whole.
+            let len = self.pack(u32::from_le_bytes(*number))?.map_or(0, |pack| pack.len);
+            if len < end {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 }
 

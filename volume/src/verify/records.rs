@@ -13,6 +13,9 @@ use crate::{
 
 use super::{DamageKind, Verifier};
 
+/// The disk store's own row among those of the index.
+const SYNCED: &[u8] = b"synced";
+
 fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Option<T> {
     rmp_serde::from_slice(bytes).ok()
 }
@@ -185,7 +188,7 @@ impl Verifier<'_> {
     /// The index of commits: by hash, and by arrival.
     pub(super) fn index(&mut self) {
         self.rows(Space::Index, |this, rows| {
-            for (key, value) in rows {
+            for (key, value) in rows.into_iter().filter(|(key, _)| key != SYNCED) {
                 let core = this.volume.inner.core.lock();
                 let row =
                     Dot::from_key(&value).filter(|_| value.len() == 12).and_then(|dot| core.commit_row(dot).ok()?);

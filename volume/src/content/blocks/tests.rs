@@ -171,6 +171,12 @@ fn a_damaged_list_node_or_block_is_never_used() {
         fn sync(&self) -> Result<()> {
             self.0.sync()
         }
+        fn unsynced(&self) -> Result<Option<Vec<u8>>> {
+            self.0.unsynced()
+        }
+        fn are_here(&self, mark: &[u8]) -> Result<bool> {
+            self.0.are_here(mark)
+        }
     }
     let store = Arc::new(Rotten(MemoryBlocks::new()));
     let writer = Blocks::new(store.clone(), Arc::new(crypto::OsEntropy));

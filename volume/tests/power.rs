@@ -1,0 +1,180 @@
+//! Power loss, on replicas in memory: the store keeps a part of what came since its last sync, the blocks lose theirs.
+//! What is left must be a state that was, whole, and go on among others as if nothing had been after it.
+
+#![allow(clippy::unwrap_used, reason = "whatever fails here fails the test")]
+
+mod common;
+
+use common::{Replica, sync};
+use p2pfs_volume::{OpenMode, Role, store::Space};
+use proptest::prelude::*;
+
+const BIG: usize = 9000;
+
+fn undo_rows(replica: &Replica) -> Vec<Vec<u8>> {
+    replica.store.keys(Space::Meta).into_iter().filter(|key| key.starts_with(b"undo/")).collect()
+}
+
+fn two() -> (Replica, Replica) {
+    let alice = Replica::founder("alice", 1);
+    let bob = Replica::joined("bob", 2, &alice, Role::Writer);
+    sync(&alice, &bob);
+    (alice, bob)
+}
+
+/// Power fails at `replica`: of the unsynced batches the oldest `keep` are left, and no unsynced block.
+fn lose_power(replica: &mut Replica, keep: usize, salt: u64) {
+    replica.store.lose_power(keep);
+    replica.blocks.lose_power();
+    replica.restart(salt);
+}
+
+#[test]
+fn a_version_whose_blocks_power_took_shows_the_one_before() {
+    let (mut alice, bob) = two();
+    alice.write("f", &[1; BIG]).unwrap();
+    alice.volume.commit_now().unwrap();
+    alice.write("f", &[2; BIG]).unwrap();
+    alice.write("g", &[2; 10]).unwrap();
+    lose_power(&mut alice, usize::MAX, 1);
+    assert_eq!(alice.read("f").unwrap(), [1; BIG]);
+    assert!(alice.read("g").is_err(), "what came after is gone with it");
+    alice.write("g", &[3; BIG]).unwrap();
+    sync(&alice, &bob);
+    assert_eq!(bob.tree(), alice.tree());
+    assert_eq!(bob.volume.status().branches, 2, "no number was used twice");
+    assert_eq!(bob.volume.status().wanted_blocks, 0);
+}
+
+#[test]
+fn what_others_have_is_never_taken_back() {
+    let (mut alice, mut bob) = two();
+    alice.write("f", &[1; BIG]).unwrap();
+    sync(&alice, &bob);
+    bob.write("f", &[2; BIG]).unwrap();
+    alice.write("g", &[3; BIG]).unwrap();
+    sync(&alice, &bob);
+    let tree = alice.tree();
+    lose_power(&mut alice, 0, 1);
+    lose_power(&mut bob, 0, 1);
+    sync(&alice, &bob);
+    assert_eq!(alice.tree(), tree);
+    assert_eq!(bob.tree(), tree);
+    assert_eq!(alice.volume.status().branches, 2);
+}
+
+#[test]
+fn a_file_synced_and_closed_costs_nothing_more() {
+    let (alice, _) = two();
+    let handle = alice.open_to_write("f").unwrap();
+    alice.volume.commit_now().unwrap();
+    for round in 0..10 {
+        alice.volume.write(handle, round * 100_000, &[1; BIG], &Default::default()).unwrap();
+        alice.volume.fsync(handle).unwrap();
+    }
+    let before = alice.store.unsynced();
+    alice.close(handle).unwrap();
+    assert_eq!(alice.store.unsynced() - before, 1);
+    assert!(undo_rows(&alice).is_empty());
+    alice.write("g", &[2; BIG]).unwrap();
+    assert_eq!(undo_rows(&alice).len(), 1);
+    alice.volume.commit_now().unwrap();
+    assert!(undo_rows(&alice).is_empty());
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Write { name: u8, big: bool },
+    Append { name: u8 },
+    Remove { name: u8 },
+    Rename { from: u8, to: u8 },
+    Sync,
+    Commit,
+    Meet,
+    OtherWrites { name: u8, big: bool },
+    PowerLoss { keep: usize, blocks: bool },
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let name = 0..4u8;
+    prop_oneof![
+        6 => (name.clone(), any::<bool>()).prop_map(|(name, big)| Step::Write { name, big }),
+        2 => name.clone().prop_map(|name| Step::Append { name }),
+        1 => name.clone().prop_map(|name| Step::Remove { name }),
+        2 => (name.clone(), name.clone()).prop_map(|(from, to)| Step::Rename { from, to }),
+        1 => Just(Step::Sync),
+        1 => Just(Step::Commit),
+        1 => Just(Step::Meet),
+        2 => (name, any::<bool>()).prop_map(|(name, big)| Step::OtherWrites { name, big }),
+        3 => (0..12usize, any::<bool>()).prop_map(|(keep, blocks)| Step::PowerLoss { keep, blocks }),
+    ]
+}
+
+fn bytes(number: usize, big: bool) -> Vec<u8> {
+    let mut bytes = vec![number as u8; if big { BIG + number } else { 20 }];
+    bytes[..8].copy_from_slice(&(number as u64).to_le_bytes());
+    bytes
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 256, max_shrink_iters: 2000, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_loss_leaves_a_state_that_was(steps in prop::collection::vec(step(), 1..40)) {
+        let (mut alice, bob) = two();
+        // What alice showed after each call since the last one that made everything durable.
+        let mut states = vec![alice.tree()];
+        for (number, step) in steps.into_iter().enumerate() {
+            let name = |n: u8| format!("f{n}");
+            match step {
+                Step::Write { name: n, big } => {
+                    let handle = alice.open_to_write(&name(n)).unwrap();
+                    states.push(alice.tree());
+                    alice.volume.write(handle, 0, &bytes(number, big), &Default::default()).unwrap();
+                    alice.close(handle).unwrap();
+                }
+                Step::Append { name: n } => {
+                    let Ok(ino) = alice.find(&name(n)) else { continue };
+                    let mode = OpenMode { write: true, append: true, ..OpenMode::default() };
+                    let handle = alice.volume.open(ino, mode, &Default::default()).unwrap();
+                    alice.volume.write(handle, 0, &bytes(number, true), &Default::default()).unwrap();
+                    // Drafts live through power loss as versions do.
+                    alice.volume.fsync(handle).unwrap();
+                    states = vec![alice.tree()];
+                    alice.close(handle).unwrap();
+                }
+                Step::Remove { name: n } => drop(alice.remove(&name(n))),
+                Step::Rename { from, to } => drop(alice.rename(&name(from), &name(to))),
+                Step::Sync => {
+                    alice.volume.sync_all().unwrap();
+                    states.clear();
+                }
+                Step::Commit => {
+                    alice.volume.commit_now().unwrap();
+                    states.clear();
+                }
+                Step::Meet => {
+                    sync(&alice, &bob);
+                    prop_assert_eq!(alice.tree(), bob.tree());
+                    states.clear();
+                }
+                Step::OtherWrites { name: n, big } => bob.write(&name(n), &bytes(1000 + number, big)).unwrap(),
+                Step::PowerLoss { keep, blocks } => {
+                    alice.store.lose_power(keep);
+                    if blocks {
+                        alice.blocks.lose_power();
+                    }
+                    alice.restart(number as u64);
+                    let tree = alice.tree();
+                    prop_assert!(states.contains(&tree), "{tree:#?} is none of {states:#?}");
+                    states.clear();
+                }
+            }
+            states.push(alice.tree());
+        }
+        sync(&alice, &bob);
+        prop_assert_eq!(alice.tree(), bob.tree());
+        prop_assert_eq!(bob.volume.status().branches, 2, "no number was used twice");
+        prop_assert_eq!(alice.volume.status().wanted_blocks + bob.volume.status().wanted_blocks, 0);
+    }
+}
