@@ -48,10 +48,14 @@ struct Health {
     sync_failed: bool,
     /// Batches from this number on were not applied with success.
     failed_from: u64,
+    /// A batch has at least this number and was applied with success; none has a greater one.
+    newest: Option<u64>,
+    /// The same of the last batch that a sync reached, until the next batch has told it ([`journal::SYNCED`]).
+    synced: Option<u64>,
 }
 
 impl Health {
-    const GOOD: Self = Self { broken: false, sync_failed: false, failed_from: u64::MAX };
+    const GOOD: Self = Self { broken: false, sync_failed: false, failed_from: u64::MAX, newest: None, synced: None };
 }
 
 struct Open {
@@ -86,8 +90,11 @@ impl Open {
         &self.spaces[space as usize]
     }
 
-    fn apply(&self, batch: &Batch) -> fjall::Result<()> {
+    fn apply(&self, batch: &Batch, synced: Option<u64>) -> fjall::Result<()> {
         let mut write = self.database.batch();
+        if let Some(number) = synced {
+            write.insert(self.space(Space::Index), journal::SYNCED, number.to_le_bytes());
+        }
         for (space, key, value) in &batch.writes {
             match value {
                 Some(value) => write.insert(self.space(*space), key.as_slice(), value.as_slice()),
@@ -217,10 +224,12 @@ impl Store for DiskStore {
             let open = self.open.read();
             let Some(open) = &*open else { return Err(fjall::Error::Io(closed())) };
             let number = open.database.seqno();
-            open.apply(&batch).inspect_err(|_| {
+            open.apply(&batch, health.synced).inspect_err(|_| {
                 health.broken = true;
                 health.failed_from = health.failed_from.min(number);
-            })
+            })?;
+            (health.newest, health.synced) = (Some(number), None);
+            Ok(())
         };
         match attempt(&mut health) {
             Err(fjall::Error::Poisoned) => {
@@ -233,7 +242,7 @@ impl Store for DiskStore {
     }
 
     fn sync(&self) -> io::Result<()> {
-        drop(self.writing()?);
+        let newest = self.writing()?.newest;
         let result = match &*self.open.read() {
             Some(open) => open.database.persist(PersistMode::SyncData),
             None => Err(fjall::Error::Io(closed())),
@@ -244,6 +253,8 @@ impl Store for DiskStore {
             if matches!(result, Err(fjall::Error::Poisoned)) {
                 return self.reopen(&mut health);
             }
+        } else if newest.is_some() {
+            self.health.lock().synced = newest;
         }
         result.map_err(to_io)
     }

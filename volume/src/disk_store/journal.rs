@@ -2,7 +2,9 @@
 //!
 //! The library below takes the first entry that it can't decode for the end of a journal, wherever it stands, and cuts
 //! the rest off: right after a crash, but on a bit that flipped it would silently forget all that was written after
-//! it. A crash leaves nothing whole behind the first broken batch; whatever is whole there tells of damage.
+//! it. So the first batch after each sync tells what that sync reached ([`SYNCED`]): a broken batch before that, with a
+//! whole one behind it, is damage. Behind it power loss leaves any batch broken and any whole, and the store is cut at the
+//! first broken one (`tail`).
 //!
 //! A journal (fjall 3) is batches: `1 ‖ items u32 ‖ sequence number u64`, the items, `3 ‖ checksum u64 ‖ "FJL" 3`. An item is
 //! `2 ‖ type ‖ compression (none: 0) ‖ key space u64 ‖ key length u16 ‖ value length u32 ‖ stored length u32 ‖ key ‖ value`, or
@@ -17,6 +19,8 @@ use std::{
 
 use xxhash_rust::xxh3::Xxh3;
 
+/// The key, in `index`, whose value is the number (or a little less) of a batch that is on the disk with all before it.
+pub(super) const SYNCED: &[u8] = b"synced";
 const START: u8 = 1;
 const ITEM: u8 = 2;
 const END: u8 = 3;
@@ -54,8 +58,9 @@ fn journals(dir: &Path) -> io::Result<Vec<PathBuf>> {
 /// # Errors
 /// `InvalidData` when one is damaged, or the disk fails.
 pub(super) fn check(dir: &Path) -> io::Result<()> {
+    let synced = synced(dir)?;
     for path in journals(dir)? {
-        if let Some(at) = damaged(&path)?.first() {
+        if let Some(at) = damaged(&path, synced)?.first() {
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
             let text = format!("the store's journal {name} is damaged at byte {}", at.start);
             return Err(io::Error::new(io::ErrorKind::InvalidData, text));
@@ -71,8 +76,9 @@ pub(super) fn check(dir: &Path) -> io::Result<()> {
 /// The disk fails.
 pub(super) fn mend(dir: &Path, kept: &Path) -> io::Result<usize> {
     let mut places = 0;
+    let synced = synced(dir)?;
     for path in journals(dir)? {
-        let damaged = damaged(&path)?;
+        let damaged = damaged(&path, synced)?;
         if damaged.is_empty() {
             continue;
         }
@@ -97,8 +103,27 @@ pub(super) fn mend(dir: &Path, kept: &Path) -> io::Result<usize> {
     Ok(places)
 }
 
-/// The damaged places of a journal: between whole batches. What follows the last whole one is no damage.
-fn damaged(path: &Path) -> io::Result<Vec<Range<u64>>> {
+/// The newest batch that any journal tells to be on the disk.
+fn synced(dir: &Path) -> io::Result<u64> {
+    let mut synced = 0;
+    for path in journals(dir)? {
+        let mut reader = Window::open(&path)?;
+        while reader.fill(START_LEN)? {
+            match reader.batch()? {
+                Some((len, _)) => {
+                    synced = synced.max(reader.synced);
+                    reader.skip(len);
+                }
+                None => reader.skip_to_start(),
+            }
+        }
+    }
+    Ok(synced)
+}
+
+/// The damaged places of a journal: between whole batches, before the batch `synced`. What follows the last whole one,
+/// or that batch, is no damage.
+fn damaged(path: &Path, synced: u64) -> io::Result<Vec<Range<u64>>> {
     let mut reader = Window::open(path)?;
     let mut found = Vec::new();
     let mut bad: Option<u64> = None;
@@ -111,6 +136,9 @@ fn damaged(path: &Path) -> io::Result<Vec<Range<u64>>> {
         match batch {
             Some((len, number)) if newest.is_none_or(|newest| follows(newest, number)) => {
                 if let Some(start) = bad.take() {
+                    if newest.is_some_and(|newest| newest >= synced) {
+                        return Ok(found);
+                    }
                     found.push(start..at);
                 }
                 newest = Some(number);
@@ -146,11 +174,13 @@ struct Window {
     /// Offset of `bytes[start]` in the file.
     at: u64,
     ended: bool,
+    /// What the batch looked at last tells to be on the disk.
+    synced: u64,
 }
 
 impl Window {
     fn open(path: &Path) -> io::Result<Self> {
-        Ok(Self { file: File::open(path)?, bytes: Vec::new(), start: 0, at: 0, ended: false })
+        Ok(Self { file: File::open(path)?, bytes: Vec::new(), start: 0, at: 0, ended: false, synced: 0 })
     }
 
     /// Makes sure of `len` more bytes; false when the file ends before.
@@ -190,6 +220,7 @@ impl Window {
         let (items, number) = (u32::from_le_bytes(self.int(1)), u64::from_le_bytes(self.int(5)));
         let mut checksum = Xxh3::new();
         let mut len = START_LEN;
+        let mut synced = 0;
         for _ in 0..items {
             if !self.fill(len + 9)? {
                 return Ok(None);
@@ -214,7 +245,14 @@ impl Window {
             if len + item > BATCH_MAX || !self.fill(len + item)? {
                 return Ok(None);
             }
-            checksum.update(&self.bytes[self.start + len..self.start + len + item]);
+            let bytes = &self.bytes[self.start + len..self.start + len + item];
+            if kind == ITEM
+                && let Some(value) = bytes[ITEM_HEAD..].strip_prefix(SYNCED)
+                && let Ok(value) = value.try_into()
+            {
+                synced = u64::from_le_bytes(value);
+            }
+            checksum.update(bytes);
             len += item;
         }
         if !self.fill(len + END_LEN)? || self.bytes[self.start + len] != END {
@@ -223,6 +261,7 @@ impl Window {
         let end = self.start + len;
         let whole =
             u64::from_le_bytes(self.int(len + 1)) == checksum.digest() && self.bytes[end + 9..].starts_with(MAGIC);
+        self.synced = if whole { synced } else { 0 };
         Ok((whole && items > 0).then_some((len + END_LEN, number)))
     }
 }
@@ -247,6 +286,7 @@ mod tests {
                 batch.remove(Space::Ids, number.to_be_bytes());
             }
             store.apply(batch).unwrap();
+            store.sync().unwrap();
         }
     }
 
@@ -266,14 +306,14 @@ mod tests {
         store(folder.path(), 200);
         let path = journal(folder.path());
         let whole = fs::read(&path).unwrap();
-        assert!(damaged(&path).unwrap().is_empty());
+        assert!(damaged(&path, u64::MAX).unwrap().is_empty());
         // Torn anywhere, or filled up with zeros: no damage.
         for cut in (0..whole.len()).step_by(whole.len() / 7) {
             fs::write(&path, &whole[..cut]).unwrap();
-            assert!(damaged(&path).unwrap().is_empty(), "cut at {cut}");
+            assert!(damaged(&path, u64::MAX).unwrap().is_empty(), "cut at {cut}");
             let padded = [&whole[..cut], &vec![0; 4096]].concat();
             fs::write(&path, &padded).unwrap();
-            assert!(damaged(&path).unwrap().is_empty(), "cut and padded at {cut}");
+            assert!(damaged(&path, u64::MAX).unwrap().is_empty(), "cut and padded at {cut}");
         }
     }
 
@@ -288,7 +328,7 @@ mod tests {
                 store.apply(batch).unwrap();
             }
         }
-        assert!(damaged(&journal(folder.path())).unwrap().is_empty());
+        assert!(damaged(&journal(folder.path()), u64::MAX).unwrap().is_empty());
     }
 
     #[test]
@@ -313,5 +353,35 @@ mod tests {
         assert!(journals(&kept).unwrap().len() == 1);
         let left = count(folder.path());
         assert!(left < all && left >= all - 8, "{left} of {all}");
+    }
+
+    /// Power loss may leave the middle of what wasn't synced unwritten: that is cut off, and no damage.
+    #[test]
+    fn a_hole_behind_the_last_sync_is_none_and_before_it_is_one() {
+        let folder = tempfile::tempdir().unwrap();
+        store(folder.path(), 30);
+        let synced = fs::read(journal(folder.path())).unwrap().iter().rposition(|byte| *byte != 0).unwrap() + 1;
+        {
+            let store = DiskStore::open(folder.path()).unwrap();
+            for number in 1000..1020u32 {
+                let mut batch = Batch::new();
+                batch.put(Space::Nodes, number.to_be_bytes(), vec![7; 300]);
+                store.apply(batch).unwrap();
+                if number == 1000 {
+                    store.sync().unwrap();
+                }
+            }
+        }
+        let path = journal(folder.path());
+        let whole = fs::read(&path).unwrap();
+        let mut holed = whole.clone();
+        holed[synced + 2500..synced + 3012].fill(0);
+        fs::write(&path, &holed).unwrap();
+        let left = count(folder.path());
+        let mut holed = whole;
+        holed[synced - 1500..synced - 988].fill(0);
+        fs::write(&path, &holed).unwrap();
+        assert!(DiskStore::open(folder.path()).is_err());
+        assert!(left > 70, "{left}");
     }
 }
