@@ -145,12 +145,8 @@ impl Replica {
 
     /// Opens the store again, as after the death of the process.
     pub fn restart(&mut self, salt: u64) {
-        self.volume = self.reopened(salt).unwrap();
-    }
-
-    /// What opening the store again gives.
-    pub fn reopened(&self, salt: u64) -> Result<Volume> {
-        Volume::load(self.parts(salt), self.volume.id())
+        let id = self.volume.id();
+        self.volume = Volume::load(self.parts(salt), id).unwrap();
     }
 
     /// [`Self::restart`], which a damaged store may not survive.

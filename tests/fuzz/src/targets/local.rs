@@ -63,7 +63,7 @@ pub(crate) mod row {
         add("row_counters", named(b"counters"));
         add("row_branch", named(b"branch/"));
         let raw = |space| values(sample.raw_rows().into_iter().filter(|r| r.0 == space).map(|(_, k, v)| (k, v)).collect());
-        add("row_commit", raw(Space::Commits));
+        add("row_commit", values(opened(Space::Commits)));
         add("row_change", raw(Space::Changes));
         add("row_node", values(opened(Space::Nodes)));
         add("row_entry", values(opened(Space::Entries)));
