@@ -170,7 +170,7 @@ fn blocks_exchanged_on_the_disk_do_not_open() {
     file.write_all_at(&bytes, PACK_HEADER).unwrap();
     for content in [a, b] {
         for (offset, len) in [(0, 60_000), (20_000, 100)] {
-            assert!(matches!(blocks.read(&content, &keys, offset, len, &mut Vec::new()), Err(Error::Damaged(_))));
+            assert!(matches!(blocks.read(&content, &keys, offset, len, &mut Vec::new()), Err(Error::Absent(_))));
         }
     }
 }
