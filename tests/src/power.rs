@@ -26,6 +26,8 @@ use crate::{random::Random, scratch::Scratch, tool::run};
 
 /// What a disk writes in one piece; two of them may be torn apart by a power loss.
 const SECTOR: usize = 512;
+/// ext4 itself doesn't live through a torn superblock.
+const SUPERBLOCK_END: u64 = 4096;
 const IMAGE: &str = "disk.img";
 /// How long a flush takes, as on a small solid state disk.
 const FLUSH_TIME: Duration = Duration::from_millis(4);
@@ -187,8 +189,9 @@ impl Platter {
             }
             let tear = random.below(8) < torn;
             for (sector, bytes) in bytes.chunks(SECTOR).enumerate() {
-                if !tear || random.below(2) == 0 {
-                    file.write_all_at(bytes, offset + (sector * SECTOR) as u64).unwrap();
+                let at = offset + (sector * SECTOR) as u64;
+                if !tear || at < SUPERBLOCK_END || random.below(2) == 0 {
+                    file.write_all_at(bytes, at).unwrap();
                 }
             }
         }
