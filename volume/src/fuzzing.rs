@@ -12,7 +12,7 @@ use crate::{
         AccessBody, BirthBody, ClaimedCommit, ContentBody, Head, Header, MemberBody, MetaBody, PlaceBody, RawChange,
         RemovalBody, XattrBody, decode, encode,
     },
-    content::{BlockHash, Content},
+    content::BlockHash,
     core::{CommitRow, Counters},
     error::Error,
     member::MemberRow,
@@ -118,12 +118,6 @@ pub fn acl_modes(bytes: &[u8], mode: u16) -> Option<(u16, u16)> {
     let (inherited, new) = list.inherit(mode);
     Acl::parse(&inherited.encode()).ok()?;
     Some((list.mode(), new))
-}
-
-/// The first bytes of a content's canonical form that say no more than it can hold.
-pub fn content(bytes: &[u8]) -> Option<Content> {
-    let content: Content = decode("content", bytes).ok()?;
-    content.validate().ok().map(|()| content)
 }
 
 /// The intent log's keys of one inode: the first row's, and the `number`-th row of changes'.
