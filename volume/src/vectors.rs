@@ -341,8 +341,12 @@ fn store() -> SealedStore {
 fn recode_pack(bytes: &[u8]) -> Result<Vec<u8>, String> {
     let (old, new) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let name = "00000000.pack";
+    // A store that knows of the pack: without one, what is damaged would be passed over and not be cut off.
+    let store_of_old = store();
+    let (hash, block) = pack_blocks().remove(0);
+    Packs::open(old.path(), &store_of_old).unwrap().put(&hash, &block).unwrap();
     fs::write(old.path().join(name), bytes).unwrap();
-    let packs = Packs::open(old.path(), &store()).map_err(|e| e.to_string())?;
+    let packs = Packs::open(old.path(), &store_of_old).map_err(|e| e.to_string())?;
     match packs.recovery() {
         found if found.cut > 0 => {
             return Err(format!("{} blocks are whole, {} bytes cut off", found.checked, found.cut));

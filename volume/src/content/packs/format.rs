@@ -72,6 +72,12 @@ pub(super) fn parse_record_header(header: &[u8; RECORD_HEADER as usize]) -> Opti
     sound.then(|| BlockHash::try_from(hash).ok().map(|hash| (hash, len))).flatten()
 }
 
+/// Where in these bytes a record may begin.
+pub(super) fn record_starts(bytes: &[u8]) -> impl Iterator<Item = usize> + '_ {
+    let starts = bytes.windows(RECORD_MAGIC.len()).enumerate();
+    starts.filter(|(_, four)| four == RECORD_MAGIC).map(|(at, _)| at)
+}
+
 /// Whether bytes bear their name, as a block or as a list node.
 pub(super) fn is_named(hash: &BlockHash, bytes: &[u8]) -> bool {
     let may_be_list = bytes.len() <= LIST_NODE_MAX && bytes.len().is_multiple_of(BlockHash::LEN);

@@ -9,7 +9,7 @@ use std::{
 };
 
 use crate::{
-    content::BlockHead,
+    content::{BlockHash, BlockHead},
     error::Result,
     sealed_store::SealedStore,
     store::{Batch, Space},
@@ -17,6 +17,8 @@ use crate::{
 
 use super::format::{self, PACK_HEADER, Place, RECORD_HEADER, SyncPoint};
 
+/// Bytes in which the next record is looked for at a time.
+const SEARCH: usize = 1 << 20;
 /// Rows written in one batch while recovering.
 const BATCH_ROWS: usize = 1024;
 
@@ -51,7 +53,9 @@ pub(super) fn recover(dir: &Path, store: &SealedStore) -> Result<Opened> {
         Some(row) => Some(SyncPoint::decode(&row)?),
         None => None,
     };
-    // Without a point (the store is new, or was lost) everything is checked, and gets its rows again.
+    // Without a point (the store is new, or was lost) everything is checked, and gets its rows again. What is damaged
+    // then is no torn end, and whole blocks may follow: nothing is cut off.
+    let keep = known.is_none();
     let mut point = known.unwrap_or_default();
     let newest = numbers.last().copied().max(known.map(|point| point.newest));
     let next_number = newest.map_or(0, |newest| newest.saturating_add(1));
@@ -66,7 +70,7 @@ pub(super) fn recover(dir: &Path, store: &SealedStore) -> Result<Opened> {
     let mut recovery = Recovery::default();
     for &number in numbers.range(point.pack..) {
         let from = if number == point.pack { point.end } else { 0 };
-        let end = check_pack(dir, number, from.max(PACK_HEADER), store, &mut recovery)?;
+        let end = check_pack(dir, number, from.max(PACK_HEADER), keep, store, &mut recovery)?;
         if end > PACK_HEADER {
             (point.pack, point.end) = (number, end);
         }
@@ -92,12 +96,21 @@ pub(super) fn recover(dir: &Path, store: &SealedStore) -> Result<Opened> {
 }
 
 /// Checks the records of a pack from `from` on, cuts off what is no record, syncs what remains; returns where it ends.
-fn check_pack(dir: &Path, number: u32, from: u64, store: &SealedStore, recovery: &mut Recovery) -> Result<u64> {
+/// To `keep` all, what is no record is passed over instead.
+fn check_pack(
+    dir: &Path,
+    number: u32,
+    from: u64,
+    keep: bool,
+    store: &SealedStore,
+    recovery: &mut Recovery,
+) -> Result<u64> {
     let path = format::path(dir, number);
     let file = OpenOptions::new().read(true).write(true).open(&path)?;
     let len = file.metadata()?.len();
     let mut header = [0; PACK_HEADER as usize];
-    if !read_at(&file, &mut header, 0)? || !format::check_pack_header(&header, number)? {
+    let whole = read_at(&file, &mut header, 0)? && format::check_pack_header(&header, number)?;
+    if !whole && !keep {
         // Made just before power went; no record in it was ever acknowledged.
         recovery.cut += len;
         drop(file);
@@ -108,17 +121,13 @@ fn check_pack(dir: &Path, number: u32, from: u64, store: &SealedStore, recovery:
     let mut bytes = Vec::new();
     let mut batch = Batch::new();
     loop {
-        let mut header = [0; RECORD_HEADER as usize];
-        if !read_at(&file, &mut header, end)? {
-            break;
-        }
-        let Some((hash, record_len)) = format::parse_record_header(&header) else {
-            break;
+        let Some(hash) = whole_record(&file, end, &mut bytes)? else {
+            match if keep { next_record(&file, end + 1, &mut bytes)? } else { None } {
+                Some(next) => end = next,
+                None => break,
+            }
+            continue;
         };
-        bytes.resize(record_len, 0);
-        if !read_at(&file, &mut bytes, end + RECORD_HEADER)? || !format::is_named(&hash, &bytes) {
-            break;
-        }
         let place = Place { pack: number, offset: end + RECORD_HEADER, head: BlockHead::of(&bytes) };
         recovery.checked += 1;
         if store.get(Space::Blocks, hash.as_bytes())?.as_deref() != Some(&place.encode()) {
@@ -131,12 +140,46 @@ fn check_pack(dir: &Path, number: u32, from: u64, store: &SealedStore, recovery:
         end = place.end();
     }
     store.apply(batch)?;
+    if keep {
+        file.sync_all()?;
+        return Ok(len);
+    }
     if end < len {
         recovery.cut += len - end;
         file.set_len(end)?;
     }
     file.sync_all()?;
     Ok(end)
+}
+
+/// The name of the record at `offset`, and its bytes, if it is whole.
+fn whole_record(file: &File, offset: u64, bytes: &mut Vec<u8>) -> Result<Option<BlockHash>> {
+    let mut header = [0; RECORD_HEADER as usize];
+    if !read_at(file, &mut header, offset)? {
+        return Ok(None);
+    }
+    let Some((hash, len)) = format::parse_record_header(&header) else { return Ok(None) };
+    bytes.resize(len, 0);
+    let whole = read_at(file, bytes, offset + RECORD_HEADER)? && format::is_named(&hash, bytes);
+    Ok(whole.then_some(hash))
+}
+
+/// Where the next whole record begins, from `offset` on.
+fn next_record(file: &File, mut offset: u64, bytes: &mut Vec<u8>) -> Result<Option<u64>> {
+    let mut window = vec![0; SEARCH];
+    loop {
+        let read = file.read_at(&mut window, offset)?;
+        for at in format::record_starts(&window[..read]) {
+            if whole_record(file, offset + at as u64, bytes)?.is_some() {
+                return Ok(Some(offset + at as u64));
+            }
+        }
+        if read < 4 {
+            return Ok(None);
+        }
+        // One may begin in the last bytes.
+        offset += (read - 3) as u64;
+    }
 }
 
 /// Fills `out` from `offset`; false when the file ends before.

@@ -131,6 +131,28 @@ fn a_lost_index_is_made_again_and_a_lost_pack_only_loses_its_blocks() {
 }
 
 #[test]
+fn with_a_lost_index_damage_costs_the_blocks_that_it_hit_and_no_other() {
+    for at in [3, PACK_HEADER + 2, PACK_HEADER + 6, PACK_HEADER + 20, 3000, 5000] {
+        let (dir, (_, store)) = (TempDir::new().unwrap(), sealed());
+        let packs = Packs::open(dir.path(), &store).unwrap();
+        put(&packs, 0..20);
+        drop(packs);
+        let (len, file) = pack_file(&dir, 0);
+        let mut byte = [0];
+        file.read_exact_at(&mut byte, at).unwrap();
+        file.write_all_at(&[byte[0] ^ 8], at).unwrap();
+        let (_, empty) = sealed();
+        let packs = Packs::open(dir.path(), &empty).unwrap();
+        let here = (0..20).filter(|n| packs.contains(&block(*n).0).unwrap()).count();
+        assert!(here >= 19, "a flip at {at} leaves {here}");
+        assert_eq!(pack_file(&dir, 0).0, len, "nothing is cut off");
+        // What is new goes elsewhere.
+        put(&packs, 20..22);
+        check(&packs, 20..22, 22..23);
+    }
+}
+
+#[test]
 fn rows_that_power_loss_took_are_made_again_where_the_blocks_remain() {
     let (dir, (memory, store)) = (TempDir::new().unwrap(), sealed());
     let packs = Packs::open(dir.path(), &store).unwrap();
