@@ -32,9 +32,12 @@ const PIECE: usize = 1 << 20;
 
 impl Workload {
     /// Goes on from what is in `folder`, all of which is durable.
-    pub fn new(folder: &Path, clock: impl Fn() -> usize + Send + 'static) -> Self {
-        let history = History::new(crate::history::look(folder).unwrap());
-        Self { folder: folder.to_owned(), history, clock: Box::new(clock), table: None, next: 0 }
+    ///
+    /// # Errors
+    /// It can't be read.
+    pub fn new(folder: &Path, clock: impl Fn() -> usize + Send + 'static) -> io::Result<Self> {
+        let history = History::new(crate::history::look(folder)?);
+        Ok(Self { folder: folder.to_owned(), history, clock: Box::new(clock), table: None, next: 0 })
     }
 
     fn begin(&mut self, change: impl FnOnce(&mut State)) {

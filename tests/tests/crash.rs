@@ -339,7 +339,11 @@ fn work_and_unmount(peer: &mut Peer, workload: &mut Option<Workload>) -> bool {
         return false;
     }
     let moment = AtomicUsize::new(1);
-    let workload = workload.insert(Workload::new(peer.root(), move || moment.fetch_add(1, Ordering::Relaxed)));
+    let Ok(begun) = Workload::new(peer.root(), move || moment.fetch_add(1, Ordering::Relaxed)) else {
+        assert!(!peer.await_end().success(), "it can't be read only when the daemon is dead");
+        return false;
+    };
+    let workload = workload.insert(begun);
     let mut steps = Random::new(7);
     for _ in 0..STEPS {
         if workload.step(&mut steps).is_err() {

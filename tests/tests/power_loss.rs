@@ -65,7 +65,7 @@ fn recorded_run(scratch: &Arc<Scratch>, image: &Path, random: &mut Random) -> (H
     let mut peer = Peer::with_home(scratch, "recorded", folder.join("home"));
     peer.mount();
     let clock = recording.clone();
-    let mut workload = Workload::new(peer.root(), move || clock.moment());
+    let mut workload = Workload::new(peer.root(), move || clock.moment()).unwrap();
     let mut steps = random.clone();
     with_write_back(&folder.join("home"), random, || {
         for _ in 0..STEPS {

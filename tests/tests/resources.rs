@@ -29,7 +29,7 @@ fn work_with_fault(peer: &mut Peer, at: u64, errno: i32, lasting: bool) {
     let what = format!("error {errno} at call {at}{}", if lasting { " and after" } else { "" });
     peer.mount();
     let moment = AtomicUsize::new(1);
-    let mut workload = Workload::new(peer.root(), move || moment.fetch_add(1, Ordering::Relaxed));
+    let mut workload = Workload::new(peer.root(), move || moment.fetch_add(1, Ordering::Relaxed)).unwrap();
     let mut steps = Random::new(at);
     peer.faults().fail_at(at, errno, lasting);
     let mut failed = None;
