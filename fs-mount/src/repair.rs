@@ -111,7 +111,9 @@ fn commit_pending(dir: &Path, profile: &Profile) -> Outcome<()> {
 /// Moves the damaged store out of the way.
 fn set_aside(dir: &Path) -> io::Result<PathBuf> {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_secs());
-    let kept = dir.join(format!("store.damaged-{now}"));
+    // More than one may be built in a second.
+    let mut names = (now..).map(|number| dir.join(format!("store.damaged-{number}")));
+    let kept = names.find(|name| !name.exists()).expect("there is no end of names");
     fs::rename(dir.join("store"), &kept)?;
     sync_dir(dir)?;
     Ok(kept)
