@@ -11,7 +11,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     num::NonZeroUsize,
-    sync::{Arc, atomic::AtomicU64},
+    sync::Arc,
 };
 
 use crypto::{DeviceKeys, Entropy, Hash, Label, SymmetricKey, UserKeys, VolumeId, keyed_tag, random_array};
@@ -141,8 +141,6 @@ pub(crate) struct Core {
     pub me: BranchNo,
     pub pending: Option<Pending>,
     pub next_arrival: u64,
-    /// Commits up to this arrival are on the disk and may be sent.
-    pub synced_arrival: Arc<AtomicU64>,
     pub overlay: Overlay,
     counters: Counters,
     name_key: SymmetricKey,
@@ -216,7 +214,6 @@ impl Core {
             me: BranchNo(0),
             pending: None,
             next_arrival: 1,
-            synced_arrival: Arc::default(),
             overlay: Overlay::default(),
             counters,
             nodes: LruCache::new(capacity(NODE_CACHE)),

@@ -121,7 +121,7 @@ pub(crate) struct Inner {
     pub next_peer: AtomicU64,
     pub waiting: Mutex<Waiting>,
     /// Commits up to this arrival are on the disk and may be sent.
-    pub synced_arrival: Arc<AtomicU64>,
+    pub synced_arrival: AtomicU64,
     space: Mutex<SpaceGuard>,
     directory: Option<PathBuf>,
     listener: Mutex<Option<Listener>>,
@@ -175,8 +175,7 @@ impl Volume {
     fn assemble(core: Core, blocks: Blocks, clock: Arc<dyn Clock>, directory: Option<PathBuf>) -> Self {
         let (store, undo) = (core.store.clone(), core.undo.clone());
         // Whoever opens or makes a volume has synced it.
-        let synced_arrival = core.synced_arrival.clone();
-        synced_arrival.store(core.next_arrival - 1, Ordering::Release);
+        let synced_arrival = AtomicU64::new(core.next_arrival - 1);
         let inner = Inner {
             fetch: Arc::new(Fetch::new(blocks.clone(), store.clone())),
             core: Mutex::new(core),
