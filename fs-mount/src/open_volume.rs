@@ -3,7 +3,7 @@
 //! Invariant: whoever has a volume open holds its lock, until after the volume is closed.
 
 use std::{
-    io,
+    env, io,
     panic::{AssertUnwindSafe, catch_unwind},
     path::Path,
     sync::Arc,
@@ -113,6 +113,10 @@ impl Stores {
 
 /// A process that ends lets its lock go a moment before its store.
 pub(crate) fn open_store(path: &Path) -> Outcome<DiskStore> {
+    // The library below panics where the working directory is gone: it was removed, or lies on a mount that ended.
+    if env::current_dir().is_err() {
+        env::set_current_dir("/").because(|| "leaving a folder that is gone".to_owned())?;
+    }
     let deadline = Instant::now() + STORE_PATIENCE;
     loop {
         match DiskStore::open(path) {

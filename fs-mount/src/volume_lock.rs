@@ -65,14 +65,16 @@ impl VolumeLock {
 }
 
 impl Holder {
-    /// Whether it is a daemon that answers.
+    /// Whether it is a daemon with a mount, which will not go away by itself.
     pub(crate) fn is_daemon(self, dir: &VolumeDir) -> bool {
-        matches!(client::hello(dir), Ok(Some(_)))
+        matches!(client::hello(dir), Ok(Some(hello)) if !hello.ending)
     }
 
     /// The refusal for whoever wanted the volume in `dir`: who has it, and where it is mounted.
     pub(crate) fn busy(self, dir: &VolumeDir) -> Failure {
-        if let Ok(Some(hello)) = client::hello(dir) {
+        if let Ok(Some(hello)) = client::hello(dir)
+            && !hello.ending
+        {
             return already_mounted(dir, hello);
         }
         let who = self.pid.map_or_else(|| "another process".to_owned(), |pid| format!("process {pid}"));
