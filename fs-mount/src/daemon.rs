@@ -19,7 +19,7 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use crypto::OsEntropy;
@@ -55,9 +55,6 @@ use wait::Waiter;
 
 /// How long a read waits for content that no peer has sent yet.
 const ABSENT_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long others may take to let the volume go: a command that has it open for a moment, a daemon whose mount is gone
-/// and that still hands over what peers lack.
-const LOCK_PATIENCE: Duration = Duration::from_secs(20);
 /// How long starting waits for the registries' first answer before it says that there is none.
 const REGISTRY_PATIENCE: Duration = Duration::from_millis(1500);
 /// How long a volume that has not arrived yet is waited for.
@@ -122,7 +119,7 @@ pub(crate) fn run(config: Config, ready: impl FnOnce(Ready)) -> Outcome<()> {
     // All paths are absolute by now. The folder it was started in may be removed, and must not be kept busy.
     env::set_current_dir("/").because(|| "leaving the working directory".to_owned())?;
     config.dir.check_format()?;
-    let lock = take_lock(&config.dir)?;
+    let lock = VolumeLock::wait_for(&config.dir)?;
     let profile = Profile::load(&config.dir, &existing_unlock(&config.dir, config.passphrase.as_ref())?)?;
     let mut state = State::load(&config.dir, &profile.secret);
     clear_last_mount(&state);
@@ -317,17 +314,6 @@ impl Shared {
     async fn say_finished(&self) {
         self.finished.send_replace(true);
         let _ = tokio::time::timeout(CLOSING, self.finished.closed()).await;
-    }
-}
-
-fn take_lock(dir: &VolumeDir) -> Outcome<VolumeLock> {
-    let deadline = Instant::now() + LOCK_PATIENCE;
-    loop {
-        match VolumeLock::try_acquire(dir.path())? {
-            Ok(lock) => return Ok(lock),
-            Err(holder) if Instant::now() > deadline || holder.is_daemon(dir) => return Err(holder.busy(dir)),
-            Err(_) => thread::sleep(Duration::from_millis(50)),
-        }
     }
 }
 

@@ -152,7 +152,10 @@ pub(crate) fn ask_or_open(home: &Home, which: &Which, request: &Request) -> Outc
     dir.check_format()?;
     let deadline = Instant::now() + PATIENCE;
     let lock = loop {
-        if let Some(reply) = client::ask(&dir, request)? {
+        // One that is ending might be gone before it answers.
+        if client::hello(&dir)?.is_some_and(|hello| !hello.ending)
+            && let Some(reply) = client::ask(&dir, request)?
+        {
             return Ok(reply);
         }
         match VolumeLock::try_acquire(dir.path())? {

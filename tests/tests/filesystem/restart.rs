@@ -101,6 +101,20 @@ fn what_was_just_unmounted_is_mounted_again_at_once() {
     }
 }
 
+#[test]
+fn what_was_just_unmounted_is_looked_at_at_once() {
+    let mut peer = Peer::system();
+    for command in ["verify", "users", "status"] {
+        fs::write(peer.at(command), vec![1; 3_000_000]).unwrap();
+        tool::succeed(Command::new("umount").arg(peer.root()));
+        peer.run([command, "--json"]);
+        assert!(peer.await_end().success());
+        peer.mount();
+        assert_eq!(names(peer.root()).len(), 1);
+        fs::remove_file(peer.at(command)).unwrap();
+    }
+}
+
 /// Somebody whose shell is on a mount that ended, or in a folder that was removed, asks what is wrong.
 #[test]
 fn commands_work_where_the_folder_is_gone() {
