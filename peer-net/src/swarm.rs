@@ -467,7 +467,9 @@ async fn receive(shared: &Arc<Shared>, caller: Caller) -> Option<(Connection, De
             match error {
                 HandshakeError::Refused(reason) => {
                     shared.failed_joins.lock().failed(network_of(address.ip()), shared.started.elapsed());
-                    log::info!("device {}: not let in: {reason}", device.short());
+                    // Whoever is only put off comes as often as it likes.
+                    let level = if may_join { log::Level::Info } else { log::Level::Debug };
+                    log::log!(level, "device {}: not let in: {reason}", device.short());
                     shared.event(Event::JoinRefused { device, address, reason });
                 }
                 error => failed(Some(device), error.to_string()),

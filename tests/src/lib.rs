@@ -27,6 +27,7 @@ pub mod power;
 pub mod process;
 pub mod random;
 pub mod registry;
+pub mod rogue;
 pub mod scratch;
 pub mod tool;
 pub mod tree;
