@@ -59,6 +59,15 @@ fn work_goes_on(group: &Group, rounds: usize, done: &AtomicBool) {
     }
 }
 
+/// Sets its flag at any rate.
+struct SetAtEnd(Arc<AtomicBool>);
+
+impl Drop for SetAtEnd {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 fn some_hash(number: u64) -> CommitHash {
     CommitHash::from_bytes(*Hash::of(crypto::Label::TicketToken, &[&number.to_le_bytes()]).as_bytes())
 }
@@ -139,12 +148,12 @@ fn members_that_flood_are_shut_out_and_cost_little() {
             })
         })
         .collect();
-    let ended = done.clone();
+    let ended = SetAtEnd(done.clone());
     let waiting = runtime.spawn(async move {
+        let _ended = ended;
         for flood in floods {
             tokio::time::timeout(Duration::from_secs(60), flood).await.expect("still connected").unwrap();
         }
-        ended.store(true, Ordering::Relaxed);
     });
     work_goes_on(&group, 3, &done);
     runtime.block_on(waiting).unwrap();

@@ -5,7 +5,7 @@ mod common;
 use std::sync::Arc;
 
 use common::{Replica, sync};
-use p2pfs_volume::{Caller, Error, Role, SetXattr};
+use p2pfs_volume::{Caller, Error, Message, Role, SetXattr};
 
 fn pair() -> (Replica, Replica) {
     let alice = Replica::founder("alice", 1);
@@ -347,4 +347,24 @@ fn what_was_done_before_a_log_was_found_forked_reaches_others() {
     alice.restart(8);
     meet(&alice, &bob);
     assert_eq!(bob.read("pending").unwrap(), b"3");
+}
+
+/// What a peer says costs time; who never brings anything new is shut out, and what honest ones say is far from that.
+#[test]
+fn who_says_more_than_anybody_needs_is_shut_out() {
+    let (alice, bob) = pair();
+    let state = Message::State { digest: crypto::Hash::ZERO, complete: false, commits: 1 };
+    let nobodys = p2pfs_volume::id::CommitHash::ZERO;
+    for (message, honest) in [
+        (state, 2000),
+        (Message::Want(nobodys), 2000),
+        (Message::Flush(1), 500),
+        (Message::Flushed(1), 500),
+        (Message::Tips(Vec::new()), 20),
+        (Message::Commits(Vec::new()), 20),
+    ] {
+        let session = alice.volume.session(bob.device_id());
+        let taken = (0..50_000).take_while(|_| session.receive(message.clone()).is_ok()).count();
+        assert!((honest..50_000).contains(&taken), "{taken} times {message:?}");
+    }
 }
