@@ -737,6 +737,9 @@ impl Volume {
         if applied {
             self.tell(&changed);
             self.wake_sessions();
+            if self.archive_is_behind() {
+                self.wake_committer();
+            }
         }
         result.map(|()| (missing, dropped))
     }
