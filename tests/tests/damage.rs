@@ -21,7 +21,7 @@ use std::{
 use p2pfs_tests::{
     peer::Peer,
     random::Random,
-    scratch::Scratch,
+    scratch::{self, Scratch},
     setting,
     tree::{self, Entry, grow, snapshot},
 };
@@ -33,7 +33,7 @@ const READERS: usize = 48;
 
 type Tree = BTreeMap<PathBuf, Entry>;
 
-/// A volume with some of everything and some history, closed in order; and what is in it.
+/// A volume with some of everything and some history, closed in order or not; and what is in it.
 fn volume(scratch: &Arc<Scratch>, random: &mut Random) -> (PathBuf, Tree) {
     let mut peer = Peer::new(scratch, "sound");
     peer.init(&[]);
@@ -60,7 +60,15 @@ fn volume(scratch: &Arc<Scratch>, random: &mut Random) -> (PathBuf, Tree) {
         }
     }
     let is = snapshot(peer.root()).unwrap();
-    peer.unmount();
+    if random.below(2) == 0 {
+        peer.unmount();
+    } else {
+        // An invitation is committed and synced before it is given out; verifying brings the archive up to date.
+        peer.invite();
+        peer.run(["verify"]);
+        peer.kill9();
+        scratch::detach_below(peer.root());
+    }
     (peer.home().to_owned(), is)
 }
 
@@ -86,7 +94,7 @@ fn kind(path: &Path) -> String {
     let text = path.to_str().unwrap();
     let parts = ["/packs/", "/commits/", "/tables/", "/blobs/", "/keyspaces/", ".jnl", "/store/"];
     let part = parts.iter().find(|part| text.contains(**part));
-    part.map_or_else(|| path.file_name().unwrap().to_str().unwrap().to_owned(), |part| (*part).to_owned())
+    part.map_or_else(|| "small".to_owned(), |part| (*part).to_owned())
 }
 
 /// Damages a file; tells how.
@@ -204,6 +212,7 @@ fn whatever_is_damaged_alone_nothing_wrong_is_read_and_nothing_else_is_lost() {
         let home = scratch.path().join(format!("home {round}"));
         assert!(Command::new("cp").arg("-a").arg(&sound).arg(&home).status().unwrap().success());
         let how = hurt(&home.join(path), &mut random);
+        println!("round {round}: {} {how}", path.display());
         let tally = tallies.entry(kind).or_default();
         tally.rounds += 1;
         let contents_hurt = kind == "/packs/";
