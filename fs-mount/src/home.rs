@@ -126,6 +126,16 @@ impl Home {
         let new = NewVolumeDir { home: self.clone(), path, lock: Some(lock), kept };
         if kept {
             VolumeDir { path: new.path.clone(), short: self.volume_of(id).short }.check_format()?;
+            // What was taken over so far comes again, and nothing was made here yet. A store whose making was cut short
+            // can't be told from a damaged one.
+            for begun in ["store", "packs", "commits"] {
+                match fs::remove_dir_all(new.path.join(begun)) {
+                    Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                        return Err(e).because(|| "beginning the interrupted join anew".to_owned());
+                    }
+                    _ => {}
+                }
+            }
         } else {
             write_twice(&new.path.join("format"), format!("{FORMAT}\n").as_bytes())?;
         }

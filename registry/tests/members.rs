@@ -42,8 +42,9 @@ async fn joining_and_meeting_need_only_a_registry() {
 
     let b = swarm(&bob, &registries);
     until_settled(&b, 1).await;
-    let tokens = || server.counter()().tokens;
-    eventually("the used ticket's token to go", || tokens() == 1).await;
+    // Its bearer may come again, should the answer have been lost: so it stays to be found. Nobody else gets in with it.
+    assert_eq!(server.counter()().tokens, 2);
+    assert!(Person::new("eve").join(&ticket).await.is_err());
 
     // With the registry gone they stay together, and find each other again.
     server.shutdown().await;
