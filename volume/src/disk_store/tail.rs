@@ -26,7 +26,7 @@ const ITEM_HEAD: usize = 20;
 const BATCH_MAX: u64 = 1 << 30;
 
 /// The journals, the one that is written to first.
-fn newest_first(dir: &Path) -> io::Result<Vec<PathBuf>> {
+pub(super) fn newest_first(dir: &Path) -> io::Result<Vec<PathBuf>> {
     let mut journals = Vec::new();
     for entry in fs::read_dir(dir)? {
         let path = entry?.path();
