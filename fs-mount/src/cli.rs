@@ -101,12 +101,23 @@ pub(crate) struct Mount {
     /// Let other users of this machine in; as root, owners and modes are then kept as on an ordinary disk
     #[arg(long)]
     pub(crate) allow_other: bool,
+    /// What the system's list of mounts shows as mounted
+    #[arg(long, value_name = "NAME", default_value = "p2pfs", value_parser = parse_source)]
+    pub(crate) source: String,
     /// Use this registry from now on instead of those given earlier; may be given several times
     #[arg(long, value_name = "ADDR:PORT#KEY")]
     pub(crate) registry: Vec<RegistryAddress>,
     /// Started by `mount` itself to stay in the background
     #[arg(long, hide = true)]
     pub(crate) background_child: bool,
+}
+
+/// A name for the list of mounts. It is handed on among options, where commas and backslashes mean something.
+fn parse_source(name: &str) -> Result<String, String> {
+    if name.is_empty() || name.len() > 255 || name.contains(|c: char| c.is_control() || c == ',' || c == '\\') {
+        return Err("up to 255 bytes, without commas and backslashes".to_owned());
+    }
+    Ok(name.to_owned())
 }
 
 #[derive(Debug, Args)]
@@ -245,5 +256,15 @@ mod tests {
         let Command::Mount(mount) = Cli::try_parse_from(typed.split(' ')).unwrap().command else { panic!("mount") };
         assert!(mount.foreground && mount.allow_other && mount.listen.is_some());
         assert_eq!(mount.which.volume.as_deref(), Some("docs"));
+        assert_eq!(mount.source, "p2pfs");
+    }
+
+    #[test]
+    fn what_is_mounted_is_one_word_among_options() {
+        assert_eq!(parse_source("/srv/a folder").unwrap(), "/srv/a folder");
+        let long = "x".repeat(256);
+        for bad in ["", "a,allow_other", "a\\", "a\n", &long] {
+            assert!(parse_source(bad).is_err(), "{bad:?}");
+        }
     }
 }

@@ -8,14 +8,18 @@
 //! go to the user who started the daemon, never into a file.
 
 use std::{
+    env,
     ffi::OsString,
     future::Future,
     io,
     os::unix::ffi::{OsStrExt, OsStringExt},
     path::PathBuf,
-    sync::{Arc, OnceLock},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use crypto::OsEntropy;
@@ -51,8 +55,6 @@ use wait::Waiter;
 
 /// How long a read waits for content that no peer has sent yet.
 const ABSENT_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a command that has the volume open for a moment may take.
-const LOCK_PATIENCE: Duration = Duration::from_secs(3);
 /// How long starting waits for the registries' first answer before it says that there is none.
 const REGISTRY_PATIENCE: Duration = Duration::from_millis(1500);
 /// How long a volume that has not arrived yet is waited for.
@@ -75,6 +77,8 @@ pub(crate) struct Config {
     /// Make the mount point when it is missing.
     pub(crate) create: bool,
     pub(crate) allow_other: bool,
+    /// What the mount table is to show.
+    pub(crate) source: String,
     pub(crate) listen: Option<std::net::SocketAddr>,
     /// Instead of those used so far, unless empty.
     pub(crate) registries: Vec<RegistryAddress>,
@@ -97,6 +101,8 @@ pub(crate) struct Shared {
     pub(crate) network: Network,
     mounted: OnceLock<Mounted>,
     state: Mutex<State>,
+    /// Whether somebody asked for the end.
+    asked_to_end: AtomicBool,
     /// Whether everything is closed: turns true once, just before the process ends.
     finished: watch::Sender<bool>,
     /// Held until the process ends, and so for longer than the store is open.
@@ -110,8 +116,10 @@ static RUNTIME: OnceLock<Runtime> = OnceLock::new();
 pub(crate) fn run(config: Config, ready: impl FnOnce(Ready)) -> Outcome<()> {
     raise_open_files();
     memory::keep_small();
+    // All paths are absolute by now. The folder it was started in may be removed, and must not be kept busy.
+    env::set_current_dir("/").because(|| "leaving the working directory".to_owned())?;
     config.dir.check_format()?;
-    let lock = take_lock(&config.dir)?;
+    let lock = VolumeLock::wait_for(&config.dir)?;
     let profile = Profile::load(&config.dir, &existing_unlock(&config.dir, config.passphrase.as_ref())?)?;
     let mut state = State::load(&config.dir, &profile.secret);
     clear_last_mount(&state);
@@ -135,12 +143,13 @@ pub(crate) fn run(config: Config, ready: impl FnOnce(Ready)) -> Outcome<()> {
         network,
         mounted: OnceLock::new(),
         state: Mutex::new(state),
+        asked_to_end: AtomicBool::new(false),
         finished: watch::Sender::new(false),
         _lock: lock,
     });
     let committer = spawn_committer(&shared.volume)?;
     let served = runtime.block_on(async { server::serve(shared.clone()) });
-    let lived = served.and_then(|()| runtime.block_on(live(&shared, config.allow_other, ready)));
+    let lived = served.and_then(|()| runtime.block_on(live(&shared, config.allow_other, config.source, ready)));
     shared.remember(|state| state.peers = shared.network.known_peers());
     let closed = runtime.block_on(close(&shared));
     let ended = committer.join().map_err(|_| Failure::new("the thread that writes commits broke down"));
@@ -169,7 +178,7 @@ async fn until_ready(shared: &Shared) -> Outcome<()> {
 }
 
 /// From the mount's first moment to its last.
-async fn live(shared: &Arc<Shared>, allow_other: bool, ready: impl FnOnce(Ready)) -> Outcome<()> {
+async fn live(shared: &Arc<Shared>, allow_other: bool, source: String, ready: impl FnOnce(Ready)) -> Outcome<()> {
     let mut signals = Signals::listen()?;
     tokio::select! {
         ready = until_ready(shared) => ready?,
@@ -177,6 +186,7 @@ async fn live(shared: &Arc<Shared>, allow_other: bool, ready: impl FnOnce(Ready)
     }
     let options = MountOptions {
         mountpoint: shared.mountpoint.clone(),
+        source,
         allow_other,
         owner: owner(allow_other),
         read_only: false,
@@ -201,6 +211,7 @@ async fn live(shared: &Arc<Shared>, allow_other: bool, ready: impl FnOnce(Ready)
         gone = until_gone => gone.map_err(|e| Failure::new(chain(&e)))?,
         () = signals.next() => {
             log::info!("asked to end");
+            shared.asked_to_end.store(true, Ordering::Relaxed);
             let shared = shared.clone();
             blocking(move || shared.unmount_at_any_rate()).await;
         }
@@ -278,6 +289,11 @@ impl Shared {
         }
     }
 
+    /// Whether this process ends by itself as soon as it can: it has no mount any more that anybody could use.
+    pub(crate) fn is_ending(&self) -> bool {
+        self.asked_to_end.load(Ordering::Relaxed) || self.mounted.get().is_some_and(|mounted| !mounted.is_in_tree())
+    }
+
     /// Unmounts because the process must end: what is busy loses its files.
     fn unmount_at_any_rate(&self) {
         let Some(mounted) = self.mounted.get() else { return };
@@ -298,18 +314,6 @@ impl Shared {
     async fn say_finished(&self) {
         self.finished.send_replace(true);
         let _ = tokio::time::timeout(CLOSING, self.finished.closed()).await;
-    }
-}
-
-fn take_lock(dir: &VolumeDir) -> Outcome<VolumeLock> {
-    let deadline = Instant::now() + LOCK_PATIENCE;
-    loop {
-        match VolumeLock::try_acquire(dir.path())? {
-            Ok(lock) => return Ok(lock),
-            // A daemon that answers will not go away by itself.
-            Err(holder) if Instant::now() > deadline || holder.is_daemon(dir) => return Err(holder.busy(dir)),
-            Err(_) => thread::sleep(Duration::from_millis(50)),
-        }
     }
 }
 

@@ -39,7 +39,7 @@ use std::{
 };
 
 use fuser::{Config, MountOption, Session, SessionACL};
-use log::{debug, info};
+use log::info;
 use volume::Volume;
 
 pub use mounted::Mounted;
@@ -48,8 +48,8 @@ use invalidation::Invalidation;
 use mounted::Ending;
 use requests::Driver;
 
-/// The name under which the mount shows in the mount table.
-const SOURCE: &str = "p2pfs";
+/// What the mount table has as the type of our mounts, after `fuse.`.
+const SUBTYPE: &str = "p2pfs";
 /// Threads that serve requests: measured, two are several times one, and four lose it again.
 const SESSION_THREADS: usize = 2;
 /// How far the kernel reads ahead of a sequential reader. Requests are 1 MiB at most, so this many of them are under
@@ -61,6 +61,8 @@ const READ_AHEAD_KIB: u32 = 8192;
 pub struct MountOptions {
     /// An existing directory.
     pub mountpoint: PathBuf,
+    /// What the mount table shows as mounted. Without commas and backslashes, which mean something among options.
+    pub source: String,
     /// A system mount: every local account may use it, under numeric owners and modes as stored.
     pub allow_other: bool,
     /// An own mount: everything shows as this user and group, and can't be given to others.
@@ -142,7 +144,7 @@ fn usable_mountpoint(path: &Path) -> Result<PathBuf, MountError> {
     let resolved = mount_table::resolve(path).map_err(unusable)?;
     // One that died can lie on another.
     while let Some(entry) = mount_table::topmost_at(&resolved).map_err(unusable)?
-        && entry.source == SOURCE
+        && entry.kind.strip_prefix("fuse.") == Some(SUBTYPE)
     {
         if !mount_table::is_dead(&resolved) {
             return Err(MountError::AlreadyMounted(resolved));
@@ -159,9 +161,9 @@ fn usable_mountpoint(path: &Path) -> Result<PathBuf, MountError> {
 fn session_config(options: &MountOptions) -> Config {
     let mut config = Config::default();
     config.mount_options = vec![
-        MountOption::FSName(SOURCE.to_owned()),
+        MountOption::FSName(options.source.clone()),
         // Not `MountOption::Subtype`, which fuser drops when root mounts.
-        MountOption::CUSTOM(format!("subtype={SOURCE}")),
+        MountOption::CUSTOM(format!("subtype={SUBTYPE}")),
         MountOption::DefaultPermissions,
         // Members could plant devices and set-user-id programs in each other's trees.
         MountOption::NoDev,
@@ -173,6 +175,5 @@ fn session_config(options: &MountOptions) -> Config {
     config.acl = if options.allow_other { SessionACL::All } else { SessionACL::Owner };
     config.n_threads = Some(SESSION_THREADS);
     config.clone_fd = true;
-    debug!("mount options: {:?}", config.mount_options);
     config
 }

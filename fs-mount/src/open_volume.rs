@@ -3,7 +3,7 @@
 //! Invariant: whoever has a volume open holds its lock, until after the volume is closed.
 
 use std::{
-    io,
+    env, io,
     panic::{AssertUnwindSafe, catch_unwind},
     path::Path,
     sync::Arc,
@@ -113,6 +113,10 @@ impl Stores {
 
 /// A process that ends lets its lock go a moment before its store.
 pub(crate) fn open_store(path: &Path) -> Outcome<DiskStore> {
+    // The library below panics where the working directory is gone: it was removed, or lies on a mount that ended.
+    if env::current_dir().is_err() {
+        env::set_current_dir("/").because(|| "leaving a folder that is gone".to_owned())?;
+    }
     let deadline = Instant::now() + STORE_PATIENCE;
     loop {
         match DiskStore::open(path) {
@@ -148,7 +152,10 @@ pub(crate) fn ask_or_open(home: &Home, which: &Which, request: &Request) -> Outc
     dir.check_format()?;
     let deadline = Instant::now() + PATIENCE;
     let lock = loop {
-        if let Some(reply) = client::ask(&dir, request)? {
+        // One that is ending might be gone before it answers.
+        if client::hello(&dir)?.is_some_and(|hello| !hello.ending)
+            && let Some(reply) = client::ask(&dir, request)?
+        {
             return Ok(reply);
         }
         match VolumeLock::try_acquire(dir.path())? {

@@ -62,7 +62,7 @@ pub(crate) fn inspect(dir: VolumeDir, passphrase: Option<&Passphrase>) -> Known 
     if let Some(hello) = &daemon {
         let label = Some(hello.volume.clone());
         let user = Some(hello.user.clone());
-        return Known { dir, daemon, label, user };
+        return Known { dir, daemon: daemon.filter(|hello| !hello.ending), label, user };
     }
     let unlock: Option<Unlock> = unlock_unasked(&dir, passphrase).ok().flatten();
     let profile = unlock.and_then(|unlock| Profile::load(&dir, &unlock).ok());

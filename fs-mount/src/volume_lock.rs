@@ -6,6 +6,8 @@ use std::{
     io::{Read, Seek, Write},
     os::unix::{ffi::OsStringExt, fs::OpenOptionsExt},
     path::{Path, PathBuf},
+    thread,
+    time::{Duration, Instant},
 };
 
 use rustix::fs::{FlockOperation, flock};
@@ -15,6 +17,11 @@ use crate::{
     failure::{Because, Failure, Outcome},
     home::VolumeDir,
 };
+
+/// How long others may take to let the volume go: a command that has it open for a moment, a daemon whose mount is gone
+/// and that still hands over what peers lack.
+const PATIENCE: Duration = Duration::from_secs(20);
+const RETRY: Duration = Duration::from_millis(50);
 
 /// The volume is this process's while this lives.
 #[derive(Debug)]
@@ -36,6 +43,21 @@ impl VolumeLock {
     /// Somebody holds it, or the file can't be made.
     pub(crate) fn acquire(dir: &Path) -> Outcome<Self> {
         Self::try_acquire(dir)?.map_err(|_| Failure::new("another process is using this volume"))
+    }
+
+    /// Takes the lock of the volume in `dir`, once whoever has it for a moment lets it go.
+    ///
+    /// # Errors
+    /// A daemon with a mount has it, or somebody keeps it.
+    pub(crate) fn wait_for(dir: &VolumeDir) -> Outcome<Self> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            match Self::try_acquire(dir.path())? {
+                Ok(lock) => return Ok(lock),
+                Err(holder) if Instant::now() > deadline || holder.is_daemon(dir) => return Err(holder.busy(dir)),
+                Err(_) => thread::sleep(RETRY),
+            }
+        }
     }
 
     /// Takes the lock of the volume in `dir`, or says who has it.
@@ -65,14 +87,16 @@ impl VolumeLock {
 }
 
 impl Holder {
-    /// Whether it is a daemon that answers.
+    /// Whether it is a daemon with a mount, which will not go away by itself.
     pub(crate) fn is_daemon(self, dir: &VolumeDir) -> bool {
-        matches!(client::hello(dir), Ok(Some(_)))
+        matches!(client::hello(dir), Ok(Some(hello)) if !hello.ending)
     }
 
     /// The refusal for whoever wanted the volume in `dir`: who has it, and where it is mounted.
     pub(crate) fn busy(self, dir: &VolumeDir) -> Failure {
-        if let Ok(Some(hello)) = client::hello(dir) {
+        if let Ok(Some(hello)) = client::hello(dir)
+            && !hello.ending
+        {
             return already_mounted(dir, hello);
         }
         let who = self.pid.map_or_else(|| "another process".to_owned(), |pid| format!("process {pid}"));

@@ -238,6 +238,15 @@ impl Peer {
         self.await_clean_end();
     }
 
+    /// Unmounts as `umount` does, which doesn't wait for the daemon, and mounts again at once. Needs root.
+    pub fn remount(&mut self) {
+        crate::tool::succeed(Command::new("umount").arg(&self.mountpoint));
+        let mut before = self.daemon.take().unwrap();
+        self.mount();
+        let status = process::ended_within(&mut before, END_PATIENCE);
+        assert!(status.is_some_and(|status| status.success()), "{}'s daemon: {status:?}", self.name);
+    }
+
     /// Ends the daemon as a service manager does.
     pub fn terminate(&mut self) {
         self.signal(Signal::TERM);

@@ -261,7 +261,7 @@ impl Volume {
         f: impl FnOnce(&mut Draft) -> Result<R>,
     ) -> Result<R> {
         if state.privileged && who.uid != 0 {
-            self.local(&[], |core| core.drop_privileges(file.ino))?;
+            self.local(&[], |core| core.drop_privileges(file.ino, who))?;
             state.privileged = false;
         }
         let now = self.inner.clock.now();
@@ -569,7 +569,7 @@ impl Volume {
             || change.atime.is_some()
             || change.mtime.is_some()
         {
-            self.local(&[], |core| core.set_attributes(ino, change))?;
+            self.local(&[], |core| core.set_attributes(ino, change, who))?;
         }
         let attributes = self.attributes(ino)?;
         if (change.mode.is_some() || change.uid.is_some() || change.gid.is_some())

@@ -693,7 +693,7 @@ impl Core {
     // ---- attributes
 
     /// Sets everything but the size.
-    pub(crate) fn set_attributes(&mut self, ino: Ino, change: &AttributeChange) -> Result<()> {
+    pub(crate) fn set_attributes(&mut self, ino: Ino, change: &AttributeChange, who: &Caller) -> Result<()> {
         let ino = self.made_real(ino)?;
         if change.mode.is_some() || change.uid.is_some() || change.gid.is_some() {
             self.may_change()?;
@@ -708,7 +708,7 @@ impl Core {
                     }
                     if change.uid.is_some() || change.gid.is_some() {
                         if kind != NodeKind::Directory && change.mode.is_none() {
-                            access.mode = without_privileges(access.mode);
+                            access.mode = without_privileges(access.mode, who.may_lend(access.gid));
                         }
                         access.uid = change.uid.unwrap_or(access.uid);
                         access.gid = change.gid.unwrap_or(access.gid);
@@ -778,11 +778,13 @@ impl Core {
     }
 
     /// What writing to a file does to its mode, if anything.
-    pub(crate) fn drop_privileges(&mut self, ino: Ino) -> Result<()> {
-        let mode =
-            self.with_node(ino, |n| n.access.last().and_then(|v| v.value.as_ref().map(|a| a.mode)))?.unwrap_or(0);
-        if without_privileges(mode) != mode {
-            self.change_access(ino, |access, _| access.mode = without_privileges(access.mode))?;
+    pub(crate) fn drop_privileges(&mut self, ino: Ino, who: &Caller) -> Result<()> {
+        let access =
+            self.with_node(ino, |n| n.access.last().and_then(|v| v.value.as_ref().map(|a| (a.mode, a.gid))))?;
+        let Some((mode, gid)) = access.filter(|(mode, _)| mode & (SUID | SGID) != 0) else { return Ok(()) };
+        let left = without_privileges(mode, who.may_lend(gid));
+        if left != mode {
+            self.change_access(ino, |access, _| access.mode = left)?;
         }
         Ok(())
     }
@@ -839,7 +841,14 @@ impl Core {
         })
     }
 
-    pub(crate) fn set_xattr(&mut self, ino: Ino, name: &[u8], value: Option<&[u8]>, how: SetXattr) -> Result<()> {
+    pub(crate) fn set_xattr(
+        &mut self,
+        ino: Ino,
+        name: &[u8],
+        value: Option<&[u8]>,
+        how: SetXattr,
+        who: &Caller,
+    ) -> Result<()> {
         if name.is_empty() || name.len() > XATTR_NAME_MAX {
             return Err(Error::Range);
         }
@@ -856,7 +865,7 @@ impl Core {
         }
         self.may_change()?;
         if name == acl::ACCESS || name == acl::DEFAULT {
-            return self.set_acl(ino, name, value);
+            return self.set_acl(ino, name, value, who);
         }
         let names: usize = self.list_xattrs(ino)?.iter().map(|n| n.len() + 1).sum();
         if value.is_some() && names + name.len() + 1 > XATTR_LIST_MAX {
@@ -874,7 +883,7 @@ impl Core {
         Ok(())
     }
 
-    fn set_acl(&mut self, ino: Ino, name: &[u8], value: Option<&[u8]>) -> Result<()> {
+    fn set_acl(&mut self, ino: Ino, name: &[u8], value: Option<&[u8]>, who: &Caller) -> Result<()> {
         let list = match value {
             // An empty list means none, as setfacl -b may send it.
             Some(bytes) if bytes.len() > 4 => Some(Acl::parse(bytes)?),
@@ -895,6 +904,10 @@ impl Core {
             access.acl = Vec::new();
             if let Some(list) = list {
                 access.mode = access.mode & 0o7000 | list.mode();
+                // As chmod does, of which the kernel takes care.
+                if !who.may_lend(access.gid) {
+                    access.mode &= !SGID;
+                }
                 if !list.is_minimal() {
                     access.acl = list.encode();
                 }
@@ -903,7 +916,11 @@ impl Core {
     }
 
     pub(crate) fn remove_xattr(&mut self, ino: Ino, name: &[u8]) -> Result<()> {
-        self.set_xattr(ino, name, None, SetXattr::Replace)
+        match self.set_xattr(ino, name, None, SetXattr::Replace, &Caller::default()) {
+            // Every file has a list of access; without one of its own its mode is the list.
+            Err(Error::NoAttribute) if name == acl::ACCESS || name == acl::DEFAULT => Ok(()),
+            removed => removed,
+        }
     }
 
     pub(crate) fn readlink(&mut self, ino: Ino) -> Result<Vec<u8>> {
@@ -989,10 +1006,10 @@ fn inherit_acl(above: &Access, new: &NewNode<'_>, access: &mut AccessBody, umask
     }
 }
 
-/// A mode without set-user-id, and without set-group-id where that means execution.
-fn without_privileges(mode: u16) -> u16 {
+/// A mode without set-user-id, and without set-group-id where that means execution or is not the caller's to lend.
+fn without_privileges(mode: u16, may_lend: bool) -> u16 {
     let mode = mode & !SUID;
-    if mode & 0o010 != 0 { mode & !SGID } else { mode }
+    if mode & 0o010 != 0 || !may_lend { mode & !SGID } else { mode }
 }
 
 /// The cookie of an entry: the first bits of its tag, so that it stays the same whatever else changes.

@@ -88,6 +88,15 @@ pub struct Caller {
     pub pid: u32,
     /// Its file creation mask.
     pub umask: u16,
+    /// Tells whether the process with a number is in a group that isn't its own. `None`: it is in no other.
+    pub is_member: Option<fn(pid: u32, gid: u32) -> bool>,
+}
+
+impl Caller {
+    /// Whether it may keep or set the set-group-id bit of what belongs to a group.
+    pub(crate) fn may_lend(&self, gid: u32) -> bool {
+        self.uid == 0 || self.gid == gid || self.is_member.is_some_and(|is_member| is_member(self.pid, gid))
+    }
 }
 
 /// What to make.

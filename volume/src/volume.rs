@@ -415,8 +415,8 @@ impl Volume {
     ///
     /// # Errors
     /// [`Error::Exists`] and [`Error::NoAttribute`] as `how` demands, [`Error::Range`], [`Error::TooBig`].
-    pub fn set_xattr(&self, ino: Ino, name: &[u8], value: &[u8], how: SetXattr, _who: &Caller) -> Result<()> {
-        self.local(&[], |core| core.set_xattr(ino, name, Some(value), how))
+    pub fn set_xattr(&self, ino: Ino, name: &[u8], value: &[u8], how: SetXattr, who: &Caller) -> Result<()> {
+        self.local(&[], |core| core.set_xattr(ino, name, Some(value), how, who))
     }
 
     /// The names of a node's extended attributes.

@@ -15,7 +15,10 @@ use crate::{
 pub(crate) fn run(home: &Home, args: Mount) -> Outcome<()> {
     let Chosen { dir, passphrase } = choose(home, &args.which, true)?;
     dir.check_format()?;
-    if let Some(hello) = client::hello(&dir)? {
+    // One that is ending lets the volume go in a moment: `umount` doesn't wait for it.
+    if let Some(hello) = client::hello(&dir)?
+        && !hello.ending
+    {
         return Err(already_mounted(&dir, hello));
     }
     // Asked for here: the daemon in the background has no terminal.
@@ -33,6 +36,7 @@ pub(crate) fn run(home: &Home, args: Mount) -> Outcome<()> {
         mountpoint,
         create,
         allow_other: args.allow_other,
+        source: args.source,
         listen: args.listen,
         registries: args.registry,
     };

@@ -23,16 +23,19 @@ pub(crate) fn run(home: &Home, args: &Verify) -> Outcome<()> {
     dir.check_format()?;
     let bar = Bar::new("verifying");
     let request = Request::Verify { repair: args.repair };
-    let told = client::ask_with_progress(&dir, &request, |news| {
-        if let News::Verifying(so_far) = news {
-            show(&bar, so_far);
-        }
-    })?;
+    let told = match client::hello(&dir)? {
+        Some(hello) if !hello.ending => client::ask_with_progress(&dir, &request, |news| {
+            if let News::Verifying(so_far) = news {
+                show(&bar, so_far);
+            }
+        })?,
+        _ => None,
+    };
     let verified = match told {
         Some(Reply::Verified(verified)) => *verified,
         Some(_) => return Err(unexpected()),
         None => {
-            let _lock = VolumeLock::try_acquire(dir.path())?.map_err(|holder| holder.busy(&dir))?;
+            let _lock = VolumeLock::wait_for(&dir)?;
             let profile = Profile::load(&dir, &existing_unlock(&dir, passphrase.as_ref())?)?;
             let state = State::load(&dir, &profile.secret);
             repair::verify(dir.path(), &profile, &state, args.repair, &mut |so_far| show(&bar, so_far))?

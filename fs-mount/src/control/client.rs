@@ -32,7 +32,8 @@ pub(crate) enum News {
 /// Has the volume's daemon unmount and end; returns when its process is gone. `None` when there is none.
 pub(crate) fn end(dir: &VolumeDir) -> Outcome<Option<()>> {
     let Some(mut reader) = send(dir, &Request::Unmount)? else { return Ok(None) };
-    match read_line(&mut reader)? {
+    let Some(line) = read_line(&mut reader)? else { return Ok(None) };
+    match parse(&line)? {
         Line::Failed(why) => Err(Failure::new(why)),
         Line::Reply(Reply::Done) => {
             // Nothing more comes; the connection ends with the process. How it ends doesn't matter.
@@ -57,7 +58,8 @@ pub(crate) fn ask_with_progress(
 ) -> Outcome<Option<Reply>> {
     let Some(mut reader) = send(dir, request)? else { return Ok(None) };
     loop {
-        match read_line(&mut reader)? {
+        let Some(line) = read_line(&mut reader)? else { return Ok(None) };
+        match parse(&line)? {
             Line::Progress(how_far) => progress(&News::Waiting(how_far)),
             Line::Verifying(so_far) => progress(&News::Verifying(so_far)),
             Line::Failed(why) => return Err(Failure::new(why)),
@@ -76,30 +78,51 @@ fn send(dir: &VolumeDir, request: &Request) -> Outcome<Option<BufReader<UnixStre
     stream.set_read_timeout((!patient).then_some(ANSWER_TIME)).because(|| "asking the daemon".to_owned())?;
     let mut line = serde_json::to_string(request).expect("a request can be encoded");
     line.push('\n');
-    stream.write_all(line.as_bytes()).because(|| "asking the daemon".to_owned())?;
-    Ok(Some(BufReader::new(stream)))
+    match stream.write_all(line.as_bytes()) {
+        Ok(()) => Ok(Some(BufReader::new(stream))),
+        Err(e) if never_asked(&e) => Ok(None),
+        Err(e) => Err(e).because(|| "asking the daemon".to_owned()),
+    }
 }
 
-fn read_line(reader: &mut BufReader<UnixStream>) -> Outcome<Line> {
+/// Whether a connection ended before its request was read: a process that was just killed still has its socket for a
+/// moment.
+fn never_asked(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe)
+}
+
+/// The next line of an answer; an empty one at its end. `None` when nobody read the request.
+fn read_line(reader: &mut BufReader<UnixStream>) -> Outcome<Option<String>> {
     let mut line = String::new();
-    reader.take(ANSWER_LIMIT).read_line(&mut line).map_err(|e| match e.kind() {
-        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
-            Failure::new("the daemon does not answer: see its log, or end its process")
-        }
-        _ => Failure::new(format!("the daemon's answer: {}", plain(&e))),
-    })?;
+    match reader.take(ANSWER_LIMIT).read_line(&mut line) {
+        Ok(_) => Ok(Some(line)),
+        Err(e) if never_asked(&e) => Ok(None),
+        Err(e) => Err(match e.kind() {
+            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
+                Failure::new("the daemon does not answer: see its log, or end its process")
+            }
+            _ => Failure::new(format!("the daemon's answer: {}", plain(&e))),
+        }),
+    }
+}
+
+fn parse(line: &str) -> Outcome<Line> {
     if line.is_empty() {
         return Err(Failure::new("the daemon ended before it answered: its log tells why"));
     }
-    serde_json::from_str(&line).map_err(|_| Failure::new("the daemon is of another version: unmount and mount again"))
+    serde_json::from_str(line).map_err(|_| Failure::new("the daemon is of another version: unmount and mount again"))
 }
 
-/// The daemon of a volume, when it runs.
+/// The daemon of a volume, when it runs. One that is gone before it answers is none.
 pub(crate) fn hello(dir: &VolumeDir) -> Outcome<Option<Hello>> {
-    match ask(dir, &Request::Hello)? {
-        None => Ok(None),
-        Some(Reply::Hello(hello)) => Ok(Some(hello)),
-        Some(_) => Err(unexpected()),
+    let Some(mut reader) = send(dir, &Request::Hello)? else { return Ok(None) };
+    match read_line(&mut reader)? {
+        Some(line) if !line.is_empty() => match parse(&line)? {
+            Line::Reply(Reply::Hello(hello)) => Ok(Some(hello)),
+            Line::Failed(why) => Err(Failure::new(why)),
+            _ => Err(unexpected()),
+        },
+        _ => Ok(None),
     }
 }
 
@@ -163,5 +186,22 @@ mod tests {
         // What a killed daemon leaves behind.
         drop(UnixListener::bind(dir.socket()).unwrap());
         assert!(ask(&dir, &Request::Hello).unwrap().is_none());
+    }
+
+    #[test]
+    fn a_daemon_that_dies_before_it_reads_a_request_is_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = VolumeDir::from_parts(folder.path().to_owned(), "4f4f4f4f4f4f4f4f");
+        let listener = UnixListener::bind(dir.socket()).unwrap();
+        let mut asked = send(&dir, &Request::Unmount).unwrap().unwrap();
+        drop(listener);
+        assert!(read_line(&mut asked).unwrap().is_none());
+    }
+
+    #[test]
+    fn a_daemon_that_dies_before_it_says_who_it_is_is_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = with_daemon(folder.path(), "");
+        assert!(hello(&dir).unwrap().is_none());
     }
 }

@@ -62,4 +62,7 @@ pub(crate) struct Hello {
     /// As bytes: a path need not be text.
     pub(crate) mountpoint: Vec<u8>,
     pub(crate) pid: u32,
+    /// Its mount is gone, or it was asked to end: it only brings things to their end.
+    #[serde(default)]
+    pub(crate) ending: bool,
 }

@@ -139,6 +139,7 @@ async fn answer(shared: &Arc<Shared>, request: Request, writer: &mut OwnedWriteH
             id: shared.profile.volume.to_string(),
             mountpoint: shared.mountpoint.as_os_str().as_bytes().to_vec(),
             pid: std::process::id(),
+            ending: shared.is_ending(),
         })),
         Request::Status => Ok(Reply::Status(Box::new(blocking(move || status(&with_volume)).await))),
         Request::Peers => Ok(Reply::Peers(blocking(move || peers(&with_volume)).await)),

@@ -42,6 +42,7 @@ struct Order {
     mountpoint: Vec<u8>,
     create: bool,
     allow_other: bool,
+    source: String,
     listen: Option<SocketAddr>,
     registries: Vec<String>,
 }
@@ -151,6 +152,7 @@ fn encode(config: &Config) -> Zeroizing<String> {
         mountpoint: bytes(&config.mountpoint),
         create: config.create,
         allow_other: config.allow_other,
+        source: config.source.clone(),
         listen: config.listen,
         registries: config.registries.iter().map(ToString::to_string).collect(),
     };
@@ -173,6 +175,7 @@ fn decode(text: &str) -> Outcome<Config> {
         mountpoint: path(&order.mountpoint),
         create: order.create,
         allow_other: order.allow_other,
+        source: order.source.clone(),
         listen: order.listen,
         registries: order.registries.iter().map(|r| r.parse()).collect::<Result<_, _>>().map_err(|_| wrong())?,
     })
@@ -210,6 +213,7 @@ mod tests {
             mountpoint: PathBuf::from(OsString::from_vec(b"/mnt/\xff x".to_vec())),
             create: true,
             allow_other: false,
+            source: "here and there".to_owned(),
             listen: Some("127.0.0.1:0".parse().unwrap()),
             registries: Vec::new(),
         };
@@ -218,6 +222,7 @@ mod tests {
         assert_eq!(back.dir.short_id(), config.dir.short_id());
         assert_eq!(back.passphrase, config.passphrase);
         assert_eq!(back.mountpoint, config.mountpoint);
+        assert_eq!(back.source, config.source);
         assert_eq!((back.create, back.allow_other, back.listen), (true, false, config.listen));
     }
 

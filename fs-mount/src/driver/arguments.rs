@@ -1,6 +1,6 @@
 //! What requests say, in the volume's words.
 
-use std::{ffi::OsStr, os::unix::ffi::OsStrExt};
+use std::{ffi::OsStr, fs, os::unix::ffi::OsStrExt};
 
 use fuser::{FileHandle, INodeNo, OpenAccMode, OpenFlags, RenameFlags};
 use volume::{
@@ -34,7 +34,20 @@ pub(super) fn handle(fh: FileHandle) -> Handle {
 }
 
 pub(super) fn caller(req: &fuser::Request, umask: u32) -> Caller {
-    Caller { uid: req.uid(), gid: req.gid(), pid: req.pid(), umask: (umask & 0o777) as u16 }
+    let umask = (umask & 0o777) as u16;
+    Caller { uid: req.uid(), gid: req.gid(), pid: req.pid(), umask, is_member: Some(is_member) }
+}
+
+/// Whether a process is in a group that isn't its own: requests only tell of that one. A process that is gone, or in a
+/// namespace that can't be seen from here, is in none.
+fn is_member(pid: u32, gid: u32) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/status")).is_ok_and(|status| names_group(&status, gid))
+}
+
+/// Whether `status`, as proc(5) describes it, has `gid` among the supplementary groups.
+fn names_group(status: &str, gid: u32) -> bool {
+    let groups = status.lines().find_map(|line| line.strip_prefix("Groups:")).unwrap_or_default();
+    groups.split_ascii_whitespace().any(|group| group.parse() == Ok(gid))
 }
 
 /// The permission bits of a mode.
@@ -149,6 +162,15 @@ mod tests {
         assert_eq!(set_xattr(libc::XATTR_CREATE).unwrap(), SetXattr::Create);
         assert_eq!(set_xattr(libc::XATTR_REPLACE).unwrap(), SetXattr::Replace);
         assert!(set_xattr(libc::XATTR_CREATE | libc::XATTR_REPLACE).is_err());
+    }
+
+    #[test]
+    fn a_process_is_in_its_supplementary_groups() {
+        let status = "Name:\tsh\nGid:\t5\t5\t5\t5\nGroups:\t20 100 \nNStgid:\t7\n";
+        assert!(names_group(status, 20) && names_group(status, 100));
+        assert!(!names_group(status, 5) && !names_group(status, 7) && !names_group(status, 0));
+        assert!(!names_group("Groups:\n", 0) && !names_group("", 0));
+        assert!(!is_member(u32::MAX, 0));
     }
 
     #[test]

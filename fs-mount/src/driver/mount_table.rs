@@ -18,8 +18,8 @@ pub(super) struct MountEntry {
     device: String,
     /// Where it is.
     pub(super) mountpoint: PathBuf,
-    /// What was mounted.
-    pub(super) source: String,
+    /// Its type.
+    pub(super) kind: String,
 }
 
 impl MountEntry {
@@ -28,11 +28,11 @@ impl MountEntry {
         let (mount, filesystem) = line.split_once(" - ")?;
         let mut mount = mount.split(' ').skip(2);
         let (device, _root, mountpoint) = (mount.next()?, mount.next()?, mount.next()?);
-        let source = filesystem.split(' ').nth(1)?;
+        let kind = filesystem.split(' ').next().filter(|kind| !kind.is_empty())?;
         Some(Self {
             device: device.to_owned(),
             mountpoint: PathBuf::from(OsString::from_vec(unescape(mountpoint))),
-            source: String::from_utf8_lossy(&unescape(source)).into_owned(),
+            kind: String::from_utf8_lossy(&unescape(kind)).into_owned(),
         })
     }
 
@@ -48,12 +48,19 @@ impl MountEntry {
 
 /// The mount that is on top at `mountpoint`, if any is.
 pub(super) fn topmost_at(mountpoint: &Path) -> io::Result<Option<MountEntry>> {
+    Ok(entries()?.into_iter().rfind(|entry| entry.mountpoint == mountpoint))
+}
+
+/// Whether that filesystem is mounted anywhere.
+pub(super) fn has(mount: &MountEntry) -> io::Result<bool> {
+    Ok(entries()?.iter().any(|entry| entry.device == mount.device))
+}
+
+fn entries() -> io::Result<Vec<MountEntry>> {
     let table = fs::read(MOUNT_TABLE)?;
     // Somebody else's mount may have a path that is no text: that is none of ours.
-    Ok(table
-        .split(|&byte| byte == b'\n')
-        .filter_map(|line| MountEntry::parse(std::str::from_utf8(line).ok()?))
-        .rfind(|entry| entry.mountpoint == mountpoint))
+    let lines = table.split(|&byte| byte == b'\n');
+    Ok(lines.filter_map(|line| MountEntry::parse(std::str::from_utf8(line).ok()?)).collect())
 }
 
 /// `path` without symlinks; also where the mount at its end is dead and answers nothing.
@@ -103,13 +110,13 @@ mod tests {
         let entry = MountEntry::parse(line).unwrap();
         assert_eq!(entry.device, "0:55");
         assert_eq!(entry.mountpoint, Path::new("/home/a/my files"));
-        assert_eq!(entry.source, "p2pfs");
+        assert_eq!(entry.kind, "fuse.p2pfs");
     }
 
     #[test]
     fn optional_fields_may_be_missing() {
         let entry = MountEntry::parse("22 1 8:1 / / rw - ext4 /dev/sda1 rw").unwrap();
-        assert_eq!((entry.device.as_str(), entry.source.as_str()), ("8:1", "/dev/sda1"));
+        assert_eq!((entry.device.as_str(), entry.kind.as_str()), ("8:1", "ext4"));
     }
 
     #[test]

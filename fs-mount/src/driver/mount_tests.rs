@@ -112,6 +112,7 @@ impl Drop for Mount {
 fn options(mountpoint: &Path, owner: Option<(u32, u32)>) -> MountOptions {
     MountOptions {
         mountpoint: mountpoint.to_owned(),
+        source: "p2pfs".to_owned(),
         allow_other: false,
         owner,
         read_only: false,

@@ -108,6 +108,12 @@ impl Mounted {
         self.ending.outcome.lock().is_some()
     }
 
+    /// Whether paths lead to it. It may live on without, for files that are open in it.
+    pub fn is_in_tree(&self) -> bool {
+        // When the table can't be read, it is taken to be there: so nobody else mounts the volume.
+        !self.has_ended() && mount_table::has(&self.entry).unwrap_or(true)
+    }
+
     /// Whether unmounting at the mount point would meet this mount, and not what lies under it or was mounted since.
     fn is_on_top(&self) -> Result<bool, MountError> {
         let topmost = mount_table::topmost_at(self.mountpoint()).map_err(|failure| self.not_unmounted(failure))?;

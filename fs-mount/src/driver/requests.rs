@@ -210,9 +210,13 @@ impl Filesystem for Driver {
             Err(error) => return reply.error(node_failed(request, &error)),
         };
         let (view, who) = (self.view.clone(), caller(req, 0));
-        let call = move |volume: &Volume| match attributes::is_empty(&change) {
-            true => volume.attributes(Ino(ino.0)),
-            false => volume.set_attributes(Ino(ino.0), fh.map(handle), &change, &who),
+        let call = move |volume: &Volume| {
+            let mut change = change;
+            if attributes::is_empty(&change) {
+                // A chown to nobody, or to whom it is already. That is one all the same: it takes set-id bits away.
+                change.uid = Some(volume.attributes(Ino(ino.0))?.uid);
+            }
+            volume.set_attributes(Ino(ino.0), fh.map(handle), &change, &who)
         };
         self.calls.patiently(request, call, move |node| answer_attributes(request, node, &view, reply));
     }

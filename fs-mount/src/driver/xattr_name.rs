@@ -10,7 +10,12 @@ const ACLS: [&[u8]; 2] = [b"system.posix_acl_access", b"system.posix_acl_default
 pub(super) fn supported(name: &[u8]) -> Result<&[u8]> {
     let known =
         ACLS.contains(&name) || NAMESPACES.iter().any(|prefix| name.len() > prefix.len() && name.starts_with(prefix));
-    if known { Ok(name) } else { Err(Error::NotSupported) }
+    match known {
+        true => Ok(name),
+        // A namespace without a name in it.
+        false if NAMESPACES.contains(&name) => Err(Error::Invalid),
+        false => Err(Error::NotSupported),
+    }
 }
 
 /// The reply to listing `names`, each ended by a zero byte. Only root learns of `trusted.` ones.
@@ -36,8 +41,8 @@ mod tests {
 
     #[test]
     fn all_others_are_refused() {
-        for name in ["", "user.", "user", "system.", "system.nfs4_acl", "system.posix_acl_access2", "btrfs.compression"]
-        {
+        assert!(matches!(supported(b"user."), Err(Error::Invalid)));
+        for name in ["", "user", "system.", "system.nfs4_acl", "system.posix_acl_access2", "btrfs.compression"] {
             assert!(matches!(supported(name.as_bytes()), Err(Error::NotSupported)), "{name}");
         }
     }

@@ -6,7 +6,7 @@ use volume::{Attributes, Caller, Error, Ino, NodeKind, OpenMode, Result, Volume}
 
 use crate::ledger::{print, tokens};
 
-pub(crate) const CALLER: Caller = Caller { uid: 0, gid: 0, pid: 0, umask: 0 };
+pub(crate) const CALLER: Caller = Caller { uid: 0, gid: 0, pid: 0, umask: 0, is_member: None };
 
 /// Longer than any file here.
 pub(crate) const LONGEST: usize = 1 << 20;

@@ -102,3 +102,32 @@ fn lists_survive_a_restart_and_copying() {
     peer.mount();
     assert_eq!((acl(&folder.join("f")), acl(&folder)), before);
 }
+
+#[test]
+fn a_list_set_from_outside_the_group_takes_the_group_bit() {
+    let peer = Peer::system();
+    let folder = plain_folder(&peer);
+    let after_list_by = |who: &str| {
+        let inner = folder.join("inner");
+        fs::create_dir(&inner).unwrap();
+        std::os::unix::fs::chown(&inner, Some(1001), Some(50)).unwrap();
+        fs::set_permissions(&inner, fs::Permissions::from_mode(0o2775)).unwrap();
+        shell(&folder, &format!("setpriv --reuid {who} setfacl -m u:33:rwx inner"));
+        let mode = fs::metadata(&inner).unwrap().mode() & 0o7777;
+        fs::remove_dir(inner).unwrap();
+        mode
+    };
+    assert_eq!(after_list_by("1001 --regid 1001 --clear-groups"), 0o775);
+    assert_eq!(after_list_by("1001 --regid 1001 --groups 49,50"), 0o2775);
+    assert_eq!(after_list_by("1001 --regid 50 --clear-groups"), 0o2775);
+    assert_eq!(after_list_by("0 --clear-groups"), 0o2775);
+}
+
+#[test]
+fn a_list_that_is_not_there_is_removed_all_the_same() {
+    let peer = Peer::system();
+    let folder = plain_folder(&peer);
+    for name in ["system.posix_acl_access", "system.posix_acl_default"] {
+        xattr::remove(&folder, name).unwrap();
+    }
+}

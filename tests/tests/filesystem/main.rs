@@ -10,6 +10,7 @@ mod holes;
 mod links;
 mod locks;
 mod mapping;
+mod mount_helper;
 mod names;
 mod open_files;
 mod ranges;

@@ -11,7 +11,7 @@ use std::{
     thread,
 };
 
-use p2pfs_tests::{patience::eventually, peer::Peer};
+use p2pfs_tests::{patience::eventually, peer::Peer, tool::shell};
 use rustix::{
     fs::{AtFlags, CWD, FallocateFlags, fallocate, linkat},
     io::Errno,
@@ -210,6 +210,48 @@ for way, do in ways.items():
     assert_eq!(mode("write"), 0o777, "chown, by root too");
     fs::write(folder.join("hole"), "by root").unwrap();
     assert_eq!(mode("hole"), 0o6777);
+}
+
+/// Without the right to execute for its group, the bit means nothing but that a group is lent.
+#[test]
+fn writing_takes_the_group_bit_from_whom_the_group_is_not() {
+    let peer = Peer::system();
+    let file = peer.at("f");
+    let after_write_by = |who: &str| {
+        fs::write(&file, "content").unwrap();
+        std::os::unix::fs::chown(&file, Some(0), Some(50)).unwrap();
+        fs::set_permissions(&file, PermissionsExt::from_mode(0o6666)).unwrap();
+        shell(peer.root(), &format!("setpriv --reuid 1234 {who} bash -c 'echo x >>f'"));
+        fs::metadata(&file).unwrap().mode() & 0o7777
+    };
+    assert_eq!(after_write_by("--regid 1234 --clear-groups"), 0o666);
+    assert_eq!(after_write_by("--regid 50 --clear-groups"), 0o2666);
+    assert_eq!(after_write_by("--regid 1234 --groups 49,50"), 0o2666);
+}
+
+#[test]
+fn a_chown_to_nobody_is_one_all_the_same() {
+    for peer in [Peer::system(), Peer::alone()] {
+        let file = peer.at("f");
+        fs::write(&file, "").unwrap();
+        fs::create_dir(peer.at("d")).unwrap();
+        for path in [&file, &peer.at("d")] {
+            fs::set_permissions(path, PermissionsExt::from_mode(0o6777)).unwrap();
+        }
+        let before = fs::metadata(&file).unwrap();
+        thread::sleep(std::time::Duration::from_millis(20));
+        std::os::unix::fs::chown(&file, None, None).unwrap();
+        std::os::unix::fs::chown(peer.at("d"), None, None).unwrap();
+        let after = fs::metadata(&file).unwrap();
+        assert_eq!(after.mode() & 0o7777, 0o777);
+        assert_eq!((after.uid(), after.gid()), (before.uid(), before.gid()));
+        assert!((after.ctime(), after.ctime_nsec()) > (before.ctime(), before.ctime_nsec()));
+        assert_eq!(fs::metadata(peer.at("d")).unwrap().mode() & 0o7777, 0o6777);
+        // To whom it is already.
+        fs::set_permissions(&file, PermissionsExt::from_mode(0o6777)).unwrap();
+        std::os::unix::fs::chown(&file, Some(before.uid()), None).unwrap();
+        assert_eq!(fs::metadata(&file).unwrap().mode() & 0o7777, 0o777);
+    }
 }
 
 #[test]

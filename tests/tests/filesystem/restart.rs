@@ -8,6 +8,7 @@ use std::{
 };
 
 use p2pfs_tests::{
+    binaries::program,
     peer::Peer,
     tool,
     tree::{grow, names, snapshot},
@@ -87,6 +88,49 @@ fn what_is_busy_stays_mounted() {
     drop(file);
     peer.unmount();
     assert!(names(peer.root()).is_empty(), "the folder below the mount is empty again");
+}
+
+/// As test suites and administrators do between two steps: `umount` returns before the daemon has ended.
+#[test]
+fn what_was_just_unmounted_is_mounted_again_at_once() {
+    let mut peer = Peer::system();
+    for round in 0..5_u8 {
+        fs::write(peer.at("f"), vec![round; 3_000_000]).unwrap();
+        peer.remount();
+        assert!(fs::read(peer.at("f")).unwrap() == vec![round; 3_000_000]);
+    }
+}
+
+#[test]
+fn what_was_just_unmounted_is_looked_at_at_once() {
+    let mut peer = Peer::system();
+    for command in ["verify", "users", "status"] {
+        fs::write(peer.at(command), vec![1; 3_000_000]).unwrap();
+        tool::succeed(Command::new("umount").arg(peer.root()));
+        peer.run([command, "--json"]);
+        assert!(peer.await_end().success());
+        peer.mount();
+        assert_eq!(names(peer.root()).len(), 1);
+        fs::remove_file(peer.at(command)).unwrap();
+    }
+}
+
+/// Somebody whose shell is on a mount that ended, or in a folder that was removed, asks what is wrong.
+#[test]
+fn commands_work_where_the_folder_is_gone() {
+    let mut peer = Peer::alone();
+    fs::write(peer.at("f"), "content").unwrap();
+    peer.unmount();
+    let gone = peer.scratch().join("gone");
+    for arguments in [["verify", "--json"], ["users", "--json"], ["verify", "--repair"]] {
+        fs::create_dir(&gone).unwrap();
+        let mut command = Command::new("bash");
+        command.args(["-euc", r#"rmdir "$PWD"; "$@""#, "in-a-folder-that-is-gone"]).current_dir(&gone);
+        command.arg(program("p2pfs")).args(arguments).env("P2PFS_HOME", peer.home());
+        tool::succeed(&mut command);
+    }
+    peer.mount();
+    assert_eq!(fs::read(peer.at("f")).unwrap(), b"content");
 }
 
 #[test]

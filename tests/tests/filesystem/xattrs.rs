@@ -76,6 +76,7 @@ fn unknown_namespaces_are_refused() {
     fs::write(peer.at("f"), "").unwrap();
     fails(xattr::set(peer.at("f"), "unknown.x", b""), Errno::OPNOTSUPP);
     fails(xattr::set(peer.at("f"), "noprefix", b""), Errno::OPNOTSUPP);
+    fails(xattr::set(peer.at("f"), "user.", b""), Errno::INVAL);
 }
 
 #[test]

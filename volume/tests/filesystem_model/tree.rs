@@ -325,7 +325,7 @@ impl Tree {
         let node = self.node(id);
         node.mtime = None;
         if uid != 0 {
-            node.mode = without_privileges(node.mode);
+            node.mode = without_privileges(node.mode, uid == 0 || uid == node.gid);
         }
     }
 
@@ -422,10 +422,10 @@ impl Tree {
         if let Some(mode) = set.mode {
             node.mode = mode;
         }
-        if let Some(uid) = set.uid {
-            node.uid = uid;
+        if let Some(owner) = set.uid {
+            node.uid = owner;
             if kind != NodeKind::Directory && set.mode.is_none() {
-                node.mode = without_privileges(node.mode);
+                node.mode = without_privileges(node.mode, uid == 0 || uid == node.gid);
             }
         }
         node.mtime = set.mtime.or(node.mtime);
@@ -495,7 +495,7 @@ fn put(data: &mut Vec<u8>, offset: usize, bytes: &[u8]) {
     data[offset..end].copy_from_slice(bytes);
 }
 
-fn without_privileges(mode: u16) -> u16 {
+fn without_privileges(mode: u16, may_lend: bool) -> u16 {
     let mode = mode & !0o4000;
-    if mode & 0o010 != 0 { mode & !0o2000 } else { mode }
+    if mode & 0o010 != 0 || !may_lend { mode & !0o2000 } else { mode }
 }

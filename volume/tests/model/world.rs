@@ -12,7 +12,7 @@ use p2pfs_volume::{
 use super::op::{NAMES, Op};
 use crate::common::{Replica, sync};
 
-const ROOT_CALLER: Caller = Caller { uid: 0, gid: 0, pid: 0, umask: 0 };
+const ROOT_CALLER: Caller = Caller { uid: 0, gid: 0, pid: 0, umask: 0, is_member: None };
 
 /// A file that a user keeps open.
 struct Open {
