@@ -36,6 +36,8 @@ pub(crate) struct Origin {
     pub volume: VolumeId,
     pub device: DeviceId,
     pub user: UserId,
+    /// What the author was by what the commit had seen.
+    pub role: Role,
     pub log: u64,
     pub count: u64,
     pub time: Timestamp,
@@ -179,6 +181,7 @@ impl Core {
                 volume: header.volume,
                 device: header.device,
                 user,
+                role,
                 log: header.log,
                 count: header.count,
                 time: header.time,
@@ -195,18 +198,59 @@ impl Core {
     }
 
     /// The author's user and role, if the commit's past holds their admission.
+    ///
+    /// Admins apart may each have admitted one device, for two users, or one user, in two roles. So that all judge
+    /// alike, whatever came here first, only the admissions that the author had seen count, and of these the least.
     fn author(&mut self, device: &DeviceId, dot: Dot) -> Result<(UserId, Role)> {
         let Some(row) = self.members.devices.get(device) else { return rule("its author is no member") };
         let (user, granted) = (row.user, row.granted.clone());
-        let mut seen = false;
-        for grant in granted {
-            seen |= self.covers(dot, grant.dot)?;
+        if let [only] = granted[..]
+            && let Some(row) = self.members.users.get(&user).filter(|row| row.granted == only)
+        {
+            let role = row.role;
+            return if self.covers(dot, only.dot)? { Ok((user, role)) } else { self.unadmitted() };
         }
-        if !seen {
-            return rule("its author was no member by what it had seen");
+        let mine = self.least_admission(dot, granted)?;
+        let Some((user, _)) = mine else { return self.unadmitted() };
+        // A device that was admitted twice may have been so for this user.
+        let devices = self.members.devices.values().filter(|d| d.user == user || d.granted.len() > 1);
+        let mut of_user = Vec::new();
+        for at in devices.flat_map(|d| &d.granted) {
+            if self.admission(*at)?.0 == user {
+                of_user.push(*at);
+            }
         }
-        let role = self.members.users.get(&user).map(|u| u.role);
-        role.map_or_else(|| rule("its author is no member"), |role| Ok((user, role)))
+        let least = self.least_admission(dot, of_user)?;
+        least.map_or_else(|| self.unadmitted(), Ok)
+    }
+
+    fn unadmitted<T>(&self) -> Result<T> {
+        rule("its author was no member by what it had seen")
+    }
+
+    /// The least of these admissions that the author of a commit had seen.
+    fn least_admission(&mut self, dot: Dot, admissions: Vec<ValueRef>) -> Result<Option<(UserId, Role)>> {
+        let mut least: Option<(ValueRef, u64)> = None;
+        for at in admissions {
+            if !self.covers(dot, at.dot)? {
+                continue;
+            }
+            let new = (at, self.commit_info(at.dot)?.count);
+            if least.is_none_or(|old| self.rank(new, old).is_ok_and(Ordering::is_lt)) {
+                least = Some(new);
+            }
+        }
+        least.map(|(at, _)| self.admission(at)).transpose()
+    }
+
+    /// Whom an admission let in, as what.
+    fn admission(&self, at: ValueRef) -> Result<(UserId, Role)> {
+        let head: Head = decode(&self.change(at)?.head)?;
+        match head.kind {
+            ChangeKind::Genesis { user, .. } => Ok((user.id(), Role::Owner)),
+            ChangeKind::Grant { user, role, .. } => Ok((user.id(), role)),
+            _ => Err(Error::damaged("an admission")),
+        }
     }
 
     /// The origin of the running local call.
@@ -217,6 +261,7 @@ impl Core {
             volume: self.volume,
             device: self.device.id(),
             user: self.user.id(),
+            role: self.members.user_of(&self.device.id()).map_or(Role::Owner, |user| user.role),
             log: self.branch(self.me).log,
             count: self.pending_count()?,
             time: self.now(),
@@ -275,10 +320,9 @@ impl Core {
     /// The values a change supersedes, by this device's names. What a void one superseded goes with it.
     fn superseded(&mut self, origin: &Origin, head: &Head) -> Result<Vec<ValueRef>> {
         let mut refs = Vec::with_capacity(head.supersedes.len());
-        let mut todo: Vec<crate::id::ValueId> = head.supersedes.clone();
-        let mut within = origin.dot;
+        let mut todo: Vec<(Dot, crate::id::ValueId)> = head.supersedes.iter().map(|id| (origin.dot, *id)).collect();
         let mut expanded = 0;
-        while let Some(id) = todo.pop() {
+        while let Some((within, id)) = todo.pop() {
             let dot = match id.commit {
                 CommitHash::ZERO => within,
                 hash => match self.dot_of(&hash)? {
@@ -296,8 +340,7 @@ impl Core {
                     return rule("too long a chain of void values");
                 }
                 let void: Head = decode(&self.change(at)?.head)?;
-                within = dot;
-                todo.extend(void.supersedes);
+                todo.extend(void.supersedes.into_iter().map(|id| (dot, id)));
             }
             refs.push(at);
         }
@@ -625,21 +668,21 @@ impl Core {
                     return rule("an epoch of an unknown realm");
                 }
                 let founding = origin.volume == VolumeId::ZERO;
-                if !founding && !self.role_of(&origin.user).is_some_and(Role::may_admit) {
+                if !founding && !origin.role.may_admit() {
                     return rule("an epoch by someone who may not make one");
                 }
                 let key = self.unseal_epoch(epoch, sealed).or_else(|| self.epoch_key(epoch));
                 self.overlay.members.push(MemberRow::Epoch(EpochRow { id: *epoch, at, count: origin.count, key }));
             }
             ChangeKind::Invite { ticket, role, expires } => {
-                if !self.role_of(&origin.user).is_some_and(Role::may_admit) || *role >= Role::Owner {
+                if !origin.role.may_admit() || *role >= Role::Owner {
                     return rule("an invitation by someone who may not invite");
                 }
                 let row = InviteRow { ticket: *ticket, role: *role, expires: *expires, at, used: false };
                 self.overlay.members.push(MemberRow::Invite(row));
             }
             ChangeKind::Grant { ticket, role, user, device, certificate, sealed, .. } => {
-                if !self.role_of(&origin.user).is_some_and(Role::may_admit) {
+                if !origin.role.may_admit() {
                     return rule("an admission by someone who may not admit");
                 }
                 let Some(invite) = self.invite(ticket) else { return rule("an admission without an invitation") };
@@ -647,9 +690,6 @@ impl Core {
                     return rule("an admission that does not match its invitation");
                 }
                 verify_certificate(user, device, certificate).map_err(Error::Refused)?;
-                if self.members.devices.get(&device.id).is_some_and(|d| d.user != user.id()) {
-                    return rule("an admission of another user's device");
-                }
                 let keys: Vec<EpochRow> = self.members.epochs.iter().filter(|e| e.key.is_none()).cloned().collect();
                 for mut row in keys {
                     row.key = self.unseal_epoch(&row.id, sealed);
@@ -824,10 +864,6 @@ impl Core {
 
     // ---- membership
 
-    fn role_of(&self, user: &UserId) -> Option<Role> {
-        self.members.users.get(user).map(|row| row.role)
-    }
-
     fn invite(&self, ticket: &crypto::PublicKey) -> Option<InviteRow> {
         let fresh = self.overlay.members.iter().rev().find_map(|row| match row {
             MemberRow::Invite(row) if row.ticket == *ticket => Some(row.clone()),
@@ -869,7 +905,7 @@ impl Core {
         name: String,
     ) -> Result<()> {
         // Admins apart may admit one joiner twice (the answer of the first was lost): either
-        // admission holds for what is judged by it, the lesser one says name and role.
+        // admission holds for what is judged by it, the lesser one says name, role and whose the device is.
         let old = self.members.users.get(&user.id()).map(|u| (u.granted, u.count));
         let stands = match old {
             Some(old) => self.rank(old, (at, origin.count))? == Ordering::Greater,
@@ -883,6 +919,14 @@ impl Core {
             Some(row) => row.clone(),
             None => DeviceRow { public: *device, user: user.id(), granted: Vec::new(), admitted: origin.time },
         };
+        let mut least = true;
+        for old in row.granted.clone() {
+            let count = self.commit_info(old.dot)?.count;
+            least &= self.rank((old, count), (at, origin.count))? == Ordering::Greater;
+        }
+        if least {
+            row.user = user.id();
+        }
         row.granted.push(at);
         self.overlay.members.push(MemberRow::Device(row));
         Ok(())

@@ -161,6 +161,27 @@ impl Volume {
         }
     }
 
+    /// Ends the branch of a file that nobody writes to any more, once all of it is published, and lets go of what a
+    /// failed last close had kept. Tells whether somebody's concurrent version ranks higher, and shows from now on.
+    fn end_branch(&self, file: &OpenFile, state: &mut FileState) -> bool {
+        if state.branch.as_ref().is_some_and(|branch| branch.dirty) {
+            return false;
+        }
+        let mut other_shows = false;
+        if state.writers == 0
+            && let Some(branch) = state.branch.take()
+        {
+            let seen = branch.seen.last().copied();
+            self.drop_branch(file.ino, Some(branch));
+            let shown = self.inner.core.lock().with_node(file.ino, |n| n.content.last().map(|v| v.at));
+            other_shows = shown.is_ok_and(|at| at != seen);
+        }
+        if std::mem::take(&mut state.kept) {
+            self.let_go(file, state);
+        }
+        other_shows
+    }
+
     fn drop_branch(&self, ino: Ino, branch: Option<Branch>) {
         if let Some(branch) = branch {
             self.count_dirty(branch.counted, 0);
@@ -206,6 +227,7 @@ impl Volume {
                 let result = self.change(&file, &mut state, base, who, |draft| draft.truncate(0));
                 if let Err(e) = result {
                     state.writers -= 1;
+                    self.end_branch(&file, &mut state);
                     self.let_go(&file, &mut state);
                     return Err(e);
                 }
@@ -361,7 +383,12 @@ impl Volume {
             _ => base.and_then(|base| self.change(&file, &mut state, &base, &root, |draft| draft.write(offset, kept))),
         };
         let published = if state.writers == 0 { self.publish(&file, &mut state) } else { Ok(()) };
+        let other_shows = self.end_branch(&file, &mut state);
         self.let_go(&file, &mut state);
+        drop(state);
+        if other_shows {
+            self.tell(&[Changed::Content(ino)]);
+        }
         result.and(published).map(|()| data.len())
     }
 
@@ -410,11 +437,19 @@ impl Volume {
             let Some(file) = file else { continue };
             let mut state = file.state.write();
             let result = self.publish(&file, &mut state);
-            if result.is_ok() && std::mem::take(&mut state.kept) {
-                if state.writers == 0 {
-                    self.drop_branch(ino, state.branch.take());
+            let mut other_shows = false;
+            if result.is_ok() && state.kept {
+                if state.writers == 0
+                    && let Some(branch) = state.branch.take_if(|branch| branch.dirty)
+                {
+                    // Its last name was taken away here: nobody can open it.
+                    self.drop_branch(ino, Some(branch));
                 }
-                self.let_go(&file, &mut state);
+                other_shows = self.end_branch(&file, &mut state);
+            }
+            drop(state);
+            if other_shows {
+                self.tell(&[Changed::Content(ino)]);
             }
             if let Err(e) = result {
                 log::error!("inode {}: what was written could not be published yet: {e}", ino.0);
@@ -436,7 +471,10 @@ impl Volume {
             return Ok(());
         }
         let mut state = handle.file.state.write();
-        self.publish(&handle.file, &mut state)
+        self.publish(&handle.file, &mut state)?;
+        // A writer, so the branch stays; what an earlier close could not publish is published now.
+        self.end_branch(&handle.file, &mut state);
+        Ok(())
     }
 
     /// Makes what was written so far survive power loss.
@@ -481,18 +519,27 @@ impl Volume {
     fn recover_draft(&self, ino: Ino) -> Result<()> {
         let keys = self.inner.core.lock().version(ino)?.keys;
         let found = Draft::recover(ino.0, &self.inner.store, self.inner.blocks.clone(), keys)?;
-        let Some((mut draft, header)) = found else { return Ok(()) };
+        let Some((draft, header)) = found else { return Ok(()) };
         let (seen, mtime): (Vec<ValueRef>, Timestamp) =
             rmp_serde::from_slice(&header).map_err(|_| Error::damaged("a draft's header"))?;
-        let content = draft.finish()?;
-        let keys = draft.extra_keys();
-        self.local(&[], |core| {
-            if core.is_linked(ino)? {
-                core.publish(ino, content, keys, mtime, &seen)?;
-            }
-            let store = core.store.clone();
-            Draft::forget(ino.0, &store, &mut core.overlay.batch)
-        })
+        if !self.inner.core.lock().is_linked(ino)? {
+            return self.local(&[], |core| {
+                let store = core.store.clone();
+                Draft::forget(ino.0, &store, &mut core.overlay.batch)
+            });
+        }
+        // As after a last close that failed: shown from now on, and published as soon as the disk lets it be.
+        let file = self.hold(ino);
+        let mut state = file.state.write();
+        self.inner.core.lock().own.insert(ino, seen.clone());
+        state.branch = Some(Branch { draft, seen, mtime, dirty: true, logged: true, counted: 0 });
+        state.kept = true;
+        if let Err(e) = self.publish(&file, &mut state) {
+            self.inner.dirty_files.lock().insert(ino, self.inner.clock.monotonic());
+            return Err(e);
+        }
+        self.end_branch(&file, &mut state);
+        Ok(())
     }
 
     /// The last close of a handle.
@@ -509,12 +556,7 @@ impl Volume {
             state.writers -= 1;
             if state.writers == 0 {
                 result = self.publish(file, &mut state);
-                if let Some(branch) = state.branch.take_if(|b| !b.dirty) {
-                    let seen = branch.seen.last().copied();
-                    self.drop_branch(file.ino, Some(branch));
-                    let shown = self.inner.core.lock().with_node(file.ino, |n| n.content.last().map(|v| v.at));
-                    other_shows = shown.is_ok_and(|at| at != seen);
-                }
+                other_shows = self.end_branch(file, &mut state);
             }
         }
         if let Err(e) = &result
@@ -560,6 +602,11 @@ impl Volume {
                         SetTime::Now => self.inner.clock.now(),
                         SetTime::At(time) => time,
                     };
+                }
+                let other_shows = state.kept && self.end_branch(&file, &mut state);
+                drop(state);
+                if other_shows {
+                    self.tell(&[Changed::Content(ino)]);
                 }
             }
         }
@@ -610,10 +657,12 @@ impl Volume {
                 self.publish(&file, &mut state)
             };
         }
-        if state.writers == 0 && state.branch.as_ref().is_some_and(|b| !b.dirty) {
-            self.drop_branch(file.ino, state.branch.take());
-        }
+        let other_shows = self.end_branch(&file, &mut state);
         self.let_go(&file, &mut state);
+        drop(state);
+        if other_shows {
+            self.tell(&[Changed::Content(ino)]);
+        }
         result
     }
 

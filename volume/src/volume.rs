@@ -683,6 +683,9 @@ impl Volume {
             };
             let user = request.user.id();
             let again = core.members.devices.get(&request.device.id).is_some_and(|d| d.user == user);
+            if core.members.devices.contains_key(&request.device.id) && !again {
+                return refuse("this device is another user's");
+            }
             if invite.used && !again {
                 return refuse("this ticket has been used: ask for a new one");
             }

@@ -72,6 +72,7 @@ fn agree(world: &mut World, order: u64) -> Vec<String> {
     }
     let names = world.replicas.iter().map(|r| (r.device_id(), r.name.clone())).collect();
     let history = History::new(&commits, &world.replicas[0].user_keys());
+    assert_eq!(history.broken_rule(), None);
     let text = |body: &ContentBody, _: &crypto::SymmetricKey| match &body.content.data {
         ContentData::Inline(bytes) => format!("{:?}", String::from_utf8_lossy(bytes)),
         ContentData::Tree { .. } => panic!("longer than the test's files"),

@@ -5,7 +5,7 @@ mod common;
 use std::sync::Arc;
 
 use common::{Replica, sync};
-use p2pfs_volume::{Caller, Error, Role, SetXattr};
+use p2pfs_volume::{AttributeChange, Caller, Error, OpenMode, Role, SetTime, SetXattr};
 
 fn pair() -> (Replica, Replica) {
     let alice = Replica::founder("alice", 1);
@@ -347,4 +347,116 @@ fn what_was_done_before_a_log_was_found_forked_reaches_others() {
     alice.restart(8);
     meet(&alice, &bob);
     assert_eq!(bob.read("pending").unwrap(), b"3");
+}
+
+/// What could not be stored at a file's last close is kept as a branch of its own. Once it is published, whichever call
+/// does that, others' versions show again.
+#[test]
+fn a_file_whose_last_close_failed_shows_what_others_write_later() {
+    let touch = |replica: &Replica, ino| {
+        let change = AttributeChange { mtime: Some(SetTime::Now), ..AttributeChange::default() };
+        replica.volume.set_attributes(ino, None, &change, &Caller::default()).unwrap();
+    };
+    let cut = |replica: &Replica, ino| {
+        let change = AttributeChange { size: Some(3), ..AttributeChange::default() };
+        replica.volume.set_attributes(ino, None, &change, &Caller::default()).unwrap();
+    };
+    let reopen = |replica: &Replica, ino| {
+        let handle = replica.volume.open(ino, OpenMode { write: true, ..OpenMode::default() }, &Caller::default());
+        replica.close(handle.unwrap()).unwrap();
+    };
+    for later in [&touch as &dyn Fn(&Replica, _), &cut, &reopen] {
+        let (alice, bob) = pair();
+        alice.write("f", b"base").unwrap();
+        meet(&alice, &bob);
+        let handle = alice.open_to_write("f").unwrap();
+        alice.volume.write(handle, 0, b"alice's", &Caller::default()).unwrap();
+        alice.store.fail_after(Some(0));
+        assert!(alice.volume.flush(handle).is_err() && alice.volume.release(handle).is_err());
+        alice.store.fail_after(None);
+        assert_eq!(alice.read("f").unwrap(), b"alice's", "nothing is thrown away");
+        later(&alice, alice.find("f").unwrap());
+        meet(&alice, &bob);
+        bob.write("f", b"bob's").unwrap();
+        meet(&alice, &bob);
+        assert_eq!(alice.read("f").unwrap(), b"bob's");
+    }
+}
+
+/// Who joined twice, in two roles, at admins who are apart: each commit is judged by the admissions that it had seen.
+#[test]
+fn admissions_by_admins_apart_split_nobody() {
+    use p2pfs_volume::JoinRequest;
+    let hour = std::time::Duration::from_secs(3600);
+    let alice = Replica::founder("alice", 1);
+    let bob = Replica::joined("bob", 2, &alice, Role::Admin);
+    let carol = Replica::joined("carol", 3, &alice, Role::Writer);
+    let tickets: Vec<_> =
+        [Role::Reader, Role::Writer, Role::Writer, Role::Writer].map(|r| alice.volume.invite(r, hour).unwrap()).into();
+    sync(&alice, &bob);
+    sync(&alice, &carol);
+
+    // Alice's admission is the lesser one.
+    drop(Replica::admitted("dora", 4, &alice, &tickets[0]));
+    for pad in ["x", "y"] {
+        bob.write(pad, b"").unwrap();
+        bob.volume.commit_now().unwrap();
+    }
+    let dora = Replica::admitted("dora", 4, &bob, &tickets[1]);
+    dora.write("f", b"dora's").unwrap();
+    sync(&bob, &dora);
+
+    // One device comes with two users.
+    let entropy = crypto::SeededEntropy::new(99);
+    let device = crypto::DeviceKeys::generate(&entropy);
+    for (admin, name, ticket) in [(&alice, "erin", &tickets[2]), (&bob, "frank", &tickets[3])] {
+        let user = crypto::UserKeys::generate(&entropy);
+        let request = JoinRequest::new(ticket, name, &user, &device, b"e", &entropy).unwrap();
+        admin.volume.admit(&request, b"e").unwrap();
+    }
+
+    // Carol learns of them in another order than alice.
+    sync(&bob, &carol);
+    sync(&alice, &bob);
+    sync(&alice, &carol);
+    sync(&alice, &dora);
+    let all = [&alice, &bob, &carol, &dora];
+    let members = |r: &Replica| {
+        let members = r.volume.members().into_iter();
+        members.map(|m| (m.name, m.role, m.devices)).collect::<Vec<_>>()
+    };
+    for replica in all {
+        assert_eq!(replica.read("f").unwrap(), b"dora's", "{}", replica.name);
+        assert_eq!(members(replica), members(&alice), "{}", replica.name);
+        assert_eq!(replica.tree(), alice.tree(), "{}", replica.name);
+    }
+    let role = members(&alice).into_iter().find(|(name, ..)| name == "dora").unwrap().1;
+    assert_eq!(role, Role::Reader, "the lesser admission says it");
+    assert!(matches!(dora.write("f", b"more"), Err(Error::ReadOnly)));
+    let user = crypto::UserKeys::generate(&entropy);
+    let ticket = alice.volume.invite(Role::Writer, hour).unwrap();
+    let request = JoinRequest::new(&ticket, "grace", &user, &device, b"e", &entropy).unwrap();
+    assert!(matches!(alice.volume.admit(&request, b"e"), Err(Error::Refused(why)) if why.contains("another user's")));
+}
+
+/// What `fsync` promised shows after a restart even when the disk is too full to publish it, and is published later.
+#[test]
+fn a_synced_draft_that_can_not_be_published_at_the_start_shows_and_is_published_later() {
+    let (mut alice, bob) = pair();
+    alice.write("f", b"base").unwrap();
+    meet(&alice, &bob);
+    let handle = alice.open_to_write("f").unwrap();
+    alice.volume.write(handle, 0, b"synced", &Caller::default()).unwrap();
+    alice.volume.fsync(handle).unwrap();
+    alice.store.lose_power(0);
+    alice.store.fail_after(Some(0));
+    alice.restart(7);
+    assert_eq!(alice.read("f").unwrap(), b"synced");
+    alice.store.fail_after(None);
+    alice.clock.advance(std::time::Duration::from_secs(2));
+    meet(&alice, &bob);
+    assert_eq!(bob.read("f").unwrap(), b"synced");
+    bob.write("f", b"bob's").unwrap();
+    meet(&alice, &bob);
+    assert_eq!(alice.read("f").unwrap(), b"bob's");
 }

@@ -6,19 +6,20 @@ use std::{
     sync::Arc,
 };
 
-use crypto::{DeviceId, Label, SeededEntropy, SymmetricKey};
+use crypto::{DeviceId, Label, SeededEntropy, SymmetricKey, UserId};
 use volume::{
     BlockHash, Error, Message, NodeKind, Volume,
-    commit::{ClaimedCommit, Commit, ContentBody, changes_root, commit_hash},
+    commit::{ChangeKind, ClaimedCommit, Commit, ContentBody, changes_root, commit_hash},
     content::{Blocks, ContentData, KeyRing},
-    id::CommitHash,
+    id::{CommitHash, NodeId},
     store::Space,
 };
 
 use crate::{
     disk::Disk,
+    forger::FORBIDDEN,
     ledger::{Token, print, tokens},
-    model::{History, Reference, members},
+    model::{History, Reference},
     view::{ABSENT, LONGEST, differences, dump, entries, read, text},
     world::{Violation, World},
 };
@@ -45,12 +46,19 @@ impl World {
             return Ok(());
         }
         let all = entries(&volume);
-        for entry in self.sound(r, "listing", all)?.into_iter().filter(|e| e.kind == NodeKind::File) {
+        let all = self.sound(r, "listing", all)?;
+        if let Some(entry) = all.iter().find(|e| e.name.starts_with(FORBIDDEN)) {
+            return fail(format!("{} shows {}, which a liar made", self.devices[r].name, entry.path));
+        }
+        self.counts.many("check: files looked at", all.len() as u64);
+        for entry in all.into_iter().filter(|e| e.kind == NodeKind::File) {
             let bytes = match read(&volume, entry.ino) {
                 Err(Error::Absent(_)) => continue,
                 other => self.sound(r, &entry.path, other)?,
             };
-            tokens(&bytes).map_err(Violation)?;
+            if let Some(token) = self.ledger.forbidden(&tokens(&bytes).map_err(Violation)?) {
+                return fail(format!("{}: {} shows {token:?}, which a liar wrote", self.devices[r].name, entry.path));
+            }
             let device = &mut self.devices[r];
             if let Some(mirror) = device.files.get(&entry.ino) {
                 if mirror.bytes.as_ref().is_some_and(|written| *written != bytes) {
@@ -68,6 +76,9 @@ impl World {
                 continue;
             }
             let new = print(&bytes);
+            if device.disk.unsynced() == 0 {
+                device.shown_for_good.insert(entry.ino, new);
+            }
             if let Some(old) = device.shown.insert(entry.ino, new)
                 && self.ledger.is_ancestor(new, old)
             {
@@ -100,7 +111,7 @@ impl World {
     }
 
     /// Every commit that `r` would send, checked.
-    fn commits(&mut self, r: usize) -> Result<Vec<Rc<Commit>>, Violation> {
+    pub(crate) fn commits(&mut self, r: usize) -> Result<Vec<Rc<Commit>>, Violation> {
         let volume = self.volume(r)?;
         let peer = self.devices[usize::from(r == 0)].id();
         let session = volume.session(peer);
@@ -137,10 +148,14 @@ impl World {
     /// What is in the store of `r` was signed by members and is what its name says. Returns the commits.
     fn verify_store(&mut self, r: usize) -> Result<Vec<Rc<Commit>>, Violation> {
         let commits = self.commits(r)?;
-        let members = members(commits.iter().map(|c| &**c));
-        if let Some(foreign) = commits.iter().find(|c| !members.contains_key(&c.header.device)) {
-            return fail(format!("{} took a commit of a stranger: {}", self.devices[r].name, foreign.hash.short()));
+        let history = self.history(&commits);
+        if let Some(broken) = history.broken_rule() {
+            return fail(format!("{} took a commit that breaks a rule: {broken}", self.devices[r].name));
         }
+        let void = history.void_commits() as u64;
+        self.same_members(r, &history)?;
+        self.counts.many("check: void commits kept without effect", void);
+        self.counts.add("check: stores verified");
         let disk = self.devices[r].disk.clone();
         for hash in disk.block_names() {
             let bytes = disk.written(&hash).unwrap_or_default();
@@ -151,12 +166,56 @@ impl World {
         Ok(commits)
     }
 
+    /// The model's view of commits.
+    pub(crate) fn history<'a>(&self, commits: &'a [Rc<Commit>]) -> History<'a> {
+        History::new(commits.iter().map(|c| &**c), &self.devices[0].user_keys())
+    }
+
+    /// Nobody belongs to the volume for `r` but whom its commits let in, and no epoch or invitation is there that nobody
+    /// may make.
+    fn same_members(&self, r: usize, history: &History<'_>) -> Result<(), Violation> {
+        let (volume, name) = (self.volume(r)?, &self.devices[r].name);
+        let devices = |m: &volume::Member| m.devices.iter().copied().collect::<BTreeSet<_>>();
+        let listed: BTreeMap<_, _> = volume.members().iter().map(|m| (m.user, (m.role, devices(m)))).collect();
+        let expected = history.members();
+        if listed != expected {
+            return fail(format!("{name} lists other members than its commits let in: {listed:?}, {expected:?}"));
+        }
+        let invited = |ticket| {
+            let mut changes = history.changes();
+            changes.any(|c| matches!(c.head.kind, ChangeKind::Invite { ticket: t, .. } if t == ticket))
+        };
+        if let Some(odd) = volume.open_invitations().iter().find(|i| !invited(i.ticket)) {
+            return fail(format!("{name} lists an invitation that nobody may make: {odd:?}"));
+        }
+        let discovery = volume.discovery_key();
+        if self.discovery.is_some() && self.sound(r, "the epoch", discovery).ok() != self.discovery {
+            return fail(format!("{name} has an epoch that nobody may make"));
+        }
+        Ok(())
+    }
+
+    /// The tokens in all contents of a node, if all are kept inline.
+    pub(crate) fn tokens_of(&self, history: &History<'_>, of: NodeId) -> Option<BTreeSet<Token>> {
+        let mut found = BTreeSet::new();
+        for change in history.changes() {
+            if !matches!(change.head.kind, ChangeKind::Content { node, .. } if node == of) {
+                continue;
+            }
+            let body: ContentBody = history.body(&change, of);
+            let ContentData::Inline(bytes) = &body.content.data else { return None };
+            found.extend(tokens(bytes).unwrap_or_default());
+        }
+        Some(found)
+    }
+
     /// What `r` shows is what its commits must give.
     fn verify(&mut self, r: usize, sources: &[usize]) -> Result<(), Violation> {
         let commits = self.verify_store(r)?;
         let shown = dump(&self.volume(r)?);
         let shown = self.sound(r, "listing", shown)?;
         let expected = self.reference(&commits, sources);
+        self.counts.add("check: trees held against the model");
         if shown != expected {
             return fail(format!("{} and the model differ:{}", self.devices[r].name, differences(&shown, &expected)));
         }
@@ -165,8 +224,15 @@ impl World {
 
     /// The tree that these commits must give, with the contents that any of `sources` has.
     fn reference(&self, commits: &[Rc<Commit>], sources: &[usize]) -> Vec<String> {
-        let names: BTreeMap<DeviceId, String> = self.devices.iter().map(|d| (d.id(), d.name.clone())).collect();
-        let history = History::new(commits.iter().map(|c| &**c), &self.devices[0].user_keys());
+        let history = self.history(commits);
+        let devices = self.devices.iter().map(|d| (d.user_id(), d.name.clone()));
+        let users: BTreeMap<UserId, String> =
+            devices.chain(self.joiners.iter().map(|j| (j.user_id(), j.name.clone()))).collect();
+        let members = history.members().into_iter().flat_map(|(user, (_, devices))| {
+            let name = users.get(&user).cloned().unwrap_or_default();
+            devices.into_iter().map(move |device| (device, name.clone()))
+        });
+        let names: BTreeMap<DeviceId, String> = members.collect();
         let entropy = Arc::new(SeededEntropy::new(0));
         let blocks: Vec<Blocks> =
             sources.iter().map(|r| Blocks::new(self.devices[*r].disk.clone(), entropy.clone())).collect();

@@ -26,16 +26,19 @@ impl WorldTime {
     }
 }
 
-/// A device's clocks: the monotonic one is right, the wall clock is off by whatever it was last set to.
+/// A device's clocks: the monotonic one is right, the wall clock drifts and is off by whatever it was last set
+/// to.
 pub(crate) struct DeviceClock {
     world: Arc<WorldTime>,
     off_ms: AtomicI64,
+    /// How much too quickly it goes, in thousandths.
+    drift: AtomicI64,
 }
 
 impl DeviceClock {
     /// A clock that is right.
     pub(crate) fn new(world: Arc<WorldTime>) -> Self {
-        Self { world, off_ms: AtomicI64::new(0) }
+        Self { world, off_ms: AtomicI64::new(0), drift: AtomicI64::new(0) }
     }
 
     /// Sets the wall clock off by so much from now on.
@@ -44,10 +47,19 @@ impl DeviceClock {
     }
 }
 
+impl DeviceClock {
+    /// Makes the wall clock too quick or too slow from now on.
+    pub(crate) fn set_drift(&self, per_mille: i64) {
+        self.drift.store(per_mille, Ordering::Relaxed);
+    }
+}
+
 impl Clock for DeviceClock {
     fn now(&self) -> Timestamp {
         // 2026-11-22T09:15:00Z, and what passed since.
-        let ms = 1_795_338_900_000 + self.world.passed().as_millis() as i64 + self.off_ms.load(Ordering::Relaxed);
+        let passed = self.world.passed().as_millis() as i64;
+        let drift = passed * self.drift.load(Ordering::Relaxed) / 1000;
+        let ms = 1_795_338_900_000 + passed + drift + self.off_ms.load(Ordering::Relaxed);
         Timestamp { secs: ms.div_euclid(1000), nanos: ms.rem_euclid(1000) as u32 * 1_000_000 }
     }
 

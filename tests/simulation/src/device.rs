@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use crypto::{DeviceId, DeviceKeys, Entropy, SeededEntropy, SymmetricKey, UserKeys, VolumeId};
+use crypto::{DeviceId, DeviceKeys, Entropy, SeededEntropy, SymmetricKey, UserId, UserKeys, VolumeId};
 use volume::{Error, Handle, Ino, JoinRequest, Parts, Result, Role, Volume};
 
 use crate::{
@@ -50,11 +50,15 @@ pub(crate) struct Device {
     pub(crate) files: BTreeMap<Ino, Mirror>,
     /// Which version of each file was seen here last.
     pub(crate) shown: BTreeMap<Ino, Print>,
+    /// The same of what was on the disk by then, so that power loss does not excuse an older one.
+    pub(crate) shown_for_good: BTreeMap<Ino, Print>,
     /// Files that could not be published at their last close: the volume tries on.
     pub(crate) blurred: BTreeSet<Ino>,
     seed: u64,
     boots: u64,
     id: VolumeId,
+    /// Its and its user's names. Working them out of the keys takes long.
+    names: (DeviceId, UserId),
     secret: SymmetricKey,
     device: Vec<u8>,
     user: Vec<u8>,
@@ -68,6 +72,8 @@ fn keys(device: &[u8], user: &[u8]) -> (DeviceKeys, UserKeys) {
 impl Device {
     fn blank(name: &str, role: Role, seed: u64, time: &Arc<WorldTime>) -> Device {
         let entropy = SeededEntropy::new(seed);
+        let secret = SymmetricKey::generate(&entropy);
+        let (device, user) = (DeviceKeys::generate(&entropy), UserKeys::generate(&entropy));
         Device {
             name: name.to_owned(),
             role,
@@ -77,13 +83,15 @@ impl Device {
             opens: Vec::new(),
             files: BTreeMap::new(),
             shown: BTreeMap::new(),
+            shown_for_good: BTreeMap::new(),
             blurred: BTreeSet::new(),
             seed,
             boots: 0,
             id: VolumeId::ZERO,
-            secret: SymmetricKey::generate(&entropy),
-            device: DeviceKeys::generate(&entropy).to_bytes().to_vec(),
-            user: UserKeys::generate(&entropy).to_bytes().to_vec(),
+            names: (device.id(), user.id()),
+            secret,
+            device: device.to_bytes().to_vec(),
+            user: user.to_bytes().to_vec(),
         }
     }
 
@@ -141,12 +149,18 @@ impl Device {
         self.files.clear();
         for ino in std::mem::take(&mut self.blurred) {
             self.shown.remove(&ino);
+            self.shown_for_good.remove(&ino);
         }
     }
 
     /// Its id.
     pub(crate) fn id(&self) -> DeviceId {
-        self.keys().id()
+        self.names.0
+    }
+
+    /// Its user's name among keys.
+    pub(crate) fn user_id(&self) -> UserId {
+        self.names.1
     }
 
     /// Its keys.

@@ -18,7 +18,7 @@ use volume::{
     store::{Batch, Row, Space},
 };
 
-use crate::lot::Lot;
+use crate::{counts::Counts, lot::Lot};
 
 type Key = (Space, Vec<u8>);
 type Value = Arc<[u8]>;
@@ -56,6 +56,7 @@ struct State {
     sync_failed: bool,
     spoiled_rows: BTreeSet<Key>,
     spoiled_blocks: BTreeSet<BlockHash>,
+    counts: Counts,
 }
 
 impl State {
@@ -67,6 +68,11 @@ impl State {
             return Ok(());
         }
         let trouble = *trouble;
+        self.counts.add(match trouble {
+            Trouble::Io => "disk: a write or sync failed",
+            Trouble::Full => "disk: a write or sync found it full",
+            Trouble::Dead => "disk: a write or sync in which the process died",
+        });
         if trouble != Trouble::Dead {
             *times -= 1;
             if *times == 0 {
@@ -86,9 +92,10 @@ impl State {
         }
     }
 
-    fn row(&self, key: &Key, value: &Value) -> io::Result<Vec<u8>> {
+    fn row(&mut self, key: &Key, value: &Value) -> io::Result<Vec<u8>> {
         let mut bytes = value.to_vec();
         if self.spoiled_rows.contains(key) {
+            self.counts.add("disk: a row with a flipped bit was read");
             match key.0 {
                 Space::Changes | Space::Index | Space::Ids | Space::Blocks => {
                     return Err(io::Error::new(io::ErrorKind::InvalidData, "simulated checksum mismatch"));
@@ -120,6 +127,7 @@ impl Disk {
     pub(crate) fn lose_power(&self, lot: &Lot) {
         let state = &mut *self.state.lock();
         let keep = lot.below(state.undo.len() + 1);
+        state.counts.many("power: batches lost (a torn one is none)", (state.undo.len() - keep) as u64);
         while state.undo.len() > keep {
             for (key, old) in state.undo.pop().into_iter().flatten().rev() {
                 match old {
@@ -132,6 +140,7 @@ impl Disk {
         for hash in std::mem::take(&mut state.unsynced) {
             if lot.chance(500) {
                 state.blocks.remove(&hash);
+                state.counts.add("power: a block lost (a torn one is none)");
             }
         }
     }
@@ -182,6 +191,7 @@ impl Disk {
     /// Flips a bit somewhere.
     pub(crate) fn spoil(&self, lot: &Lot) {
         let state = &mut *self.state.lock();
+        state.counts.add("disk: a bit flipped");
         if lot.chance(300) && !state.blocks.is_empty() {
             let which = lot.below(state.blocks.len());
             state.spoiled_blocks.extend(state.blocks.keys().nth(which).copied());
@@ -207,7 +217,9 @@ impl Disk {
     /// A restored backup.
     pub(crate) fn restore(&self, image: &Image) {
         let image = image.clone();
-        *self.state.lock() = State { rows: image.rows, blocks: image.blocks, ..State::default() };
+        let state = &mut *self.state.lock();
+        let counts = std::mem::take(&mut state.counts);
+        *state = State { rows: image.rows, blocks: image.blocks, counts, ..State::default() };
     }
 
     /// The keys of a space that start with `prefix`.
@@ -221,6 +233,11 @@ impl Disk {
     /// A block as it was written, however damaged the disk.
     pub(crate) fn written(&self, hash: &BlockHash) -> Option<Value> {
         self.state.lock().blocks.get(hash).cloned()
+    }
+
+    /// How often what went wrong with it.
+    pub(crate) fn counts(&self) -> Counts {
+        self.state.lock().counts.clone()
     }
 
     /// The names of all blocks.
@@ -240,30 +257,33 @@ fn bounds(space: Space, from: &[u8], to: &[u8]) -> (Bound<Key>, Bound<Key>) {
 
 impl Store for Disk {
     fn get(&self, space: Space, key: &[u8]) -> io::Result<Option<Vec<u8>>> {
-        let state = self.state.lock();
+        let state = &mut *self.state.lock();
         state.read()?;
         let key = (space, key.to_vec());
-        state.rows.get(&key).map(|value| state.row(&key, value)).transpose()
+        let found = state.rows.get(&key).cloned();
+        found.map(|value| state.row(&key, &value)).transpose()
     }
 
     fn scan(&self, space: Space, from: &[u8], to: &[u8], limit: usize) -> io::Result<Vec<Row>> {
-        let state = self.state.lock();
+        let state = &mut *self.state.lock();
         state.read()?;
         if !to.is_empty() && from >= to {
             return Ok(Vec::new());
         }
         let rows = state.rows.range(bounds(space, from, to)).take(limit);
-        rows.map(|(key, value)| Ok((key.1.clone(), state.row(key, value)?))).collect()
+        let rows: Vec<(Key, Value)> = rows.map(|(key, value)| (key.clone(), value.clone())).collect();
+        rows.into_iter().map(|(key, value)| Ok((key.1.clone(), state.row(&key, &value)?))).collect()
     }
 
     fn last(&self, space: Space, from: &[u8], to: &[u8]) -> io::Result<Option<Row>> {
-        let state = self.state.lock();
+        let state = &mut *self.state.lock();
         state.read()?;
         if !to.is_empty() && from >= to {
             return Ok(None);
         }
         let row = state.rows.range(bounds(space, from, to)).next_back();
-        row.map(|(key, value)| Ok((key.1.clone(), state.row(key, value)?))).transpose()
+        let row = row.map(|(key, value)| (key.clone(), value.clone()));
+        row.map(|(key, value)| Ok((key.1.clone(), state.row(&key, &value)?))).transpose()
     }
 
     fn apply(&self, batch: Batch) -> io::Result<()> {
@@ -301,7 +321,7 @@ impl BlockStore for Disk {
     }
 
     fn read(&self, hash: &BlockHash, offset: usize, out: &mut [u8]) -> volume::Result<bool> {
-        let state = self.state.lock();
+        let state = &mut *self.state.lock();
         state.read()?;
         let Some(bytes) = state.blocks.get(hash) else { return Ok(false) };
         let range = bytes.get(offset..).and_then(|rest| rest.get(..out.len()));
@@ -309,6 +329,7 @@ impl BlockStore for Disk {
         let spoiled = bytes.len() * 3 / 4;
         if state.spoiled_blocks.contains(hash) && (offset..offset + out.len()).contains(&spoiled) {
             out[spoiled - offset] ^= 1;
+            state.counts.add("disk: a block with a flipped bit was read");
         }
         Ok(true)
     }

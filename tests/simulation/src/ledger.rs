@@ -66,6 +66,8 @@ pub(crate) struct Ledger {
     next: u32,
     acknowledged: BTreeMap<Token, BTreeMap<usize, Acknowledged>>,
     discarded: BTreeSet<Token>,
+    /// What only commits without effect hold.
+    forbidden: BTreeSet<Token>,
     /// What each version was made from; `None` when it can't be told, since the same bytes came about twice.
     parents: BTreeMap<Print, Option<Print>>,
     /// Every version that ever was.
@@ -87,6 +89,16 @@ impl Ledger {
     /// A user who saw these overwrites or removes them.
     pub(crate) fn discard(&mut self, tokens: impl IntoIterator<Item = Token>) {
         self.discarded.extend(tokens);
+    }
+
+    /// No user may ever see these.
+    pub(crate) fn forbid(&mut self, tokens: impl IntoIterator<Item = Token>) {
+        self.forbidden.extend(tokens);
+    }
+
+    /// One of these that no user may see.
+    pub(crate) fn forbidden(&self, tokens: &BTreeSet<Token>) -> Option<Token> {
+        tokens.intersection(&self.forbidden).next().copied()
     }
 
     /// Device `by` said that these are stored.
@@ -120,6 +132,8 @@ impl Ledger {
                 said.remove(&by);
             }
         }
+        // What it had in hand then it publishes a second time, beside what came of it the first time.
+        self.parents.values_mut().for_each(|parent| *parent = None);
     }
 
     /// What must be somewhere and isn't in `found`.

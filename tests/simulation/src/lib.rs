@@ -2,7 +2,7 @@
 //!
 //! A [`World`](world::World) has two to seven devices with real volumes over simulated disks, clocks and connections.
 //! Users work on them; messages are late, connections break, networks part; processes are killed, power fails, disks
-//! fail, fill up, flip bits and are restored from old backups; one member may be malicious. While it goes on, and when
+//! fail, fill up, flip bits and are restored from old backups; one member may be malicious, and sign as others too. While it goes on, and when
 //! everything has healed and all have met, it is checked that
 //!
 //! - every replica shows the tree that the [reference model](model) gives for its commits, and in the end all the same;
@@ -17,8 +17,10 @@
 
 mod check;
 mod clock;
+mod counts;
 mod device;
 mod disk;
+mod forger;
 mod ledger;
 mod lot;
 mod mallory;
@@ -29,7 +31,12 @@ mod view;
 mod wire;
 mod world;
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    time::Duration,
+};
+
+pub use counts::Counts;
 
 /// Steps of a run.
 pub const STEPS: usize = 400;
@@ -63,9 +70,76 @@ pub struct Outcome {
     pub written: u32,
     /// How many commits were sent.
     pub commits: usize,
+    /// How much time passed in it.
+    pub passed: Duration,
+    /// How often what happened.
+    pub counts: Counts,
     /// What must not be, if anything was.
     pub violation: Option<String>,
 }
+
+impl Outcome {
+    fn failed(why: String) -> Self {
+        let (passed, counts) = (Duration::ZERO, Counts::default());
+        Self { trace: 0, written: 0, commits: 0, passed, counts, violation: Some(why) }
+    }
+}
+
+/// What every few hundred seeds must have exercised, by the names under which it is counted.
+pub fn kinds() -> Vec<&'static str> {
+    let lies = forger::DEEDS.iter().map(|(_, name)| *name).chain(forger::BEYOND.iter().map(|(_, name)| *name));
+    lies.chain(TROUBLES).collect()
+}
+
+const TROUBLES: [&str; 47] = [
+    "an old backup was restored",
+    "clock: jumped",
+    "clock: set back a year",
+    "clock: skewed and drifting from the start",
+    "crash: killed between calls",
+    "crash: killed within a call",
+    "crash: power lost between calls",
+    "crash: power lost within a call",
+    "disk: a bit flipped",
+    "disk: a block with a flipped bit was read",
+    "disk: a row with a flipped bit was read",
+    "disk: a write or sync failed",
+    "disk: a write or sync found it full",
+    "liar: asks without end",
+    "liar: breaks the rules of headers",
+    "liar: equivocates",
+    "liar: forges a part of a commit",
+    "liar: goes back to a copy of its store",
+    "liar: has tips without end",
+    "liar: lies of its state",
+    "liar: replaces a void value",
+    "liar: replays commits",
+    "liar: sends a wrong block",
+    "liar: sends more at once than a device may keep",
+    "liar: sends without end",
+    "liar: signs as a stranger",
+    "liar: tampers with a message",
+    "liar: withholds a block",
+    "liar: withholds a message",
+    "members: a ticket redeemed at two admins",
+    "members: somebody admitted",
+    "members: somebody turned away",
+    "network: a connection broke",
+    "network: a message came twice",
+    "network: a message lost on its way",
+    "network: a partition",
+    "network: a partition healed",
+    "network: blocks came in another order",
+    "network: messages came in another order",
+    "power: a block lost (a torn one is none)",
+    "power: batches lost (a torn one is none)",
+    "replicas: 2",
+    "replicas: 3",
+    "replicas: 4",
+    "replicas: 5",
+    "replicas: 6",
+    "replicas: 7",
+];
 
 /// Runs a seed.
 pub fn run(options: &Options) -> Outcome {
@@ -73,7 +147,7 @@ pub fn run(options: &Options) -> Outcome {
         let mut world = match world::World::new(options) {
             Ok(world) => world,
             Err(world::Violation(why)) => {
-                return Outcome { trace: 0, written: 0, commits: 0, violation: Some(format!("at the start: {why}")) };
+                return Outcome::failed(format!("at the start: {why}"));
             }
         };
         let mut result = Ok(());
@@ -84,13 +158,19 @@ pub fn run(options: &Options) -> Outcome {
             Ok(()) => world.settle().err().map(|v| format!("after {} steps and all met: {}", world.step, v.0)),
             Err(violation) => Some(format!("at step {}: {}", world.step, violation.0)),
         };
-        Outcome { trace: world.trace.hash(), written: world.ledger.count(), commits: world.overheard.len(), violation }
+        Outcome {
+            trace: world.trace.hash(),
+            written: world.ledger.count(),
+            commits: world.overheard.len(),
+            passed: world.passed(),
+            counts: world.all_counts(),
+            violation,
+        }
     }));
     run.unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<String>().cloned();
         let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
-        let why = format!("panic: {}", text.unwrap_or_default());
-        Outcome { trace: 0, written: 0, commits: 0, violation: Some(why) }
+        Outcome::failed(format!("panic: {}", text.unwrap_or_default()))
     })
 }
 

@@ -1,14 +1,15 @@
 //! What users do: calls on names, attributes and open files, each with what it promises entered in the ledger.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
 use volume::{
-    Allocate, AttributeChange, Error, Handle, Ino, NewNode, NodeKind, OpenMode, RenameMode, SetTime, SetXattr,
+    Allocate, AttributeChange, Error, Handle, Ino, NewNode, NodeKind, OpenMode, RenameMode, Role, SetTime, SetXattr,
     Timestamp, Volume,
 };
 
 use crate::{
     device::Open,
+    forger::Joiner,
     ledger::{SLOT, Token, tokens},
     view::{CALLER, Seen, entries, read},
     world::{Violation, World},
@@ -21,6 +22,8 @@ const FAR: [usize; 4] = [4096, 8192, 65_536, 131_072];
 /// Entries of a device beyond which nothing more is made.
 const MOST_ENTRIES: usize = 60;
 const MOST_OPEN: usize = 4;
+/// Members without a device here beyond which none is admitted.
+const MOST_JOINERS: usize = 10;
 
 /// Why a call came to nothing.
 pub(crate) enum Trip {
@@ -71,9 +74,11 @@ pub(crate) enum Deed {
     Chmod,
     Utimens,
     Xattr,
+    Invite,
+    Admit,
 }
 
-const DEEDS: [(usize, Deed); 24] = [
+const DEEDS: [(usize, Deed); 26] = [
     (5, Deed::Mkdir),
     (8, Deed::Create),
     (3, Deed::Overwrite),
@@ -98,6 +103,8 @@ const DEEDS: [(usize, Deed); 24] = [
     (1, Deed::Chmod),
     (1, Deed::Utimens),
     (2, Deed::Xattr),
+    (2, Deed::Invite),
+    (6, Deed::Admit),
 ];
 
 fn put(bytes: &mut Vec<u8>, offset: usize, data: &[u8]) {
@@ -247,8 +254,57 @@ impl World {
                     n => volume.set_xattr(entry.ino, name, &[b'0' + n as u8], SetXattr::Any, &CALLER)?,
                 }
             }
+            Deed::Invite | Deed::Admit if !volume.may_admit() || self.is_mallory(r) => {}
+            Deed::Invite => {
+                let role = if self.lot.chance(500) { Role::Reader } else { Role::Writer };
+                let ticket = volume.invite(role, Duration::from_secs(30 * 86_400))?;
+                self.tickets.push(ticket.seed());
+                self.counts.add("members: somebody invited");
+            }
+            Deed::Admit => self.admit(r)?,
         }
         Ok(())
+    }
+
+    /// Somebody comes with a ticket, new or used, who is new, or is here already by the same ticket or another one.
+    fn admit(&mut self, r: usize) -> Done {
+        let volume = self.volume(r)?;
+        let Some(&ticket) = self.lot.pick(&self.tickets) else { return Ok(()) };
+        let old = self.lot.below(2 * self.joiners.len().max(1));
+        if old >= self.joiners.len() {
+            if self.joiners.len() >= MOST_JOINERS {
+                return Ok(());
+            }
+            let name = format!("joiner{}", self.joiners.len());
+            let mut joiner = Joiner::new(name, self.lot.number());
+            // Some come with a device that another user came with.
+            if let Some(other) = self.lot.pick(&self.joiners).filter(|_| self.lot.chance(200)) {
+                joiner = Joiner::of(&joiner.name, &other.keys(), &joiner.user());
+            }
+            self.joiners.push(joiner);
+        }
+        let which = old.min(self.joiners.len() - 1);
+        let request = self.joiners[which].request(ticket, &self.lot);
+        let request = request.map_err(|e| Violation(format!("a ticket: {e}")))?;
+        match volume.admit(&request, b"exporter") {
+            Ok(_) => {
+                let before = self.admitted.iter().filter(|(t, _, _)| *t == ticket);
+                let twice = before.into_iter().any(|(_, by, who)| *by != r && *who != which);
+                self.counts.add(if twice {
+                    "members: a ticket redeemed at two admins"
+                } else {
+                    "members: somebody admitted"
+                });
+                self.admitted.push((ticket, r, which));
+                Ok(())
+            }
+            // Used, expired, or not known here.
+            Err(Error::Refused(_)) => {
+                self.counts.add("members: somebody turned away");
+                Ok(())
+            }
+            Err(other) => Err(other.into()),
+        }
     }
 
     fn any_open(&self, r: usize) -> Option<usize> {
@@ -300,7 +356,9 @@ impl World {
         let (handle, ino) = (self.devices[r].opens[index].handle, self.devices[r].opens[index].ino);
         let before = self.content(r, index);
         let (old, new) = (tokens(&before).map_err(Violation)?, tokens(&after).map_err(Violation)?);
-        self.ledger.discard(old.difference(&new).copied());
+        // Of what Mallory writes nobody may ever get the blocks.
+        let kept = if self.is_mallory(r) { BTreeSet::new() } else { new };
+        self.ledger.discard(old.difference(&kept).copied());
         let result = call(&volume, handle);
         if result.is_ok() {
             self.ledger.derived(&before, &after);
@@ -324,7 +382,7 @@ impl World {
         let mut bytes = self.content(r, index);
         let offset = match self.devices[r].opens[index].append {
             true => bytes.len(),
-            false if self.lot.chance(120) => self.lot.pick(&FAR).copied().unwrap_or(0) + SLOT * self.lot.below(4),
+            false if self.lot.chance(200) => self.lot.pick(&FAR).copied().unwrap_or(0) + SLOT * self.lot.below(4),
             false => SLOT * self.lot.below(10),
         };
         let mut data: Vec<u8> = self.ledger.token().bytes().to_vec();
@@ -379,7 +437,8 @@ impl World {
         let mut after = before.clone();
         after.resize(SLOT * self.lot.below(before.len() / SLOT + 3), 0);
         let (old, new) = (tokens(&before).map_err(Violation)?, tokens(&after).map_err(Violation)?);
-        self.ledger.discard(old.difference(&new).copied());
+        let kept = if self.is_mallory(r) { BTreeSet::new() } else { new.clone() };
+        self.ledger.discard(old.difference(&kept).copied());
         let change = AttributeChange { size: Some(after.len() as u64), ..AttributeChange::default() };
         let result = volume.set_attributes(ino, None, &change, &CALLER);
         if result.is_err() && !self.devices[r].disk.is_dead() {

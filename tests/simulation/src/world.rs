@@ -9,17 +9,19 @@ use std::{
     time::Duration,
 };
 
+use crypto::SymmetricKey;
 use volume::{
-    Error, Message, Role,
+    Error, Message, Role, TicketSecret,
     commit::{ClaimedCommit, Commit, commit_hash},
     id::CommitHash,
 };
 
 use crate::{
-    Options,
+    Counts, Options,
     clock::WorldTime,
     device::Device,
     disk::{Disk, Image, Trouble},
+    forger::{Joiner, follow},
     ledger::Ledger,
     lot::Lot,
     trace::Trace,
@@ -28,6 +30,7 @@ use crate::{
     wire::Connection,
 };
 
+const REPLICAS: [&str; 6] = ["replicas: 2", "replicas: 3", "replicas: 4", "replicas: 5", "replicas: 6", "replicas: 7"];
 const WHO: [&str; 7] = ["alice", "bob", "carol", "dora", "erin", "frank", "grace"];
 /// A year, in milliseconds.
 const YEAR: i64 = 365 * 86_400_000;
@@ -85,6 +88,20 @@ pub(crate) struct World {
     sent: BTreeSet<CommitHash>,
     /// Commits whose signatures were found good.
     pub checked: BTreeMap<CommitHash, Rc<Commit>>,
+    /// Who belongs to the volume without a device here: Mallory signs in their names.
+    pub joiners: Vec<Joiner>,
+    /// The seeds of tickets that were handed out.
+    pub tickets: Vec<[u8; 32]>,
+    /// With which ticket which device admitted which joiner.
+    pub admitted: Vec<([u8; 32], usize, usize)>,
+    /// What the devices find each other by; nobody makes an epoch, so it stays.
+    pub discovery: Option<SymmetricKey>,
+    /// Commits without effect that honest devices must keep all the same: others may build on them.
+    pub void: Vec<ClaimedCommit>,
+    /// How often what happened.
+    pub counts: Counts,
+    /// The network loses, doubles and exchanges messages, as no QUIC connection does.
+    bad_network: bool,
     /// In which part of the network each device is.
     part: Vec<usize>,
     events: Vec<(usize, Event)>,
@@ -113,16 +130,35 @@ impl World {
             overheard: Vec::new(),
             sent: BTreeSet::new(),
             checked: BTreeMap::new(),
+            joiners: Vec::new(),
+            tickets: Vec::new(),
+            admitted: Vec::new(),
+            discovery: None,
+            void: Vec::new(),
+            counts: Counts::default(),
+            bad_network: false,
             part: vec![0; count],
         };
+        world.counts.add(REPLICAS[count - 2]);
+        world.bad_network = world.lot.chance(400);
+        let second_admin = world.lot.chance(400);
         for (i, who) in WHO.iter().enumerate().take(count).skip(1) {
             let reads = if mallory == Some(i) { world.lot.chance(400) } else { reader && i == 1 && count > 2 };
-            let role = if reads { Role::Reader } else { Role::Writer };
+            let admits = second_admin && i == 1 && mallory != Some(i);
+            let role = match reads {
+                true => Role::Reader,
+                false if admits => Role::Admin,
+                false => Role::Writer,
+            };
             let seed = options.seed ^ (i as u64) << 56;
             let admin = world.volume(0)?;
             world.devices.push(Device::joined(who, role, seed, &world.time, &admin)?);
             world.meet(&[0, i])?;
         }
+        if mallory.is_some() {
+            world.let_liars_in()?;
+        }
+        world.discovery = Some(world.volume(0)?.discovery_key()?);
         let all: Vec<usize> = (0..count).collect();
         if world.lot.chance(700) {
             for _ in 0..12 {
@@ -135,7 +171,57 @@ impl World {
         }
         world.meet(&all)?;
         world.mallory = mallory;
+        if world.lot.chance(500) {
+            for r in 0..count {
+                let clock = world.devices[r].clock.clone();
+                clock.set_off(world.lot.below(2 * 3_600_000) as i64 - 3_600_000);
+                clock.set_drift(world.lot.below(200) as i64 - 100);
+                world.counts.add("clock: skewed and drifting from the start");
+            }
+        }
         Ok(world)
+    }
+
+    /// Members in whose names Mallory signs: an admin, a reader, a writer, and a keeper, whom the admin invited
+    /// with another program.
+    fn let_liars_in(&mut self) -> Result<(), Violation> {
+        let admin = self.volume(0)?;
+        for (i, role) in [Role::Admin, Role::Reader, Role::Writer].into_iter().enumerate() {
+            let ticket = admin.invite(role, Duration::from_secs(86_400))?;
+            let joiner = Joiner::new(format!("liar{i}"), self.lot.number());
+            let request = joiner.request(ticket.seed(), &self.lot).map_err(Violation)?;
+            admin.admit(&request, b"exporter")?;
+            self.joiners.push(joiner);
+        }
+        admin.commit_now()?;
+        let ticket = TicketSecret::from_seed(crypto::random_array(&self.lot));
+        let commits = self.commits(0)?;
+        let history = self.history(&commits);
+        let forger = self.forger(&history);
+        let invitation = forger.invite_keeper(&self.joiners[0], ticket.public());
+        let invitation = invitation.ok_or_else(|| Violation("nobody invites a keeper".to_owned()))?;
+        follow(&mut self.joiners[0], &invitation);
+        let session = admin.session(self.joiners[0].id());
+        session.receive(Message::Commits(vec![invitation])).map_err(|e| Violation(e.to_string()))?;
+        drop(session);
+        let keeper = Joiner::new("liar3".to_owned(), self.lot.number());
+        let request = keeper.request(ticket.seed(), &self.lot).map_err(Violation)?;
+        admin.admit(&request, b"exporter")?;
+        admin.commit_now()?;
+        self.joiners.push(keeper);
+        Ok(())
+    }
+
+    /// What passed since the beginning.
+    pub(crate) fn passed(&self) -> Duration {
+        self.time.passed()
+    }
+
+    /// How often what happened, on the disks too.
+    pub(crate) fn all_counts(&self) -> Counts {
+        let mut counts = self.counts.clone();
+        self.devices.iter().for_each(|d| counts.join(&d.disk.counts()));
+        counts
     }
 
     /// How often what happens: each seed has some kinds of trouble and not others.
@@ -160,9 +246,10 @@ impl World {
             (3, Event::DiskFills),
             (2, Event::BitFlips),
             (3, Event::ClockJumps),
-            (40, Event::Mischief),
         ];
         events.extend(sometimes.into_iter().filter(|_| lot.chance(600)));
+        // Of no effect where nobody is malicious.
+        events.push((60, Event::Mischief));
         events.push((4, Event::Repair));
         if lot.chance(300) {
             events.extend([(3, Event::Backup), (2, Event::Restore)]);
@@ -204,6 +291,10 @@ impl World {
             Event::Disconnect => {
                 let which = self.lot.below(self.connections.len());
                 if which < self.connections.len() {
+                    self.counts.add("network: a connection broke");
+                    let lanes = &self.connections[which].lanes;
+                    let lost = lanes.iter().map(|l| l.control.len() + l.answers.len()).sum::<usize>();
+                    self.counts.many("network: messages lost with it", lost as u64);
                     self.connections.remove(which);
                     self.note(r, &format!("connection {which} breaks"));
                 }
@@ -213,6 +304,7 @@ impl World {
                 self.part = (0..self.devices.len()).map(|_| self.lot.below(parts)).collect();
                 let part = self.part.clone();
                 self.connections.retain(|c| part[c.ends[0]] == part[c.ends[1]]);
+                self.counts.add(if parts > 1 { "network: a partition" } else { "network: a partition healed" });
                 self.note(r, &format!("partition {part:?}"));
             }
             Event::Work if up => {
@@ -225,6 +317,7 @@ impl World {
                 self.note(r, "is verified");
             }
             Event::Kill if up => {
+                self.counts.add("crash: killed between calls");
                 self.note(r, "is killed");
                 self.kill(r)?;
             }
@@ -233,6 +326,7 @@ impl World {
                 self.note(r, "will die in a call");
             }
             Event::PowerLoss if up => {
+                self.counts.add("crash: power lost between calls");
                 self.note(r, "loses power");
                 self.lose_power(r)?;
             }
@@ -243,7 +337,9 @@ impl World {
                 self.note(r, &format!("{trouble:?} for {times}"));
             }
             Event::BitFlips => {
-                self.devices[r].disk.spoil(&self.lot);
+                for _ in 0..=self.lot.below(4) {
+                    self.devices[r].disk.spoil(&self.lot);
+                }
                 self.note(r, "has a bit flipped");
             }
             Event::Repair => {
@@ -254,6 +350,7 @@ impl World {
                 self.note(r, "is repaired");
             }
             Event::Start if !up => {
+                self.counts.add("restart");
                 self.start(r)?;
                 self.note(r, "starts");
             }
@@ -263,12 +360,18 @@ impl World {
             }
             Event::Restore => {
                 if let Some((r, step, image)) = self.backup.take().filter(|b| !self.is_mallory(b.0)) {
+                    self.counts.add("an old backup was restored");
                     self.restore(r, step, &image)?;
                     self.note(r, &format!("is back at step {step}"));
                 }
             }
             Event::ClockJumps => {
-                let off = self.lot.below(2 * YEAR as usize) as i64 - YEAR;
+                let off = match self.lot.below(4) {
+                    0 => -YEAR,
+                    1 => self.lot.below(7_200_000) as i64 - 3_600_000,
+                    _ => self.lot.below(2 * YEAR as usize) as i64 - YEAR,
+                };
+                self.counts.add(if off == -YEAR { "clock: set back a year" } else { "clock: jumped" });
                 self.devices[r].clock.set_off(off);
                 self.note(r, &format!("has its clock off by {off} ms"));
             }
@@ -282,7 +385,13 @@ impl World {
         for r in 0..self.devices.len() {
             if self.devices[r].disk.is_dead() {
                 self.note(r, "dies");
-                if self.lot.chance(500) { self.kill(r)? } else { self.lose_power(r)? }
+                if self.lot.chance(500) {
+                    self.counts.add("crash: killed within a call");
+                    self.kill(r)?;
+                } else {
+                    self.counts.add("crash: power lost within a call");
+                    self.lose_power(r)?;
+                }
             }
             self.bounded(r)?;
         }
@@ -311,7 +420,7 @@ impl World {
 
     // ---- the network
 
-    fn connect(&mut self, a: usize, b: usize) -> bool {
+    pub(crate) fn connect(&mut self, a: usize, b: usize) -> bool {
         if a == b || self.part[a] != self.part[b] || self.connections.iter().any(|c| c.joins(a, b)) {
             return false;
         }
@@ -334,6 +443,9 @@ impl World {
                 return Ok(());
             }
             let side = self.lot.below(2);
+            if self.bad_network {
+                self.garble(c, side);
+            }
             let alive = match self.lot.below(6) {
                 0 | 1 => {
                     self.talk(c, side);
@@ -346,7 +458,9 @@ impl World {
                     true
                 }
                 _ => {
-                    self.serve(c, side);
+                    for _ in 0..=self.lot.below(3) {
+                        self.serve(c, side);
+                    }
                     self.arrive(c, side)?
                 }
             };
@@ -357,6 +471,31 @@ impl World {
             }
         }
         Ok(())
+    }
+
+    /// Something happens to what `side` said or was answered.
+    fn garble(&mut self, c: usize, side: usize) {
+        let lane = &mut self.connections[c].lanes[side];
+        let (said, answered) = (lane.control.len(), lane.answers.len());
+        match self.lot.below(40) {
+            0 if said > 0 => {
+                lane.control.pop_front();
+                self.counts.add("network: a message lost on its way");
+            }
+            1 if said > 0 => {
+                lane.control.extend(lane.control.front().cloned());
+                self.counts.add("network: a message came twice");
+            }
+            2 | 3 if said > 1 => {
+                lane.control.swap(0, said - 1);
+                self.counts.add("network: messages came in another order");
+            }
+            4..8 if answered > 1 => {
+                lane.answers.swap(0, answered - 1);
+                self.counts.add("network: blocks came in another order");
+            }
+            _ => {}
+        }
     }
 
     fn talk(&mut self, c: usize, side: usize) -> bool {
@@ -373,21 +512,27 @@ impl World {
     }
 
     /// What `side` said arrives. False: the other side ends the connection.
-    fn hear(&mut self, c: usize, side: usize) -> Result<bool, Violation> {
+    pub(crate) fn hear(&mut self, c: usize, side: usize) -> Result<bool, Violation> {
         let connection = &mut self.connections[c];
         let Some(bytes) = connection.lanes[side].control.pop_front() else { return Ok(true) };
         let (from, to) = (connection.ends[side], connection.ends[1 - side]);
         let troubled = self.devices[to].disk.is_troubled();
-        let received = match Message::decode(&bytes) {
+        self.counts.add("network: messages that came");
+        let decoded = Message::decode(&bytes);
+        let kept = matches!(&decoded, Ok(Message::Commits(commits)) if commits.iter().all(|c| self.void.contains(c)));
+        let received = match decoded {
             Ok(message) => self.connections[c].sessions[1 - side].receive(message),
             Err(malformed) => Err(volume::SessionError::Misbehaved(malformed.to_string())),
         };
+        if kept && let Err(volume::SessionError::Misbehaved(why)) = &received {
+            return Err(Violation(format!("{} refuses a void commit: {why}", self.devices[to].name)));
+        }
         self.ended(from, to, troubled, received)
     }
 
     /// Judges why a connection ended.
     fn ended(
-        &self,
+        &mut self,
         from: usize,
         to: usize,
         troubled: bool,
@@ -399,6 +544,9 @@ impl World {
             volume::SessionError::Failed(_) => troubled || self.devices[to].disk.is_troubled(),
         };
         if excused || self.is_mallory(to) {
+            if self.is_mallory(from) {
+                self.counts.add("liar: refused, and its connection ended");
+            }
             return Ok(false);
         }
         Err(Violation(format!("{} ends its connection with {}: {why}", self.devices[to].name, self.devices[from].name)))
@@ -411,9 +559,18 @@ impl World {
         let mut answer = connection.sessions[1 - side].serve_block(&hash);
         if self.mallory == Some(connection.ends[1 - side]) {
             match self.lot.below(6) {
-                0 => answer = None,
-                1 => self.lot.spoil(answer.get_or_insert_with(|| vec![0; 100])),
-                2 => answer = Some(vec![7; 32 * (1 + self.lot.below(200))]),
+                0 => {
+                    self.counts.add("liar: withholds a block");
+                    answer = None;
+                }
+                1 => {
+                    self.counts.add("liar: sends a wrong block");
+                    self.lot.spoil(answer.get_or_insert_with(|| vec![0; 100]));
+                }
+                2 => {
+                    self.counts.add("liar: sends a wrong block");
+                    answer = Some(vec![7; 32 * (1 + self.lot.below(200))]);
+                }
                 _ => {}
             }
         }
@@ -538,7 +695,7 @@ impl World {
         if device.disk.is_dead() {
             device.disk.recover();
         }
-        device.shown.clear();
+        device.shown = device.shown_for_good.clone();
         let sync_failed = device.disk.sync_failed();
         let before = Self::commit_names(&device.disk);
         device.disk.lose_power(&self.lot);
@@ -571,6 +728,7 @@ impl World {
         let device = &mut self.devices[r];
         device.disk.restore(image);
         device.shown.clear();
+        device.shown_for_good.clear();
         self.ledger.rolled_back(r, step, &elsewhere);
         self.start(r)
     }

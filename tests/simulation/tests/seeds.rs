@@ -4,13 +4,14 @@
 
 #![allow(clippy::unwrap_used, reason = "a test: what fails here is the test")]
 
-use simulation::{Options, run};
+use simulation::{Counts, Options, kinds, run};
 
-fn holds(seed: u64) {
+fn holds(seed: u64) -> Counts {
     let outcome = run(&Options::new(seed));
     if let Some(violation) = outcome.violation {
         panic!("./scripts/simulate --seed {seed}\n{violation}");
     }
+    outcome.counts
 }
 
 #[test]
@@ -33,7 +34,21 @@ fn a_run_does_something() {
 
 /// In parts, so that they run beside each other.
 fn part(from: u64) {
-    (from..from + 100).for_each(holds);
+    (from..from + 100).for_each(|seed| {
+        holds(seed);
+    });
+}
+
+#[test]
+fn whatever_may_go_wrong_does() {
+    let mut counts = Counts::default();
+    // As many as it takes: three hundred are far more than are needed.
+    let all = (0..300).any(|seed| {
+        counts.join(&run(&Options::new(seed)).counts);
+        kinds().iter().all(|kind| counts.get(kind) > 0)
+    });
+    let missing: Vec<&str> = kinds().into_iter().filter(|kind| counts.get(kind) == 0).collect();
+    assert!(all, "never happened: {missing:?}");
 }
 
 #[test]

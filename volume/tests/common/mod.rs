@@ -20,7 +20,7 @@ use std::{
 use crypto::{DeviceId, DeviceKeys, Entropy, SeededEntropy, SymmetricKey, UserKeys};
 use p2pfs_volume::{
     Caller, Clock, Handle, Ino, JoinRequest, Message, NewNode, NodeKind, OpenMode, Parts, RenameMode, Result, Role,
-    Session, Timestamp, Volume,
+    Session, TicketSecret, Timestamp, Volume,
     content::MemoryBlocks,
     memory_store::MemoryStore,
     salvage::{Salvaged, salvage},
@@ -108,12 +108,17 @@ impl Replica {
 
     /// A member, admitted by `admin` and synced with it.
     pub fn joined(name: &str, seed: u64, admin: &Replica, role: Role) -> Replica {
+        let ticket = admin.volume.invite(role, Duration::from_secs(86_400)).unwrap();
+        Self::admitted(name, seed, admin, &ticket)
+    }
+
+    /// A member whom `admin` admits for a ticket, and that is synced with it. Two of one seed are one user's one device.
+    pub fn admitted(name: &str, seed: u64, admin: &Replica, ticket: &TicketSecret) -> Replica {
         let (store, blocks, clock, secret, device, user) = Self::empty(name, seed);
         clock.advance(Duration::from_secs(seed));
-        let ticket = admin.volume.invite(role, Duration::from_secs(86_400)).unwrap();
         let (device_keys, user_keys) = (DeviceKeys::from_bytes(&device).unwrap(), UserKeys::from_bytes(&user).unwrap());
         let entropy: Arc<dyn Entropy> = Arc::new(SeededEntropy::new(seed * 1000));
-        let request = JoinRequest::new(&ticket, name, &user_keys, &device_keys, b"exporter", &*entropy).unwrap();
+        let request = JoinRequest::new(ticket, name, &user_keys, &device_keys, b"exporter", &*entropy).unwrap();
         let grant = admin.volume.admit(&request, b"exporter").unwrap();
         let parts = Parts {
             store: store.clone(),

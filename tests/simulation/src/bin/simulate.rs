@@ -7,7 +7,7 @@ use std::{
 };
 
 use clap::Parser;
-use simulation::{Options, Outcome, STEPS, run, shortest};
+use simulation::{Counts, Options, Outcome, STEPS, run, shortest};
 
 /// Simulates replicas with failing disks and networks and a malicious member, a seed at a time.
 #[derive(Parser)]
@@ -27,6 +27,9 @@ struct Arguments {
     /// How many steps each seed takes.
     #[arg(long, default_value_t = STEPS)]
     steps: usize,
+    /// Stop at the first that goes wrong, and don't look for the least of it.
+    #[arg(long)]
+    first: bool,
     /// With --seed: tell only what came of it.
     #[arg(long)]
     quiet: bool,
@@ -36,38 +39,79 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let options =
         |seed| Options { seed, steps: arguments.steps, replicas: arguments.replicas, loud: arguments.seed.is_some() };
-    // What panics is told in the line of its seed.
-    std::panic::set_hook(Box::new(|_| {}));
+    if arguments.seed.is_none() {
+        // What panics is told in the line of its seed; where, when that is run alone.
+        std::panic::set_hook(Box::new(|_| {}));
+    }
     if let Some(seed) = arguments.seed {
         let outcome = run(&Options { loud: !arguments.quiet, ..options(seed) });
         println!("seed {seed}: trace {:016x}, {} commits", outcome.trace, outcome.commits);
+        table(&outcome.counts, 1);
         return match &outcome.violation {
             Some(_) => report(&options(seed), &outcome),
             None => ExitCode::SUCCESS,
         };
     }
-    let (began, mut told) = (Instant::now(), Instant::now());
-    let (mut done, mut failed) = (0u64, 0u64);
+    let (mut told, mut next_table) = (Instant::now(), 1000);
+    let mut all = Tally { began: told, done: 0, failed: 0, passed: Duration::ZERO, counts: Counts::default() };
     for seed in (arguments.from..).take(arguments.count.map_or(usize::MAX, |count| count as usize)) {
         let outcome = run(&options(seed));
-        done += 1;
+        all.done += 1;
+        all.passed += outcome.passed;
+        all.counts.join(&outcome.counts);
         if outcome.violation.is_some() {
-            failed += 1;
+            all.failed += 1;
+            if arguments.first {
+                println!("seed {seed} FAILS: {}", outcome.violation.as_deref().unwrap_or_default());
+                return ExitCode::FAILURE;
+            }
             report(&options(seed), &outcome);
         }
         if told.elapsed() > Duration::from_secs(5) {
             told = Instant::now();
-            tell(began, done, failed, seed);
+            all.tell(seed);
+            // Whoever stops it has seen how often what happened.
+            if all.done >= next_table {
+                table(&all.counts, all.done);
+                next_table *= 2;
+            }
         }
     }
-    tell(began, done, failed, arguments.from + done.saturating_sub(1));
-    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    table(&all.counts, all.done);
+    all.tell(arguments.from + all.done.saturating_sub(1));
+    if all.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-fn tell(began: Instant, done: u64, failed: u64, seed: u64) {
-    let rate = done as f64 / began.elapsed().as_secs_f64().max(0.001);
-    println!("{done} seeds, {rate:.1} a second, {failed} failed; now at {seed}");
-    let _ = std::io::stdout().flush();
+/// What came of all seeds so far.
+struct Tally {
+    began: Instant,
+    done: u64,
+    failed: u64,
+    /// Simulated time.
+    passed: Duration,
+    counts: Counts,
+}
+
+impl Tally {
+    fn tell(&self, seed: u64) {
+        let seconds = self.began.elapsed().as_secs_f64().max(0.001);
+        let (rate, hours) = (self.done as f64 / seconds, self.passed.as_secs_f64() / 3600.0);
+        println!(
+            "{} seeds, {rate:.1} a second; {hours:.0} simulated hours, {:.0} a second; {} failed; now at {seed}",
+            self.done,
+            hours / seconds,
+            self.failed
+        );
+        let _ = std::io::stdout().flush();
+    }
+}
+
+/// How often what happened.
+fn table(counts: &Counts, seeds: u64) {
+    println!("how often what happened, in {seeds} seeds:");
+    for (what, times) in counts.iter() {
+        println!("  {times:>9}  {what}");
+    }
 }
 
 fn report(options: &Options, outcome: &Outcome) -> ExitCode {

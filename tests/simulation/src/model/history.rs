@@ -1,16 +1,12 @@
 //! A set of commits, opened: every value that was ever written, who had seen what, and which values are live.
 //! Nothing here is kept up to date; everything is looked for in all commits.
 
-use std::{
-    cell::RefCell,
-    collections::{BTreeMap, BTreeSet},
-    rc::Rc,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
-use crypto::{DeviceId, Label, SymmetricKey, UserKeys};
+use crypto::{DeviceId, EpochId, Label, SymmetricKey, UserId, UserKeys, VolumeId};
 use serde::{Serialize, de::DeserializeOwned};
 use volume::{
-    commit::{self, AccessHead, ChangeKind, Commit, Head, RawChange},
+    commit::{self, AccessHead, ChangeKind, Commit, Head, Header, RawChange},
     id::{Birthplace, CommitHash, LinkId, NodeId, ValueId},
     member::Role,
 };
@@ -50,6 +46,11 @@ impl Change<'_> {
         self.commit.header.time.secs
     }
 
+    /// The header of its commit.
+    pub fn header(&self) -> &Header {
+        &self.commit.header
+    }
+
     fn birthplace(&self) -> Birthplace {
         let header = &self.commit.header;
         Birthplace { device: header.device, log: header.log, seq: header.seq, index: self.index }
@@ -79,43 +80,86 @@ impl Change<'_> {
     }
 }
 
+/// A user, or the device of one, let in by a commit that counts.
+struct Admission {
+    rank: Rank,
+    /// The place of the admitting commit in the order of [`History::order`].
+    at: usize,
+    user: UserId,
+    device: DeviceId,
+    role: Role,
+}
+
+/// A set of commits, by their places in [`History::order`].
+type Past = Vec<u64>;
+
+fn has(past: &Past, place: usize) -> bool {
+    past[place / 64] & 1 << (place % 64) != 0
+}
+
 /// All commits.
 pub struct History<'a> {
-    commits: BTreeMap<CommitHash, &'a Commit>,
+    /// A causal order: what a commit's author had seen stands before it.
+    order: Vec<&'a Commit>,
+    places: BTreeMap<CommitHash, usize>,
+    /// What each author had seen, the commit itself included.
+    pasts: Vec<Past>,
+    /// User and role of each author, by what they had seen; `None`: nobody had admitted them.
+    authors: Vec<Option<(UserId, Role)>>,
+    admissions: Vec<Admission>,
     /// Those that count, in order; void ones change nothing.
     changes: Vec<Change<'a>>,
     numbers: BTreeMap<ValueId, usize>,
+    void: BTreeMap<ValueId, Change<'a>>,
     superseded: BTreeSet<ValueId>,
-    pasts: RefCell<BTreeMap<CommitHash, Rc<BTreeSet<CommitHash>>>>,
+    epoch: (EpochId, SymmetricKey),
+    births: BTreeMap<NodeId, Vec<Change<'a>>>,
     node_keys: BTreeMap<NodeId, SymmetricKey>,
 }
 
-/// Every device that a commit admits, with its role; the founder's is the owner.
-pub fn members<'a>(commits: impl IntoIterator<Item = &'a Commit>) -> BTreeMap<DeviceId, Role> {
-    let admitted = commits.into_iter().flat_map(|c| &c.heads).filter_map(|head| match &head.kind {
-        ChangeKind::Genesis { device, .. } => Some((device.id, Role::Owner)),
-        ChangeKind::Grant { device, role, .. } => Some((device.id, *role)),
-        _ => None,
-    });
-    admitted.collect()
+/// Who a commit's author is: the admissions that they had seen tell it, of several the least.
+fn author(admissions: &[Admission], past: &Past, device: DeviceId) -> Option<(UserId, Role)> {
+    let seen = || admissions.iter().filter(|a| has(past, a.at));
+    let user = seen().filter(|a| a.device == device).min_by_key(|a| a.rank)?.user;
+    seen().filter(|a| a.user == user).min_by_key(|a| a.rank).map(|a| (user, a.role))
 }
 
 impl<'a> History<'a> {
     /// Opens them with the keys of the user who founded the volume.
     pub fn new(commits: impl IntoIterator<Item = &'a Commit>, founder: &UserKeys) -> Self {
-        let commits: Vec<&'a Commit> = commits.into_iter().collect();
-        let members = members(commits.iter().copied());
-        let is_void = |commit: &Commit| !members[&commit.header.device].may_write();
+        let mut order: Vec<&'a Commit> = commits.into_iter().collect();
+        order.sort_by_key(|c| (c.header.count, c.hash));
+        let places: BTreeMap<CommitHash, usize> = order.iter().enumerate().map(|(i, c)| (c.hash, i)).collect();
+        let (mut pasts, mut authors): (Vec<Past>, Vec<_>) = (Vec::new(), Vec::new());
+        let mut admissions: Vec<Admission> = Vec::new();
         let (mut changes, mut void) = (Vec::new(), BTreeMap::new());
-        for &commit in &commits {
+        for (at, &commit) in order.iter().enumerate() {
+            let header = &commit.header;
+            let mut past = vec![0; order.len().div_ceil(64)];
+            past[at / 64] |= 1 << (at % 64);
+            for before in header.observed.iter().chain([&header.prev]).filter(|h| **h != CommitHash::ZERO) {
+                past.iter_mut().zip(&pasts[places[before]]).for_each(|(mine, theirs)| *mine |= theirs);
+            }
+            let genesis = header.volume == VolumeId::ZERO;
+            let author = if genesis { None } else { author(&admissions, &past, header.device) };
+            let counts = genesis || author.is_some_and(|(_, role)| role.may_write());
             for (i, (head, raw)) in commit.heads.iter().zip(&commit.raw.changes).enumerate() {
                 let change = Change { commit, index: i as u32, head, raw };
-                if is_void(commit) {
+                if !counts {
                     void.insert(change.id(), change);
-                } else {
-                    changes.push(change);
+                    continue;
                 }
+                changes.push(change);
+                let (user, device, role) = match &head.kind {
+                    ChangeKind::Genesis { user, device, .. } => (user.id(), device.id, Role::Owner),
+                    ChangeKind::Grant { user, device, role, .. } => (user.id(), device.id, *role),
+                    _ => continue,
+                };
+                admissions.push(Admission { rank: change.rank(), at, user, device, role });
             }
+            let founder = admissions.first().filter(|_| genesis).map(|a| (a.user, a.role));
+            authors.push(if genesis { founder } else { author });
+            pasts.push(past);
         }
         // What supersedes a void value also supersedes what that one superseded.
         let mut superseded = BTreeSet::new();
@@ -126,18 +170,88 @@ impl<'a> History<'a> {
             }
         }
         let epoch = changes.iter().find_map(|change| epoch_key(change.head, founder)).unwrap();
-        let births = changes.iter().filter_map(|change| match &change.head.kind {
-            ChangeKind::Birth { access, .. } => Some((change.born(), node_key(&epoch, access))),
-            _ => None,
-        });
+        let (mut births, mut node_keys) = (BTreeMap::<_, Vec<Change<'a>>>::new(), BTreeMap::new());
+        for change in &changes {
+            if let ChangeKind::Birth { access, .. } = &change.head.kind {
+                node_keys.insert(change.born(), node_key(&epoch.1, access));
+                births.entry(change.born()).or_default().push(*change);
+            }
+        }
         History {
-            commits: commits.iter().map(|c| (c.hash, *c)).collect(),
             numbers: changes.iter().enumerate().map(|(number, c)| (c.id(), number)).collect(),
+            births,
+            node_keys,
+            order,
+            places,
+            pasts,
+            authors,
+            admissions,
+            void,
             superseded,
-            pasts: RefCell::default(),
-            node_keys: births.collect(),
+            epoch,
             changes,
         }
+    }
+
+    /// The commits, each behind those that its author had seen.
+    pub fn commits(&self) -> &[&'a Commit] {
+        &self.order
+    }
+
+    /// The one of that name.
+    pub fn commit(&self, hash: CommitHash) -> Option<&'a Commit> {
+        self.places.get(&hash).map(|place| self.order[*place])
+    }
+
+    /// Which volume they are of.
+    pub fn volume(&self) -> VolumeId {
+        VolumeId::from_bytes(*self.order[0].hash.as_bytes())
+    }
+
+    /// How many commits change nothing, since their authors may not.
+    pub fn void_commits(&self) -> usize {
+        self.order.iter().filter(|c| self.void.contains_key(&ValueId { commit: c.hash, index: 0 })).count()
+    }
+
+    /// Every change that counts for nothing.
+    pub fn void_changes(&self) -> impl Iterator<Item = Change<'a>> + '_ {
+        self.void.values().copied()
+    }
+
+    /// User and role of a commit's author, by what they had seen.
+    pub fn author(&self, commit: CommitHash) -> Option<(UserId, Role)> {
+        self.authors[self.places[&commit]]
+    }
+
+    /// The user and role of a device for whoever knows all this.
+    pub fn standing(&self, device: DeviceId) -> Option<(UserId, Role)> {
+        author(&self.admissions, &vec![u64::MAX; self.order.len().div_ceil(64)], device)
+    }
+
+    /// Everybody who was let in: role and devices by user.
+    pub fn members(&self) -> BTreeMap<UserId, (Role, BTreeSet<DeviceId>)> {
+        let mut members: BTreeMap<UserId, (Role, BTreeSet<DeviceId>)> = BTreeMap::new();
+        let mut admissions: Vec<&Admission> = self.admissions.iter().collect();
+        admissions.sort_by_key(|a| a.rank);
+        for admission in &admissions {
+            members.entry(admission.user).or_insert((admission.role, BTreeSet::new()));
+        }
+        for device in admissions.iter().map(|a| a.device) {
+            let (user, _) = self.standing(device).unwrap();
+            members.get_mut(&user).unwrap().1.insert(device);
+        }
+        members
+    }
+
+    /// The first commit whose past holds the admission of a device.
+    pub fn admission(&self, device: DeviceId) -> Option<CommitHash> {
+        let first = self.admissions.iter().filter(|a| a.device == device).min_by_key(|a| a.rank)?;
+        Some(self.order[first.at].hash)
+    }
+
+    /// The epoch and its key.
+    pub fn epoch(&self) -> (EpochId, &SymmetricKey) {
+        (self.epoch.0, &self.epoch.1)
     }
 
     /// Every change, in no order that matters.
@@ -148,6 +262,24 @@ impl<'a> History<'a> {
     /// The one of that name.
     pub fn change(&self, id: ValueId) -> Change<'a> {
         self.changes[self.numbers[&id]]
+    }
+
+    /// The one of that name, whether it counts or not.
+    pub fn find(&self, id: ValueId) -> Option<Change<'a>> {
+        self.numbers.get(&id).map(|number| self.changes[*number]).or_else(|| self.void.get(&id).copied())
+    }
+
+    /// What a change supersedes: of a void one also what that one superseded.
+    pub fn gone_by(&self, change: &Change<'_>) -> Vec<Change<'a>> {
+        let mut gone: Vec<Change<'a>> = Vec::new();
+        let mut todo: Vec<ValueId> = change.supersedes().collect();
+        while let Some(id) = todo.pop() {
+            if let Some(old) = self.find(id).filter(|old| gone.iter().all(|known| known.id() != old.id())) {
+                gone.push(old);
+                todo.extend(self.void.get(&id).iter().flat_map(|c| c.supersedes()));
+            }
+        }
+        gone
     }
 
     /// Whether nobody superseded it.
@@ -167,21 +299,18 @@ impl<'a> History<'a> {
         if later.commit == earlier.commit {
             return earlier.index <= later.index;
         }
-        self.past(later.commit).contains(&earlier.commit)
+        self.knew(later.commit, earlier.commit)
     }
 
-    fn past(&self, hash: CommitHash) -> Rc<BTreeSet<CommitHash>> {
-        if let Some(past) = self.pasts.borrow().get(&hash) {
-            return past.clone();
-        }
-        let header = &self.commits[&hash].header;
-        let mut past = BTreeSet::from([hash]);
-        for before in header.observed.iter().chain([&header.prev]).filter(|h| **h != CommitHash::ZERO) {
-            past.extend(self.past(*before).iter().copied());
-        }
-        let past = Rc::new(past);
-        self.pasts.borrow_mut().insert(hash, past.clone());
-        past
+    /// Whether the author of the commit `later` had seen `earlier`, or it is the same.
+    pub fn knew(&self, later: CommitHash, earlier: CommitHash) -> bool {
+        self.places.get(&earlier).is_some_and(|earlier| has(&self.pasts[self.places[&later]], *earlier))
+    }
+
+    /// Every node, with the changes that bore it: more than one if a log forked, and both branches tell of it word for
+    /// word.
+    pub fn births(&self) -> &BTreeMap<NodeId, Vec<Change<'a>>> {
+        &self.births
     }
 
     /// The key of a node.
@@ -203,11 +332,11 @@ impl<'a> History<'a> {
     }
 }
 
-fn epoch_key(head: &Head, user: &UserKeys) -> Option<SymmetricKey> {
+fn epoch_key(head: &Head, user: &UserKeys) -> Option<(EpochId, SymmetricKey)> {
     let ChangeKind::Epoch { epoch, sealed, .. } = &head.kind else { return None };
     let mine = sealed.iter().find(|s| s.user == user.id())?;
     let bytes = user.boxes.open(Label::BoxEpochKey, epoch.as_bytes(), &mine.sealed).unwrap();
-    Some(SymmetricKey::from_bytes(bytes.as_slice().try_into().unwrap()))
+    Some((*epoch, SymmetricKey::from_bytes(bytes.as_slice().try_into().unwrap())))
 }
 
 fn node_key(epoch: &SymmetricKey, access: &AccessHead) -> SymmetricKey {

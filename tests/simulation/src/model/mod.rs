@@ -9,7 +9,8 @@
 )]
 
 mod history;
+mod lawful;
 mod reference;
 
-pub use history::{Change, History, Rank, members};
+pub use history::{Change, History, Rank};
 pub use reference::{ContentText, Reference};

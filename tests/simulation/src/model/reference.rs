@@ -70,12 +70,11 @@ pub struct Reference<'a> {
 impl<'a> Reference<'a> {
     /// Works out where everything is. `names` are the users', by their devices.
     pub fn new(history: &'a History<'a>, names: &'a BTreeMap<DeviceId, String>, text: ContentText<'a>) -> Self {
-        let mut births: BTreeMap<NodeId, (NodeKind, Vec<Change<'a>>)> = BTreeMap::new();
-        for change in history.changes() {
-            if let ChangeKind::Birth { kind, .. } = change.head.kind {
-                births.entry(change.born()).or_insert((kind, Vec::new())).1.push(change);
-            }
-        }
+        let births = history.births().iter().map(|(node, births)| match births[0].head.kind {
+            ChangeKind::Birth { kind, .. } => (*node, (kind, births.clone())),
+            _ => unreachable!("only births bear"),
+        });
+        let births = births.collect();
         let mut reference = Reference {
             history,
             names,
@@ -167,7 +166,8 @@ impl<'a> Reference<'a> {
         let seen: Vec<Change<'a>> =
             link.all.iter().map(|id| self.history.change(*id)).filter(|c| self.history.saw(value, c.id())).collect();
         let is_place = |c: &Change<'_>| matches!(c.head.kind, ChangeKind::Place { parent: Some(_), .. });
-        let superseded = |c: &Change<'_>| seen.iter().any(|later| later.supersedes().any(|old| old == c.id()));
+        let superseded =
+            |c: &Change<'_>| seen.iter().any(|later| self.history.gone_by(later).iter().any(|old| old.id() == c.id()));
         !seen.is_empty() && !seen.iter().any(|c| is_place(c) && !superseded(c))
     }
 
@@ -257,7 +257,7 @@ impl<'a> Reference<'a> {
     fn entry_change(&self, directory: NodeId) -> Option<(ValueId, Timestamp)> {
         let names_it =
             |c: &Change<'_>| matches!(c.head.kind, ChangeKind::Place { parent, .. } if parent == Some(directory));
-        let touches = |c: &Change<'_>| names_it(c) || c.supersedes().any(|old| names_it(&self.history.change(old)));
+        let touches = |c: &Change<'_>| names_it(c) || self.history.gone_by(c).iter().any(names_it);
         let change = self.history.changes().filter(touches).max_by_key(Change::rank)?;
         let ChangeKind::Place { child, parent, .. } = change.head.kind else { unreachable!() };
         let time = match parent {

@@ -1,0 +1,170 @@
+//! Which commits no honest replica takes in: the rules that need the volume's state, by the naivest means.
+
+use crypto::VolumeId;
+use volume::{
+    NodeKind,
+    commit::{ChangeKind, Commit},
+    id::{CommitHash, LinkId, NodeId, RealmId, ValueId},
+    member::Role,
+};
+
+use super::history::{Change, History};
+
+/// What a value belongs to: values of one register supersede each other.
+#[derive(PartialEq, Eq)]
+enum Register {
+    Access(NodeId),
+    Meta(NodeId),
+    Xattr(NodeId, NodeId),
+    Content(NodeId),
+    Place(LinkId),
+    Other,
+}
+
+fn register(change: &Change<'_>) -> Register {
+    match change.head.kind {
+        ChangeKind::Birth { .. } => Register::Access(change.born()),
+        ChangeKind::Access { node, .. } => Register::Access(node),
+        ChangeKind::Meta { node, .. } => Register::Meta(node),
+        ChangeKind::Xattr { node, tag, .. } => Register::Xattr(node, tag),
+        ChangeKind::Content { node, .. } | ChangeKind::Settle { node } => Register::Content(node),
+        ChangeKind::Place { link, .. } => Register::Place(change.link(link)),
+        _ => Register::Other,
+    }
+}
+
+impl<'a> History<'a> {
+    /// What some commit here does that none may do.
+    pub fn broken_rule(&self) -> Option<String> {
+        let stranger = self.commits().iter().find(|c| self.author(c.hash).is_none());
+        if let Some(commit) = stranger {
+            return Some(format!("commit {}: its author was no member", commit.hash.short()));
+        }
+        if let Some((commit, broken)) = self.commits().iter().find_map(|c| Some((c, self.misplaced(c)?))) {
+            return Some(format!("commit {}: {broken}", commit.hash.short()));
+        }
+        self.changes().find_map(|change| {
+            let broken = self.broken_by(&change)?;
+            Some(format!("commit {}, change {}: {broken}", change.id().commit.short(), change.index))
+        })
+    }
+
+    /// What the header of a commit says wrongly of its place.
+    fn misplaced(&self, commit: &Commit) -> Option<&'static str> {
+        let header = &commit.header;
+        let seen = |hash: &CommitHash| self.commit(*hash);
+        let prev = seen(&header.prev).map(|c| &c.header);
+        let count = header.observed.iter().chain([&header.prev]).filter_map(seen).map(|c| c.header.count).max();
+        let follows =
+            prev.is_none_or(|prev| (prev.device, prev.log, prev.seq + 1) == (header.device, header.log, header.seq));
+        if header.count != count.unwrap_or(0) + 1 {
+            Some("its count is not one more than the greatest seen")
+        } else if !follows || prev.is_none() != (header.seq == 1) {
+            Some("it does not follow the one before it in its log")
+        } else if header.volume != self.volume() && header.volume != VolumeId::ZERO {
+            Some("it is of another volume")
+        } else {
+            None
+        }
+    }
+
+    /// The birth of a node, if who made `change` had seen it.
+    fn birth(&self, change: &Change<'_>, node: NodeId) -> Option<Change<'a>> {
+        let births = self.births().get(&node)?;
+        births.iter().find(|c| c.id() != change.id() && self.saw(change.id(), c.id())).copied()
+    }
+
+    fn kind(&self, change: &Change<'_>, node: NodeId) -> Option<NodeKind> {
+        match self.birth(change, node)?.head.kind {
+            ChangeKind::Birth { kind, .. } => Some(kind),
+            _ => None,
+        }
+    }
+
+    fn broken_by(&self, change: &Change<'_>) -> Option<&'static str> {
+        let at = change.id();
+        let (user, role) = self.author(at.commit)?;
+        let founding = change.header().volume == VolumeId::ZERO;
+        let admits = founding || role >= Role::Admin;
+        let breaks = |broken: bool, rule| Some(rule).filter(|_| broken);
+        let own = match &change.head.kind {
+            ChangeKind::Birth { access, .. } => breaks(!founding && access.owner != user, "a birth for another user"),
+            ChangeKind::Access { node, access } => match self.birth(change, *node).map(|c| &c.head.kind) {
+                Some(ChangeKind::Birth { access: first, .. }) => {
+                    let gives = access.owner != first.owner || access.realm != RealmId::MEMBERS;
+                    breaks(gives || !access.grants.is_empty(), "an access value that gives away")
+                }
+                _ => Some("access of a node not seen"),
+            },
+            ChangeKind::Meta { node, .. } | ChangeKind::Xattr { node, .. } | ChangeKind::Settle { node } => {
+                breaks(self.kind(change, *node).is_none(), "a change of a node not seen")
+            }
+            ChangeKind::Content { node, .. } => {
+                breaks(self.kind(change, *node) != Some(NodeKind::File), "content of what is no file")
+            }
+            ChangeKind::Place { link, child, parent, .. } => self.broken_by_place(change, *link, *child, *parent),
+            ChangeKind::Genesis { .. } => breaks(!founding, "a second genesis"),
+            ChangeKind::Epoch { realm, .. } => {
+                breaks(!admits || *realm != RealmId::MEMBERS, "an epoch by who may not make one")
+            }
+            ChangeKind::Invite { role, .. } => breaks(!admits || *role == Role::Owner, "an invitation by who may not"),
+            ChangeKind::Grant { ticket, role, .. } => {
+                let (said, asked) = (*role, *ticket);
+                let invited = self.changes().any(|c| {
+                    let fits = matches!(c.head.kind, ChangeKind::Invite { ticket, role, .. } if ticket == asked && role == said);
+                    fits && self.saw(at, c.id())
+                });
+                breaks(!admits || !invited, "an admission without right or invitation")
+            }
+            ChangeKind::Name {} => None,
+        };
+        own.or_else(|| {
+            let mine = register(change);
+            let fits = |old: ValueId| {
+                let old = self.find(old).filter(|c| c.id() != at && self.saw(at, c.id()));
+                old.is_some_and(|old| register(&old) == mine)
+            };
+            let mut all: Vec<ValueId> = change.supersedes().collect();
+            all.extend(self.gone_by(change).iter().map(Change::id));
+            breaks(all.into_iter().any(|old| !fits(old)), "superseding what is not seen or of another register")
+        })
+    }
+
+    fn broken_by_place(
+        &self,
+        change: &Change<'_>,
+        link: Option<LinkId>,
+        child: NodeId,
+        parent: Option<NodeId>,
+    ) -> Option<&'static str> {
+        let Some(kind) = self.kind(change, child) else { return Some("a place of a node not seen") };
+        if parent.is_some_and(|parent| self.kind(change, parent) != Some(NodeKind::Directory)) {
+            return Some("a place in what is no directory");
+        }
+        let supersedes = change.supersedes().next().is_some();
+        let Some(link) = link else {
+            let born_with = self.birth(change, child).is_some_and(|c| c.id().commit == change.id().commit);
+            let others = self.changes().any(|c| {
+                let same = matches!(c.head.kind, ChangeKind::Place { child: other, .. } if other == child);
+                same && c.id().commit == change.id().commit && register(&c) != register(change)
+            });
+            return match parent {
+                None => Some("a new link without a place"),
+                Some(_) if supersedes => Some("a new link that supersedes"),
+                Some(_) if kind == NodeKind::Directory && (!born_with || others) => {
+                    Some("a second link to a directory")
+                }
+                Some(_) => None,
+            };
+        };
+        let of_child = self.changes().any(|c| match c.head.kind {
+            ChangeKind::Place { link: other, child: of, .. } => of == child && c.link(other) == link,
+            _ => false,
+        });
+        match (supersedes, of_child) {
+            (false, _) => Some("a new place that supersedes none"),
+            (_, false) => Some("a place of another node's link"),
+            _ => None,
+        }
+    }
+}
