@@ -54,9 +54,15 @@ pub fn errno_of_node(error: &Error) -> Errno {
     }
 }
 
-/// The disk's own number where it tells the user what to do, else EIO: the rest would read as if it were about the
-/// file that was asked for (a missing pack file is no ENOENT).
+/// The system's own number where it tells the user what has run out, else EIO: the rest would read as if it were about
+/// the file that was asked for (a missing pack file is no ENOENT).
 fn disk(error: &io::Error) -> Errno {
+    match error.raw_os_error() {
+        Some(libc::EMFILE) => return Errno::EMFILE,
+        Some(libc::ENFILE) => return Errno::ENFILE,
+        Some(libc::ENOMEM) => return Errno::ENOMEM,
+        _ => {}
+    }
     match error.kind() {
         io::ErrorKind::StorageFull => Errno::ENOSPC,
         io::ErrorKind::QuotaExceeded => Errno::EDQUOT,
@@ -80,9 +86,16 @@ mod tests {
 
     #[test]
     fn the_stores_own_troubles_are_io_errors() {
-        for number in [libc::ENOENT, libc::EACCES, libc::EROFS, libc::EMFILE] {
+        for number in [libc::ENOENT, libc::EACCES, libc::EROFS, libc::EBADF] {
             assert_eq!(of_disk(number), Errno::EIO, "errno {number}");
         }
+    }
+
+    #[test]
+    fn what_has_run_out_is_told_as_such() {
+        assert_eq!(of_disk(libc::EMFILE), Errno::EMFILE);
+        assert_eq!(of_disk(libc::ENFILE), Errno::ENFILE);
+        assert_eq!(of_disk(libc::ENOMEM), Errno::ENOMEM);
     }
 
     #[test]

@@ -13,6 +13,9 @@
 //!     log          the daemon's log
 //! ```
 //!
+//! While a volume is being joined its folder is `.join-<the same digits>`: it has the keys that others may know already,
+//! and stays until the join is through.
+//!
 //! Invariants: no file or folder name here tells a name, a label or an address; everything is the user's alone
 //! (0700, 0600); a volume's folder appears whole or not at all.
 
@@ -37,6 +40,8 @@ const FORMAT: u32 = 1;
 const FOLDER_DIGITS: usize = 16;
 /// Folders of volumes that are still being made start like this.
 const UNFINISHED: &str = ".new-";
+/// The folder of a volume that is being joined: this, and what its name will be.
+const JOINING: &str = ".join-";
 /// No file that is read whole is larger.
 const FILE_LIMIT: u64 = 1 << 20;
 
@@ -100,8 +105,28 @@ impl Home {
         let path = volumes.join(format!("{UNFINISHED}{}", HEXLOWER.encode(&random)));
         private_dir(&path)?;
         let lock = VolumeLock::acquire(&path)?;
-        let new = NewVolumeDir { home: self.clone(), path, lock: Some(lock) };
+        let new = NewVolumeDir { home: self.clone(), path, lock: Some(lock), kept: false };
         write_private(&new.path.join("format"), format!("{FORMAT}\n").as_bytes())?;
+        Ok(new)
+    }
+
+    /// The folder in which the volume `id` is being joined: a new one, or the one of a join that was interrupted.
+    pub(crate) fn start_joining(&self, id: &VolumeId) -> Outcome<NewVolumeDir> {
+        let volumes = self.data.join("volumes");
+        private_dir(&volumes)?;
+        remove_abandoned(&volumes);
+        let path = volumes.join(format!("{JOINING}{}", self.volume_of(id).short));
+        private_dir(&path)?;
+        let Ok(lock) = VolumeLock::try_acquire(&path)? else {
+            return Err(Failure::new("another process is joining this volume: wait until it ends"));
+        };
+        let kept = path.join("keys").exists();
+        let new = NewVolumeDir { home: self.clone(), path, lock: Some(lock), kept };
+        if kept {
+            VolumeDir { path: new.path.clone(), short: self.volume_of(id).short }.check_format()?;
+        } else {
+            write_private(&new.path.join("format"), format!("{FORMAT}\n").as_bytes())?;
+        }
         Ok(new)
     }
 }
@@ -186,16 +211,39 @@ fn check_format(text: &[u8], short: &str) -> Outcome<()> {
     }
 }
 
-/// A volume's folder in the making. Dropped unfinished, it is gone.
+/// A volume's folder in the making. Dropped unfinished, it is gone, unless it is kept.
 pub(crate) struct NewVolumeDir {
     home: Home,
     path: PathBuf,
     lock: Option<VolumeLock>,
+    kept: bool,
 }
 
 impl NewVolumeDir {
     pub(crate) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Whether its keys were there before, from a join that was interrupted.
+    pub(crate) fn is_kept(&self) -> bool {
+        self.kept
+    }
+
+    /// Makes it durable, keys and all: others may soon know this device, and it must be able to go on as the same.
+    pub(crate) fn keep(&mut self) -> Outcome<()> {
+        let mut folders = vec![self.path.as_path()];
+        folders.extend(self.path.ancestors().skip(1).take_while(|above| above.starts_with(&self.home.data)));
+        folders.extend(self.home.data.parent());
+        for folder in folders {
+            fs::File::open(folder).and_then(|d| d.sync_all()).because(|| "writing to the disk".to_owned())?;
+        }
+        self.kept = true;
+        Ok(())
+    }
+
+    /// Takes [`Self::keep`] back.
+    pub(crate) fn discard(&mut self) {
+        self.kept = false;
     }
 
     /// Makes everything in it durable and gives it its name.
@@ -222,7 +270,7 @@ impl NewVolumeDir {
 
 impl Drop for NewVolumeDir {
     fn drop(&mut self) {
-        if self.lock.is_some() {
+        if self.lock.is_some() && !self.kept {
             // What can't be removed now is removed by the next `init` or `join`.
             let _ = fs::remove_dir_all(&self.path);
         }
@@ -300,6 +348,27 @@ mod tests {
         let _other = home.start_volume(&crypto::OsEntropy).unwrap();
         assert!(!dead.exists());
         assert!(running.path().exists());
+    }
+
+    #[test]
+    fn what_a_killed_join_left_is_gone_on_with() {
+        let dir = tempfile::tempdir().unwrap();
+        let home = home(dir.path());
+        let id = VolumeId::from_bytes([0x4f; 32]);
+        drop(home.start_joining(&id).unwrap());
+        assert_eq!(fs::read_dir(dir.path().join("volumes")).unwrap().count(), 0, "nothing was kept");
+        let mut joining = home.start_joining(&id).unwrap();
+        assert!(home.start_joining(&id).is_err(), "one at a time");
+        fs::write(joining.path().join("keys"), b"x").unwrap();
+        joining.keep().unwrap();
+        drop(joining);
+        drop(home.start_volume(&crypto::OsEntropy).unwrap());
+        let again = home.start_joining(&id).unwrap();
+        assert!(again.is_kept());
+        assert_eq!(fs::read(again.path().join("keys")).unwrap(), b"x");
+        assert!(home.volumes().unwrap().is_empty());
+        again.finish(&id).unwrap();
+        assert_eq!(home.volumes().unwrap().len(), 1);
     }
 
     #[test]

@@ -22,7 +22,8 @@ pub(crate) type Passphrase = Zeroizing<String>;
 
 /// Longer ones are a wrong file.
 const PASSPHRASE_LIMIT: u64 = 4096;
-const KEY_NAME: &str = "unlock.key";
+/// The key that opens the key file, where there is no passphrase.
+pub(crate) const KEY_NAME: &str = "unlock.key";
 
 /// Reads the passphrase in `file`; `-` is standard input. A line break at its end doesn't count.
 pub(crate) fn read_passphrase(file: &Path) -> Outcome<Passphrase> {

@@ -178,7 +178,9 @@ pub(crate) async fn serve(session: Arc<Session>, send: SendStream, mut receive: 
             let block = block.unwrap_or_default();
             let len = u32::try_from(block.len()).map_err(BlockError::broken)?;
             let mut parts = [Bytes::copy_from_slice(&len.to_le_bytes()), Bytes::from(block)];
-            send.write_all_chunks(&mut parts).await.map_err(BlockError::broken)?;
+            // Who asks and doesn't read gives its place up.
+            let sent = timeout(STALL, send.write_all_chunks(&mut parts)).await;
+            sent.map_err(|_| BlockError::Stalled)?.map_err(BlockError::broken)?;
         }
     }
     send.finish().map_err(BlockError::broken)

@@ -48,6 +48,9 @@ pub enum JoinError {
     /// Whoever can let us in does not.
     #[error("{0}")]
     Refused(String),
+    /// Somebody was asked and did not answer: this device may be a member by now.
+    #[error("the connection broke while this device was being let in: run the same command again")]
+    Interrupted,
     /// The grant is for something else than the ticket.
     #[error("the answer is for another volume than the ticket's")]
     OtherVolume,
@@ -80,7 +83,7 @@ pub async fn join(
     let identity = Identity::new(&device.signing).map_err(BindError::from)?;
     let endpoint = Endpoint::bind(identity, listen, Protocol::Peer)?;
     let mut search = Search::new(&endpoint, ticket);
-    let mut refusal = None;
+    let (mut refusal, mut unanswered) = (None, false);
     let deadline = tokio::time::Instant::now() + TIME_LIMIT;
     while let Ok(Some((connection, host))) = tokio::time::timeout_at(deadline, search.next()).await {
         let request = |exporter: &[u8]| JoinRequest::new(&ticket.secret, name, user, device, exporter, &OsEntropy);
@@ -94,12 +97,16 @@ pub async fn join(
             }
             Err(HandshakeError::Refused(why)) => refusal = Some(JoinError::Refused(why)),
             Err(error) => {
+                unanswered = true;
                 error.close(&connection);
                 log::debug!("device {}: {error}", host.short());
             }
         }
     }
-    let error = refusal.unwrap_or_else(|| search.failure());
+    let error = match unanswered {
+        true => JoinError::Interrupted,
+        false => refusal.unwrap_or_else(|| search.failure()),
+    };
     endpoint.close(close::GOODBYE, "goodbye").await;
     Err(error)
 }

@@ -13,7 +13,7 @@ mod table;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use crypto::{DeviceId, DeviceKeys};
 use parking_lot::Mutex;
@@ -140,7 +140,7 @@ pub struct PeerStatus {
     /// The round-trip time.
     pub rtt: Duration,
     /// Since when it is connected.
-    pub since: SystemTime,
+    pub since: Instant,
     /// How far the two are apart.
     pub progress: PeerProgress,
 }
@@ -238,7 +238,7 @@ impl Swarm {
                 address: remote_address(&link.connection),
                 connection: link.session.number(),
                 rtt: link.connection.rtt(),
-                since: link.since,
+                since: link.at,
                 progress: link.session.progress(),
             })
             .collect()
@@ -343,14 +343,8 @@ impl Shared {
         let Greeted { control, addresses, joined } = greeted;
         let volume = self.volume.clone();
         let session: Arc<Session> = blocking(move || Arc::new(volume.session(device))).await;
-        let link = Link {
-            device,
-            connection: connection.clone(),
-            session: session.clone(),
-            dialled,
-            since: SystemTime::now(),
-            at: Instant::now(),
-        };
+        let link =
+            Link { device, connection: connection.clone(), session: session.clone(), dialled, at: Instant::now() };
         let connected = self.table.lock().connect(link);
         let replaced = match connected {
             Ok(replaced) => replaced,
@@ -473,7 +467,9 @@ async fn receive(shared: &Arc<Shared>, caller: Caller) -> Option<(Connection, De
             match error {
                 HandshakeError::Refused(reason) => {
                     shared.failed_joins.lock().failed(network_of(address.ip()), shared.started.elapsed());
-                    log::info!("device {}: not let in: {reason}", device.short());
+                    // Whoever is only put off comes as often as it likes.
+                    let level = if may_join { log::Level::Info } else { log::Level::Debug };
+                    log::log!(level, "device {}: not let in: {reason}", device.short());
                     shared.event(Event::JoinRefused { device, address, reason });
                 }
                 error => failed(Some(device), error.to_string()),

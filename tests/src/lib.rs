@@ -9,12 +9,13 @@
 //!
 //! Environment:
 //! - `P2PFS_BIN_DIR`: where the programs are, else the release build of this workspace.
-//! - `P2PFS_TEST_FILES`, `P2PFS_TEST_KILLS`, `P2PFS_TEST_KILL_STEP`, `P2PFS_TEST_CUTS`, `P2PFS_TEST_STEPS`,
+//! - `P2PFS_TEST_FILES`, `P2PFS_TEST_KILLS`, `P2PFS_TEST_KILL_STEP`, `P2PFS_TEST_CUTS`, `P2PFS_TEST_PEER_CUTS`, `P2PFS_TEST_STEPS`,
 //!   `P2PFS_TEST_BIG_MIB`, `P2PFS_TEST_SEED`: longer runs, or the same one again.
 
 #![allow(clippy::unwrap_used, clippy::missing_panics_doc, reason = "whatever fails here fails the test")]
 
 pub mod binaries;
+pub mod clock;
 pub mod faults;
 pub mod fsx;
 pub mod group;
@@ -26,6 +27,7 @@ pub mod power;
 pub mod process;
 pub mod random;
 pub mod registry;
+pub mod rogue;
 pub mod scratch;
 pub mod tool;
 pub mod tree;

@@ -15,7 +15,7 @@ use std::{
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::{binaries::program, faults::Faults, patience::eventually, process, scratch::Scratch};
+use crate::{binaries::program, clock::Clock, faults::Faults, patience::eventually, process, scratch::Scratch};
 
 /// How long a daemon may take to end; a connected one first hands over what its peers lack.
 const END_PATIENCE: Duration = Duration::from_secs(20);
@@ -34,6 +34,7 @@ pub struct Peer {
     options: Vec<String>,
     daemon: Option<Child>,
     faults: Option<Faults>,
+    clock: Option<Clock>,
 }
 
 impl Peer {
@@ -55,6 +56,7 @@ impl Peer {
             options: Vec::new(),
             daemon: None,
             faults: None,
+            clock: None,
         }
     }
 
@@ -125,6 +127,16 @@ impl Peer {
         self.faults = None;
     }
 
+    /// From the next command or mount on, this machine's clock can be wrong.
+    pub fn with_clock(&mut self) {
+        self.clock = Some(Clock::new(&self.scratch, &self.name));
+    }
+
+    /// Set by [`Self::with_clock`].
+    pub fn clock(&self) -> &Clock {
+        self.clock.as_ref().unwrap()
+    }
+
     /// Whether the daemon is dead, by itself or through a fault; then it is forgotten, and its mount stays, dead.
     pub fn is_dead(&mut self) -> bool {
         let dead = self.daemon.as_mut().is_none_or(|child| child.try_wait().unwrap().is_some());
@@ -165,6 +177,9 @@ impl Peer {
         command.args(arguments).env("P2PFS_HOME", &self.home).stdin(Stdio::null());
         if let Some(faults) = &self.faults {
             faults.arm(&mut command);
+        }
+        if let Some(clock) = &self.clock {
+            clock.arm(&mut command);
         }
         command
     }

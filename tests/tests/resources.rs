@@ -6,13 +6,16 @@
 use std::{
     fs::{self, File},
     io::{self, Write},
+    process::Stdio,
     sync::atomic::{AtomicUsize, Ordering},
+    time::Duration,
 };
 
 use p2pfs_tests::{
     history::look,
     patience::eventually,
     peer::Peer,
+    process,
     random::Random,
     setting,
     tool::run,
@@ -44,7 +47,8 @@ fn work_with_fault(peer: &mut Peer, at: u64, errno: i32, lasting: bool) {
     }
     let _ = workload.rest();
     if let Some(error) = &failed {
-        let told = [libc::EIO, libc::ENOSPC].map(Some);
+        // A full quota is told as a full disk by what keeps blocks.
+        let told = [errno, if errno == libc::EDQUOT { libc::ENOSPC } else { errno }].map(Some);
         assert!(told.contains(&error.raw_os_error()), "{what}: {error}");
     }
     assert!(!peer.is_dead(), "{what}: the daemon lives");
@@ -101,6 +105,41 @@ fn a_disk_that_is_full_to_the_last_byte_is_gone_on_with() {
 }
 
 #[test]
+fn a_quota_that_is_used_up_is_gone_on_with() {
+    sweep(libc::EDQUOT, true);
+}
+
+#[test]
+fn descriptors_that_run_out_at_any_call_are_told_as_such() {
+    sweep(libc::EMFILE, true);
+    sweep(libc::ENFILE, false);
+}
+
+/// What a process may have on a small machine is enough, whatever is done.
+#[test]
+fn few_descriptors_are_enough() {
+    let mut random = Random::seeded();
+    let peer = Peer::alone();
+    run("prlimit", ["--pid", &peer.pid().to_string(), "--nofile=256:256"]);
+    let moment = AtomicUsize::new(1);
+    let mut workload = Workload::new(peer.root(), move || moment.fetch_add(1, Ordering::Relaxed)).unwrap();
+    for _ in 0..200 {
+        workload.step(&mut random).unwrap();
+    }
+    // Open files of programs are none of the daemon's.
+    let open: Vec<File> = (0..2000).map(|n| File::create(peer.at(format!("open {n}"))).unwrap()).collect();
+    for (number, file) in open.iter().enumerate() {
+        (&*file).write_all(format!("content {number}").as_bytes()).unwrap();
+    }
+    let used = fs::read_dir(format!("/proc/{}/fd", peer.pid())).unwrap().count();
+    assert!(used < 128, "{used} descriptors");
+    drop(open);
+    assert_eq!(fs::read_to_string(peer.at("open 1999")).unwrap(), "content 1999");
+    workload.rest().unwrap();
+    peer.run(["verify"]);
+}
+
+#[test]
 fn without_file_descriptors_calls_fail_and_later_go_on() {
     let mut peer = Peer::alone();
     fs::write(peer.at("f"), [1; 100_000]).unwrap();
@@ -117,10 +156,15 @@ fn without_file_descriptors_calls_fail_and_later_go_on() {
         };
         match write() {
             Ok(()) => done.push(path),
-            Err(e) => assert!([libc::EIO, libc::EMFILE].map(Some).contains(&e.raw_os_error()), "{e}"),
+            Err(e) => assert_eq!(e.raw_os_error(), Some(libc::EMFILE), "{e}"),
         }
     }
+    // Nor can it be asked anything.
+    let mut asking = peer.command(["status"]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    assert!(process::ended_within(&mut asking, Duration::from_millis(300)).is_none_or(|status| !status.success()));
     limit("1024:");
+    let answered = process::ended_within(&mut asking, Duration::from_secs(20));
+    assert!(answered.is_some(), "it is answered in the end, or refused before");
     eventually("it goes on", || File::open(peer.at("f")).and_then(|f| f.sync_all()).map_err(|e| e.to_string()));
     peer.run(["status"]);
     peer.kill9();

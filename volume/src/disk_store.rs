@@ -32,6 +32,8 @@ const CACHE_BYTES: u64 = 24 << 20;
 const MEMTABLE_BYTES: u64 = 4 << 20;
 /// Journals may grow to this before the oldest write buffers are written out to let them go.
 const JOURNAL_BYTES: u64 = 128 << 20;
+/// Tables kept open. With the packs' and the sockets' this stays far below the 1024 descriptors of a usual process.
+const OPEN_TABLES: usize = 128;
 
 /// An ordered store in a directory of its own.
 pub struct DiskStore {
@@ -72,6 +74,7 @@ impl Open {
         let database = Database::builder(dir)
             .cache_size(CACHE_BYTES)
             .max_journaling_size(JOURNAL_BYTES)
+            .max_cached_files(Some(OPEN_TABLES))
             .worker_threads(1)
             .open()?;
         let mut spaces = Vec::with_capacity(Space::ALL.len());
@@ -207,8 +210,20 @@ fn to_io(error: fjall::Error) -> io::Error {
     match error {
         fjall::Error::Io(e) => e,
         fjall::Error::Locked => io::Error::new(io::ErrorKind::WouldBlock, "the store is in use by another process"),
-        other => io::Error::other(format!("store: {other}")),
+        other => system_error(&other).unwrap_or_else(|| io::Error::other(format!("store: {other}"))),
     }
+}
+
+/// What the system said, below what fjall makes of it: what has run out must reach the program as such.
+fn system_error(error: &fjall::Error) -> Option<io::Error> {
+    let mut cause = std::error::Error::source(error);
+    while let Some(inner) = cause {
+        if let Some(number) = inner.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error) {
+            return Some(io::Error::from_raw_os_error(number));
+        }
+        cause = inner.source();
+    }
+    None
 }
 
 impl Store for DiskStore {

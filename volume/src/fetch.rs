@@ -84,6 +84,8 @@ struct State {
 pub(crate) struct Fetch {
     state: Mutex<State>,
     arrival: Condvar,
+    /// Somebody is done with settling.
+    settled: Condvar,
     blocks: Blocks,
     store: SealedStore,
 }
@@ -101,7 +103,7 @@ pub(crate) fn height(blocks: u64) -> u32 {
 impl Fetch {
     pub(crate) fn new(blocks: Blocks, store: SealedStore) -> Self {
         let state = State { more: true, ..State::default() };
-        Self { state: Mutex::new(state), arrival: Condvar::new(), blocks, store }
+        Self { state: Mutex::new(state), arrival: Condvar::new(), settled: Condvar::new(), blocks, store }
     }
 
     /// Notes that the store has new contents to fetch.
@@ -240,6 +242,7 @@ impl Fetch {
         let result = self.blocks.sync().and_then(|()| self.store.apply(batch));
         let state = &mut *self.state.lock();
         state.settling = false;
+        self.settled.notify_all();
         if result.is_ok() {
             state.finished.retain(|at| !done.contains(at));
         }
@@ -248,13 +251,19 @@ impl Fetch {
 
     /// Whether nothing is missing.
     pub(crate) fn is_complete(&self) -> bool {
-        let filled = self.fill(&mut self.state.lock());
-        if let Err(e) = filled.and_then(|()| self.settle()) {
-            log::error!("looking for missing contents: {e}");
-            return false;
+        loop {
+            let filled = self.fill(&mut self.state.lock());
+            if let Err(e) = filled.and_then(|()| self.settle()) {
+                log::error!("looking for missing contents: {e}");
+                return false;
+            }
+            let mut state = self.state.lock();
+            if !state.settling {
+                return state.walks.is_empty() && !state.more && state.finished.is_empty();
+            }
+            // Another thread is about to make it complete, and would tell nobody: an answer now could stay wrong.
+            self.settled.wait(&mut state);
         }
-        let state = self.state.lock();
-        state.walks.is_empty() && !state.more && state.finished.is_empty()
     }
 
     /// Whether a session may have something to ask for.

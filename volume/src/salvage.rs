@@ -213,7 +213,7 @@ impl Volume {
             }
             match core.receive(&commit) {
                 Ok(Received::Missing(cause)) => {
-                    waiting.keep(cause, commit);
+                    waiting.keep(cause, commit, None);
                 }
                 Ok(Received::Applied | Received::Known) => {}
                 Err(Error::Refused(rule)) => log::error!("a commit that waited is refused: {rule}"),

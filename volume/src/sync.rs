@@ -42,6 +42,17 @@ const MAX_TIPS: usize = 40_000;
 pub(crate) const MAX_WAITING: usize = 2048;
 /// Bytes of them.
 pub(crate) const MAX_WAITING_BYTES: usize = 32 << 20;
+/// What a peer may cost without bringing anything new, in points: at once, and more each second. An honest one stays
+/// far below.
+const CREDIT: u64 = 10_000;
+const CREDIT_PER_SECOND: u64 = 200;
+/// A list of tips costs this, and a point for so many of them: each is looked up.
+const TIPS_COST: u64 = 100;
+const TIPS_PER_POINT: u64 = 5;
+/// A flush commits and syncs.
+const FLUSH_COST: u64 = 5;
+/// A commit that waits for one that isn't here.
+const WAITING_COST: u64 = 1;
 /// After running out of room: when to see whether there is some again.
 const RETRY_ROOM: Duration = Duration::from_secs(1);
 /// After the disk failed otherwise.
@@ -144,8 +155,38 @@ struct Flush {
     answered: u64,
 }
 
+/// What a peer may still cost (see [`CREDIT`]).
+struct Credit {
+    left: u64,
+    at: Duration,
+}
+
+impl Default for Credit {
+    fn default() -> Self {
+        Self { left: CREDIT, at: Duration::ZERO }
+    }
+}
+
+impl Credit {
+    fn spend(&mut self, now: Duration, cost: u64) -> Result<(), SessionError> {
+        let earned = now.saturating_sub(self.at).as_millis().saturating_mul(CREDIT_PER_SECOND.into()) / 1000;
+        if earned > 0 {
+            self.left = self.left.saturating_add(u64::try_from(earned).unwrap_or(u64::MAX)).min(CREDIT);
+            self.at = now;
+        }
+        self.left = self.left.checked_sub(cost).ok_or_else(|| Misbehaved("floods".to_owned()))?;
+        Ok(())
+    }
+}
+
 #[derive(Default)]
 struct State {
+    credit: Credit,
+    /// Commits that came though they were here, of as many as may: the tips told it what is here.
+    repeated: u64,
+    repeats_allowed: u64,
+    /// This disk let something go once: what comes after it waits, through no fault of the peer's.
+    has_let_go: bool,
     /// What the peer last said of itself.
     theirs: Option<(Hash, bool, u64)>,
     /// What was last said to it.
@@ -206,7 +247,8 @@ impl SessionShared {
 /// Commits that wait for one they refer to.
 #[derive(Default)]
 pub(crate) struct Waiting {
-    by_missing: BTreeMap<CommitHash, Vec<Commit>>,
+    /// Each with the session that it came from; from none if it waited on the disk.
+    by_missing: BTreeMap<CommitHash, Vec<(Option<PeerNo>, Commit)>>,
     hashes: BTreeSet<CommitHash>,
     bytes: usize,
 }
@@ -218,8 +260,8 @@ impl Waiting {
     }
 
     /// Keeps a commit; `false` when there is no more room.
-    pub(crate) fn keep(&mut self, missing: CommitHash, commit: Commit) -> bool {
-        let bytes: usize = commit.raw.changes.iter().map(|c| c.size()).sum();
+    pub(crate) fn keep(&mut self, missing: CommitHash, commit: Commit, from: Option<PeerNo>) -> bool {
+        let bytes = size(&commit);
         if self.hashes.contains(&commit.hash) {
             return true;
         }
@@ -228,18 +270,51 @@ impl Waiting {
         }
         self.hashes.insert(commit.hash);
         self.bytes += bytes;
-        self.by_missing.entry(missing).or_default().push(commit);
+        self.by_missing.entry(missing).or_default().push((from, commit));
         true
     }
 
     fn take(&mut self, came: &CommitHash) -> Vec<Commit> {
         let commits = self.by_missing.remove(came).unwrap_or_default();
-        for commit in &commits {
-            self.hashes.remove(&commit.hash);
-        }
-        self.bytes -= commits.iter().flat_map(|c| &c.raw.changes).map(|c| c.size()).sum::<usize>();
-        commits
+        commits.into_iter().map(|(_, commit)| commit).inspect(|commit| self.count_out(commit)).collect()
     }
+
+    /// Lets go what came from a session; whether there was something.
+    fn forget(&mut self, from: PeerNo) -> bool {
+        let before = self.len();
+        for commits in std::mem::take(&mut self.by_missing) {
+            for (sender, commit) in commits.1 {
+                if sender == Some(from) {
+                    self.count_out(&commit);
+                } else {
+                    self.by_missing.entry(commits.0).or_default().push((sender, commit));
+                }
+            }
+        }
+        self.len() < before
+    }
+
+    fn count_out(&mut self, commit: &Commit) {
+        self.hashes.remove(&commit.hash);
+        self.bytes -= size(commit);
+    }
+}
+
+fn size(commit: &Commit) -> usize {
+    commit.raw.changes.iter().map(|c| c.size()).sum()
+}
+
+/// What became of commits that were taken in.
+#[derive(Default)]
+pub(crate) struct Taken {
+    /// Those that others refer to and that aren't here.
+    missing: Vec<CommitHash>,
+    /// Some that refer to these could not be kept.
+    dropped: bool,
+    /// How many were here already.
+    known: u64,
+    /// How many wait.
+    waiting: u64,
 }
 
 impl Volume {
@@ -358,6 +433,36 @@ impl Session {
     /// # Errors
     /// [`SessionError`]: end the connection.
     pub fn receive(&self, message: Message) -> Result<(), SessionError> {
+        let taken = self.spend(self.cost(&message)).and_then(|()| self.take(message));
+        if matches!(taken, Err(Misbehaved(_))) {
+            self.volume.forget_waiting(self.number);
+        }
+        taken
+    }
+
+    /// What a message costs, for as much as can be told before it is taken in.
+    fn cost(&self, message: &Message) -> u64 {
+        match message {
+            Message::State { commits, .. } => {
+                let said = self.shared.state.lock().theirs.map(|(_, _, commits)| commits);
+                u64::from(said.is_some_and(|said| *commits <= said))
+            }
+            Message::Tips(tips) => TIPS_COST + tips.len() as u64 / TIPS_PER_POINT,
+            Message::Commits(commits) => u64::from(commits.is_empty()),
+            Message::Want(_) | Message::Flushed(_) => 1,
+            Message::Flush(_) => FLUSH_COST,
+        }
+    }
+
+    fn spend(&self, cost: u64) -> Result<(), SessionError> {
+        if cost == 0 {
+            return Ok(());
+        }
+        let now = self.volume.inner.clock.monotonic();
+        self.shared.state.lock().credit.spend(now, cost)
+    }
+
+    fn take(&self, message: Message) -> Result<(), SessionError> {
         match message {
             Message::State { digest, complete, commits } => {
                 let (own, _, _) = self.volume.own_state();
@@ -415,7 +520,7 @@ impl Session {
             checked.push(commit.check().map_err(|e| Misbehaved(e.to_string()))?);
         }
         let hashes: Vec<CommitHash> = checked.iter().map(|c| c.hash).collect();
-        let (missing, dropped) = match self.volume.take_commits(checked) {
+        let Taken { missing, dropped, known, waiting } = match self.volume.take_commits(checked, Some(self.number)) {
             Ok(taken) => taken,
             Err(Error::Refused(rule)) => return Err(Misbehaved(rule)),
             Err(e) => {
@@ -424,6 +529,12 @@ impl Session {
             }
         };
         let mut state = self.shared.state.lock();
+        state.repeated += known;
+        let mut cost = if state.has_let_go { 0 } else { waiting * WAITING_COST };
+        if state.repeated > state.repeats_allowed {
+            cost += known;
+        }
+        state.credit.spend(self.volume.inner.clock.monotonic(), cost)?;
         {
             let core = self.volume.inner.core.lock();
             if let Some(known) = &mut state.known {
@@ -448,6 +559,7 @@ impl Session {
         let pause = if matches!(why, Error::NoSpace) { RETRY_ROOM } else { RETRY_DISK };
         let mut state = self.shared.state.lock();
         state.let_go |= let_go;
+        state.has_let_go |= let_go;
         if state.retry.is_none() {
             log::warn!("device {}: what it sends can't be stored now, tried again later: {why}", self.peer.short());
             state.retry = Some(self.volume.inner.clock.monotonic() + pause);
@@ -508,7 +620,12 @@ impl Session {
             if state.tips_due {
                 state.tips_due = false;
                 state.tips_sent = true;
-                let mut tips = self.volume.inner.core.lock().all_tips();
+                let (mut tips, here) = {
+                    let core = self.volume.inner.core.lock();
+                    (core.all_tips(), core.next_arrival)
+                };
+                // What is under way while it reads this, and what comes meanwhile from others, comes once more.
+                state.repeats_allowed = state.repeats_allowed.saturating_add(here).saturating_add(CREDIT);
                 tips.truncate(MAX_TIPS);
                 return Some(Message::Tips(tips));
             }
@@ -679,13 +796,12 @@ impl Drop for Session {
 }
 
 impl Volume {
-    /// Takes checked commits in, those that can be. Returns the commits that others refer to and that aren't here, and
-    /// whether some that refer to these could not be kept.
-    pub(crate) fn take_commits(&self, commits: Vec<Commit>) -> Result<(Vec<CommitHash>, bool)> {
+    /// Takes checked commits in, those that can be.
+    pub(crate) fn take_commits(&self, commits: Vec<Commit>, from: Option<PeerNo>) -> Result<Taken> {
         // Before the store is touched: one that runs into a full disk can't go on.
         self.check_space(0)?;
         let mut changed = Vec::new();
-        let (mut missing, mut dropped) = (Vec::new(), false);
+        let mut taken = Taken::default();
         let mut applied = false;
         let result = {
             let mut core = self.inner.core.lock();
@@ -701,10 +817,11 @@ impl Volume {
                         changed.append(&mut core.settled);
                         todo.extend(waiting.take(&commit.hash));
                     }
-                    Ok(Received::Known) => {}
+                    Ok(Received::Known) => taken.known += 1,
                     Ok(Received::Missing(hash)) => {
-                        dropped |= !waiting.keep(hash, commit);
-                        missing.push(hash);
+                        taken.waiting += 1;
+                        taken.dropped |= !waiting.keep(hash, commit, from);
+                        taken.missing.push(hash);
                     }
                     // It had waited here: whoever sent it, it wasn't the one who sends now.
                     Err(Error::Refused(rule)) if !sent.contains(&commit.hash) => {
@@ -731,13 +848,27 @@ impl Volume {
                 // Before anybody can see the new digest: it must not seem complete yet.
                 self.inner.fetch.look_again();
             }
-            missing.retain(|hash| !waiting.hashes.contains(hash) && !core.dot_of(hash).is_ok_and(|d| d.is_some()));
+            taken
+                .missing
+                .retain(|hash| !waiting.hashes.contains(hash) && !core.dot_of(hash).is_ok_and(|d| d.is_some()));
             result
         };
         if applied {
             self.tell(&changed);
             self.wake_sessions();
         }
-        result.map(|()| (missing, dropped))
+        result.map(|()| taken)
+    }
+
+    /// Lets go what waits and came from a session that misbehaved. Others may have sent some of it as well, and are told
+    /// once more what is here.
+    fn forget_waiting(&self, from: PeerNo) {
+        if self.inner.waiting.lock().forget(from) {
+            let sessions: Vec<_> = self.inner.sessions.lock().values().cloned().collect();
+            for session in sessions {
+                session.state.lock().tips_due = true;
+                session.wake();
+            }
+        }
     }
 }

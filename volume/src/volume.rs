@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use crypto::{DeviceId, DeviceKeys, Entropy, Label, SymmetricKey, UserKeys, VolumeId, random_array};
+use crypto::{DeviceId, DeviceKeys, Entropy, Label, PublicKey, SymmetricKey, UserKeys, VolumeId, random_array};
 use dashmap::DashMap;
 use parking_lot::{Condvar, Mutex};
 
@@ -667,6 +667,16 @@ impl Volume {
         open.map(|i| Invitation { ticket: i.ticket, role: i.role, expires: i.expires }).collect()
     }
 
+    /// The tickets that were used and would not have expired yet, at most `most`, those that expire last first. Whoever
+    /// used one may come again, when the answer was lost.
+    pub fn used_tickets(&self, most: usize) -> Vec<PublicKey> {
+        let now = self.inner.clock.now();
+        let core = self.inner.core.lock();
+        let mut used: Vec<_> = core.members.invites.values().filter(|i| i.used && i.expires > now).collect();
+        used.sort_by_key(|i| std::cmp::Reverse(i.expires));
+        used.into_iter().take(most).map(|i| i.ticket).collect()
+    }
+
     /// Admits the bearer of a ticket; `exporter` is the connection's.
     ///
     /// # Errors
@@ -689,7 +699,7 @@ impl Volume {
             if invite.used && !again {
                 return refuse("this ticket has been used: ask for a new one");
             }
-            if invite.expires <= core.now() {
+            if !again && invite.expires <= core.now() {
                 return refuse("this ticket has expired: ask for a new one");
             }
             if !again && core.members.users.values().any(|u| u.name == request.name) {

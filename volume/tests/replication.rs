@@ -5,7 +5,7 @@ mod common;
 use std::sync::Arc;
 
 use common::{Replica, sync};
-use p2pfs_volume::{AttributeChange, Caller, Error, OpenMode, Role, SetTime, SetXattr};
+use p2pfs_volume::{AttributeChange, Caller, Error, Message, OpenMode, Role, SetTime, SetXattr};
 
 fn pair() -> (Replica, Replica) {
     let alice = Replica::founder("alice", 1);
@@ -459,4 +459,24 @@ fn a_synced_draft_that_can_not_be_published_at_the_start_shows_and_is_published_
     bob.write("f", b"bob's").unwrap();
     meet(&alice, &bob);
     assert_eq!(alice.read("f").unwrap(), b"bob's");
+}
+
+/// What a peer says costs time; who never brings anything new is shut out, and what honest ones say is far from that.
+#[test]
+fn who_says_more_than_anybody_needs_is_shut_out() {
+    let (alice, bob) = pair();
+    let state = Message::State { digest: crypto::Hash::ZERO, complete: false, commits: 1 };
+    let nobodys = p2pfs_volume::id::CommitHash::ZERO;
+    for (message, honest) in [
+        (state, 2000),
+        (Message::Want(nobodys), 2000),
+        (Message::Flush(1), 500),
+        (Message::Flushed(1), 500),
+        (Message::Tips(Vec::new()), 20),
+        (Message::Commits(Vec::new()), 20),
+    ] {
+        let session = alice.volume.session(bob.device_id());
+        let taken = (0..50_000).take_while(|_| session.receive(message.clone()).is_ok()).count();
+        assert!((honest..50_000).contains(&taken), "{taken} times {message:?}");
+    }
 }

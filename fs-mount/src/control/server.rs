@@ -16,7 +16,7 @@ use tokio::{
         UnixListener, UnixStream,
         unix::{OwnedReadHalf, OwnedWriteHalf},
     },
-    sync::watch,
+    sync::{Semaphore, watch},
     time::timeout,
 };
 use volume::BlockHash;
@@ -43,22 +43,41 @@ const REPAIR_PATIENCE: Duration = Duration::from_secs(60);
 /// How often a client that waits is told how far it is, at most.
 const PROGRESS_PAUSE: Duration = Duration::from_millis(100);
 
+/// Clients at a time; more wait. Each has a descriptor.
+const CLIENTS: usize = 128;
+/// After a client could not be accepted.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
+
 /// Listens, and answers from now on. Called within the runtime.
 pub(crate) fn serve(shared: Arc<Shared>) -> Outcome<()> {
     let listener = bind(&shared.dir).because(|| format!("listening on {}", shared.dir.socket().display()))?;
-    tokio::spawn(async move {
-        loop {
-            match listener.accept().await {
-                Ok((stream, _)) => drop(tokio::spawn(converse(stream, shared.clone()))),
-                Err(e) => {
-                    // Out of descriptors, most likely: they come back.
-                    log::warn!("control socket: {e}");
-                    tokio::time::sleep(Duration::from_millis(200)).await;
+    tokio::spawn(accept(listener, shared));
+    Ok(())
+}
+
+async fn accept(listener: UnixListener, shared: Arc<Shared>) {
+    let places = Arc::new(Semaphore::new(CLIENTS));
+    let mut failing = false;
+    loop {
+        let place = places.clone().acquire_owned().await.expect("the semaphore is never closed");
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                failing = false;
+                let shared = shared.clone();
+                tokio::spawn(async move {
+                    converse(stream, shared).await;
+                    drop(place);
+                });
+            }
+            Err(e) => {
+                // Out of descriptors, most likely: they come back.
+                if !std::mem::replace(&mut failing, true) {
+                    log::warn!("control socket: {e}: tried again until it works");
                 }
+                tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
-    });
-    Ok(())
+    }
 }
 
 fn bind(dir: &VolumeDir) -> io::Result<UnixListener> {

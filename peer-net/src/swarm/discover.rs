@@ -16,6 +16,9 @@ use crate::registry_protocol::{LEASE, Token};
 /// Many changes arrive in a row; the registries hear of them once.
 const SETTLE: Duration = Duration::from_millis(300);
 
+/// For how many used tickets a device can be found: their bearers may have been cut off while they were let in.
+const MAX_USED: usize = 8;
+
 /// How many of its own addresses a device remembers from registries.
 const MAX_OBSERVED: usize = 4;
 
@@ -71,7 +74,8 @@ pub(super) async fn keep_offering(shared: Arc<Shared>) {
 
 /// Returns the tokens to offer and those only to watch.
 ///
-/// Offered: the members' token of the present discovery key, and, where joiners can be let in, one per invitation.
+/// Offered: the members' token of the present discovery key, and, where joiners can be let in, one per invitation, a few used
+/// ones among them.
 /// Watched: the tokens of earlier keys, under which members still show up that were away when the key changed. They
 /// are not offered: who was removed could look there.
 fn tokens(volume: &Volume) -> (BTreeSet<Token>, BTreeSet<Token>) {
@@ -79,6 +83,7 @@ fn tokens(volume: &Volume) -> (BTreeSet<Token>, BTreeSet<Token>) {
     let mut offer: BTreeSet<Token> = members.next().into_iter().collect();
     if volume.may_admit() {
         offer.extend(volume.open_invitations().iter().map(|invitation| Token::of_ticket(&invitation.ticket)));
+        offer.extend(volume.used_tickets(MAX_USED).iter().map(Token::of_ticket));
     }
     (offer, members.collect())
 }

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use crypto::DeviceId;
 use quinn::Connection;
@@ -36,7 +36,6 @@ pub(super) struct Link {
     pub(super) session: Arc<Session>,
     /// Whether this side dialled.
     pub(super) dialled: bool,
-    pub(super) since: SystemTime,
     pub(super) at: Instant,
 }
 
