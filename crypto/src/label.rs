@@ -61,6 +61,8 @@ labels! {
     StoreRow = "store row",
     /// Hides names in the local store.
     StoreName = "store name",
+    /// Seals the archive of commits.
+    CommitArchive = "commit archive",
     /// Seals a profile at rest.
     ProfileKey = "profile key",
     /// Turns what unlocks a key file into the key that seals it.

@@ -7,7 +7,9 @@
 //!     keys         the profile, sealed (crypto's key file)
 //!     unlock.key   the key that opens `keys`, when there is no passphrase
 //!     state        what changes: last known addresses and the like, sealed
+//!     *.copy       a second copy of each of these four
 //!     store/ packs/  the volume's records and contents, sealed
+//!     commits/     a second copy of the commits, sealed
 //!     lock         held by the process that uses the volume; its number is in it
 //!     socket       where its daemon listens
 //!     log          the daemon's log
@@ -106,7 +108,7 @@ impl Home {
         private_dir(&path)?;
         let lock = VolumeLock::acquire(&path)?;
         let new = NewVolumeDir { home: self.clone(), path, lock: Some(lock), kept: false };
-        write_private(&new.path.join("format"), format!("{FORMAT}\n").as_bytes())?;
+        write_twice(&new.path.join("format"), format!("{FORMAT}\n").as_bytes())?;
         Ok(new)
     }
 
@@ -125,7 +127,7 @@ impl Home {
         if kept {
             VolumeDir { path: new.path.clone(), short: self.volume_of(id).short }.check_format()?;
         } else {
-            write_private(&new.path.join("format"), format!("{FORMAT}\n").as_bytes())?;
+            write_twice(&new.path.join("format"), format!("{FORMAT}\n").as_bytes())?;
         }
         Ok(new)
     }
@@ -195,7 +197,8 @@ impl VolumeDir {
     /// Refuses a layout that this program doesn't know.
     pub(crate) fn check_format(&self) -> Outcome<()> {
         let path = self.path.join("format");
-        let text = read_bounded(&path).because(|| format!("reading {}", path.display()))?;
+        let text = read_twice(&path, |text| check_format(text, &self.short).is_ok())
+            .because(|| format!("reading {}", path.display()))?;
         check_format(&text, &self.short)
     }
 }
@@ -297,7 +300,7 @@ fn private_dir(path: &Path) -> Outcome<()> {
 /// Replaces a file as a whole, durably, readable by this user alone.
 pub(crate) fn write_private(path: &Path, bytes: &[u8]) -> Outcome<()> {
     let write = || -> io::Result<()> {
-        let fresh = path.with_extension("new");
+        let fresh = with_suffix(path, ".new");
         let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
         file.write_all(bytes)?;
         file.sync_all()?;
@@ -308,6 +311,50 @@ pub(crate) fn write_private(path: &Path, bytes: &[u8]) -> Outcome<()> {
         }
     };
     write().because(|| format!("writing {}", path.display()))
+}
+
+/// Replaces a file and its copy. Between the two the copy is the older one: who reads both believes the file.
+pub(crate) fn write_twice(path: &Path, bytes: &[u8]) -> Outcome<()> {
+    write_private(path, bytes)?;
+    write_private(&copy_of(path), bytes)
+}
+
+/// Reads a file that has a copy: the file if it is `whole`, else the copy if that is. The other one is mended.
+pub(crate) fn read_twice(path: &Path, whole: impl Fn(&[u8]) -> bool) -> io::Result<Vec<u8>> {
+    let read = [path.to_owned(), copy_of(path)].map(|path| read_bounded(&path));
+    let good = read.iter().flatten().find(|bytes| whole(bytes)).cloned();
+    let Some(good) = good else {
+        let [file, _] = read;
+        return file;
+    };
+    let [file, copy] = read.map(|bytes| bytes.is_ok_and(|bytes| bytes == good));
+    if !file {
+        mend(path, &good);
+    }
+    if !copy {
+        mend(&copy_of(path), &good);
+    }
+    Ok(good)
+}
+
+/// Writes a file anew whose other copy is whole.
+pub(crate) fn mend(path: &Path, bytes: &[u8]) {
+    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    match write_private(path, bytes) {
+        Ok(()) => log::warn!("{name} was damaged or missing: it is whole again, from its other copy"),
+        Err(why) => log::warn!("{name} is damaged or missing, its other copy is whole: {why}"),
+    }
+}
+
+/// Where the second copy of a small file is.
+pub(crate) fn copy_of(path: &Path) -> PathBuf {
+    with_suffix(path, ".copy")
+}
+
+fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    PathBuf::from(name)
 }
 
 /// Reads a small file whole.
@@ -382,6 +429,31 @@ mod tests {
         assert!(home.start_volume(&crypto::OsEntropy).unwrap().finish(&id).is_err());
         let ids: Vec<String> = home.volumes().unwrap().iter().map(|v| v.short_id().to_owned()).collect();
         assert_eq!(ids, ["4f4f4f4f4f4f4f4f"]);
+    }
+
+    #[test]
+    fn of_two_copies_the_whole_one_is_read_and_the_other_mended() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("some.key");
+        let whole = |bytes: &[u8]| bytes.starts_with(b"whole");
+        write_twice(&path, b"whole").unwrap();
+        let both = || [&path, &copy_of(&path)].map(|path| fs::read(path).unwrap());
+        for hurt in [path.clone(), copy_of(&path)] {
+            fs::write(&hurt, b"hole").unwrap();
+            assert_eq!(read_twice(&path, whole).unwrap(), b"whole");
+            assert_eq!(both(), [b"whole", b"whole"]);
+            fs::remove_file(&hurt).unwrap();
+            assert_eq!(read_twice(&path, whole).unwrap(), b"whole");
+            assert_eq!(both(), [b"whole", b"whole"]);
+        }
+        // Cut short between the two: the newer one counts, and nothing of the older one stays.
+        write_private(&path, b"whole and newer").unwrap();
+        assert_eq!(read_twice(&path, whole).unwrap(), b"whole and newer");
+        assert_eq!(both(), [b"whole and newer", b"whole and newer"]);
+        // Both damaged: what the file is is told, and nothing is written.
+        [path.clone(), copy_of(&path)].iter().for_each(|path| fs::write(path, b"hole").unwrap());
+        assert_eq!(read_twice(&path, whole).unwrap(), b"hole");
+        assert_eq!(both(), [b"hole", b"hole"]);
     }
 
     #[test]

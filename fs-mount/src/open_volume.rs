@@ -14,6 +14,7 @@ use std::{
 use crypto::{Entropy, OsEntropy};
 use volume::{
     Parts, Volume,
+    archive::Archive,
     content::{Packs, Recovery},
     disk_store::DiskStore,
     sealed_store::SealedStore,
@@ -82,15 +83,17 @@ impl Stores {
     /// Opens the stores below `path`, making them when they aren't there.
     pub(crate) fn open(path: &Path, profile: &Profile) -> Outcome<Self> {
         repair::finish(path)?;
-        Self::open_at(&path.join("store"), &path.join("packs"), path, profile)
+        Self::open_at(&path.join("store"), path, profile)
     }
 
-    /// Opens the stores at these places; `disk` must not fill up.
-    pub(crate) fn open_at(store: &Path, packs: &Path, disk: &Path, profile: &Profile) -> Outcome<Self> {
+    /// Opens the volume in `dir` with this store.
+    pub(crate) fn open_at(store: &Path, dir: &Path, profile: &Profile) -> Outcome<Self> {
         let entropy: Arc<dyn Entropy> = Arc::new(OsEntropy);
         let store = Arc::new(guarded(|| open_store(store))?);
         let sealed = SealedStore::new(store.clone(), &profile.secret, entropy.clone());
-        let packs = Packs::open(packs, &sealed).because(|| "opening the packs".to_owned())?;
+        let archive = Archive::open(&dir.join("commits"), &profile.secret, entropy.clone());
+        let archive = archive.because(|| "opening the archive of commits".to_owned())?;
+        let packs = Packs::open(&dir.join("packs"), &sealed).because(|| "opening the packs".to_owned())?;
         let mended = packs.recovery();
         if mended != Recovery::default() {
             let Recovery { checked, indexed, cut } = mended;
@@ -105,7 +108,8 @@ impl Stores {
             secret: profile.secret.clone(),
             device: profile.device_keys(),
             user: profile.user_keys(),
-            directory: Some(disk.to_owned()),
+            archive: Some(Arc::new(archive)),
+            directory: Some(dir.to_owned()),
         };
         Ok(Self { parts, packs })
     }

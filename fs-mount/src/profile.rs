@@ -15,7 +15,7 @@ use zeroize::{Zeroize, Zeroizing};
 
 use crate::{
     failure::{Failure, Outcome},
-    home::{NewVolumeDir, VolumeDir, read_bounded, write_private},
+    home::{NewVolumeDir, VolumeDir, read_twice, write_twice},
     unlock,
 };
 
@@ -92,7 +92,7 @@ impl Profile {
 
     /// Seals the profile into the key file of a new volume.
     pub(crate) fn save(&self, dir: &NewVolumeDir, unlock: &Unlock, entropy: &dyn Entropy) -> Outcome<()> {
-        write_private(&dir.path().join("keys"), &self.seal(unlock, PassphraseCost::DEFAULT, entropy))
+        write_twice(&dir.path().join("keys"), &self.seal(unlock, PassphraseCost::DEFAULT, entropy))
     }
 
     fn seal(&self, unlock: &Unlock, cost: PassphraseCost, entropy: &dyn Entropy) -> Vec<u8> {
@@ -179,7 +179,10 @@ pub(crate) struct State {
 impl State {
     /// What was saved last. What can't be read is as good as never written: it is only a memory.
     pub(crate) fn load(dir: &VolumeDir, secret: &SymmetricKey) -> Self {
-        let Ok(sealed) = read_bounded(&dir.path().join("state")) else { return Self::default() };
+        let path = dir.path().join("state");
+        let Ok(sealed) = read_twice(&path, |sealed| Self::open(sealed, secret).is_some()) else {
+            return Self::default();
+        };
         match Self::open(&sealed, secret) {
             Some(state) => state,
             None => {
@@ -191,7 +194,7 @@ impl State {
 
     /// Remembers it, in the volume's folder. When that fails (the disk is full) the volume works all the same.
     pub(crate) fn save(&self, dir: &Path, secret: &SymmetricKey, entropy: &dyn Entropy) {
-        if write_private(&dir.join("state"), &self.seal(secret, entropy)).is_err() {
+        if write_twice(&dir.join("state"), &self.seal(secret, entropy)).is_err() {
             log::warn!("last known addresses can't be saved");
         }
     }

@@ -13,7 +13,7 @@ use std::{
 use volume::{
     Store, Volume,
     disk_store::DiskStore,
-    salvage::{Salvaged, salvage},
+    salvage::{Remains, Salvaged, salvage},
     verify::{Checked, DamageKind, VerifyReport},
 };
 
@@ -75,20 +75,21 @@ fn rebuild(dir: &Path, profile: &Profile, state: &State) -> Outcome<Rebuilt> {
     let place = dir.join("store");
     if DiskStore::mend_journals(&place, &place.join("journals.damaged")).because(why)? {
         // It lacks records: writing to it could use a commit's number twice.
-        log::warn!("the store's journal is damaged: what was not in a commit yet is lost");
+        log::warn!("the store's journal is damaged: what stood there is lost, unless the archive of commits has it");
     } else if let Err(e) = commit_pending(dir, profile) {
-        log::warn!("what was not in a commit yet is lost: {e}");
+        log::warn!("the volume doesn't open, what was not in a commit yet is looked for in its store: {e}");
     }
     let old: Option<Arc<dyn Store>> = match guarded(|| open_volume::open_store(&place)) {
         Ok(store) => Some(Arc::new(store)),
         Err(e) => {
-            log::error!("nothing of the store can be read, everything will come from other devices: {e}");
+            log::error!("nothing of the store can be read, everything comes from the archive of commits: {e}");
             None
         }
     };
     let Salvaged { commits, damaged, waiting } = {
-        let Stores { parts, packs } = Stores::open_at(&new, &dir.join("packs"), dir, profile)?;
-        let salvaged = salvage(old, parts, profile.volume, state.grant.as_ref(), &mut |_| ()).because(why)?;
+        let Stores { mut parts, packs } = Stores::open_at(&new, dir, profile)?;
+        let remains = Remains { store: old, archive: parts.archive.take() };
+        let salvaged = salvage(remains, parts, profile.volume, state.grant.as_ref(), &mut |_| ()).because(why)?;
         packs.close().because(why)?;
         salvaged
     };
@@ -150,7 +151,7 @@ impl Scrubbed {
 }
 
 impl Verified {
-    /// A report as it is told, nothing repaired yet.
+    /// A report as it is told.
     pub(crate) fn of(report: &VerifyReport) -> Self {
         let damage = report.damage.iter().map(|d| Damage {
             kind: match d.kind {
@@ -158,12 +159,13 @@ impl Verified {
                 DamageKind::Sealing => "sealing",
                 DamageKind::Record => "record",
                 DamageKind::Commit => "commit",
+                DamageKind::Archive => "archive",
             }
             .to_owned(),
             path: d.path.as_ref().map(|path| String::from_utf8_lossy(path).into_owned()),
             what: d.what.clone(),
             block: d.block.map(|hash| hash.to_string()),
-            repaired: false,
+            repaired: d.repaired,
         });
         Self {
             checked: Scrubbed::of(&report.checked),

@@ -13,7 +13,7 @@ use zeroize::Zeroizing;
 
 use crate::{
     failure::{Because, Failure, Outcome, plain},
-    home::{VolumeDir, read_bounded, write_private},
+    home::{VolumeDir, copy_of, mend, read_bounded, read_twice, write_twice},
     profile::key_file_failure,
 };
 
@@ -54,7 +54,7 @@ pub(crate) fn new_unlock(dir: &Path, passphrase: Option<Passphrase>, entropy: &d
         return Ok(Unlock::Passphrase(passphrase));
     }
     let key = SymmetricKey::generate(entropy);
-    write_private(&dir.join(KEY_NAME), key.expose())?;
+    write_twice(&dir.join(KEY_NAME), key.expose())?;
     Ok(Unlock::Key(key))
 }
 
@@ -107,17 +107,39 @@ pub(crate) fn unlock_unasked(dir: &VolumeDir, at_hand: Option<&Passphrase>) -> O
     if KeyFile::needs_passphrase(&keys).map_err(|e| key_file_failure(dir.short_id(), e))? {
         return Ok(at_hand.map(|passphrase| Unlock::Passphrase(passphrase.clone())));
     }
-    let path = dir.path().join(KEY_NAME);
-    let bytes = read_bounded(&path).map(Zeroizing::new).because(|| format!("reading {}", path.display()))?;
-    let key: [u8; 32] =
-        bytes.as_slice().try_into().map_err(|_| Failure::new(format!("{} is damaged", path.display())))?;
-    Ok(Some(Unlock::Key(SymmetricKey::from_bytes(key))))
+    key_beside(&dir.path().join(KEY_NAME), &keys).map(Some)
+}
+
+/// The key in the file `path` or its copy, whichever opens `keys`. It has no mark of its own by which to tell damage.
+fn key_beside(path: &Path, keys: &[u8]) -> Outcome<Unlock> {
+    let read = |path: &Path| read_bounded(path).map(Zeroizing::new);
+    let key =
+        |bytes: &Zeroizing<Vec<u8>>| Some(Unlock::Key(SymmetricKey::from_bytes(bytes.as_slice().try_into().ok()?)));
+    let (file, copy) = (read(path), read(&copy_of(path)));
+    let opening = |bytes: &io::Result<Zeroizing<Vec<u8>>>| {
+        let unlock = key(bytes.as_ref().ok()?)?;
+        KeyFile::open(keys, &unlock).is_ok().then_some(unlock)
+    };
+    let same = file.as_ref().ok().zip(copy.as_ref().ok()).is_some_and(|(file, copy)| file == copy);
+    if !same {
+        if let (Some(unlock), Ok(bytes)) = (opening(&file), &file) {
+            mend(&copy_of(path), bytes);
+            return Ok(unlock);
+        }
+        if let (Some(unlock), Ok(bytes)) = (opening(&copy), &copy) {
+            mend(path, bytes);
+            return Ok(unlock);
+        }
+    }
+    let bytes = file.because(|| format!("reading {}", path.display()))?;
+    key(&bytes).ok_or_else(|| Failure::new(format!("{} is damaged", path.display())))
 }
 
 /// The sealed key file.
 pub(crate) fn read_keys(dir: &VolumeDir) -> Outcome<Vec<u8>> {
     let path = dir.path().join("keys");
-    read_bounded(&path).map_err(|e| Failure::new(format!("reading {}: {}", path.display(), plain(&e))))
+    let whole = |keys: &[u8]| KeyFile::needs_passphrase(keys).is_ok();
+    read_twice(&path, whole).map_err(|e| Failure::new(format!("reading {}: {}", path.display(), plain(&e))))
 }
 
 fn prompt(text: &str) -> Outcome<Passphrase> {

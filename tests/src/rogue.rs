@@ -91,6 +91,7 @@ impl Rogue {
             secret: SymmetricKey::generate(&OsEntropy),
             device: DeviceKeys::from_bytes(&device.to_bytes()).unwrap(),
             user,
+            archive: None,
             directory: None,
         };
         let volume = Volume::load(parts, ticket.volume).unwrap();

@@ -117,7 +117,7 @@ fn end_noted(folder: &Path) {
 }
 
 /// Takes all mounts below `folder` away, the innermost first.
-pub(crate) fn detach_below(folder: &Path) {
+pub fn detach_below(folder: &Path) {
     let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
     let below = |path: &&str| Path::new(path).starts_with(folder);
     for mountpoint in table.lines().rev().filter_map(|line| line.split(' ').nth(4)).filter(below) {

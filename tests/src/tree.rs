@@ -27,6 +27,13 @@ pub struct Entry {
     attributes: BTreeMap<OsString, Vec<u8>>,
 }
 
+impl Entry {
+    /// Whether it is a regular file.
+    pub fn is_file(&self) -> bool {
+        self.mode & libc::S_IFMT == libc::S_IFREG
+    }
+}
+
 /// Reads the tree at `root`, contents and all.
 ///
 /// # Errors
@@ -48,7 +55,11 @@ pub fn snapshot(root: &Path) -> io::Result<BTreeMap<PathBuf, Entry>> {
     Ok(entries)
 }
 
-fn read_entry(path: &Path) -> io::Result<Entry> {
+/// Reads what is at `path`, contents and all.
+///
+/// # Errors
+/// It can't be read.
+pub fn read_entry(path: &Path) -> io::Result<Entry> {
     let known = fs::symlink_metadata(path)?;
     let mut content = DefaultHasher::new();
     if known.is_file() {

@@ -312,12 +312,14 @@ fn a_volume_of_a_newer_program_is_left_alone() {
     let volume = fs::read_dir(peer.home().join("volumes")).unwrap().next().unwrap().unwrap().path();
     let mark = volume.join("format");
     assert_eq!(fs::read_to_string(&mark).unwrap(), "1\n");
-    fs::write(&mark, "7\n").unwrap();
+    let both =
+        |text: &str| ["format", "format.copy"].iter().for_each(|name| fs::write(volume.join(name), text).unwrap());
+    both("7\n");
     says(&mount_refused(&peer, peer.root()), &["version 7", "version 1", "newer p2pfs"]);
     for what in ["status", "users", "invite"] {
         says(&peer.refused([what]), &["version 7", "version 1"]);
     }
-    fs::write(&mark, "1\n").unwrap();
+    both("1\n");
     peer.run(["status"]);
 }
 
@@ -328,15 +330,26 @@ fn a_damaged_volume_is_told_as_such() {
     let volume = fs::read_dir(peer.home().join("volumes")).unwrap().next().unwrap().unwrap().path();
     for name in ["keys", "unlock.key", "format"] {
         let whole = fs::read(volume.join(name)).unwrap();
+        let copies = [volume.join(name), volume.join(format!("{name}.copy"))];
+        let both = |bytes: &[u8]| copies.iter().for_each(|copy| fs::write(copy, bytes).unwrap());
         let mut broken = whole.clone();
         broken[0] ^= 0x40;
         for bytes in [&broken[..], &whole[..whole.len() / 3], b""] {
-            fs::write(volume.join(name), bytes).unwrap();
+            both(bytes);
             mount_refused(&peer, peer.root());
+            // One whole copy is enough, and the other is mended.
+            for (hurt, copy) in copies.iter().zip(copies.iter().rev()) {
+                both(&whole);
+                fs::write(hurt, bytes).unwrap();
+                peer.run(["status"]);
+                assert!(fs::read(hurt).unwrap() == whole && fs::read(copy).unwrap() == whole, "{name}");
+            }
         }
-        fs::remove_file(volume.join(name)).unwrap();
+        copies.iter().for_each(|copy| fs::remove_file(copy).unwrap());
         mount_refused(&peer, peer.root());
-        fs::write(volume.join(name), &whole).unwrap();
+        fs::write(&copies[1], &whole).unwrap();
+        peer.run(["status"]);
+        assert!(fs::read(&copies[0]).unwrap() == whole, "{name}");
     }
     peer.run(["status"]);
 }

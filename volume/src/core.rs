@@ -167,7 +167,7 @@ pub(crate) struct Core {
 
 const COUNTERS: &[u8] = b"counters";
 pub(crate) const VOLUME: &[u8] = b"volume";
-const BRANCH_PREFIX: &[u8] = b"branch/";
+pub(crate) const BRANCH_PREFIX: &[u8] = b"branch/";
 
 pub(crate) fn entry_key(directory: Ino, tag: &[u8; 16]) -> Vec<u8> {
     [&directory.0.to_be_bytes()[..], tag].concat()
@@ -1020,14 +1020,7 @@ impl Core {
 
     /// A commit with its changes, as its author sent it.
     pub(crate) fn export(&self, dot: Dot) -> Result<Option<ClaimedCommit>> {
-        let Some(row) = self.commit_row(dot)? else { return Ok(None) };
-        let key = dot.key();
-        let rows = self.store.raw().scan(Space::Changes, &key, &prefix_end(&key), MAX_CHANGES + 1)?;
-        let mut changes = Vec::with_capacity(rows.len());
-        for (_, bytes) in rows {
-            changes.push(decode_row("change", &bytes)?);
-        }
-        Ok(Some(ClaimedCommit { header: row.header, signature: row.signature, changes }))
+        stored_commit(&self.store, dot)
     }
 
     /// A stored change.
@@ -1058,6 +1051,16 @@ impl Core {
         }
         hasher.finish()
     }
+}
+
+/// A commit with its changes, as its author sent it and `store` has it; not checked.
+pub(crate) fn stored_commit(store: &SealedStore, dot: Dot) -> Result<Option<ClaimedCommit>> {
+    let key = dot.key();
+    let Some(row) = store.get(Space::Commits, &key)? else { return Ok(None) };
+    let row: CommitRow = decode_row("commit", &row)?;
+    let rows = store.raw().scan(Space::Changes, &key, &prefix_end(&key), MAX_CHANGES + 1)?;
+    let changes: Result<Vec<RawChange>> = rows.iter().map(|(_, bytes)| decode_row("change", bytes)).collect();
+    Ok(Some(ClaimedCommit { header: row.header, signature: row.signature, changes: changes? }))
 }
 
 /// Has the device that first opens this empty store write under a new log.

@@ -138,6 +138,7 @@ impl DiskStore {
     /// The directory is in use by another process (`WouldBlock`), damaged (`InvalidData`), or the disk fails.
     pub fn open(dir: &Path) -> io::Result<Self> {
         journal::check(dir)?;
+        check_lists(dir)?;
         let open = match Open::new(dir) {
             Err(fjall::Error::JournalRecovery(_)) => {
                 let cut = tail::cut(dir, u64::MAX)?;
@@ -200,6 +201,24 @@ impl DiskStore {
         let end = if to.is_empty() { Bound::Unbounded } else { Bound::Excluded(to) };
         (Bound::Included(from), end)
     }
+}
+
+/// Checks that every key space has its list of tables: the library takes one without for a new one, and would begin it
+/// empty. (One that was never finished is in no store that was ever used: stores are made in a folder of their own.)
+fn check_lists(dir: &Path) -> io::Result<()> {
+    let entries = match std::fs::read_dir(dir.join("keyspaces")) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(e) => return Err(e),
+    };
+    for entry in entries {
+        let folder = entry?.path();
+        if folder.is_dir() && !folder.join("current").exists() {
+            let text = "the list of tables of one of the store's key spaces is missing";
+            return Err(io::Error::new(io::ErrorKind::InvalidData, text));
+        }
+    }
+    Ok(())
 }
 
 fn closed() -> io::Error {
@@ -292,5 +311,27 @@ impl Store for DiskStore {
             self.health.lock().synced = newest;
         }
         result
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_space_without_its_list_of_tables_is_damage_and_not_new() {
+        let folder = tempfile::tempdir().unwrap();
+        drop(DiskStore::open(folder.path()).unwrap());
+        drop(DiskStore::open(folder.path()).unwrap());
+        let spaces: Vec<_> = std::fs::read_dir(folder.path().join("keyspaces")).unwrap().collect();
+        assert!(spaces.len() >= Space::ALL.len());
+        for space in spaces {
+            let current = space.unwrap().path().join("current");
+            let bytes = std::fs::read(&current).unwrap();
+            std::fs::remove_file(&current).unwrap();
+            let error = DiskStore::open(folder.path()).err().map(|e| e.kind());
+            assert_eq!(error, Some(io::ErrorKind::InvalidData));
+            std::fs::write(current, bytes).unwrap();
+        }
     }
 }

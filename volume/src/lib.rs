@@ -18,6 +18,7 @@ pub mod commit;
 pub mod member;
 
 // Where it is kept.
+pub mod archive;
 pub mod disk_store;
 pub mod memory_store;
 pub mod sealed_store;

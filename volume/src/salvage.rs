@@ -1,26 +1,33 @@
 //! Building a store anew from a damaged one: what people did is all in the commits, and everything else follows from
 //! them.
 //!
-//! Owns: reading what can be read of a damaged store, and replaying it into an empty one. Does not own: which
+//! Owns: reading what can be read of a damaged store and of the archive, each commit from whichever copy is whole, and
+//! replaying it into an empty one. Does not own: which
 //! directory is which (the program's matter), or fetching what is lost here (replication does, once it is mounted).
 //!
 //! Invariants: the old store is only read. No commit gets into the new one unchecked. The device goes on under a new
 //! log: whatever was lost of its old one may be known to others, and a number must never be used twice.
 
-use std::sync::Arc;
+mod unfinished;
 
-use crypto::{Entropy, Label, SymmetricKey, UserId, VolumeId};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
+
+use crypto::{DeviceId, Entropy, Label, SymmetricKey, UserId, VolumeId};
 
 use crate::{
     Parts, Volume,
     apply::Received,
-    commit::{ChangeKind, ClaimedCommit, Commit, MAX_CHANGES, RawChange, SealedKey},
-    core::{CommitRow, Core, start_new_log},
+    archive::{self, Archive, Place},
+    commit::{ChangeKind, ClaimedCommit, Commit, SealedKey, commit_hash},
+    core::{BRANCH_PREFIX, CommitRow, Core, start_new_log, stored_commit},
     error::{Error, Result},
     member::JoinGrant,
     sealed_store::SealedStore,
     store::{Batch, Space, Store, prefix_end},
-    version::{BranchNo, Dot},
+    version::{Branch, BranchNo, Dot},
 };
 
 /// Rows read at once.
@@ -43,13 +50,81 @@ pub struct Salvaged {
     pub waiting: u64,
 }
 
-/// Fills the empty store of `parts` with what can be read of `old` (nothing, when that doesn't even open); `grant` holds
-/// keys of the volume remembered elsewhere.
+/// What can be read of what a volume was kept in.
+#[derive(Clone, Default)]
+pub struct Remains {
+    /// The damaged store; nothing, when it doesn't even open.
+    pub store: Option<Arc<dyn Store>>,
+    /// The archive of commits.
+    pub archive: Option<Arc<Archive>>,
+}
+
+/// Where a commit may be read.
+enum Source {
+    Store(Dot),
+    Archive(Place),
+}
+
+/// What [`Remains`] hold, opened.
+struct Old {
+    store: Option<SealedStore>,
+    archive: Option<Arc<Archive>>,
+    /// Logs by the numbers that the store gave to their branches.
+    logs: HashMap<BranchNo, (DeviceId, u64)>,
+}
+
+impl Old {
+    fn claimed(&self, source: &Source) -> Result<ClaimedCommit> {
+        let lost = || Error::damaged("a commit");
+        match source {
+            Source::Store(dot) => stored_commit(self.store.as_ref().ok_or_else(lost)?, *dot)?.ok_or_else(lost),
+            Source::Archive(place) => self.archive.as_ref().ok_or_else(lost)?.load(place),
+        }
+    }
+
+    /// A commit, checked as one that just came.
+    fn commit(&self, source: &Source) -> Result<Commit> {
+        self.claimed(source)?.check().map_err(|e| Error::damaged(e.to_string()))
+    }
+
+    /// All there may be, in the order in which it came here: of two copies that of the store first.
+    fn sources(&self) -> Vec<Source> {
+        let mut sources = Vec::new();
+        let run = self.store.as_ref().and_then(|store| archive::run_of(store).ok().flatten());
+        for (arrival, dot) in self.store.as_ref().map(readable).unwrap_or_default() {
+            sources.push(((0, arrival, 0), Source::Store(dot)));
+        }
+        for place in self.archive.as_ref().map(|archive| archive.whole()).unwrap_or_default() {
+            let other = u64::from(place.run()) + 1;
+            let rank = if run == Some(place.run()) { 0 } else { other };
+            sources.push(((rank, place.arrival, 1), Source::Archive(place)));
+        }
+        sources.sort_by_key(|(order, _)| *order);
+        sources.into_iter().map(|(_, source)| source).collect()
+    }
+
+    /// Notes the logs of branches whose rows can be read.
+    fn read_branches(&mut self) {
+        let Some(store) = &self.store else { return };
+        let rows = store.raw().scan(Space::Meta, BRANCH_PREFIX, &prefix_end(BRANCH_PREFIX), usize::MAX);
+        for (key, sealed) in rows.unwrap_or_default() {
+            let plain = store.open(Space::Meta, &key, &sealed).ok();
+            let branch = plain.and_then(|plain| rmp_serde::from_slice::<Branch>(&plain).ok());
+            let number = key.get(BRANCH_PREFIX.len()..).and_then(|bytes| bytes.try_into().ok());
+            if let Some((branch, number)) = branch.zip(number) {
+                self.logs.insert(BranchNo(u32::from_be_bytes(number)), (branch.device, branch.log));
+            }
+        }
+    }
+}
+
+/// Fills the empty store of `parts` with what can be read of `old`; `grant` holds keys of the volume remembered
+/// elsewhere.
 ///
 /// # Errors
 /// The new store can't be written.
 pub fn salvage(
-    old: Option<Arc<dyn Store>>,
+    old: Remains,
     parts: Parts,
     id: VolumeId,
     grant: Option<&JoinGrant>,
@@ -57,18 +132,18 @@ pub fn salvage(
 ) -> Result<Salvaged> {
     let sealed = SealedStore::new(parts.store.clone(), &parts.secret, parts.entropy.clone());
     start_new_log(&sealed, &*parts.entropy)?;
+    archive::start_run(&sealed, &*parts.entropy)?;
     let (secret, entropy) = (parts.secret.clone(), parts.entropy.clone());
     let mut core = Core::load(parts, id)?;
-    let mut salvaged = Salvaged::default();
-    let old = old.map(|store| SealedStore::new(store, &secret, entropy));
-    let dots = old.as_ref().map(readable).unwrap_or_default();
+    let store = old.store.map(|store| SealedStore::new(store, &secret, entropy));
+    let mut old = Old { store, archive: old.archive, logs: HashMap::new() };
+    old.read_branches();
+    let sources = old.sources();
     let mut keys = grant.map(|g| g.keys.clone()).unwrap_or_default();
-    if let Some(old) = &old {
-        let me = core.user.id();
-        for &(_, dot) in &dots {
-            if let Ok(commit) = stored(old, dot) {
-                keys.extend(keys_for(&me, &commit));
-            }
+    let me = core.user.id();
+    for source in &sources {
+        if let Ok(commit) = old.commit(source) {
+            keys.extend(keys_for(&me, &commit).into_iter().filter(|key| !keys.contains(key)).collect::<Vec<_>>());
         }
     }
     // Before anything that is sealed under them: what doesn't open when it is applied stays closed.
@@ -79,27 +154,100 @@ pub fn salvage(
             done => done?,
         }
     }
-    for (_, dot) in dots {
-        let Some(Ok(commit)) = old.as_ref().map(|old| stored(old, dot)) else {
-            salvaged.damaged += 1;
-            continue;
-        };
-        match core.receive(&commit) {
-            Ok(Received::Applied | Received::Known) => salvaged.commits += 1,
-            Ok(Received::Missing(_)) => {
-                keep_waiting(&core, salvaged.waiting, &commit)?;
-                salvaged.waiting += 1;
+    let mut replay = Replay { core: &mut core, salvaged: Salvaged::default(), unread: Vec::new(), progress };
+    let mut late = Vec::new();
+    for source in sources {
+        if replay.take(&mut old, &source)? {
+            late.push(source);
+        }
+    }
+    // A copy of what they wait for may have stood behind them.
+    loop {
+        let before = late.len();
+        let mut still = Vec::new();
+        for source in late {
+            if replay.take(&mut old, &source)? {
+                still.push(source);
             }
+        }
+        late = still;
+        if late.is_empty() || late.len() == before {
+            break;
+        }
+    }
+    let Replay { mut salvaged, unread, .. } = replay;
+    let mut waiting = HashSet::new();
+    for source in &late {
+        let Ok(commit) = old.commit(source) else { continue };
+        if waiting.insert(commit.hash) {
+            keep_waiting(&core, salvaged.waiting, &commit)?;
+            salvaged.waiting += 1;
+        }
+    }
+    salvaged.damaged += unread.iter().filter(|dot| !is_here(&core, &old, **dot)).count() as u64;
+    unfinished::salvage(&mut core, &old, &mut salvaged)?;
+    core.store.sync()?;
+    Ok(salvaged)
+}
+
+/// Commits being taken into the new store.
+struct Replay<'a> {
+    core: &'a mut Core,
+    salvaged: Salvaged,
+    /// Those that the old store had, and whose records there can't be read.
+    unread: Vec<Dot>,
+    progress: &'a mut dyn FnMut(u64),
+}
+
+impl Replay<'_> {
+    /// Takes in a commit; tells whether it waits for another one.
+    fn take(&mut self, old: &mut Old, source: &Source) -> Result<bool> {
+        let claimed = old.claimed(source);
+        if let Ok(claimed) = &claimed
+            && self.core.dot_of(&commit_hash(&claimed.header))?.is_some()
+        {
+            return Ok(false);
+        }
+        let Ok(commit) = claimed.and_then(|c| c.check().map_err(|e| Error::damaged(e.to_string()))) else {
+            match source {
+                Source::Store(dot) => self.unread.push(*dot),
+                Source::Archive(_) => log::warn!("a record of the archive of commits is damaged"),
+            }
+            return Ok(false);
+        };
+        if let Source::Store(dot) = source {
+            old.logs.insert(dot.branch, (commit.header.device, commit.header.log));
+        }
+        match self.core.receive(&commit) {
+            Ok(Received::Applied | Received::Known) => self.salvaged.commits += 1,
+            Ok(Received::Missing(_)) => return Ok(true),
             Err(Error::Refused(rule)) => {
                 log::error!("a commit of device {} is left out: {rule}", commit.header.device.short());
-                salvaged.damaged += 1;
+                self.salvaged.damaged += 1;
             }
             Err(e) => return Err(e),
         }
-        progress(salvaged.commits);
+        (self.progress)(self.salvaged.commits);
+        Ok(false)
     }
-    core.store.sync()?;
-    Ok(salvaged)
+}
+
+/// The commit that the old store called `old_dot`, as the new one calls it.
+fn new_dot(core: &Core, old: &Old, old_dot: Dot) -> Option<Dot> {
+    let stored = old.store.as_ref().and_then(|store| stored_commit(store, old_dot).ok().flatten());
+    if let Some(commit) = stored
+        && let Ok(Some(dot)) = core.dot_of(&commit_hash(&commit.header))
+    {
+        return Some(dot);
+    }
+    let (device, log) = old.logs.get(&old_dot.branch)?;
+    let branches = core.branches_of(device, *log).iter();
+    let mut dots = branches.map(|branch| Dot { branch: *branch, seq: old_dot.seq });
+    dots.find(|dot| matches!(core.commit_row(*dot), Ok(Some(_))))
+}
+
+fn is_here(core: &Core, old: &Old, dot: Dot) -> bool {
+    new_dot(core, old, dot).is_some()
 }
 
 /// The epoch keys in a commit that are sealed to this user.
@@ -165,19 +313,6 @@ fn beyond(old: &SealedStore, at: Dot) -> Option<Dot> {
     let of_others = (at.branch.0 + 1..at.branch.0 + BRANCHES)
         .flat_map(|branch| (1..BRANCHES as u64).map(move |seq| Dot { branch: BranchNo(branch), seq }));
     of_log.chain(of_others).find(there)
-}
-
-/// A commit as its records say, checked as one that just came.
-fn stored(old: &SealedStore, dot: Dot) -> Result<Commit> {
-    let damaged = |_| Error::damaged("a commit");
-    let row = old.get(Space::Commits, &dot.key())?.ok_or_else(|| Error::damaged("a commit"))?;
-    let row: CommitRow = rmp_serde::from_slice(&row).map_err(damaged)?;
-    let key = dot.key();
-    let rows = old.raw().scan(Space::Changes, &key, &prefix_end(&key), MAX_CHANGES + 1)?;
-    let changes: Result<Vec<RawChange>> =
-        rows.iter().map(|(_, bytes)| rmp_serde::from_slice(bytes).map_err(damaged)).collect();
-    let claimed = ClaimedCommit { header: row.header, signature: row.signature, changes: changes? };
-    claimed.check().map_err(|e| Error::damaged(e.to_string()))
 }
 
 impl Volume {

@@ -856,6 +856,9 @@ impl Volume {
         if applied {
             self.tell(&changed);
             self.wake_sessions();
+            if self.archive_is_behind() {
+                self.wake_committer();
+            }
         }
         result.map(|()| taken)
     }

@@ -103,6 +103,11 @@ fn key(number: u64) -> Vec<u8> {
     [PREFIX, &number.to_be_bytes()].concat()
 }
 
+/// Whether there may be contents whose blocks aren't on the disk.
+pub(crate) fn is_needed(store: &SealedStore) -> Result<bool> {
+    Ok(!store.raw().scan(Space::Meta, PREFIX, &prefix_end(PREFIX), 1)?.is_empty())
+}
+
 /// Brings a store that was not closed in order back to before the first content whose blocks are lost, and drops the
 /// rows. Returns how many batches were taken back. To be called before anything is read, once the blocks' own recovery
 /// is done.

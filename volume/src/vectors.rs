@@ -26,6 +26,7 @@ use crate::{
         Access, Claim, ContentValue, Derived, Entry, Link, Meta, Node, NodeRow, Place, Shown, Value, Xattr, XattrValue,
     },
     sealed_store::SealedStore,
+    store::{Batch, Space},
     sync::Tip,
     version::{Branch, BranchNo, Dot, ValueRef},
 };
@@ -341,8 +342,12 @@ fn store() -> SealedStore {
 fn recode_pack(bytes: &[u8]) -> Result<Vec<u8>, String> {
     let (old, new) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let name = "00000000.pack";
-    // A store that knows of the pack: without one, what is damaged would be passed over and not be cut off.
+    // A store that knows of the pack, and of a content that may need its blocks: else what is damaged would be passed
+    // over and not be cut off.
     let store_of_old = store();
+    let mut batch = Batch::new();
+    store_of_old.put(&mut batch, Space::Meta, b"undo/", b"");
+    store_of_old.apply(batch).unwrap();
     let (hash, block) = pack_blocks().remove(0);
     Packs::open(old.path(), &store_of_old).unwrap().put(&hash, &block).unwrap();
     fs::write(old.path().join(name), bytes).unwrap();

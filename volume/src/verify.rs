@@ -1,12 +1,15 @@
 //! Scrubbing: everything that this device keeps of a volume is read and checked again.
 //!
 //! Owns: finding damage, telling whom it hurts, and putting damaged blocks aside so that replication fetches them anew.
-//! Damaged records are not mended in place: [`crate::salvage`] builds a store anew from the commits.
+//! Damaged records are not mended in place: [`crate::salvage`] builds a store anew from the commits. The archive of
+//! commits is mended from the store.
 //!
 //! Checked are: the seal of every record and whether it decodes; of every commit hash, signature, root, chain and
 //! index; between names and nodes the references both ways; of every content that a commit names (older versions too)
-//! the hash of every list node and block, and of current contents that every page opens.
+//! the hash of every list node and block, and of current contents that every page opens; of the archive every record,
+//! and that it and the store hold the same commits.
 
+mod archive;
 mod commits;
 mod contents;
 mod records;
@@ -55,6 +58,8 @@ pub enum DamageKind {
     Record,
     /// A commit, or a change in it.
     Commit,
+    /// The second copy of commits, in the archive.
+    Archive,
 }
 
 /// One damage.
@@ -68,6 +73,8 @@ pub struct Damage {
     pub path: Option<Vec<u8>>,
     /// The block, where it is one.
     pub block: Option<BlockHash>,
+    /// It was mended at once.
+    pub repaired: bool,
 }
 
 /// What verifying found.
@@ -117,7 +124,8 @@ struct Verifier<'a> {
 impl Volume {
     /// Checks everything. Goes on beside other calls; `progress` is called now and then.
     ///
-    /// With `repair`, damaged blocks are put aside and asked for: connected peers send them. The rest is repaired by
+    /// With `repair`, damaged blocks are put aside and asked for: connected peers send them; what is damaged of the
+    /// archive is written anew from the store. The rest is repaired by
     /// [`Self::salvage`] while the volume is not in use.
     ///
     /// # Errors
@@ -139,6 +147,7 @@ impl Volume {
         }
         verifier.records();
         verifier.commits();
+        verifier.archive(repair);
         verifier.contents();
         if repair {
             verifier.ask_again()?;
@@ -184,7 +193,7 @@ impl Verifier<'_> {
     fn damage(&mut self, kind: DamageKind, what: String, path: Option<Vec<u8>>, block: Option<BlockHash>) {
         self.report.damages += 1;
         if self.report.damage.len() < TOLD {
-            self.report.damage.push(Damage { kind, what, path, block });
+            self.report.damage.push(Damage { kind, what, path, block, repaired: false });
         }
     }
 

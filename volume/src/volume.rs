@@ -15,6 +15,7 @@ use dashmap::DashMap;
 use parking_lot::{Condvar, Mutex};
 
 use crate::{
+    archive::{self, Archive},
     commit::{AccessBody, BirthBody, ChangeKind, MemberBody, SealedKey},
     content::{BlockHash, BlockStore, Blocks},
     core::Core,
@@ -54,6 +55,8 @@ pub struct Parts {
     pub device: DeviceKeys,
     /// Its user.
     pub user: UserKeys,
+    /// A second copy of the commits; `None` in memory.
+    pub archive: Option<Arc<Archive>>,
     /// A directory on the disk that must not fill up; `None` where there is none.
     pub directory: Option<PathBuf>,
 }
@@ -103,6 +106,19 @@ pub struct Volume {
     pub(crate) inner: Arc<Inner>,
 }
 
+/// The parts that the core has no use for.
+struct Outside {
+    clock: Arc<dyn Clock>,
+    archive: Option<Arc<Archive>>,
+    directory: Option<PathBuf>,
+}
+
+impl Outside {
+    fn of(parts: &Parts) -> Self {
+        Self { clock: parts.clock.clone(), archive: parts.archive.clone(), directory: parts.directory.clone() }
+    }
+}
+
 type Listener = Arc<dyn Fn(Changed) + Send + Sync>;
 
 pub(crate) struct Inner {
@@ -122,6 +138,7 @@ pub(crate) struct Inner {
     pub waiting: Mutex<Waiting>,
     /// Commits up to this arrival are on the disk and may be sent.
     pub synced_arrival: AtomicU64,
+    pub archive: Option<Arc<Archive>>,
     space: Mutex<SpaceGuard>,
     directory: Option<PathBuf>,
     listener: Mutex<Option<Listener>>,
@@ -172,7 +189,8 @@ impl std::fmt::Debug for Volume {
 }
 
 impl Volume {
-    fn assemble(core: Core, blocks: Blocks, clock: Arc<dyn Clock>, directory: Option<PathBuf>) -> Self {
+    fn assemble(core: Core, blocks: Blocks, outside: Outside) -> Self {
+        let Outside { clock, archive, directory } = outside;
         let (store, undo) = (core.store.clone(), core.undo.clone());
         // Whoever opens or makes a volume has synced it.
         let synced_arrival = AtomicU64::new(core.next_arrival - 1);
@@ -192,6 +210,7 @@ impl Volume {
             next_peer: AtomicU64::new(1),
             waiting: Mutex::default(),
             synced_arrival,
+            archive,
             space: Mutex::new(SpaceGuard::new(directory.clone())),
             directory,
             listener: Mutex::default(),
@@ -209,7 +228,7 @@ impl Volume {
     /// The name isn't one, or the disk failed.
     pub fn found(parts: Parts, user_name: &str) -> Result<Volume> {
         crate::member::check_user_name(user_name).map_err(Error::Refused)?;
-        let (blocks, clock, directory) = (parts.blocks.clone(), parts.clock.clone(), parts.directory.clone());
+        let (blocks, outside) = (parts.blocks.clone(), Outside::of(&parts));
         let blocks = Blocks::new(blocks, parts.entropy.clone());
         let mut core = Core::load(parts, VolumeId::ZERO)?;
         if core.next_arrival > 1 || core.pending.is_some() {
@@ -222,8 +241,9 @@ impl Volume {
         let mut batch = Batch::new();
         core.store.put(&mut batch, Space::Meta, crate::core::VOLUME, core.volume.as_bytes());
         core.store.apply(batch)?;
+        archive::attach(outside.archive.as_ref(), &core.store, core.next_arrival - 1)?;
         core.store.sync()?;
-        Ok(Self::assemble(core, blocks, clock, directory))
+        Ok(Self::assemble(core, blocks, outside))
     }
 
     /// Opens the volume `id` in its store; an empty store is filled by the first sync.
@@ -231,15 +251,17 @@ impl Volume {
     /// # Errors
     /// The store is another volume's, damaged, or the disk failed.
     pub fn load(parts: Parts, id: VolumeId) -> Result<Volume> {
-        let (blocks, clock, directory) = (parts.blocks.clone(), parts.clock.clone(), parts.directory.clone());
+        let (blocks, outside) = (parts.blocks.clone(), Outside::of(&parts));
         let blocks = Blocks::new(blocks, parts.entropy.clone());
         let mut core = Core::load(parts, id)?;
+        // Before anything is signed: a number that the archive has, and the store lost, must not be used twice.
+        archive::attach(outside.archive.as_ref(), &core.store, core.next_arrival - 1)?;
         // What survived a crash is complete now: own commits are synced before they are sent.
         core.cut()?;
         core.leave_forked_log()?;
         blocks.sync()?;
         core.store.sync()?;
-        let volume = Self::assemble(core, blocks, clock, directory);
+        let volume = Self::assemble(core, blocks, outside);
         volume.load_waiting()?;
         volume.recover_drafts()?;
         Ok(volume)
@@ -508,16 +530,27 @@ impl Volume {
     pub fn work(&self) -> Option<Duration> {
         let due = self.publish_old(PUBLISH_AFTER);
         // What came from peers closes the pending commit, and may leave it to be synced and announced.
-        let result = if self.has_unsent() { self.commit_pending() } else { Ok(()) };
-        let Err(e) = result else { return due };
+        let result = if self.has_unsent() { self.send_pending() } else { Ok(()) };
+        let Err(e) = result else {
+            // When everybody has been answered and told. New calls come before the rest of a long way.
+            return if self.archive_some() { Some(self.inner.clock.monotonic()) } else { due };
+        };
         log::error!("the pending commit could not be stored: {e}");
         // Tried again in a second, or with the next call.
         let again = self.inner.clock.monotonic() + Duration::from_secs(1);
         Some(due.map_or(again, |due| due.min(again)))
     }
 
-    /// Cuts the pending commit, syncs it and lets replication have it.
+    /// Cuts the pending commit, syncs it and lets replication have it; the committer archives it.
     fn commit_pending(&self) -> Result<()> {
+        self.send_pending()?;
+        if self.archive_is_behind() {
+            self.wake_committer();
+        }
+        Ok(())
+    }
+
+    fn send_pending(&self) -> Result<()> {
         let arrival = {
             let mut core = self.inner.core.lock();
             core.cut()?;
@@ -583,6 +616,7 @@ impl Volume {
     /// What could not be stored; calling again tries again.
     pub fn shutdown(&self) -> Result<()> {
         let result = if self.inner.closed.load(Ordering::Acquire) { Ok(()) } else { self.commit_now() };
+        self.archive_all();
         self.inner.closed.store(true, Ordering::Release);
         let _work = self.inner.committer.lock();
         self.inner.committer_wake.notify_all();

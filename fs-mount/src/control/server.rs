@@ -247,7 +247,7 @@ async fn verify(shared: &Arc<Shared>, repair: bool, writer: &mut OwnedWriteHalf)
         })
         .await;
         for damage in &mut verified.damage {
-            damage.repaired = damage.block.as_ref().is_some_and(|block| whole.contains(block));
+            damage.repaired |= damage.block.as_ref().is_some_and(|block| whole.contains(block));
         }
     }
     Ok(Reply::Verified(Box::new(verified)))

@@ -58,6 +58,7 @@ fn parts(device: DeviceKeys, user: UserKeys) -> Parts {
         entropy,
         device,
         user,
+        archive: None,
         directory: None,
     }
 }

@@ -72,6 +72,7 @@ impl Person {
             secret: SymmetricKey::generate(&OsEntropy),
             device: DeviceKeys::from_bytes(&self.device.to_bytes()).unwrap(),
             user: self.user(),
+            archive: None,
             directory: None,
         }
     }

@@ -106,6 +106,7 @@ impl Device {
             secret: self.secret.clone(),
             device,
             user,
+            archive: None,
             directory: None,
         }
     }

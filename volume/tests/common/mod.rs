@@ -10,6 +10,7 @@
 )]
 
 use std::{
+    path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -20,10 +21,11 @@ use std::{
 use crypto::{DeviceId, DeviceKeys, Entropy, SeededEntropy, SymmetricKey, UserKeys};
 use p2pfs_volume::{
     Caller, Clock, Handle, Ino, JoinRequest, Message, NewNode, NodeKind, OpenMode, Parts, RenameMode, Result, Role,
-    Session, TicketSecret, Timestamp, Volume,
+    Session, Store, TicketSecret, Timestamp, Volume,
+    archive::Archive,
     content::MemoryBlocks,
     memory_store::MemoryStore,
-    salvage::{Salvaged, salvage},
+    salvage::{Remains, Salvaged, salvage},
 };
 
 /// A clock that moves a millisecond with every look.
@@ -53,6 +55,8 @@ pub struct Replica {
     pub store: Arc<MemoryStore>,
     pub blocks: Arc<MemoryBlocks>,
     pub clock: Arc<StepClock>,
+    /// Where it has an archive of commits, if it has one.
+    pub archive: Option<PathBuf>,
     seed: u64,
     secret: SymmetricKey,
     device: Vec<u8>,
@@ -69,8 +73,15 @@ impl Replica {
             secret: self.secret.clone(),
             device: DeviceKeys::from_bytes(&self.device).unwrap(),
             user: UserKeys::from_bytes(&self.user).unwrap(),
+            archive: self.open_archive(),
             directory: None,
         }
+    }
+
+    fn open_archive(&self) -> Option<Arc<Archive>> {
+        let dir = self.archive.as_ref()?;
+        let entropy = Arc::new(SeededEntropy::new(self.seed * 7919));
+        Some(Arc::new(Archive::open(dir, &self.secret, entropy).unwrap().with_segments_of(4096)))
     }
 
     fn empty(
@@ -100,10 +111,11 @@ impl Replica {
             secret: secret.clone(),
             device: DeviceKeys::from_bytes(&device).unwrap(),
             user: UserKeys::from_bytes(&user).unwrap(),
+            archive: None,
             directory: None,
         };
         let volume = Volume::found(parts, name).unwrap();
-        Replica { name: name.to_owned(), volume, store, blocks, clock, seed, secret, device, user }
+        Replica { name: name.to_owned(), volume, store, blocks, clock, archive: None, seed, secret, device, user }
     }
 
     /// A member, admitted by `admin` and synced with it.
@@ -128,11 +140,13 @@ impl Replica {
             secret: secret.clone(),
             device: device_keys,
             user: user_keys,
+            archive: None,
             directory: None,
         };
         let volume = Volume::load(parts, grant.volume).unwrap();
         volume.accept(&grant).unwrap();
-        let replica = Replica { name: name.to_owned(), volume, store, blocks, clock, seed, secret, device, user };
+        let replica =
+            Replica { name: name.to_owned(), volume, store, blocks, clock, archive: None, seed, secret, device, user };
         sync(admin, &replica);
         assert!(replica.volume.is_ready());
         replica
@@ -162,9 +176,16 @@ impl Replica {
 
     /// Builds the store anew from what can be read of it.
     pub fn salvage(&mut self, salt: u64) -> Salvaged {
-        let old = std::mem::replace(&mut self.store, Arc::new(MemoryStore::new()));
+        let old: Arc<dyn Store> = self.store.clone();
+        self.salvage_from(Some(old), salt)
+    }
+
+    /// The same from another store, or none.
+    pub fn salvage_from(&mut self, store: Option<Arc<dyn Store>>, salt: u64) -> Salvaged {
+        self.store = Arc::new(MemoryStore::new());
         let id = self.volume.id();
-        let salvaged = salvage(Some(old), self.parts(salt), id, None, &mut |_| ()).unwrap();
+        let remains = Remains { store, archive: self.open_archive() };
+        let salvaged = salvage(remains, self.parts(salt), id, None, &mut |_| ()).unwrap();
         self.restart(salt + 1);
         salvaged
     }

@@ -138,7 +138,8 @@ impl Draft {
                 store.put(&mut batch, Space::Drafts, row, &encode(pending)?);
             }
             store.apply(batch)?;
-            self.log.next_row += 1;
+            // Without a gap: what is missing was lost.
+            self.log.next_row += u64::from(!self.log.pending.as_ref().is_none_or(Vec::is_empty));
             self.log.logged_bytes += self.log.pending_bytes;
         } else {
             let log = Log::new(self.fold()?, self.means.keys.clone());
@@ -192,6 +193,42 @@ impl Draft {
         log.header = Some(header.clone());
         draft.log = log;
         Ok(Some((draft, header)))
+    }
+
+    /// Copies the log of inode `ino` of a store that may be damaged, as far as it can be read, to be that of `new_ino` in
+    /// `to`; `header` makes the new header out of the old one.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] when nothing of it can be used or `new_ino` has one already, or the disk fails.
+    pub(crate) fn copy_log(
+        ino: u64,
+        from: &SealedStore,
+        new_ino: u64,
+        to: &SealedStore,
+        header: impl FnOnce(&[u8]) -> Option<Vec<u8>>,
+    ) -> Result<()> {
+        let lost = || Error::damaged("a draft");
+        let row = from.get(Space::Drafts, &row_key(ino, HEADER, 0))?.ok_or_else(lost)?;
+        let mut head: Header = decode(&row)?;
+        head.base.validate()?;
+        head.header = header(&head.header).ok_or_else(lost)?;
+        if to.raw().get(Space::Drafts, &row_key(new_ino, HEADER, 0))?.is_some() {
+            return Err(lost());
+        }
+        let mut batch = Batch::new();
+        to.put(&mut batch, Space::Drafts, row_key(new_ino, HEADER, 0), &encode(&head)?);
+        let (start, end) = (row_key(ino, CHANGES, 0), prefix_end(&kind_key(ino, CHANGES)));
+        let rows = from.raw().scan(Space::Drafts, &start, &end, usize::MAX).unwrap_or_default();
+        for (next, (key, sealed)) in (0..).zip(rows) {
+            let row = from.open(Space::Drafts, &key, &sealed);
+            let row = row.ok().filter(|row| decode::<Vec<Logged>>(row).is_ok());
+            let Some(row) = row.filter(|_| key == row_key(ino, CHANGES, next)) else {
+                log::error!("the end of a draft is damaged and lost");
+                break;
+            };
+            to.put(&mut batch, Space::Drafts, row_key(new_ino, CHANGES, next), &row);
+        }
+        to.apply(batch)
     }
 
     /// Drops the log of an inode: goes into the batch that publishes or gives up its draft.

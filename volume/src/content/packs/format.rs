@@ -54,6 +54,12 @@ pub(super) fn check_pack_header(header: &[u8; PACK_HEADER as usize], number: u32
     Ok(*header == pack_header(number))
 }
 
+/// Whether the version in a pack's header may be this one with a bit flipped.
+pub(super) fn is_near(header: &[u8; PACK_HEADER as usize]) -> bool {
+    let version = u32::from_le_bytes([header[8], header[9], header[10], header[11]]);
+    (version ^ VERSION).is_power_of_two()
+}
+
 /// The start of a record.
 pub(super) fn record_header(hash: &BlockHash, bytes: &[u8]) -> [u8; RECORD_HEADER as usize] {
     let mut header = [0; RECORD_HEADER as usize];

@@ -4,6 +4,7 @@ use std::{
     collections::BTreeSet,
     fs::{self, File, OpenOptions},
     io,
+    ops::Range,
     os::unix::fs::FileExt,
     path::Path,
 };
@@ -13,9 +14,13 @@ use crate::{
     error::Result,
     sealed_store::SealedStore,
     store::{Batch, Space},
+    undo,
 };
 
-use super::format::{self, PACK_HEADER, Place, RECORD_HEADER, SyncPoint};
+use super::{
+    ASIDE,
+    format::{self, PACK_HEADER, Place, RECORD_HEADER, SyncPoint},
+};
 
 /// Bytes in which the next record is looked for at a time.
 const SEARCH: usize = 1 << 20;
@@ -44,6 +49,17 @@ pub(super) struct Opened {
     pub(super) append_to: Option<u32>,
 }
 
+/// What is done where a pack holds no whole record.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Broken {
+    /// It is passed over.
+    Pass,
+    /// It is passed over if whole records follow, and cut off at the end.
+    PassIfMoreFollows,
+    /// It is cut off with all that follows: contents may need what stood there, and are taken back.
+    Cut,
+}
+
 pub(super) fn recover(dir: &Path, store: &SealedStore) -> Result<Opened> {
     let mut numbers = BTreeSet::new();
     for entry in fs::read_dir(dir)? {
@@ -54,8 +70,13 @@ pub(super) fn recover(dir: &Path, store: &SealedStore) -> Result<Opened> {
         None => None,
     };
     // Without a point (the store is new, or was lost) everything is checked, and gets its rows again. What is damaged
-    // then is no torn end, and whole blocks may follow: nothing is cut off.
-    let keep = known.is_none();
+    // then is no torn end, and whole blocks may follow: nothing is cut off. Nor is it where no content needs blocks that
+    // were not synced: a block that broke must not take those behind it along.
+    let broken = match known {
+        None => Broken::Pass,
+        Some(_) if undo::is_needed(store)? => Broken::Cut,
+        Some(_) => Broken::PassIfMoreFollows,
+    };
     let mut point = known.unwrap_or_default();
     let newest = numbers.last().copied().max(known.map(|point| point.newest));
     let next_number = newest.map_or(0, |newest| newest.saturating_add(1));
@@ -70,7 +91,7 @@ pub(super) fn recover(dir: &Path, store: &SealedStore) -> Result<Opened> {
     let mut recovery = Recovery::default();
     for &number in numbers.range(point.pack..) {
         let from = if number == point.pack { point.end } else { 0 };
-        let end = check_pack(dir, number, from.max(PACK_HEADER), keep, store, &mut recovery)?;
+        let end = check_pack(dir, number, from.max(PACK_HEADER), broken, store, &mut recovery)?;
         if end > PACK_HEADER {
             (point.pack, point.end) = (number, end);
         }
@@ -95,13 +116,13 @@ pub(super) fn recover(dir: &Path, store: &SealedStore) -> Result<Opened> {
     Ok(Opened { recovery, point, recorded, next_number, append_to: None })
 }
 
-/// Checks the records of a pack from `from` on, cuts off what is no record, syncs what remains; returns where it ends.
-/// To `keep` all, what is no record is passed over instead.
+/// Checks the records of a pack from `from` on, does with what is no record as `broken` says, and syncs; returns where
+/// the pack ends.
 fn check_pack(
     dir: &Path,
     number: u32,
     from: u64,
-    keep: bool,
+    broken: Broken,
     store: &SealedStore,
     recovery: &mut Recovery,
 ) -> Result<u64> {
@@ -109,21 +130,38 @@ fn check_pack(
     let file = OpenOptions::new().read(true).write(true).open(&path)?;
     let len = file.metadata()?.len();
     let mut header = [0; PACK_HEADER as usize];
-    let whole = read_at(&file, &mut header, 0)? && format::check_pack_header(&header, number)?;
-    if !whole && !keep {
-        // Made just before power went; no record in it was ever acknowledged.
-        recovery.cut += len;
-        drop(file);
-        fs::remove_file(&path)?;
-        return Ok(0);
+    let mut bytes = Vec::new();
+    let whole = read_at(&file, &mut header, 0)?
+        && match format::check_pack_header(&header, number) {
+            // One bit from this version, and this version's record behind it: the header is damaged.
+            Err(_) if format::is_near(&header) && whole_record(&file, PACK_HEADER, &mut bytes)?.is_some() => false,
+            told => told?,
+        };
+    if !whole {
+        let kept = broken == Broken::Pass
+            || from > PACK_HEADER
+            || broken != Broken::Cut && next_record(&file, PACK_HEADER, &mut bytes)?.is_some();
+        if !kept {
+            // Made just before power went; no record in it was ever acknowledged.
+            recovery.cut += len;
+            drop(file);
+            fs::remove_file(&path)?;
+            return Ok(0);
+        }
+        if len >= PACK_HEADER {
+            file.write_all_at(&format::pack_header(number), 0)?;
+        }
     }
     let mut end = from.min(len);
-    let mut bytes = Vec::new();
     let mut batch = Batch::new();
+    let mut gaps = Vec::new();
     loop {
         let Some(hash) = whole_record(&file, end, &mut bytes)? else {
-            match if keep { next_record(&file, end + 1, &mut bytes)? } else { None } {
-                Some(next) => end = next,
+            match if broken != Broken::Cut { next_record(&file, end + 1, &mut bytes)? } else { None } {
+                Some(next) => {
+                    gaps.push(end..next);
+                    end = next;
+                }
                 None => break,
             }
             continue;
@@ -140,7 +178,10 @@ fn check_pack(
         end = place.end();
     }
     store.apply(batch)?;
-    if keep {
+    if !gaps.is_empty() {
+        set_aside(store, number, &gaps)?;
+    }
+    if broken == Broken::Pass {
         file.sync_all()?;
         return Ok(len);
     }
@@ -150,6 +191,27 @@ fn check_pack(
     }
     file.sync_all()?;
     Ok(end)
+}
+
+/// Puts the blocks aside whose rows lead into the gaps of a pack: they count as missing, and are fetched again.
+fn set_aside(store: &SealedStore, number: u32, gaps: &[Range<u64>]) -> Result<()> {
+    let mut from = Vec::new();
+    loop {
+        let rows = store.raw().scan(Space::Blocks, &from, &[], BATCH_ROWS)?;
+        let Some((last, _)) = rows.last() else { return Ok(()) };
+        from = [last.as_slice(), &[0]].concat();
+        let mut batch = Batch::new();
+        for (hash, sealed) in rows {
+            let Ok(row) = store.open(Space::Blocks, &hash, &sealed) else { continue };
+            let Ok(place) = Place::decode(&row) else { continue };
+            let hit = |gap: &Range<u64>| place.offset < gap.end && gap.start < place.end();
+            if place.pack == number && gaps.iter().any(hit) {
+                store.put(&mut batch, Space::Meta, [ASIDE, hash.as_slice()].concat(), &row);
+                batch.remove(Space::Blocks, hash);
+            }
+        }
+        store.apply(batch)?;
+    }
 }
 
 /// The name of the record at `offset`, and its bytes, if it is whole.
