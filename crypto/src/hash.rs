@@ -1,5 +1,9 @@
 //! Hashes: BLAKE3 in its key-derivation mode, with a [`Label`] as the context.
 
+use std::sync::OnceLock;
+
+use blake3::hazmat::{ContextKey, HasherExt, hash_derive_key_context};
+
 use crate::{Hash, Label, SymmetricKey};
 
 impl Hash {
@@ -28,7 +32,10 @@ pub struct Hasher(blake3::Hasher);
 impl Hasher {
     /// Starts a hash under `label`.
     pub fn new(label: Label) -> Self {
-        Self(blake3::Hasher::new_derive_key(label.as_str()))
+        // The hash of a label is made once: most of what is hashed is hardly longer.
+        static CONTEXTS: [OnceLock<ContextKey>; Label::ALL.len()] = [const { OnceLock::new() }; Label::ALL.len()];
+        let context = CONTEXTS[label as usize].get_or_init(|| hash_derive_key_context(label.as_str()));
+        Self(blake3::Hasher::new_from_context_key(context))
     }
 
     /// Takes in more bytes.
@@ -44,10 +51,25 @@ impl Hasher {
 
 /// Returns a tag that only a holder of `key` can compute or compare: equal bytes have equal tags.
 pub fn keyed_tag(key: &SymmetricKey, label: Label, bytes: &[u8]) -> [u8; 16] {
-    let key = key.derive(label, b"");
-    let mut tag = [0; 16];
-    tag.copy_from_slice(&blake3::keyed_hash(key.expose(), bytes).as_bytes()[..16]);
-    tag
+    TagKey::new(key, label).tag(bytes)
+}
+
+/// What [`keyed_tag`] derives from its key, for whoever makes many tags.
+#[derive(Clone, Debug)]
+pub struct TagKey(SymmetricKey);
+
+impl TagKey {
+    /// Derives it.
+    pub fn new(key: &SymmetricKey, label: Label) -> Self {
+        Self(key.derive(label, b""))
+    }
+
+    /// As [`keyed_tag`].
+    pub fn tag(&self, bytes: &[u8]) -> [u8; 16] {
+        let mut tag = [0; 16];
+        tag.copy_from_slice(&blake3::keyed_hash(self.0.expose(), bytes).as_bytes()[..16]);
+        tag
+    }
 }
 
 #[cfg(test)]

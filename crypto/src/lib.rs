@@ -29,7 +29,7 @@ pub use block::{
     stored_len, stored_range,
 };
 pub use entropy::{Entropy, OsEntropy, SeededEntropy, random_array};
-pub use hash::{Hasher, keyed_tag};
+pub use hash::{Hasher, TagKey, keyed_tag};
 pub use id::{BadId, DeviceId, EpochId, Hash, KeyId, UserId, VolumeId};
 pub use identity::{BadKeys, DeviceKeys, DevicePublic, UserKeys, UserPublic};
 pub use key_file::{KeyFile, KeyFileError, PassphraseCost, Unlock};
@@ -38,7 +38,7 @@ pub use padding::padded_len;
 pub use seal::{OpenError, SEAL_OVERHEAD, open, open_padded, seal, seal_padded};
 pub use sealed_box::{BOX_OVERHEAD, BadBoxKey, BoxPublic, BoxSecret};
 pub use signature::{BadSignature, PublicKey, Signature, SigningKeys, verify};
-pub use symmetric::SymmetricKey;
+pub use symmetric::{DerivingKey, SymmetricKey};
 
 /// What [`define_id!`] expands to needs these in every crate that calls it.
 #[doc(hidden)]

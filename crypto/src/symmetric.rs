@@ -1,6 +1,7 @@
 //! Symmetric keys and what is derived from them.
 
 use std::fmt;
+use std::sync::{Arc, OnceLock};
 
 use hkdf::Hkdf;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -78,6 +79,70 @@ impl<'de> Deserialize<'de> for SymmetricKey {
     }
 }
 
+/// A key that keeps what was derived from it for the common purposes: deriving costs about as much as sealing a
+/// record. Cheap to clone; clones share what they keep. It serialises as [`SymmetricKey`] does.
+#[derive(Clone)]
+pub struct DerivingKey(Arc<Derived>);
+
+struct Derived {
+    key: SymmetricKey,
+    kept: [OnceLock<SymmetricKey>; KEPT.len()],
+}
+
+/// The purposes of which the derived key is kept.
+const KEPT: [Label; 4] = [Label::BodyKey, Label::NameKey, Label::BlockKey, Label::NodeKeyWrap];
+
+impl DerivingKey {
+    /// As [`SymmetricKey::derive`] without info.
+    pub fn derive(&self, label: Label) -> SymmetricKey {
+        match KEPT.iter().position(|kept| *kept == label) {
+            Some(i) => self.0.kept[i].get_or_init(|| self.0.key.derive(label, b"")).clone(),
+            None => self.0.key.derive(label, b""),
+        }
+    }
+
+    /// The key itself.
+    pub fn key(&self) -> &SymmetricKey {
+        &self.0.key
+    }
+}
+
+impl From<SymmetricKey> for DerivingKey {
+    fn from(key: SymmetricKey) -> Self {
+        Self(Arc::new(Derived { key, kept: Default::default() }))
+    }
+}
+
+impl From<&SymmetricKey> for DerivingKey {
+    fn from(key: &SymmetricKey) -> Self {
+        Self::from(key.clone())
+    }
+}
+
+impl From<&DerivingKey> for DerivingKey {
+    fn from(key: &DerivingKey) -> Self {
+        key.clone()
+    }
+}
+
+impl fmt::Debug for DerivingKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.key.fmt(f)
+    }
+}
+
+impl Serialize for DerivingKey {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.0.key.serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for DerivingKey {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        SymmetricKey::deserialize(deserializer).map(Self::from)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use data_encoding::HEXLOWER;
@@ -107,6 +172,15 @@ mod tests {
             .fill(&mut expected)
             .unwrap();
         assert_eq!(KEY.derive(Label::BlockKey, b"info").expose(), &expected);
+    }
+
+    #[test]
+    fn what_is_kept_is_what_would_be_derived() {
+        let deriving = DerivingKey::from(KEY);
+        for label in [Label::BodyKey, Label::NameKey, Label::BlockKey, Label::NodeKeyWrap, Label::LinkTag] {
+            assert_eq!(deriving.derive(label), KEY.derive(label, b""));
+            assert_eq!(deriving.clone().derive(label), KEY.derive(label, b""));
+        }
     }
 
     #[test]

@@ -7,7 +7,7 @@
 
 use std::cmp::Ordering;
 
-use crypto::{DeviceId, EpochId, Label, SymmetricKey, UserId, VolumeId};
+use crypto::{DerivingKey, DeviceId, EpochId, Label, SymmetricKey, UserId, VolumeId};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_bytes::ByteBuf;
 
@@ -285,7 +285,7 @@ impl Core {
     }
 
     /// The key of an epoch, if this device has it.
-    pub(crate) fn epoch_key(&self, epoch: &EpochId) -> Option<SymmetricKey> {
+    pub(crate) fn epoch_key(&self, epoch: &EpochId) -> Option<DerivingKey> {
         let fresh = self.overlay.members.iter().rev().find_map(|row| match row {
             MemberRow::Epoch(row) if row.id == *epoch => row.key.clone(),
             _ => None,
@@ -302,7 +302,8 @@ impl Core {
         body: Body<'_>,
     ) -> Option<T> {
         match body {
-            Body::Plain(plain) => commit::decode("body", plain).ok(),
+            // Encoded just now, by this program.
+            Body::Plain(plain) => rmp_serde::from_slice(plain).ok(),
             Body::Sealed(sealed) => {
                 let seq = origin.dot.seq;
                 let aad = commit::body_aad(&origin.volume, &origin.device, origin.log, seq, index, head);
@@ -462,7 +463,7 @@ impl Core {
                     return rule("an access value that gives away what its author has not");
                 }
                 self.learn_key(&mut node, access);
-                let key = node.key(access.generation).map(|k| k.derive(Label::BodyKey, b""));
+                let key = node.key(access.generation).map(|k| k.derive(Label::BodyKey));
                 let body: Option<AccessBody> = self.open(origin, index, encoded, key.as_ref(), body);
                 let time = body.as_ref().map_or(origin.time, |b| b.time);
                 let value = Value { at, count: origin.count, value: body.map(|b| shown_access(access, b)) };
@@ -475,7 +476,7 @@ impl Core {
                 let (ino, mut node) = self.target(origin, node)?;
                 let live: Vec<ValueRef> = node.meta.iter().map(|v| v.at).collect();
                 self.check_same_register(origin, head, &gone, &live)?;
-                let key = node.key(*generation).map(|k| k.derive(Label::BodyKey, b""));
+                let key = node.key(*generation).map(|k| k.derive(Label::BodyKey));
                 let body: Option<MetaBody> = self.open(origin, index, encoded, key.as_ref(), body);
                 let time = body.as_ref().map_or(origin.time, |b| b.time);
                 let value = body.map(|b| Meta { mtime: b.mtime, atime: b.atime });
@@ -487,7 +488,7 @@ impl Core {
             }
             ChangeKind::Xattr { node, generation, tag } => {
                 let (ino, mut node) = self.target(origin, node)?;
-                let key = node.key(*generation).map(|k| k.derive(Label::BodyKey, b""));
+                let key = node.key(*generation).map(|k| k.derive(Label::BodyKey));
                 let body: Option<XattrBody> = self.open(origin, index, encoded, key.as_ref(), body);
                 let time = body.as_ref().map_or(origin.time, |b| b.time);
                 let i = match node.xattrs.iter().position(|x| x.tag == *tag) {
@@ -514,7 +515,7 @@ impl Core {
                 }
                 let live: Vec<ValueRef> = node.content.iter().map(|v| v.at).collect();
                 self.check_same_register(origin, head, &gone, &live)?;
-                let key = node.key(*generation).map(|k| k.derive(Label::BodyKey, b""));
+                let key = node.key(*generation).map(|k| k.derive(Label::BodyKey));
                 let body: Option<ContentBody> = self.open(origin, index, encoded, key.as_ref(), body);
                 let time = body.as_ref().map_or(origin.time, |b| b.mtime);
                 let value = body.and_then(|b| content_value(*generation, root, *blocks, b));
@@ -550,13 +551,13 @@ impl Core {
                         if row.kind != NodeKind::Directory {
                             return rule("a place in something that is no directory");
                         }
-                        let key = row.key(*generation).map(|k| k.derive(Label::NameKey, b""));
+                        let key = row.key(*generation).map(|k| k.derive(Label::NameKey));
                         let body: Option<PlaceBody> = self.open(origin, index, encoded, key.as_ref(), body);
                         let time = body.as_ref().map_or(origin.time, |b| b.time);
                         (body.map(|b| b.name).filter(|n| is_name(n)), time, Some(parent))
                     }
                     None => {
-                        let key = node.key(*generation).map(|k| k.derive(Label::BodyKey, b""));
+                        let key = node.key(*generation).map(|k| k.derive(Label::BodyKey));
                         let body: Option<RemovalBody> = self.open(origin, index, encoded, key.as_ref(), body);
                         (None, body.map_or(origin.time, |b| b.time), None)
                     }
@@ -696,7 +697,7 @@ impl Core {
                         self.overlay.members.push(MemberRow::Epoch(row));
                     }
                 }
-                let key = sealed.first().and_then(|s| self.epoch_key(&s.epoch)).map(|k| k.derive(Label::BodyKey, b""));
+                let key = sealed.first().and_then(|s| self.epoch_key(&s.epoch)).map(|k| k.derive(Label::BodyKey));
                 let name = self.open::<MemberBody>(origin, index, encoded, key.as_ref(), body).map(|b| b.name);
                 let name = name.filter(|n| crate::member::check_user_name(n).is_ok());
                 let name = name.unwrap_or_else(|| format!("~{}", user.id().short()));
@@ -705,7 +706,7 @@ impl Core {
                 self.changed(Changed::Members);
             }
             ChangeKind::Name {} => {
-                let key = self.newest_epoch_key().map(|k| k.derive(Label::BodyKey, b""));
+                let key = self.newest_epoch_key().map(|k| k.derive(Label::BodyKey));
                 let body = self.open::<MemberBody>(origin, index, encoded, key.as_ref(), body);
                 let user = if origin.user == UserId::ZERO { self.owner_being_founded() } else { Some(origin.user) };
                 if let (Some(body), Some(mut row)) = (body, user.and_then(|u| self.user_row(&u)))
@@ -795,14 +796,18 @@ impl Core {
         raw: &RawChange,
         body: Body<'_>,
     ) -> Option<BirthBody> {
-        let key = node.key(access.generation).map(|k| k.derive(Label::BodyKey, b""));
+        let key = node.key(access.generation).map(|k| k.derive(Label::BodyKey));
         let body: Option<BirthBody> = self.open(origin, at.index, &raw.head, key.as_ref(), body);
         body.filter(|b| b.target.len() <= TARGET_MAX && !b.target.contains(&0))
     }
 
     /// Takes a node's key out of an access value.
-    fn learn_key(&self, node: &mut Node, access: &AccessHead) {
+    fn learn_key(&mut self, node: &mut Node, access: &AccessHead) {
         if node.key(access.generation).is_some() {
+            return;
+        }
+        if let Some(key) = self.overlay.bearing.take() {
+            node.keys.push((access.generation, key));
             return;
         }
         let key = self.epoch_key(&access.epoch).and_then(|epoch| unwrap_node_key(&epoch, access));
@@ -882,7 +887,7 @@ impl Core {
         })
     }
 
-    fn newest_epoch_key(&self) -> Option<SymmetricKey> {
+    fn newest_epoch_key(&self) -> Option<DerivingKey> {
         let fresh = self.overlay.members.iter().rev().find_map(|row| match row {
             MemberRow::Epoch(row) => row.key.clone(),
             _ => None,
@@ -928,12 +933,12 @@ impl Core {
     }
 
     /// The key of an epoch from what was sealed to this user.
-    fn unseal_epoch(&self, epoch: &EpochId, sealed: &[SealedKey]) -> Option<SymmetricKey> {
+    fn unseal_epoch(&self, epoch: &EpochId, sealed: &[SealedKey]) -> Option<DerivingKey> {
         let me = self.user.id();
         let mine = sealed.iter().find(|s| s.user == me && s.epoch == *epoch && s.generation == self.user.generation)?;
         let bytes = self.user.boxes.open(Label::BoxEpochKey, epoch.as_bytes(), &mine.sealed).ok()?;
         let key = SymmetricKey::from_bytes(bytes.as_slice().try_into().ok()?);
-        (epoch_id(&key) == *epoch).then_some(key)
+        (epoch_id(&key) == *epoch).then_some(key.into())
     }
 }
 
@@ -952,20 +957,20 @@ pub(crate) fn is_name(name: &[u8]) -> bool {
 }
 
 /// A node's key out of an access value, with the key of its epoch.
-pub(crate) fn unwrap_node_key(epoch: &SymmetricKey, access: &AccessHead) -> Option<SymmetricKey> {
-    let key = epoch.derive(Label::NodeKeyWrap, b"");
+pub(crate) fn unwrap_node_key(epoch: &DerivingKey, access: &AccessHead) -> Option<DerivingKey> {
+    let key = epoch.derive(Label::NodeKeyWrap);
     let bytes = crypto::open(&key, &access.generation.to_le_bytes(), &access.wrapped).ok()?;
-    Some(SymmetricKey::from_bytes(bytes.as_slice().try_into().ok()?))
+    Some(SymmetricKey::from_bytes(bytes.as_slice().try_into().ok()?).into())
 }
 
 /// The inverse of [`unwrap_node_key`].
 pub(crate) fn wrap_node_key(
-    epoch: &SymmetricKey,
+    epoch: &DerivingKey,
     generation: u32,
     key: &SymmetricKey,
     entropy: &dyn crypto::Entropy,
 ) -> Vec<u8> {
-    crypto::seal(&epoch.derive(Label::NodeKeyWrap, b""), &generation.to_le_bytes(), key.expose(), entropy)
+    crypto::seal(&epoch.derive(Label::NodeKeyWrap), &generation.to_le_bytes(), key.expose(), entropy)
 }
 
 fn shown_access(head: &AccessHead, body: AccessBody) -> Access {

@@ -395,7 +395,9 @@ pub enum Malformed {
 
 /// Encodes a structure of the format.
 pub fn encode<T: Serialize>(value: &T) -> Vec<u8> {
-    rmp_serde::to_vec(value).expect("structures of the format always encode")
+    let mut bytes = Vec::with_capacity(256);
+    rmp_serde::encode::write(&mut bytes, value).expect("structures of the format always encode");
+    bytes
 }
 
 /// Decodes a structure of the format; only the canonical encoding is taken, without trailing bytes.

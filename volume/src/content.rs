@@ -57,7 +57,12 @@ pub use list::{FAN_OUT, LIST_NODE_MAX};
 pub use packs::{Packs, Recovery};
 
 /// The longest content that is kept as the bytes themselves; a longer one is always cut into blocks.
-pub const INLINE_MAX: usize = 4096;
+///
+/// Measured: a save of 8 KiB with an fsync needs one sync of the disk instead of two, and what is in the commit needs no
+/// record of a block, no list of what to fetch, and no second way across.
+pub const INLINE_MAX: usize = 16 << 10;
+/// Contents of up to this many bytes never were cut into blocks.
+const NEVER_CUT: u64 = 4096;
 /// The longest file.
 pub const MAX_FILE_SIZE: u64 = 1 << 46;
 
@@ -146,7 +151,7 @@ impl Content {
             }
             ContentData::Tree { root, blocks } => {
                 let tail = self.allocated % BLOCK;
-                self.size > INLINE_MAX as u64
+                self.size > NEVER_CUT
                     && self.size <= MAX_FILE_SIZE
                     && *blocks == blocks_of(self.size)
                     && self.allocated <= self.size
@@ -180,7 +185,8 @@ mod tests {
         check(3, 3, ContentData::Inline(vec![1, 2, 3]), true);
         check(4, 4, ContentData::Inline(vec![1, 2, 3]), false);
         check(3, 9, ContentData::Inline(vec![1, 2, 3]), false);
-        check(4097, 4097, ContentData::Inline(vec![0; 4097]), false);
+        check(16_384, 16_384, ContentData::Inline(vec![0; 16_384]), true);
+        check(16_385, 16_385, ContentData::Inline(vec![0; 16_385]), false);
         check(4097, 4097, tree(root, 1), true);
         check(4096, 4096, tree(root, 1), false);
         check(BLOCK + 1, BLOCK, tree(root, 2), true);

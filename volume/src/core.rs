@@ -14,7 +14,7 @@ use std::{
     sync::Arc,
 };
 
-use crypto::{DeviceKeys, Entropy, Hash, Label, SymmetricKey, UserKeys, VolumeId, keyed_tag, random_array};
+use crypto::{DerivingKey, DeviceKeys, Entropy, Hash, Label, SymmetricKey, TagKey, UserKeys, VolumeId, random_array};
 use lru::LruCache;
 use serde::{Deserialize, Serialize};
 
@@ -31,12 +31,19 @@ use crate::{
     sealed_store::SealedStore,
     store::{Batch, Space, prefix_end},
     time::{Clock, Timestamp},
+    tree::next_tag,
     undo::Undo,
     version::{Branch, BranchNo, Dot, ValueRef, VersionVector},
 };
 
 const NODE_CACHE: usize = 12_000;
 const ENTRY_CACHE: usize = 24_000;
+/// Entries of a directory that are read ahead at once.
+const READ_AHEAD: usize = 128;
+/// Directories of which it is known how far they were read ahead.
+const AHEAD_CACHE: usize = 256;
+/// Nodes whose numbers are no further apart are read in one go.
+const NEAR: u64 = 4;
 const VECTOR_CACHE: usize = 256;
 const COMMIT_CACHE: usize = 4096;
 /// Every so many commits of a branch the whole version vector is stored, between them what changed.
@@ -95,6 +102,8 @@ pub(crate) struct Overlay {
     pub entering: Option<(Dot, CommitRow)>,
     pub arriving: Option<(Dot, Vec<RawChange>)>,
     pub nodes_made: u64,
+    /// The key of the node whose birth is applied next, made here.
+    pub bearing: Option<DerivingKey>,
     /// A content of blocks is published.
     pub publishes: bool,
     /// By how much the number of files in conflict changed.
@@ -143,9 +152,11 @@ pub(crate) struct Core {
     pub next_arrival: u64,
     pub overlay: Overlay,
     counters: Counters,
-    name_key: SymmetricKey,
+    name_key: TagKey,
     nodes: LruCache<Ino, Option<Arc<NodeRow>>>,
     entries: LruCache<(Ino, [u8; 16]), Arc<Entry>>,
+    /// Where reading ahead in a directory goes on; nothing where all was read.
+    ahead: LruCache<Ino, Option<[u8; 16]>>,
     vectors: LruCache<Dot, Arc<VersionVector>>,
     commits: LruCache<Dot, CommitInfo>,
     /// When free space was last looked at, and whether there was enough.
@@ -197,7 +208,7 @@ impl Core {
             None => Counters { next_ino: Ino::ROOT.0 + 1, ..Counters::default() },
         };
         let mut core = Core {
-            name_key: parts.secret.derive(Label::StoreName, b""),
+            name_key: TagKey::new(&parts.secret.derive(Label::StoreName, b""), Label::StoreName),
             store,
             blocks: parts.blocks,
             undo: Arc::default(),
@@ -218,6 +229,7 @@ impl Core {
             counters,
             nodes: LruCache::new(capacity(NODE_CACHE)),
             entries: LruCache::new(capacity(ENTRY_CACHE)),
+            ahead: LruCache::new(capacity(AHEAD_CACHE)),
             vectors: LruCache::new(capacity(VECTOR_CACHE)),
             commits: LruCache::new(capacity(COMMIT_CACHE)),
             space: crate::space::SpaceGuard::new(parts.directory),
@@ -452,7 +464,7 @@ impl Core {
 
     /// The tag under which a name is found: keyed, so that the store shows no names.
     pub(crate) fn tag(&self, name: &[u8]) -> [u8; 16] {
-        keyed_tag(&self.name_key, Label::StoreName, name)
+        self.name_key.tag(name)
     }
 
     /// The entry of a name; an empty one when nothing has that name.
@@ -465,12 +477,74 @@ impl Core {
             return Ok(entry.clone());
         }
         let entry = match self.store.get(Space::Entries, &entry_key(directory, &key.1))? {
-            Some(bytes) => decode_row("entry", &bytes)?,
-            None => Entry { name: name.to_vec(), ..Entry::default() },
+            Some(bytes) => {
+                let entry: Arc<Entry> = Arc::new(decode_row("entry", &bytes)?);
+                self.entries.put(key, entry.clone());
+                self.read_ahead(directory);
+                entry
+            }
+            None => {
+                let entry = Arc::new(Entry { name: name.to_vec(), ..Entry::default() });
+                self.entries.put(key, entry.clone());
+                entry
+            }
         };
-        let entry = Arc::new(entry);
-        self.entries.put(key, entry.clone());
         Ok(entry)
+    }
+
+    /// Whoever looks up a second entry of a directory that isn't in memory will want most of them: the next ones come in
+    /// one go, with what they lead to. Rows that can't be read are left to whoever asks for them.
+    fn read_ahead(&mut self, directory: Ino) {
+        let Some(ahead) = self.ahead.get_mut(&directory) else {
+            self.ahead.put(directory, Some([0; 16]));
+            return;
+        };
+        let Some(from) = ahead.take() else { return };
+        let prefix = directory.0.to_be_bytes();
+        let (from, end) = (entry_key(directory, &from), prefix_end(&prefix));
+        let Ok(rows) = self.store.raw().scan(Space::Entries, &from, &end, READ_AHEAD) else { return };
+        let complete = rows.len() < READ_AHEAD;
+        let mut children = Vec::with_capacity(rows.len());
+        let mut last = None;
+        for (key, sealed) in rows {
+            let Ok(tag) = key[8..].try_into() else { return };
+            last = Some(tag);
+            if !self.entries.contains(&(directory, tag))
+                && let Some(entry) = self.readable::<Entry>(Space::Entries, &key, &sealed)
+            {
+                children.extend(entry.shown().map(|(child, _)| child));
+                self.entries.put((directory, tag), Arc::new(entry));
+            }
+        }
+        self.ahead.put(directory, last.filter(|_| !complete).and_then(next_tag));
+        self.load_nodes(children);
+    }
+
+    fn readable<T: serde::de::DeserializeOwned>(&self, space: Space, key: &[u8], sealed: &[u8]) -> Option<T> {
+        rmp_serde::from_slice(&self.store.open(space, key, sealed).ok()?).ok()
+    }
+
+    /// Brings the rows of these nodes into memory, as far as they can be read: numbers given one after the other lie
+    /// beside each other.
+    pub(crate) fn load_nodes(&mut self, mut inos: Vec<Ino>) {
+        inos.retain(|ino| !self.nodes.contains(ino) && !self.overlay.nodes.contains_key(ino));
+        inos.sort_unstable();
+        inos.dedup();
+        for run in inos.chunk_by(|a, b| b.0 - a.0 <= NEAR) {
+            let [first, .., last] = run else { continue };
+            let end = (last.0 + 1).to_be_bytes();
+            for (key, sealed) in
+                self.store.raw().scan(Space::Nodes, &first.0.to_be_bytes(), &end, usize::MAX).unwrap_or_default()
+            {
+                let Ok(number) = key.as_slice().try_into() else { continue };
+                let ino = Ino(u64::from_be_bytes(number));
+                if !self.nodes.contains(&ino)
+                    && let Some(row) = self.readable(Space::Nodes, &key, &sealed)
+                {
+                    self.nodes.put(ino, Some(Arc::new(row)));
+                }
+            }
+        }
     }
 
     pub(crate) fn put_entry(&mut self, directory: Ino, entry: Entry) {
@@ -861,8 +935,11 @@ impl Core {
     /// The count that the pending commit will have.
     pub(crate) fn pending_count(&mut self) -> Result<u64> {
         let mut count = 0;
-        for dot in self.frontier.clone() {
-            count = count.max(self.commit_info(dot)?.count);
+        let frontier = std::mem::take(&mut self.frontier);
+        let counts: Result<Vec<u64>> = frontier.iter().map(|dot| Ok(self.commit_info(*dot)?.count)).collect();
+        self.frontier = frontier;
+        for one in counts? {
+            count = count.max(one);
         }
         Ok(count + 1)
     }

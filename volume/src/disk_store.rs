@@ -8,9 +8,11 @@
 //! was applied with success, in that order, whatever failed in between.
 
 use std::{
+    fs::File,
     io,
     ops::Bound,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use fjall::{
@@ -21,6 +23,9 @@ use parking_lot::{Mutex, MutexGuard, RwLock};
 
 use crate::store::{Batch, Row, Space, Store};
 
+use ahead::Ahead;
+
+mod ahead;
 mod journal;
 mod tail;
 
@@ -54,15 +59,21 @@ struct Health {
     newest: Option<u64>,
     /// The same of the last batch that a sync reached, until the next batch has told it ([`journal::SYNCED`]).
     synced: Option<u64>,
+    ahead: Ahead,
 }
 
 impl Health {
-    const GOOD: Self = Self { broken: false, sync_failed: false, failed_from: u64::MAX, newest: None, synced: None };
+    fn good() -> Self {
+        let ahead = Ahead::default();
+        Self { broken: false, sync_failed: false, failed_from: u64::MAX, newest: None, synced: None, ahead }
+    }
 }
 
 struct Open {
     database: Database,
     spaces: Vec<Keyspace>,
+    /// The journal that is written to, as it was last seen, to be synced.
+    journal: Mutex<Option<(PathBuf, Arc<File>)>>,
 }
 
 impl Open {
@@ -86,7 +97,26 @@ impl Open {
             };
             spaces.push(database.keyspace(space.name(), options)?);
         }
-        Ok(Self { database, spaces })
+        Ok(Self { database, spaces, journal: Mutex::new(None) })
+    }
+
+    /// Makes what was applied so far durable. Each batch has reached the journal's file by then, and fjall syncs a
+    /// journal before it begins the next: what is left is to sync the newest file. fjall would hold its lock for
+    /// that, and all calls would wait for the disk.
+    fn sync(&self, dir: &Path) -> io::Result<()> {
+        let newest = tail::newest_first(dir)?.into_iter().next().ok_or_else(|| io::Error::other("no journal"))?;
+        let file = {
+            let mut journal = self.journal.lock();
+            match &*journal {
+                Some((path, file)) if *path == newest => file.clone(),
+                _ => {
+                    let file = Arc::new(File::open(&newest)?);
+                    *journal = Some((newest, file.clone()));
+                    file
+                }
+            }
+        };
+        file.sync_data()
     }
 
     fn space(&self, space: Space) -> &Keyspace {
@@ -125,7 +155,7 @@ impl DiskStore {
             opened => opened,
         };
         let open = RwLock::new(Some(open.map_err(to_io)?));
-        Ok(Self { dir: dir.to_owned(), health: Mutex::new(Health::GOOD), open })
+        Ok(Self { dir: dir.to_owned(), health: Mutex::new(Health::good()), open })
     }
 
     /// Takes what is damaged out of the journals of the closed store in `dir`, keeping them as they were in `kept`, so
@@ -149,7 +179,7 @@ impl DiskStore {
             tail::rewrite(&self.dir)?;
         }
         *open = Some(Open::new(&self.dir).map_err(to_io)?);
-        *health = Health::GOOD;
+        *health = Health::good();
         log::warn!("store: goes on after an error of the disk");
         Ok(())
     }
@@ -263,6 +293,7 @@ impl Store for DiskStore {
                 health.failed_from = health.failed_from.min(number);
             })?;
             (health.newest, health.synced) = (Some(number), None);
+            health.ahead.wrote(&self.dir, batch.bytes());
             Ok(())
         };
         match attempt(&mut health) {
@@ -278,19 +309,16 @@ impl Store for DiskStore {
     fn sync(&self) -> io::Result<()> {
         let newest = self.writing()?.newest;
         let result = match &*self.open.read() {
-            Some(open) => open.database.persist(PersistMode::SyncData),
-            None => Err(fjall::Error::Io(closed())),
+            Some(open) => open.sync(&self.dir),
+            None => Err(closed()),
         };
         if result.is_err() {
             let mut health = self.health.lock();
             (health.broken, health.sync_failed) = (true, true);
-            if matches!(result, Err(fjall::Error::Poisoned)) {
-                return self.reopen(&mut health);
-            }
         } else if newest.is_some() {
             self.health.lock().synced = newest;
         }
-        result.map_err(to_io)
+        result
     }
 }
 

@@ -89,16 +89,19 @@ pub(crate) struct OpenHandle {
 impl Core {
     /// What a file shows now.
     pub(crate) fn version(&mut self, ino: Ino) -> Result<Version> {
-        let row = self.row(ino)?.ok_or(Error::NotFound)?;
-        let (node, at) = match &*row {
-            NodeRow::View { of, value } => (self.node(*of)?, Some(*value)),
-            NodeRow::Node(node) => (node.clone(), node.content.last().map(|v| v.at)),
-        };
+        let mut row = self.row(ino)?.ok_or(Error::NotFound)?;
+        let mut view = None;
+        if let NodeRow::View { of, value } = *row {
+            view = Some(value);
+            row = self.row(of)?.ok_or(Error::NotFound)?;
+        }
+        let NodeRow::Node(node) = &*row else { return Err(Error::NotFound) };
+        let at = view.or_else(|| node.content.last().map(|v| v.at));
         if node.kind != NodeKind::File {
             return Err(Error::Invalid);
         }
-        let current = node.current_key().map(|(_, key)| key.clone()).ok_or_else(|| Error::damaged("a node's key"))?;
-        let mut keys = KeyRing::new(&current);
+        let (_, current) = node.current_key().ok_or_else(|| Error::damaged("a node's key"))?;
+        let mut keys = KeyRing::new(current);
         for (_, key) in &node.keys {
             keys.add(key);
         }
@@ -110,7 +113,7 @@ impl Core {
         }
         let data = match content.tree {
             Some((root, blocks)) => ContentData::Tree { root, blocks },
-            None => ContentData::Inline(self.inline_bytes(&node, at, content)?),
+            None => ContentData::Inline(self.inline_bytes(node, at, content)?),
         };
         Ok(Version { content: Content { size: content.size, allocated: content.allocated, data }, keys })
     }

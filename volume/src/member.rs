@@ -7,8 +7,8 @@
 use std::{collections::BTreeMap, fmt, str::FromStr};
 
 use crypto::{
-    BoxPublic, DeviceId, DeviceKeys, DevicePublic, EpochId, Hash, Label, PublicKey, Signature, SigningKeys,
-    SymmetricKey, UserId, UserKeys, UserPublic, VolumeId, verify,
+    BoxPublic, DerivingKey, DeviceId, DeviceKeys, DevicePublic, EpochId, Hash, Label, PublicKey, Signature,
+    SigningKeys, SymmetricKey, UserId, UserKeys, UserPublic, VolumeId, verify,
 };
 use serde::{Deserialize, Serialize};
 
@@ -269,7 +269,7 @@ pub(crate) struct EpochRow {
     pub at: ValueRef,
     pub count: u64,
     /// Known once it was sealed to us, or carried by a later one.
-    pub key: Option<SymmetricKey>,
+    pub key: Option<DerivingKey>,
 }
 
 /// An invitation.
@@ -339,7 +339,7 @@ impl Members {
     }
 
     /// The newest epoch of the root realm whose key is known here.
-    pub(crate) fn current_epoch(&self) -> Option<(&EpochRow, &SymmetricKey)> {
+    pub(crate) fn current_epoch(&self) -> Option<(&EpochRow, &DerivingKey)> {
         self.epochs.iter().rev().find_map(|epoch| epoch.key.as_ref().map(|key| (epoch, key)))
     }
 

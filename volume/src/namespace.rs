@@ -3,7 +3,7 @@
 //! Every function here runs inside [`Core::call`]: it checks, emits changes, and either all of
 //! them are stored or none.
 
-use crypto::{Label, SymmetricKey};
+use crypto::{DerivingKey, Label, SymmetricKey};
 use serde_bytes::ByteBuf;
 
 use crate::{
@@ -168,6 +168,8 @@ impl Core {
             let entries = self.scan_entries(directory, &from, batch)?;
             let Some((last, _)) = entries.last() else { break };
             let last = *last;
+            let children = entries.iter().filter_map(|(_, entry)| entry.shown().map(|(child, _)| child));
+            self.load_nodes(children.take(limit - found.len()).collect());
             for (tag, entry) in entries {
                 if found.len() >= limit {
                     return Ok(found);
@@ -237,10 +239,11 @@ impl Core {
 
     /// Emits a birth; the root's when nothing was born yet.
     pub(crate) fn bear(&mut self, kind: NodeKind, body: BirthBody) -> Result<NodeId> {
-        let key = SymmetricKey::generate(&*self.entropy);
-        let access = self.access_head(1, &key)?;
+        let key = DerivingKey::from(SymmetricKey::generate(&*self.entropy));
+        let access = self.access_head(1, key.key())?;
         let place = self.next_birthplace();
-        let at = self.emit(ChangeKind::Birth { kind, access }, &[], Some((&key.derive(Label::BodyKey, b""), &body)))?;
+        self.overlay.bearing = Some(key.clone());
+        let at = self.emit(ChangeKind::Birth { kind, access }, &[], Some((&key.derive(Label::BodyKey), &body)))?;
         let raw = self.change(at)?;
         Ok(place.node(&raw.head, &raw.body))
     }
@@ -274,7 +277,7 @@ impl Core {
         gone: &[ValueRef],
     ) -> Result<()> {
         let (parent, generation, key) = self.with_node(directory, |n| {
-            (n.id, n.current_key().map(|k| k.0), n.current_key().map(|k| k.1.derive(Label::NameKey, b"")))
+            (n.id, n.current_key().map(|k| k.0), n.current_key().map(|k| k.1.derive(Label::NameKey)))
         })?;
         let (Some(generation), Some(key)) = (generation, key) else { return Err(Error::damaged("a directory's key")) };
         let body = PlaceBody { time: self.now(), name: name.to_vec() };
@@ -300,7 +303,7 @@ impl Core {
 
     /// The newest key that seals bodies of a node's changes.
     pub(crate) fn body_key(&mut self, ino: Ino) -> Result<(u32, SymmetricKey)> {
-        self.with_node(ino, |n| n.current_key().map(|(g, k)| (g, k.derive(Label::BodyKey, b""))))?
+        self.with_node(ino, |n| n.current_key().map(|(g, k)| (g, k.derive(Label::BodyKey))))?
             .ok_or_else(|| Error::damaged("a node's key"))
     }
 
@@ -662,7 +665,7 @@ impl Core {
         };
         let mut keys: Vec<SymmetricKey> = content.keys.clone();
         if content.tree.is_some() {
-            keys.extend(node.keys.iter().map(|(_, key)| key.clone()));
+            keys.extend(node.keys.iter().map(|(_, key)| key.key().clone()));
         }
         Ok(ContentBody {
             mtime: content.mtime,
@@ -680,7 +683,7 @@ impl Core {
     ) -> Result<Vec<u8>> {
         let raw = self.change(at)?;
         let key = node.key(content.generation).ok_or_else(|| Error::damaged("a node's key"))?;
-        let body: Option<ContentBody> = self.open_stored(at, &key.derive(Label::BodyKey, b""), &raw)?;
+        let body: Option<ContentBody> = self.open_stored(at, &key.derive(Label::BodyKey), &raw)?;
         match body.map(|b| b.content.data) {
             Some(ContentData::Inline(bytes)) => Ok(bytes),
             _ => Err(Error::damaged("inline content")),
@@ -768,9 +771,9 @@ impl Core {
             grants: old.grants,
             mode: old.judged_mode,
             realm: old.realm,
-            ..self.access_head(generation, &key)?
+            ..self.access_head(generation, key.key())?
         };
-        self.emit(ChangeKind::Access { node: id, access }, &gone, Some((&key.derive(Label::BodyKey, b""), &body)))?;
+        self.emit(ChangeKind::Access { node: id, access }, &gone, Some((&key.derive(Label::BodyKey), &body)))?;
         Ok(())
     }
 
@@ -790,7 +793,7 @@ impl Core {
 
     fn xattr_tag(&mut self, ino: Ino, name: &[u8]) -> Result<NodeId> {
         self.with_node(ino, |n| {
-            n.keys.first().map(|(_, key)| NodeId::from_bytes(crypto::keyed_tag(key, Label::LinkTag, name)))
+            n.keys.first().map(|(_, key)| NodeId::from_bytes(crypto::keyed_tag(key.key(), Label::LinkTag, name)))
         })?
         .ok_or_else(|| Error::damaged("a node's key"))
     }

@@ -1,7 +1,7 @@
 //! What this device keeps of nodes and directory entries: the merged state, derived from the
 //! commits and sealed at rest.
 
-use crypto::{SymmetricKey, UserId};
+use crypto::{DerivingKey, SymmetricKey, UserId};
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
@@ -128,7 +128,7 @@ pub(crate) struct Node {
     pub owner: UserId,
     pub btime: Timestamp,
     /// Keys by generation.
-    pub keys: Vec<(u32, SymmetricKey)>,
+    pub keys: Vec<(u32, DerivingKey)>,
     pub access: Vec<Value<Access>>,
     pub meta: Vec<Value<Meta>>,
     pub xattrs: Vec<Xattr>,
@@ -153,12 +153,12 @@ pub(crate) struct Node {
 }
 
 impl Node {
-    pub(crate) fn key(&self, generation: u32) -> Option<&SymmetricKey> {
+    pub(crate) fn key(&self, generation: u32) -> Option<&DerivingKey> {
         self.keys.iter().find(|(g, _)| *g == generation).map(|(_, key)| key)
     }
 
     /// The newest generation's key.
-    pub(crate) fn current_key(&self) -> Option<(u32, &SymmetricKey)> {
+    pub(crate) fn current_key(&self) -> Option<(u32, &DerivingKey)> {
         self.keys.iter().max_by_key(|(g, _)| *g).map(|(g, key)| (*g, key))
     }
 

@@ -327,7 +327,7 @@ impl Volume {
         let mut keys = Vec::new();
         for epoch in &core.members.epochs {
             let Some(key) = &epoch.key else { continue };
-            let sealed = seal_epoch_key(&user.box_key, epoch.id, key, &*core.entropy)?;
+            let sealed = seal_epoch_key(&user.box_key, epoch.id, key.key(), &*core.entropy)?;
             keys.push(SealedKey { user: user.id(), generation: user.generation, epoch: epoch.id, sealed });
         }
         Ok(JoinGrant { volume: core.volume, keys })

@@ -325,7 +325,7 @@ impl Core {
         }
         let count = self.count_of(at)?;
         let Some(parent) = self.ino_of_node(&parent)? else { return Ok(None) };
-        let key = self.with_node(parent, |n| n.key(generation).map(|k| k.derive(Label::NameKey, b"")))?;
+        let key = self.with_node(parent, |n| n.key(generation).map(|k| k.derive(Label::NameKey)))?;
         let body: Option<PlaceBody> = match key {
             Some(key) => self.open_stored(at, &key, &raw)?,
             None => None,

@@ -284,7 +284,7 @@ fn bodies() {
         Vector::ok("body_removal", "body_removal", encode(&RemovalBody { time: TIME })),
         Vector::ok("body_member", "body_member", encode(&MemberBody { name: "ada".to_owned() })),
         refused("body_content_inline_size", 3, 3, inline(b"hi")),
-        refused("body_content_inline_over_limit", 4097, 4097, inline(&[0; 4097])),
+        refused("body_content_inline_over_limit", 16_385, 16_385, inline(&[0; 16_385])),
         refused("body_content_small_tree", 4096, 4096, tree(1)),
         refused("body_content_other_blocks", 70_000, 70_000, tree(3)),
         refused("body_content_allocated_over_size", 70_000, 131_072, tree(2)),
@@ -463,7 +463,7 @@ fn node() -> Node {
         born: vec![AT],
         owner: UserId::from_bytes([0x77; 32]),
         btime: TIME,
-        keys: vec![(1, KEY)],
+        keys: vec![(1, KEY.into())],
         access: value(Access {
             owner: UserId::from_bytes([0x77; 32]),
             realm: RealmId::MEMBERS,
@@ -550,7 +550,7 @@ fn rows() {
                 admitted: TIME,
             }),
         ),
-        member("row_epoch", MemberRow::Epoch(EpochRow { id: EPOCH, at: AT, count: 1, key: Some(KEY) })),
+        member("row_epoch", MemberRow::Epoch(EpochRow { id: EPOCH, at: AT, count: 1, key: Some(KEY.into()) })),
         member(
             "row_invitation",
             MemberRow::Invite(InviteRow {

@@ -667,7 +667,7 @@ impl Volume {
     /// [`Error::Refused`] before the first sync.
     pub fn discovery_key(&self) -> Result<SymmetricKey> {
         let core = self.inner.core.lock();
-        let key = core.members.current_epoch().map(|(_, key)| key.derive(Label::DiscoveryKey, b""));
+        let key = core.members.current_epoch().map(|(_, key)| key.derive(Label::DiscoveryKey));
         key.ok_or_else(|| Error::Refused("the volume has not been synced yet".to_owned()))
     }
 
@@ -742,15 +742,19 @@ impl Volume {
             let mut sealed = Vec::new();
             for epoch in &core.members.epochs {
                 let Some(key) = &epoch.key else { continue };
-                let bytes =
-                    request.user.box_key.seal(Label::BoxEpochKey, epoch.id.as_bytes(), key.expose(), &*core.entropy);
+                let bytes = request.user.box_key.seal(
+                    Label::BoxEpochKey,
+                    epoch.id.as_bytes(),
+                    key.key().expose(),
+                    &*core.entropy,
+                );
                 let bytes = bytes.map_err(|e| Error::Refused(e.to_string()))?;
                 sealed
                     .insert(0, SealedKey { user, generation: request.user.generation, epoch: epoch.id, sealed: bytes });
             }
             let volume = core.volume;
             if !again {
-                let key = core.members.current_epoch().map(|(_, key)| key.derive(Label::BodyKey, b""));
+                let key = core.members.current_epoch().map(|(_, key)| key.derive(Label::BodyKey));
                 let key = key.ok_or_else(|| Error::Refused("this device has no key of the volume".to_owned()))?;
                 let kind = ChangeKind::Grant {
                     ticket: request.ticket,
@@ -809,7 +813,12 @@ impl Core {
                 return Err(Error::Refused("the grant does not open with this device's keys".to_owned()));
             };
             let at = ValueRef { dot: Dot { branch: BranchNo(0), seq: 0 }, index: 0 };
-            self.overlay.members.push(MemberRow::Epoch(EpochRow { id: sealed.epoch, at, count: 0, key: Some(key) }));
+            self.overlay.members.push(MemberRow::Epoch(EpochRow {
+                id: sealed.epoch,
+                at,
+                count: 0,
+                key: Some(key.into()),
+            }));
         }
         self.settle(Batch::new())
     }

@@ -326,7 +326,7 @@ fn power_loss_that_takes_the_blocks_of_the_newest_version_leaves_the_one_before(
     let (mut alice, _) = pair();
     alice.write("f", b"synced").unwrap();
     alice.volume.commit_now().unwrap();
-    alice.write("f", &[7; 10_000]).unwrap();
+    alice.write("f", &[7; 20_000]).unwrap();
     // The rows got to the disk, the blocks did not.
     alice.blocks.lose_power();
     alice.restart(7);

@@ -231,8 +231,9 @@ impl Draft {
 
     /// Seals what is dirty and returns the content. The draft goes on from it, clean.
     ///
-    /// Blocks are with the operating system then, not on the disk (but for what [`Self::persist`] had logged: the
-    /// caller drops that log with [`Self::forget`] in the batch that publishes the content).
+    /// Blocks are with the operating system then, not on the disk (but when [`Self::persist`] had logged much). What it
+    /// had logged the caller drops with [`Self::forget`] in the batch that publishes the content: with the blocks lost,
+    /// that batch is taken back ([`crate::undo`]), and the log is there again.
     ///
     /// # Errors
     /// [`Error::NoSpace`], or the disk fails; the draft is then as before.
@@ -241,8 +242,8 @@ impl Draft {
             self.base = self.fold()?;
             self.changed = false;
         }
-        if self.log.is_written() {
-            // The blocks take the place of a log that was perhaps synced: they must not be lost where it wasn't.
+        if self.log.is_long() && matches!(self.base.data, ContentData::Tree { .. }) {
+            // To keep so much for the case that it must be taken back costs more than to have the blocks on the disk.
             self.means.blocks.sync()?;
         }
         self.log = Log::new(self.base.clone(), self.means.keys.clone());

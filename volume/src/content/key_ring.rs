@@ -1,36 +1,41 @@
 //! The keys that a file's blocks open with.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
-use crypto::{KeyId, Label, SymmetricKey};
+use crypto::{DerivingKey, KeyId, Label, SymmetricKey};
 
-/// A node key with the block key derived from it.
+/// A node key with the block key derived from it, once that is needed: small files have no blocks.
 #[derive(Clone, Debug)]
 pub struct RingKey {
-    id: KeyId,
-    node: SymmetricKey,
-    block: SymmetricKey,
+    node: DerivingKey,
+    block: OnceLock<(KeyId, SymmetricKey)>,
 }
 
 impl RingKey {
-    fn new(node: &SymmetricKey) -> Self {
-        let block = node.derive(Label::BlockKey, b"");
-        Self { id: block.id(), node: node.clone(), block }
+    fn new(node: DerivingKey) -> Self {
+        Self { node, block: OnceLock::new() }
+    }
+
+    fn block(&self) -> &(KeyId, SymmetricKey) {
+        self.block.get_or_init(|| {
+            let key = self.node.derive(Label::BlockKey);
+            (key.id(), key)
+        })
     }
 
     /// The id that blocks sealed under this key carry.
     pub fn id(&self) -> KeyId {
-        self.id
+        self.block().0
     }
 
     /// The node key itself.
     pub fn node_key(&self) -> &SymmetricKey {
-        &self.node
+        self.node.key()
     }
 
     /// The key that seals the blocks.
     pub fn block_key(&self) -> &SymmetricKey {
-        &self.block
+        &self.block().1
     }
 }
 
@@ -41,13 +46,13 @@ pub struct KeyRing(Arc<Vec<RingKey>>);
 
 impl KeyRing {
     /// A ring with the key that seals from now on.
-    pub fn new(current: &SymmetricKey) -> Self {
-        Self(Arc::new(vec![RingKey::new(current)]))
+    pub fn new(current: impl Into<DerivingKey>) -> Self {
+        Self(Arc::new(vec![RingKey::new(current.into())]))
     }
 
     /// Adds a key that only opens; nothing happens when it is there already.
-    pub fn add(&mut self, node_key: &SymmetricKey) {
-        self.join(RingKey::new(node_key));
+    pub fn add(&mut self, node_key: impl Into<DerivingKey>) {
+        self.join(RingKey::new(node_key.into()));
     }
 
     /// The key that seals.
@@ -57,7 +62,7 @@ impl KeyRing {
 
     /// The key whose blocks carry `id`.
     pub fn find(&self, id: KeyId) -> Option<&RingKey> {
-        self.0.iter().find(|key| key.id == id)
+        self.0.iter().find(|key| key.id() == id)
     }
 
     /// The keys that only open.
@@ -80,7 +85,7 @@ impl KeyRing {
     }
 
     fn join(&mut self, key: RingKey) {
-        if self.find(key.id).is_none() {
+        if self.0.iter().all(|known| known.node_key() != key.node_key()) {
             Arc::make_mut(&mut self.0).push(key);
         }
     }

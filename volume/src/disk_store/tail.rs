@@ -26,7 +26,7 @@ const ITEM_HEAD: usize = 20;
 const BATCH_MAX: u64 = 1 << 30;
 
 /// The journals, the one that is written to first.
-fn newest_first(dir: &Path) -> io::Result<Vec<PathBuf>> {
+pub(super) fn newest_first(dir: &Path) -> io::Result<Vec<PathBuf>> {
     let mut journals = Vec::new();
     for entry in fs::read_dir(dir)? {
         let path = entry?.path();
@@ -108,7 +108,7 @@ fn last_byte(file: &File, from: u64) -> io::Result<u64> {
 }
 
 /// Number and length of the next batch; nothing when what follows is none, or isn't whole.
-fn read_batch(reader: &mut impl Read) -> io::Result<Option<(u64, u64)>> {
+pub(super) fn read_batch(reader: &mut impl Read) -> io::Result<Option<(u64, u64)>> {
     match try_read_batch(reader) {
         Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => Ok(None),
         read => read,

@@ -139,7 +139,7 @@ fn blocks_open_only_with_a_key_of_the_ring_also_when_lately_opened() {
 #[test]
 fn sizes_of_last_blocks_are_padded() {
     let (store, blocks) = memory();
-    let lengths: HashSet<_> = (4097..4160)
+    let lengths: HashSet<_> = (16_385..16_448)
         .map(|len| {
             let content = content(&blocks, &ring(1), &bytes(1, len));
             let ContentData::Tree { root, .. } = content.data else { panic!("no tree") };

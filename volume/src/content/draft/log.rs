@@ -84,9 +84,9 @@ impl Log {
         Self { base, keys, header: None, next_row: 0, logged_bytes: 0, pending, pending_bytes: 0 }
     }
 
-    /// Whether the store has rows of it.
-    pub(super) fn is_written(&self) -> bool {
-        self.header.is_some()
+    /// Whether the store has more of it than is worth keeping beside the blocks it became.
+    pub(super) fn is_long(&self) -> bool {
+        self.header.is_some() && self.logged_bytes > SMALL_BYTES
     }
 
     pub(super) fn note(&mut self, change: Change<&[u8]>) {

@@ -13,6 +13,7 @@ use crate::{
     memory_store::MemoryStore,
     sealed_store::SealedStore,
     store::{Batch, Space},
+    undo::Undo,
 };
 
 const INO: u64 = 5;
@@ -102,9 +103,10 @@ struct Bench {
     draft: Draft,
     model: Vec<u8>,
     sources: Vec<(Content, Vec<u8>)>,
-    /// What a crash may bring back: the file as of the last fsync, and each state logged or published since (the
-    /// latter with its content).
-    states: Vec<(Vec<u8>, Option<Content>)>,
+    /// What a crash may bring back: the file as of the last fsync, and each state logged or published since.
+    states: Vec<Vec<u8>>,
+    /// As the volume does it: a content whose blocks are lost is taken back.
+    undo: Undo,
 }
 
 impl Bench {
@@ -123,11 +125,10 @@ impl Bench {
         });
         disk.sync().unwrap();
         let draft = empty(&blocks).with_budget(3 * BLOCK_SIZE);
-        let mut bench =
-            Self { disk, memory, store, blocks, draft, model: Vec::new(), sources: sources.into(), states: Vec::new() };
+        let (model, states, undo) = (Vec::new(), Vec::new(), Undo::default());
+        let mut bench = Self { disk, memory, store, blocks, draft, model, sources: sources.into(), states, undo };
         bench.publish();
-        bench.store.sync().unwrap();
-        bench.synced();
+        bench.sync();
         bench
     }
 
@@ -187,8 +188,7 @@ impl Bench {
             Op::Persist => self.persist(),
             Op::Fsync => {
                 self.persist();
-                self.store.sync().unwrap();
-                self.synced();
+                self.sync();
             }
             Op::Crash { power } => self.crash(power),
         }
@@ -209,17 +209,35 @@ impl Bench {
         let mut batch = Batch::new();
         self.store.put(&mut batch, Space::Nodes, *b"file", &rmp_serde::to_vec(&content).unwrap());
         Draft::forget(INO, &self.store, &mut batch).unwrap();
+        let publishes = matches!(content.data, ContentData::Tree { .. });
+        let undoable = self.undo.add(&self.store, &*self.disk, publishes, &mut batch).unwrap();
         self.store.apply(batch).unwrap();
-        self.states.push((self.model.clone(), Some(content)));
+        if undoable {
+            self.undo.added();
+        }
+        self.states.push(self.model.clone());
+    }
+
+    fn sync_blocks(&mut self) {
+        let end = self.undo.end();
+        self.disk.sync().unwrap();
+        if let Some(end) = end {
+            self.undo.forget(&self.store, end).unwrap();
+        }
     }
 
     fn persist(&mut self) {
+        if self.undo.end().is_some() {
+            self.sync_blocks();
+        }
         let header = [self.states.len() as u8 / 3];
         self.draft.persist(INO, &header, &self.store).unwrap();
-        self.states.push((self.model.clone(), None));
+        self.states.push(self.model.clone());
     }
 
-    fn synced(&mut self) {
+    fn sync(&mut self) {
+        self.sync_blocks();
+        self.store.sync().unwrap();
         let last = self.states.pop().unwrap();
         self.states = vec![last];
     }
@@ -230,44 +248,23 @@ impl Bench {
             self.memory.lose_power(keep);
         }
         self.blocks = Blocks::new(self.disk.clone(), Arc::new(OsEntropy));
+        crate::undo::recover(&self.store, &*self.disk).unwrap();
+        self.undo = Undo::default();
         let row = self.store.get(Space::Nodes, b"file").unwrap().unwrap();
         let published: Content = rmp_serde::from_slice(&row).unwrap();
         let recovered = Draft::recover(INO, &self.store, self.blocks.clone(), self.keys()).unwrap();
-        let logged = recovered.is_some();
         let draft = recovered
             .map_or_else(|| Draft::new(self.blocks.clone(), published.clone(), self.keys()), |(draft, _)| draft);
         self.draft = draft.with_budget(3 * BLOCK_SIZE);
         let mut found = Vec::new();
-        match self.draft.read(0, usize::MAX, &mut found) {
-            Ok(()) => {
-                let known = self.states.iter().position(|(state, _)| *state == found);
-                assert!(known.is_some(), "neither what was synced nor anything later");
-                assert!(
-                    power.is_some() || found == self.states.last().unwrap().0,
-                    "the process died, no power was lost"
-                );
-            }
-            // Published after the last sync, so nobody else has it: the volume takes it back, to what was published before.
-            Err(Error::Absent(_)) => {
-                assert!(power.is_some() && !logged);
-                let before = self.states.iter().rev().filter_map(|(state, content)| Some((state, content.as_ref()?)));
-                let readable =
-                    before.skip_while(|(_, content)| **content != published).skip(1).find(|(state, content)| {
-                        found.clear();
-                        self.blocks.read(content, &self.keys(), 0, usize::MAX, &mut found).is_ok() && found == **state
-                    });
-                let (_, content) = readable.expect("what was synced is still there");
-                self.draft = Draft::new(self.blocks.clone(), content.clone(), self.keys()).with_budget(3 * BLOCK_SIZE);
-            }
-            Err(other) => panic!("{other}"),
-        }
+        self.draft.read(0, usize::MAX, &mut found).unwrap();
+        assert!(self.states.contains(&found), "neither what was synced nor anything later");
+        assert!(power.is_some() || found == *self.states.last().unwrap(), "the process died, no power was lost");
         self.model = found;
         // The store may hold back what it had; a new start makes it certain.
         self.draft.truncate(self.model.len() as u64).unwrap();
         self.publish();
-        self.disk.sync().unwrap();
-        self.store.sync().unwrap();
-        self.synced();
+        self.sync();
     }
 
     fn check(&self) {
@@ -316,13 +313,13 @@ fn small_files_never_touch_the_packs() {
     let (disk, blocks) = memory();
     let mut draft = empty(&blocks);
     draft.write(0, &[1; 100]).unwrap();
-    draft.write(4000, &[2; 96]).unwrap();
+    draft.write(16_000, &[2; 384]).unwrap();
     let content = draft.finish().unwrap();
     assert!(matches!(content.data, ContentData::Inline(_)));
-    draft.write(4096, &[3]).unwrap();
+    draft.write(16_384, &[3]).unwrap();
     assert!(matches!(draft.finish().unwrap().data, ContentData::Tree { .. }));
     assert_eq!(disk.names().len(), 1);
-    draft.truncate(4096).unwrap();
+    draft.truncate(16_384).unwrap();
     assert_eq!(draft.finish().unwrap(), content);
 }
 
