@@ -5,7 +5,7 @@
 //! they arrived, as long as it was a causal one; so nothing here looks at anything but the
 //! commits themselves and what their authors had seen.
 
-use std::cmp::Ordering;
+use std::{cmp::Ordering, sync::Arc};
 
 use crypto::{DerivingKey, DeviceId, EpochId, Label, SymmetricKey, UserId, VolumeId};
 use serde::{Serialize, de::DeserializeOwned};
@@ -24,6 +24,7 @@ use crate::{
     member::{DeviceRow, EpochRow, InviteRow, MemberRow, Role, UserRow, epoch_id, verify_certificate},
     node::{Ino, NAME_MAX, NodeKind, TARGET_MAX},
     row::{Access, ContentValue, Link, Meta, Node, Place, Value, Xattr, XattrValue},
+    spilled::Spilled,
     store::Batch,
     time::Timestamp,
     version::{Branch, Dot, ValueRef},
@@ -491,19 +492,20 @@ impl Core {
                 let key = node.key(*generation).map(|k| k.derive(Label::BodyKey));
                 let body: Option<XattrBody> = self.open(origin, index, encoded, key.as_ref(), body);
                 let time = body.as_ref().map_or(origin.time, |b| b.time);
-                let i = match node.xattrs.iter().position(|x| x.tag == *tag) {
-                    Some(i) => i,
+                let old = self.item::<Xattr>(ino, &node, tag.as_bytes())?;
+                let mut xattr = match &old {
+                    Some(xattr) => (**xattr).clone(),
                     None => {
                         let name = body.as_ref().map(|b| b.name.clone()).unwrap_or_default();
-                        node.xattrs.push(Xattr { tag: *tag, name, values: Vec::new() });
-                        node.xattrs.len() - 1
+                        Xattr { tag: *tag, name, values: Vec::new() }
                     }
                 };
-                let live: Vec<ValueRef> = node.xattrs[i].values.iter().map(|v| v.at).collect();
+                let live: Vec<ValueRef> = xattr.values.iter().map(|v| v.at).collect();
                 self.check_same_register(origin, head, &gone, &live)?;
                 let value = body.map(|b| b.value.map_or(XattrValue::Removed, XattrValue::Set));
                 let value = Value { at, count: origin.count, value };
-                self.replace(&mut node.xattrs[i].values, &gone, Some(value))?;
+                self.replace(&mut xattr.values, &gone, Some(value))?;
+                self.put_item(ino, &mut node, old.as_deref(), Arc::new(xattr));
                 Self::touch(&mut node, origin, time);
                 self.put_node(ino, node);
                 self.changed(Changed::Attributes(ino));
@@ -562,12 +564,13 @@ impl Core {
                         (None, body.map_or(origin.time, |b| b.time), None)
                     }
                 };
-                let i = match link {
+                let old = match link {
                     None => {
                         if parent.is_none() || !gone.is_empty() {
                             return rule("a new link without a place");
                         }
                         let id = place.link(&raw.head, &raw.body);
+                        // (A directory's only link is in its own row.)
                         if node.kind == NodeKind::Directory
                             && (node.links.iter().any(|l| l.id != id) || node.id == NodeId::ROOT)
                         {
@@ -576,43 +579,42 @@ impl Core {
                         if node.kind == NodeKind::Directory && !node.born.iter().any(|b| b.dot == origin.dot) {
                             return rule("a directory's link must be born with it");
                         }
-                        match node.links.iter().position(|l| l.id == id) {
-                            // On both branches of a forked log: one link, and a place from each.
-                            Some(i) => i,
-                            None => {
-                                self.set_ino_of_link(&id, ino);
-                                node.links.push(Link { id, values: Vec::new(), shown: None });
-                                node.links.len() - 1
-                            }
+                        // If it is there, then on both branches of a forked log: one link, and a place from each.
+                        let old = self.link_of(ino, &node, &id)?;
+                        if old.is_none() {
+                            self.set_ino_of_link(&id, ino);
                         }
+                        (id, old)
                     }
                     Some(link) => {
-                        let Some(i) = node.links.iter().position(|l| l.id == *link) else {
+                        let Some(old) = self.link_of(ino, &node, link)? else {
                             return rule("a place of a link that is not the node's");
                         };
                         if gone.is_empty() {
                             return rule("a new place for a link that supersedes none");
                         }
-                        let live: Vec<ValueRef> = node.links[i].values.iter().map(|v| v.at).collect();
+                        let live: Vec<ValueRef> = old.values.iter().map(|v| v.at).collect();
                         self.check_same_register(origin, head, &gone, &live)?;
-                        i
+                        (*link, Some(old))
                     }
                 };
+                let (id, old) = old;
+                let mut link = old.as_deref().cloned().unwrap_or(Link { id, values: Vec::new(), shown: None });
                 let value = match parent {
                     Some(parent) => {
                         // A name that can't be is shown as the link's id, so that what it leads to isn't lost.
-                        let name = name.unwrap_or_else(|| format!("~{}", node.links[i].id).into_bytes());
+                        let name = name.unwrap_or_else(|| format!("~{id}").into_bytes());
                         Place::In { parent, name }
                     }
                     None => Place::Removed,
                 };
-                let moved = !node.links[i].values.is_empty();
-                let was_placed = node.links.iter().any(crate::tree::is_placed);
+                let moved = !link.values.is_empty();
+                let was_placed = node.is_placed();
                 let was_in = if node.hung_at.is_some() { self.last_parent(ino)? } else { None };
                 // The directories whose entries this changes: the new one, and those of the places it supersedes.
                 let mut directories: Vec<Ino> = parent.into_iter().collect();
                 for old in &gone {
-                    let live = node.links[i].values.iter().find(|v| v.at == *old);
+                    let live = link.values.iter().find(|v| v.at == *old);
                     let was = match live.and_then(|v| v.value.clone()) {
                         Some(Place::In { parent, .. }) => Some(parent),
                         Some(Place::Removed) => None,
@@ -620,17 +622,13 @@ impl Core {
                     };
                     directories.extend(was.filter(|d| !directories.contains(d)));
                 }
-                self.replace(
-                    &mut node.links[i].values,
-                    &gone,
-                    Some(Value { at, count: origin.count, value: Some(value) }),
-                )?;
+                self.replace(&mut link.values, &gone, Some(Value { at, count: origin.count, value: Some(value) }))?;
+                self.put_item(ino, &mut node, old.as_deref(), Arc::new(link));
                 Self::touch(&mut node, origin, time);
-                let placed = node.links.iter().any(crate::tree::is_placed);
                 // Whether removed links come back depends on whether any is placed.
-                let links: Vec<LinkId> = match was_placed == placed {
-                    true => vec![node.links[i].id],
-                    false => node.links.iter().map(|l| l.id).collect(),
+                let links: Vec<LinkId> = match was_placed == node.is_placed() {
+                    true => vec![id],
+                    false => self.link_ids(ino, &node)?,
                 };
                 let kind = node.kind;
                 self.put_node(ino, node);
@@ -769,6 +767,7 @@ impl Core {
             merged: Vec::new(),
             hung_at: None,
             views: Vec::new(),
+            spilled: Spilled::default(),
         });
         self.learn_key(&mut node, access);
         let value = self.birth_body(origin, at, &node, access, raw, body).map(|b| {

@@ -27,8 +27,9 @@ use crate::{
     id::{Birthplace, CommitHash, LinkId, NodeId, ValueId},
     member::{MemberRow, Members},
     node::Ino,
-    row::{Entry, Node, NodeRow},
+    row::{Entry, Link, Node, NodeRow, Xattr},
     sealed_store::SealedStore,
+    spilled::{ItemCache, Items},
     store::{Batch, Space, prefix_end},
     time::{Clock, Timestamp},
     tree::next_tag,
@@ -38,12 +39,17 @@ use crate::{
 
 const NODE_CACHE: usize = 12_000;
 const ENTRY_CACHE: usize = 24_000;
+/// Links with rows of their own.
+const LINK_CACHE: usize = 4096;
+/// Attributes with rows of their own, each up to 64 KiB.
+const XATTR_CACHE: usize = 128;
 /// Entries of a directory that are read ahead at once.
 const READ_AHEAD: usize = 128;
 /// Directories of which it is known how far they were read ahead.
 const AHEAD_CACHE: usize = 256;
-/// Nodes whose numbers are no further apart are read in one go.
+/// Nodes whose numbers are no further apart are read in one go, with so many rows of links and attributes among them.
 const NEAR: u64 = 4;
+const NODE_PAGE: usize = 16;
 const VECTOR_CACHE: usize = 256;
 const COMMIT_CACHE: usize = 4096;
 /// Every so many commits of a branch the whole version vector is stored, between them what changed.
@@ -89,6 +95,9 @@ pub(crate) struct Pending {
 pub(crate) struct Overlay {
     pub nodes: BTreeMap<Ino, Option<Arc<NodeRow>>>,
     pub entries: BTreeMap<(Ino, [u8; 16]), Arc<Entry>>,
+    /// Links and attributes with rows of their own.
+    pub links: Items<Link>,
+    pub xattrs: Items<Xattr>,
     /// Put into the batch as they are.
     pub batch: Batch,
     pub ids: BTreeMap<Vec<u8>, Option<Ino>>,
@@ -155,6 +164,8 @@ pub(crate) struct Core {
     name_key: TagKey,
     nodes: LruCache<Ino, Option<Arc<NodeRow>>>,
     entries: LruCache<(Ino, [u8; 16]), Arc<Entry>>,
+    pub links: ItemCache<Link>,
+    pub xattrs: ItemCache<Xattr>,
     /// Where reading ahead in a directory goes on; nothing where all was read.
     ahead: LruCache<Ino, Option<[u8; 16]>>,
     vectors: LruCache<Dot, Arc<VersionVector>>,
@@ -229,6 +240,8 @@ impl Core {
             counters,
             nodes: LruCache::new(capacity(NODE_CACHE)),
             entries: LruCache::new(capacity(ENTRY_CACHE)),
+            links: LruCache::new(capacity(LINK_CACHE)),
+            xattrs: LruCache::new(capacity(XATTR_CACHE)),
             ahead: LruCache::new(capacity(AHEAD_CACHE)),
             vectors: LruCache::new(capacity(VECTOR_CACHE)),
             commits: LruCache::new(capacity(COMMIT_CACHE)),
@@ -454,7 +467,8 @@ impl Core {
         }
     }
 
-    pub(crate) fn put_node(&mut self, ino: Ino, node: Box<Node>) {
+    pub(crate) fn put_node(&mut self, ino: Ino, mut node: Box<Node>) {
+        self.spill(ino, &mut node);
         self.put_row(ino, Some(NodeRow::Node(node)));
     }
 
@@ -533,15 +547,21 @@ impl Core {
         for run in inos.chunk_by(|a, b| b.0 - a.0 <= NEAR) {
             let [first, .., last] = run else { continue };
             let end = (last.0 + 1).to_be_bytes();
-            for (key, sealed) in
-                self.store.raw().scan(Space::Nodes, &first.0.to_be_bytes(), &end, usize::MAX).unwrap_or_default()
-            {
-                let Ok(number) = key.as_slice().try_into() else { continue };
-                let ino = Ino(u64::from_be_bytes(number));
-                if !self.nodes.contains(&ino)
-                    && let Some(row) = self.readable(Space::Nodes, &key, &sealed)
-                {
-                    self.nodes.put(ino, Some(Arc::new(row)));
+            let limit = (last.0 - first.0) as usize + NODE_PAGE;
+            let mut from = first.0;
+            while from <= last.0 {
+                let rows = self.store.raw().scan(Space::Nodes, &from.to_be_bytes(), &end, limit).unwrap_or_default();
+                // Where links and attributes filled the page, it goes on after their node.
+                let number = rows.get(limit - 1).and_then(|(key, _)| key.get(..8)?.try_into().ok());
+                from = number.map_or(u64::MAX, |number| u64::from_be_bytes(number) + 1);
+                for (key, sealed) in rows {
+                    let Ok(number) = key.as_slice().try_into() else { continue };
+                    let ino = Ino(u64::from_be_bytes(number));
+                    if !self.nodes.contains(&ino)
+                        && let Some(row) = self.readable(Space::Nodes, &key, &sealed)
+                    {
+                        self.nodes.put(ino, Some(Arc::new(row)));
+                    }
                 }
             }
         }
@@ -640,6 +660,8 @@ impl Core {
                 None => batch.remove(Space::Nodes, ino.0.to_be_bytes()),
             }
         }
+        self.put_items(&mut batch, &overlay.links);
+        self.put_items(&mut batch, &overlay.xattrs);
         for ((directory, tag), entry) in &overlay.entries {
             let key = entry_key(*directory, tag);
             if entry.is_empty() {
@@ -685,6 +707,8 @@ impl Core {
         for (ino, row) in overlay.nodes {
             self.nodes.put(ino, row);
         }
+        self.keep_items(overlay.links);
+        self.keep_items(overlay.xattrs);
         for (key, entry) in overlay.entries {
             self.entries.put(key, entry);
         }

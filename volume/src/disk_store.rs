@@ -23,9 +23,6 @@ use parking_lot::{Mutex, MutexGuard, RwLock};
 
 use crate::store::{Batch, Row, Space, Store};
 
-use ahead::Ahead;
-
-mod ahead;
 mod journal;
 mod tail;
 
@@ -59,14 +56,10 @@ struct Health {
     newest: Option<u64>,
     /// The same of the last batch that a sync reached, until the next batch has told it ([`journal::SYNCED`]).
     synced: Option<u64>,
-    ahead: Ahead,
 }
 
 impl Health {
-    fn good() -> Self {
-        let ahead = Ahead::default();
-        Self { broken: false, sync_failed: false, failed_from: u64::MAX, newest: None, synced: None, ahead }
-    }
+    const GOOD: Self = Self { broken: false, sync_failed: false, failed_from: u64::MAX, newest: None, synced: None };
 }
 
 struct Open {
@@ -155,7 +148,7 @@ impl DiskStore {
             opened => opened,
         };
         let open = RwLock::new(Some(open.map_err(to_io)?));
-        Ok(Self { dir: dir.to_owned(), health: Mutex::new(Health::good()), open })
+        Ok(Self { dir: dir.to_owned(), health: Mutex::new(Health::GOOD), open })
     }
 
     /// Takes what is damaged out of the journals of the closed store in `dir`, keeping them as they were in `kept`, so
@@ -179,7 +172,7 @@ impl DiskStore {
             tail::rewrite(&self.dir)?;
         }
         *open = Some(Open::new(&self.dir).map_err(to_io)?);
-        *health = Health::good();
+        *health = Health::GOOD;
         log::warn!("store: goes on after an error of the disk");
         Ok(())
     }
@@ -293,7 +286,6 @@ impl Store for DiskStore {
                 health.failed_from = health.failed_from.min(number);
             })?;
             (health.newest, health.synced) = (Some(number), None);
-            health.ahead.wrote(&self.dir, batch.bytes());
             Ok(())
         };
         match attempt(&mut health) {

@@ -18,7 +18,7 @@ use crate::{
     core::Core,
     error::{Error, Result},
     node::{Allocate, AttributeChange, Attributes, Caller, Handle, Ino, NewNode, NodeKind, OpenMode, SetTime},
-    row::NodeRow,
+    row::{Link, NodeRow},
     time::Timestamp,
     version::ValueRef,
 };
@@ -127,9 +127,17 @@ impl Core {
     /// Whether a file has a name, or lost its last one to somebody elsewhere.
     fn is_linked(&mut self, ino: Ino) -> Result<bool> {
         let me = self.me;
-        self.with_node(ino, |n| {
-            n.shown_links().next().is_some() || n.links.iter().any(|l| l.values.iter().any(|v| v.at.dot.branch != me))
-        })
+        let row = self.row(ino)?;
+        let Some(NodeRow::Node(node)) = row.as_deref() else { return Err(Error::NotFound) };
+        if node.is_shown() {
+            return Ok(true);
+        }
+        let mut by_others = false;
+        self.each_item::<Link>(ino, node, false, |link| {
+            by_others = link.values.iter().any(|v| v.at.dot.branch != me);
+            !by_others
+        })?;
+        Ok(by_others)
     }
 }
 

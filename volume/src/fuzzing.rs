@@ -16,7 +16,7 @@ use crate::{
     core::{CommitRow, Counters},
     error::Error,
     member::MemberRow,
-    row::{Entry, NodeRow},
+    row::{Entry, Link, NodeRow, Xattr},
     sync::Message,
     version::{Branch, ValueRef},
 };
@@ -40,7 +40,7 @@ pub const CANONICAL: [&str; 15] = [
     "block_row",
 ];
 /// The formats that only this device writes, where a second encoding of a value does no harm.
-pub const OWN: [&str; 13] = [
+pub const OWN: [&str; 15] = [
     "row_counters",
     "row_branch",
     "row_commit",
@@ -54,6 +54,8 @@ pub const OWN: [&str; 13] = [
     "draft_changes",
     "draft_header",
     "acl",
+    "row_link",
+    "row_xattr",
 ];
 
 /// Decodes `bytes` as `format` says, and encodes the value.
@@ -89,6 +91,8 @@ pub fn recode(format: &str, bytes: &[u8]) -> Result<Vec<u8>, String> {
         "row_commit" => own::<CommitRow>("commit", bytes),
         "row_change" => own::<RawChange>("change", bytes),
         "row_node" => own::<NodeRow>("node", bytes),
+        "row_link" => own::<Link>("link", bytes),
+        "row_xattr" => own::<Xattr>("extended attribute", bytes),
         "row_entry" => own::<Entry>("entry", bytes),
         "row_member" => own::<MemberRow>("membership record", bytes),
         "row_wanted" => own::<(BlockHash, u64)>("wanted content", bytes),

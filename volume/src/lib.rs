@@ -34,6 +34,7 @@ mod apply;
 mod core;
 mod namespace;
 mod row;
+mod spilled;
 mod tree;
 mod undo;
 

@@ -3,6 +3,8 @@
 //! Every function here runs inside [`Core::call`]: it checks, emits changes, and either all of
 //! them are stored or none.
 
+use std::sync::Arc;
+
 use crypto::{DerivingKey, Label, SymmetricKey};
 use serde_bytes::ByteBuf;
 
@@ -19,9 +21,10 @@ use crate::{
         AttributeChange, Attributes, Caller, DirEntry, Ino, LINK_MAX, NAME_MAX, NewNode, NodeKind, RenameMode, SetTime,
         SetXattr, TARGET_MAX,
     },
-    row::{Access, Entry, Node, NodeRow, Place, Shown, XattrValue},
+    row::{Access, Entry, Link, Node, NodeRow, Place, Shown, Xattr, XattrValue},
+    spilled::{Item, xattr_tag},
     time::Timestamp,
-    tree::{is_placed, next_tag},
+    tree::next_tag,
     version::ValueRef,
 };
 
@@ -64,7 +67,7 @@ impl Core {
     /// The directory to make something in: it must still be there.
     fn live_directory(&mut self, ino: Ino) -> Result<Ino> {
         let directory = self.directory(ino)?;
-        let alive = directory == Ino::ROOT || self.with_node(directory, |n| n.shown_links().next().is_some())?;
+        let alive = directory == Ino::ROOT || self.with_node(directory, Node::is_shown)?;
         if alive { Ok(directory) } else { Err(Error::NotFound) }
     }
 
@@ -119,9 +122,9 @@ impl Core {
             _ => (0, 0),
         };
         let links = match node.kind {
-            NodeKind::Directory if ino == Ino::ROOT || node.shown_links().next().is_some() => 2 + node.subdirs,
+            NodeKind::Directory if ino == Ino::ROOT || node.is_shown() => 2 + node.subdirs,
             NodeKind::Directory => 0,
-            _ => u32::try_from(node.shown_links().count()).unwrap_or(u32::MAX),
+            _ => u32::try_from(node.shown_count()).unwrap_or(u32::MAX),
         };
         let meta = node.meta.last().and_then(|v| v.value.as_ref());
         Attributes {
@@ -149,7 +152,7 @@ impl Core {
             found.push(DirEntry { name: b".".to_vec(), attributes: self.attributes(directory)?, cookie: 1 });
         }
         if after < 2 && found.len() < limit {
-            let parent = self.with_node(directory, |n| n.shown_links().next().map(|(_, shown)| shown.parent))?;
+            let parent = self.with_node(directory, shown_in)?;
             let parent = match parent {
                 Some(parent) => self.canonical(parent)?,
                 None => directory,
@@ -288,12 +291,8 @@ impl Core {
 
     /// Removes one link of a node.
     fn remove_link(&mut self, ino: Ino, link: &LinkId) -> Result<()> {
-        let (child, gone) = self.with_node(ino, |n| {
-            let values =
-                n.links.iter().find(|l| l.id == *link).map(|l| l.values.iter().map(|v| v.at).collect::<Vec<_>>());
-            (n.id, values)
-        })?;
-        let gone = gone.ok_or(Error::NotFound)?;
+        let (child, found) = self.found_link(ino, link)?;
+        let gone = places(&*found.ok_or(Error::NotFound)?);
         let (generation, key) = self.body_key(ino)?;
         let kind = ChangeKind::Place { link: Some(*link), child, parent: None, generation };
         let body = RemovalBody { time: self.now() };
@@ -320,15 +319,22 @@ impl Core {
     }
 
     fn shown_link(&mut self, child: Ino, link: &LinkId) -> Result<(LinkId, Shown)> {
-        let shown = self.with_node(child, |n| n.links.iter().find(|l| l.id == *link).and_then(|l| l.shown.clone()))?;
-        Ok((*link, shown.ok_or(Error::NotFound)?))
+        let (_, found) = self.found_link(child, link)?;
+        Ok((*link, found.and_then(|link| link.shown.clone()).ok_or(Error::NotFound)?))
+    }
+
+    /// The id of a node, and a link of it.
+    pub(crate) fn found_link(&mut self, ino: Ino, link: &LinkId) -> Result<(NodeId, Option<Arc<Link>>)> {
+        let row = self.row(ino)?;
+        let Some(NodeRow::Node(node)) = row.as_deref() else { return Err(Error::NotFound) };
+        Ok((node.id, self.link_of(ino, node, link)?))
     }
 
     pub(crate) fn link(&mut self, ino: Ino, parent: Ino, name: &[u8]) -> Result<Ino> {
         Self::check_name(name)?;
         let directory = self.live_directory(parent)?;
         let ino = self.made_real(ino)?;
-        let (id, kind, links) = self.with_node(ino, |n| (n.id, n.kind, n.shown_links().count()))?;
+        let (id, kind, links) = self.with_node(ino, |n| (n.id, n.kind, n.shown_count()))?;
         if kind == NodeKind::Directory {
             return Err(Error::NotPermitted);
         }
@@ -379,7 +385,7 @@ impl Core {
         if entry.claims.first().is_some_and(|c| c.child == ino) {
             self.settle_names(directory, name)?;
         }
-        let last = self.with_node(ino, |n| n.shown_links().count() <= 1)?;
+        let last = self.with_node(ino, |n| n.shown_count() <= 1)?;
         if last {
             // What its writer sees is the branch of the open file, whatever ranks above it.
             let own = self.own.get(&ino).cloned().unwrap_or_default();
@@ -469,15 +475,15 @@ impl Core {
     /// Gives a file that shows only because an edit outlived its removal its places back, before
     /// what revived it changes.
     fn anchor(&mut self, ino: Ino) -> Result<()> {
-        let revived: Vec<(LinkId, Shown)> = self.with_node(ino, |n| {
-            if n.links.iter().any(is_placed) {
-                return Vec::new();
-            }
-            n.shown_links().map(|(link, shown)| (link.id, shown.clone())).collect()
-        })?;
-        for (link, shown) in revived {
+        let row = self.row(ino)?;
+        let Some(NodeRow::Node(node)) = row.as_deref() else { return Err(Error::NotFound) };
+        if node.is_placed() {
+            return Ok(());
+        }
+        for link in self.shown_links(ino, node)? {
+            let Some(shown) = &link.shown else { continue };
             let directory = self.canonical(shown.parent)?;
-            self.move_all(&[(ino, link)], directory, &shown.name)?;
+            self.move_all(&[(ino, link.id)], directory, &shown.name)?;
         }
         Ok(())
     }
@@ -584,10 +590,8 @@ impl Core {
 
     fn move_all(&mut self, moves: &[(Ino, LinkId)], directory: Ino, name: &[u8]) -> Result<()> {
         for (ino, link) in moves {
-            let (id, gone) = self.with_node(*ino, |n| {
-                let link = n.links.iter().find(|l| l.id == *link);
-                (n.id, link.map(|l| l.values.iter().map(|v| v.at).collect::<Vec<_>>()).unwrap_or_default())
-            })?;
+            let (id, found) = self.found_link(*ino, link)?;
+            let gone = found.map(|link| places(&link)).unwrap_or_default();
             self.place(Some(*link), id, directory, name, &gone)?;
         }
         Ok(())
@@ -601,7 +605,7 @@ impl Core {
         let Some(NodeRow::View { of, value }) = self.row(ino)?.as_deref().cloned() else { return Ok(ino) };
         self.may_change()?;
         let file = self.node(of)?;
-        let shown = file.shown_links().next().map(|(_, s)| s.clone()).ok_or(Error::NotFound)?;
+        let shown = self.first_shown(of, &file)?.and_then(|link| link.shown.clone()).ok_or(Error::NotFound)?;
         let directory = self.canonical(shown.parent)?;
         let mut name = None;
         for derived in self.entry(directory, &shown.name)?.derives.clone() {
@@ -792,10 +796,7 @@ impl Core {
     // ---- extended attributes
 
     fn xattr_tag(&mut self, ino: Ino, name: &[u8]) -> Result<NodeId> {
-        self.with_node(ino, |n| {
-            n.keys.first().map(|(_, key)| NodeId::from_bytes(crypto::keyed_tag(key.key(), Label::LinkTag, name)))
-        })?
-        .ok_or_else(|| Error::damaged("a node's key"))
+        self.with_node(ino, |n| xattr_tag(n, name))?.ok_or_else(|| Error::damaged("a node's key"))
     }
 
     /// The node that carries the attributes of what shows under this number.
@@ -817,27 +818,56 @@ impl Core {
             })?;
             return list.filter(|l| !l.is_empty()).ok_or(Error::NoAttribute);
         }
-        let found = self.with_node(ino, |n| {
-            n.xattrs.iter().find(|x| x.name == name).and_then(|x| x.values.last()).map(|v| v.value.clone())
-        })?;
-        match found {
+        let found = self.xattr_named(ino, name)?;
+        match found.as_ref().and_then(|x| x.values.last()).map(|v| &v.value) {
             None | Some(Some(XattrValue::Removed)) => Err(Error::NoAttribute),
             Some(None) => Err(Error::damaged("extended attribute")),
-            Some(Some(XattrValue::Set(value))) => Ok(value.into_vec()),
+            Some(Some(XattrValue::Set(value))) => Ok(value.to_vec()),
         }
+    }
+
+    fn xattr_named(&mut self, ino: Ino, name: &[u8]) -> Result<Option<Arc<Xattr>>> {
+        let row = self.row(ino)?;
+        let Some(NodeRow::Node(node)) = row.as_deref() else { return Err(Error::NotFound) };
+        if let Some(kept) = node.xattrs.iter().find(|x| x.name == name) {
+            return Ok(Some(kept.clone()));
+        }
+        if node.spilled.xattrs == [0; 2] {
+            return Ok(None);
+        }
+        let found = match xattr_tag(node, name) {
+            Some(tag) => self.item::<Xattr>(ino, node, tag.as_bytes())?.filter(|x| x.name == name),
+            None => None,
+        };
+        if found.is_some() || !node.spilled.strange {
+            return Ok(found);
+        }
+        let mut found = None;
+        self.each_item::<Xattr>(ino, node, true, |x| {
+            found = (x.name == name).then(|| x.clone());
+            found.is_none()
+        })?;
+        Ok(found)
     }
 
     pub(crate) fn list_xattrs(&mut self, ino: Ino) -> Result<Vec<Vec<u8>>> {
         let ino = self.carrier(ino)?;
+        let row = self.row(ino)?;
+        let Some(NodeRow::Node(node)) = row.as_deref() else { return Err(Error::NotFound) };
+        let mut names: Vec<Vec<u8>> = acl_names(node).map(<[u8]>::to_vec).collect();
+        self.each_item::<Xattr>(ino, node, true, |x| {
+            names.push(x.name.clone());
+            true
+        })?;
+        Ok(names)
+    }
+
+    /// Bytes of the names that [`Self::list_xattrs`] tells, each with its end.
+    fn xattr_names(&mut self, ino: Ino) -> Result<usize> {
         self.with_node(ino, |n| {
-            let mut names: Vec<Vec<u8>> = Vec::new();
-            if let Some(access) = n.access.last().and_then(|v| v.value.as_ref()) {
-                names.extend((!access.acl.is_empty()).then(|| acl::ACCESS.to_vec()));
-                names.extend((!access.default_acl.is_empty()).then(|| acl::DEFAULT.to_vec()));
-            }
-            let set = |x: &&crate::row::Xattr| x.values.last().is_some_and(|v| v.value != Some(XattrValue::Removed));
-            names.extend(n.xattrs.iter().filter(set).map(|x| x.name.clone()));
-            names
+            let kept = n.xattrs.iter().filter(|x| x.shows()).map(|x| x.name.as_slice());
+            let bytes: usize = acl_names(n).chain(kept).map(|name| name.len() + 1).sum();
+            bytes.saturating_add(usize::try_from(n.spilled.names).unwrap_or(usize::MAX))
         })
     }
 
@@ -867,16 +897,15 @@ impl Core {
         if name == acl::ACCESS || name == acl::DEFAULT {
             return self.set_acl(ino, name, value, who);
         }
-        let names: usize = self.list_xattrs(ino)?.iter().map(|n| n.len() + 1).sum();
-        if value.is_some() && names + name.len() + 1 > XATTR_LIST_MAX {
+        if value.is_some() && self.xattr_names(ino)?.saturating_add(name.len() + 1) > XATTR_LIST_MAX {
             return Err(Error::NoSpace);
         }
         let tag = self.xattr_tag(ino, name)?;
-        let (node, gone) = self.with_node(ino, |n| {
-            let values =
-                n.xattrs.iter().find(|x| x.tag == tag).map(|x| x.values.iter().map(|v| v.at).collect::<Vec<_>>());
-            (n.id, values.unwrap_or_default())
-        })?;
+        let row = self.row(ino)?;
+        let Some(NodeRow::Node(node)) = row.as_deref() else { return Err(Error::NotFound) };
+        let old = self.item::<Xattr>(ino, node, tag.as_bytes())?;
+        let gone: Vec<ValueRef> = old.iter().flat_map(|x| &x.values).map(|v| v.at).collect();
+        let node = node.id;
         let (generation, key) = self.body_key(ino)?;
         let body = XattrBody { time: self.now(), name: name.to_vec(), value: value.map(|v| ByteBuf::from(v.to_vec())) };
         self.emit(ChangeKind::Xattr { node, generation, tag }, &gone, Some((&key, &body)))?;
@@ -962,28 +991,47 @@ impl Core {
         let Some((id, link)) = found else { return Ok(Ino::ROOT) };
         let Some((parent, name)) = self.last_place(&link)? else { return Ok(Ino::ROOT) };
         let directory = self.live_again(parent)?;
-        let gone: Vec<ValueRef> = link.values.iter().map(|v| v.at).collect();
-        self.place(Some(link.id), id, directory, &name, &gone)?;
+        self.place(Some(link.id), id, directory, &name, &places(&link))?;
         self.canonical(ino)
     }
 
     /// Puts a file whose links others removed back to its last place: its writer had it open.
     fn relink(&mut self, ino: Ino) -> Result<()> {
         let me = self.me;
-        let removed = self.with_node(ino, |n| {
-            let none = n.shown_links().next().is_none();
-            let by_others = |l: &&crate::row::Link| {
-                !l.values.is_empty()
-                    && l.values.iter().all(|v| v.at.dot.branch != me && v.value == Some(Place::Removed))
-            };
-            if none { n.links.iter().find(by_others).map(|l| (n.id, l.clone())) } else { None }
+        let row = self.row(ino)?;
+        let Some(NodeRow::Node(node)) = row.as_deref() else { return Err(Error::NotFound) };
+        if node.is_shown() {
+            return Ok(());
+        }
+        let mut removed = None;
+        self.each_item::<Link>(ino, node, false, |link| {
+            let by_others = !link.values.is_empty()
+                && link.values.iter().all(|v| v.at.dot.branch != me && v.value == Some(Place::Removed));
+            removed = by_others.then(|| link.clone());
+            removed.is_none()
         })?;
-        let Some((id, link)) = removed else { return Ok(()) };
+        let (id, Some(link)) = (node.id, removed) else { return Ok(()) };
         let Some((parent, name)) = self.last_place(&link)? else { return Ok(()) };
         let directory = self.live_again(parent)?;
-        let gone: Vec<ValueRef> = link.values.iter().map(|v| v.at).collect();
-        self.place(Some(link.id), id, directory, &name, &gone)
+        self.place(Some(link.id), id, directory, &name, &places(&link))
     }
+}
+
+/// The values of a link.
+fn places(link: &Link) -> Vec<ValueRef> {
+    link.values.iter().map(|v| v.at).collect()
+}
+
+/// The directory that holds the link of a directory.
+fn shown_in(node: &Node) -> Option<Ino> {
+    node.links.first()?.shown.as_ref().map(|shown| shown.parent)
+}
+
+/// The attributes that a node's lists of access show as.
+fn acl_names<'a>(node: &Node) -> impl Iterator<Item = &'a [u8]> + use<'a> {
+    let access = node.access.last().and_then(|v| v.value.as_ref());
+    let (one, default) = access.map_or((false, false), |a| (!a.acl.is_empty(), !a.default_acl.is_empty()));
+    one.then_some(acl::ACCESS).into_iter().chain(default.then_some(acl::DEFAULT))
 }
 
 /// What a new entry gets from its directory's default ACL, or else from the umask.

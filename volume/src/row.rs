@@ -1,6 +1,8 @@
 //! What this device keeps of nodes and directory entries: the merged state, derived from the
 //! commits and sealed at rest.
 
+use std::sync::Arc;
+
 use crypto::{DerivingKey, SymmetricKey, UserId};
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
@@ -9,7 +11,9 @@ use crate::{
     content::BlockHash,
     id::{LinkId, NodeId, RealmId},
     node::{Ino, NodeKind},
+    spilled::Spilled,
     time::Timestamp,
+    tree::is_placed,
     version::ValueRef,
 };
 
@@ -131,9 +135,11 @@ pub(crate) struct Node {
     pub keys: Vec<(u32, DerivingKey)>,
     pub access: Vec<Value<Access>>,
     pub meta: Vec<Value<Meta>>,
-    pub xattrs: Vec<Xattr>,
+    /// The attributes that have no row of their own ([`crate::spilled`]).
+    pub xattrs: Vec<Arc<Xattr>>,
     pub content: Vec<Value<ContentValue>>,
-    pub links: Vec<Link>,
+    /// The links that have no row of their own; of a directory its only one.
+    pub links: Vec<Arc<Link>>,
     /// Derived: last change of anything.
     pub ctime: Timestamp,
     /// Derived: what shows as modification time.
@@ -150,6 +156,9 @@ pub(crate) struct Node {
     pub hung_at: Option<(Ino, ByteBuf, ValueRef, u64)>,
     /// For each value beside the shown one of a file in conflict, the number under which it shows.
     pub views: Vec<(ValueRef, Ino)>,
+    /// What has rows of its own. Rows of nodes without any are as they were before there were such.
+    #[serde(default, skip_serializing_if = "Spilled::is_nothing")]
+    pub spilled: Spilled,
 }
 
 impl Node {
@@ -162,9 +171,25 @@ impl Node {
         self.keys.iter().max_by_key(|(g, _)| *g).map(|(g, key)| (*g, key))
     }
 
-    /// The links that show somewhere.
-    pub(crate) fn shown_links(&self) -> impl Iterator<Item = (&Link, &Shown)> {
-        self.links.iter().filter_map(|link| link.shown.as_ref().map(|shown| (link, shown)))
+    /// How many links show somewhere.
+    pub(crate) fn shown_count(&self) -> usize {
+        self.links.iter().filter(|link| link.shown.is_some()).count() + self.spilled.links[0] as usize
+    }
+
+    /// Whether a link shows somewhere.
+    pub(crate) fn is_shown(&self) -> bool {
+        self.spilled.links[0] > 0 || self.links.iter().any(|link| link.shown.is_some())
+    }
+
+    /// Whether a link has a live place.
+    pub(crate) fn is_placed(&self) -> bool {
+        self.spilled.placed > 0 || self.links.iter().any(|link| is_placed(link))
+    }
+
+    /// Whether all links were removed.
+    pub(crate) fn is_removed(&self) -> bool {
+        let any = !self.links.is_empty() || self.spilled.links != [0; 2];
+        any && !self.is_placed()
     }
 }
 

@@ -21,7 +21,8 @@ pub enum Space {
     Changes,
     /// Commit hash -> (branch, seq); arrival number -> (branch, seq).
     Index,
-    /// Inode number -> node row (all registers of the node).
+    /// Inode number -> node row (the node's registers); with a link's id or an attribute's tag after it: that one, where
+    /// a node has many.
     Nodes,
     /// Node, link and register ids -> inode number.
     Ids,
@@ -97,12 +98,6 @@ impl Batch {
     /// Whether applying it would change nothing.
     pub fn is_empty(&self) -> bool {
         self.writes.is_empty()
-    }
-
-    /// About as many bytes as a log of it has, rather more than fewer.
-    pub fn bytes(&self) -> u64 {
-        let of = |(_, key, value): &(Space, Vec<u8>, Option<Vec<u8>>)| key.len() + value.as_ref().map_or(0, Vec::len);
-        self.writes.iter().map(|write| of(write) as u64 + 32).sum::<u64>() + 96
     }
 }
 

@@ -9,6 +9,7 @@
 use std::{
     cmp::Ordering,
     collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
 };
 
 use crypto::Label;
@@ -59,17 +60,21 @@ impl Core {
     }
 
     fn refresh_link_here(&mut self, child: Ino, link: &LinkId) -> Result<()> {
-        let mut node = self.node(child)?;
-        let Some(i) = node.links.iter().position(|l| l.id == *link) else { return Ok(()) };
-        let new = self.place_of(child, &node, i)?;
-        let old = node.links[i].shown.clone();
+        let row = self.row(child)?;
+        let Some(NodeRow::Node(node)) = row.as_deref() else { return Err(Error::NotFound) };
+        let Some(before) = self.link_of(child, node, link)? else { return Ok(()) };
+        let new = self.place_of(child, node, &before)?;
+        let old = before.shown.clone();
         if old == new {
             return Ok(());
         }
+        // Looking for its place changed nothing.
+        let mut node = node.clone();
         let kind = node.kind;
-        let removed = kind == NodeKind::Directory && !node.links.iter().any(is_placed);
+        let removed = kind == NodeKind::Directory && !node.is_placed();
         let hangs = node.hung_at.is_some();
-        node.links[i].shown = new.clone();
+        let after = Link { shown: new.clone(), ..(*before).clone() };
+        self.put_item(child, &mut node, Some(&*before), Arc::new(after));
         self.put_node(child, node);
         // The old place first, whole: who showed as one with this directory there does no longer.
         if let Some(old) = &old {
@@ -140,8 +145,8 @@ impl Core {
 
     fn recheck_removed_once(&mut self, directory: Ino) -> Result<()> {
         let links = self.with_node(directory, |n| {
-            let removed = !n.links.is_empty() && n.links.iter().all(|l| !is_placed(l));
-            if removed { n.links.iter().map(|l| l.id).collect() } else { Vec::new() }
+            // (A directory's only link is in its own row.)
+            if n.is_removed() { n.links.iter().map(|l| l.id).collect() } else { Vec::new() }
         })?;
         for link in links {
             self.refresh_link(directory, &link)?;
@@ -150,9 +155,8 @@ impl Core {
     }
 
     /// Where a link should show.
-    fn place_of(&mut self, child: Ino, node: &Node, i: usize) -> Result<Option<Shown>> {
-        let link = &node.links[i];
-        let placed = node.links.iter().any(is_placed);
+    fn place_of(&mut self, child: Ino, node: &Node, link: &Link) -> Result<Option<Shown>> {
+        let placed = node.is_placed();
         if !placed && !self.is_revived(child, node, link)? {
             return Ok(None);
         }
@@ -191,7 +195,7 @@ impl Core {
 
     /// Whether a directory is there: it has a place, or was removed and something is in it.
     fn is_there(&mut self, directory: Ino) -> Result<bool> {
-        if directory == Ino::ROOT || self.with_node(directory, |n| n.links.iter().any(is_placed))? {
+        if directory == Ino::ROOT || self.with_node(directory, Node::is_placed)? {
             return Ok(true);
         }
         self.is_needed(directory, &mut BTreeSet::new())
@@ -242,7 +246,7 @@ impl Core {
 
     /// Whether a directory keeps the one that its winning place is in.
     fn keeps(&mut self, directory: Ino, visited: &mut BTreeSet<Ino>) -> Result<bool> {
-        let placed = self.with_node(directory, |n| n.links.iter().any(is_placed))?;
+        let placed = self.with_node(directory, Node::is_placed)?;
         Ok(placed || self.is_needed(directory, visited)?)
     }
 
@@ -565,18 +569,17 @@ impl Core {
 
     /// Follows a change of a content register: conflicts appear or are settled, what was removed may come back.
     pub(crate) fn content_changed(&mut self, ino: Ino) -> Result<()> {
-        let (removed, conflict, links) = self.with_node(ino, |n| {
-            let removed = !n.links.is_empty() && n.links.iter().all(|l| !is_placed(l));
-            let links: Vec<(LinkId, Option<Shown>)> = n.links.iter().map(|l| (l.id, l.shown.clone())).collect();
-            (removed, n.content.len() > 1 || !n.views.is_empty(), links)
-        })?;
-        if removed {
-            for (link, _) in &links {
-                self.refresh_link(ino, link)?;
+        let row = self.row(ino)?;
+        let Some(NodeRow::Node(node)) = row.as_deref() else { return Err(Error::NotFound) };
+        let conflict = node.content.len() > 1 || !node.views.is_empty();
+        let shown = if conflict { self.shown_links(ino, node)? } else { Vec::new() };
+        if node.is_removed() {
+            for link in self.link_ids(ino, node)? {
+                self.refresh_link(ino, &link)?;
             }
         }
         if conflict {
-            for shown in links.into_iter().filter_map(|(_, shown)| shown) {
+            for shown in shown.iter().filter_map(|link| link.shown.as_ref()) {
                 let directory = self.canonical(shown.parent)?;
                 self.refresh_name(directory, &shown.name)?;
             }

@@ -26,6 +26,7 @@ use crate::{
         Access, Claim, ContentValue, Derived, Entry, Link, Meta, Node, NodeRow, Place, Shown, Value, Xattr, XattrValue,
     },
     sealed_store::SealedStore,
+    spilled::Spilled,
     store::{Batch, Space},
     sync::Tip,
     version::{Branch, BranchNo, Dot, ValueRef},
@@ -477,7 +478,7 @@ fn node() -> Node {
             default_acl: Vec::new().into(),
         }),
         meta: value(Meta { mtime: Some(TIME), atime: TIME }),
-        xattrs: vec![Xattr { tag: NODE, name: b"user.a".to_vec(), values: value(XattrValue::Removed) }],
+        xattrs: vec![Arc::new(Xattr { tag: NODE, name: b"user.a".to_vec(), values: value(XattrValue::Removed) })],
         content: value(ContentValue {
             size: 70_000,
             allocated: 70_000,
@@ -486,7 +487,7 @@ fn node() -> Node {
             generation: 1,
             keys: Vec::new(),
         }),
-        links: vec![Link { id: LINK, values: value(place), shown: Some(shown) }],
+        links: vec![Arc::new(Link { id: LINK, values: value(place), shown: Some(shown) })],
         ctime: TIME,
         mtime: TIME,
         entry_change: None,
@@ -495,6 +496,7 @@ fn node() -> Node {
         merged: Vec::new(),
         hung_at: None,
         views: vec![(AT, Ino(9))],
+        spilled: Spilled::default(),
     }
 }
 
@@ -521,6 +523,8 @@ fn rows() {
         derives: vec![b"notes~1.txt".to_vec().into()],
         wanted_by: Vec::new(),
     };
+    let spilled = Spilled { links: [300, 7], placed: 300, xattrs: [2, 1], names: 14, strange: false };
+    let many = Node { spilled, ..node() };
     let member = |name, row: MemberRow| Vector::ok(name, "row_member", encode(&row));
     let damaged = |name, format, bytes| Vector::refused(name, format, "damaged", bytes);
     let vectors = [
@@ -529,6 +533,9 @@ fn rows() {
         Vector::ok("row_commit", "row_commit", encode(&row)),
         Vector::ok("row_change", "row_change", encode(&changes()[0])),
         Vector::ok("row_node", "row_node", encode(&NodeRow::Node(Box::new(node())))),
+        Vector::ok("row_node_of_many_links", "row_node", encode(&NodeRow::Node(Box::new(many)))),
+        Vector::ok("row_link", "row_link", encode(&node().links[0])),
+        Vector::ok("row_xattr", "row_xattr", encode(&node().xattrs[0])),
         Vector::ok("row_view", "row_node", encode(&NodeRow::View { of: Ino(5), value: AT })),
         Vector::ok("row_entry", "row_entry", encode(&entry)),
         member(
@@ -562,6 +569,7 @@ fn rows() {
             }),
         ),
         Vector::ok("row_wanted", "row_wanted", encode(&(ROOT, 2u64))),
+        damaged("row_link_truncated", "row_link", cut(&encode(&node().links[0]))),
         damaged("row_commit_truncated", "row_commit", cut(&encode(&row))),
         damaged("row_branch_short_device", "row_branch", encode(&(serde_bytes::Bytes::new(&[1; 31]), 0, ()))),
         damaged("row_node_unknown_kind", "row_node", vec![0x81, 0xa1, b'z', 0x90]),

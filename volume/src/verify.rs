@@ -244,10 +244,12 @@ impl Core {
             _ => ino,
         };
         while at != Ino::ROOT {
-            let shown = self.with_node(at, |n| n.shown_links().next().map(|(_, s)| (s.parent, s.name.clone())));
-            let (parent, name) = shown.ok().flatten()?;
-            names.push(name);
-            at = parent;
+            let row = self.row(at).ok().flatten()?;
+            let NodeRow::Node(node) = &*row else { return None };
+            let link = self.first_shown(at, node).ok().flatten()?;
+            let shown = link.shown.as_ref()?;
+            names.push(shown.name.clone());
+            at = shown.parent;
             // Deeper than any path: the records make a circle.
             if names.len() > 65_536 {
                 return None;

@@ -6,7 +6,7 @@ mod common;
 
 use common::{Replica, sync};
 use p2pfs_volume::{
-    Error, Role,
+    Caller, Error, Role, SetXattr,
     store::{Batch, Space, Store},
     verify::{DamageKind, VerifyReport},
 };
@@ -26,7 +26,18 @@ fn two() -> (Replica, Replica) {
     alice.write("d/short", b"short").unwrap();
     alice.write("other", &long(2)).unwrap();
     alice.write("other", &long(3)).unwrap();
+    let ino = alice.find("other").unwrap();
     alice.link("other", "d/again").unwrap();
+    // More links and attributes than its row holds, some of them removed.
+    for i in 0..8 {
+        alice.link("other", &format!("d/other{i}")).unwrap();
+        let (name, value) = (format!("user.{i}"), vec![i; 40]);
+        alice.volume.set_xattr(ino, name.as_bytes(), &value, SetXattr::Any, &Caller::default()).unwrap();
+    }
+    for i in 4..7 {
+        alice.remove(&format!("d/other{i}")).unwrap();
+        alice.volume.remove_xattr(ino, format!("user.{i}").as_bytes()).unwrap();
+    }
     sync(&alice, &bob);
     bob.write("bob's", &long(4)).unwrap();
     bob.rename("d/short", "d/renamed").unwrap();

@@ -9,6 +9,7 @@ mod directories;
 mod holes;
 mod links;
 mod locks;
+mod many;
 mod mapping;
 mod mount_helper;
 mod names;

@@ -3,10 +3,12 @@
 use serde::de::DeserializeOwned;
 
 use crate::{
-    core::{entry_key, link_id_key, node_id_key},
+    core::{entry_key, node_id_key},
+    id::LinkId,
     member::MemberRow,
     node::Ino,
-    row::{Entry, Node, NodeRow},
+    row::{Entry, Link, Node, NodeRow, Xattr},
+    spilled::{self, Item, Spilled},
     store::{Row, Space},
     version::{Dot, ValueRef},
 };
@@ -70,6 +72,17 @@ impl Verifier<'_> {
     fn nodes(&mut self, rows: Vec<Row>) {
         for (key, sealed) in rows {
             let Some(ino) = ino_of(&key) else { continue };
+            match key.get(8) {
+                None => {}
+                Some(kind) if Link::KINDS.contains(kind) => {
+                    self.spilled::<Link>(ino, &key, &sealed);
+                    continue;
+                }
+                Some(_) => {
+                    self.spilled::<Xattr>(ino, &key, &sealed);
+                    continue;
+                }
+            }
             let path = |this: &mut Self| this.path_by_entries(ino);
             let Some(plain) = self.opened(Space::Nodes, &key, &sealed, path) else { continue };
             let Some(row) = decode::<NodeRow>(&plain) else {
@@ -83,16 +96,19 @@ impl Verifier<'_> {
                 let path = self.volume.inner.core.lock().path_of(ino);
                 self.damage(DamageKind::Record, "its id does not lead to it".to_owned(), path, None);
             }
-            for (link, shown) in node.shown_links() {
-                let core = &mut *self.volume.inner.core.lock();
-                // Of directories that show as one, one holds the names of all.
-                let named = core.canonical(shown.parent).and_then(|held_by| core.entry(held_by, &shown.name));
-                let fits = named.is_ok_and(|entry| entry.claims.iter().any(|c| c.child == ino && c.link == link.id));
-                let still = core.with_node(ino, |n| n.shown_links().any(|(l, s)| l.id == link.id && s == shown));
-                if !fits && still.unwrap_or(true) {
-                    let path = core.path_of(ino);
-                    self.damage(DamageKind::Record, "a name of it is missing in its directory".to_owned(), path, None);
-                }
+            for link in &node.links {
+                self.shown(ino, link);
+            }
+            if node.spilled.is_nothing() || self.counts(ino, &node.spilled) {
+                continue;
+            }
+            // Perhaps they changed since the page was read: compared again under the lock.
+            let core = &mut *self.volume.inner.core.lock();
+            let now = core.with_node(ino, |n| n.spilled);
+            if !now.is_ok_and(|now| self.counts(ino, &now)) {
+                let path = core.path_of(ino);
+                let what = "links or extended attributes of it are missing".to_owned();
+                self.damage(DamageKind::Record, what, path, None);
             }
         }
     }
@@ -103,6 +119,64 @@ impl Verifier<'_> {
         let by_id = core.ino_of_node(&node.id);
         by_id.is_ok_and(|found| found != Some(ino))
             || node.links.iter().any(|link| core.ino_of_link(&link.id).is_ok_and(|found| found != Some(ino)))
+    }
+
+    /// Looks whether a link shows where it says.
+    fn shown(&mut self, ino: Ino, link: &Link) {
+        let Some(shown) = &link.shown else { return };
+        let core = &mut *self.volume.inner.core.lock();
+        // Of directories that show as one, one holds the names of all.
+        let named = core.canonical(shown.parent).and_then(|held_by| core.entry(held_by, &shown.name));
+        let fits = named.is_ok_and(|entry| entry.claims.iter().any(|c| c.child == ino && c.link == link.id));
+        if fits {
+            return;
+        }
+        let now = core.found_link(ino, &link.id);
+        if now.map_or(true, |(_, now)| now.is_some_and(|now| now.shown.as_ref() == Some(shown))) {
+            let path = core.path_of(ino);
+            self.damage(DamageKind::Record, "a name of it is missing in its directory".to_owned(), path, None);
+        }
+    }
+
+    /// Whether there are as many rows of links and attributes as the node's row says.
+    fn counts(&self, ino: Ino, spilled: &Spilled) -> bool {
+        let store = &self.volume.inner.store;
+        spilled::count_rows::<Link>(store, ino).is_ok_and(|found| found == spilled.links)
+            && spilled::count_rows::<Xattr>(store, ino).is_ok_and(|found| found == spilled.xattrs)
+    }
+
+    /// A row of a link or of an extended attribute: whether the node knows it, and where its link shows.
+    fn spilled<T: Item>(&mut self, ino: Ino, key: &[u8], sealed: &[u8]) {
+        let path = |this: &mut Self| this.path_by_entries(ino);
+        let Some(plain) = self.opened(Space::Nodes, key, sealed, path) else { return };
+        let item = decode::<T>(&plain).filter(|item| T::key(ino, &item.id(), item.shows()) == key);
+        let Some(item) = item else {
+            let path = self.path_by_entries(ino);
+            self.damage(DamageKind::Record, "record in `nodes` does not decode".to_owned(), path, None);
+            return;
+        };
+        let (sound, path) = {
+            let core = &mut *self.volume.inner.core.lock();
+            let known = match core.row(ino) {
+                Ok(Some(row)) => match &*row {
+                    NodeRow::Node(node) => core.item::<T>(ino, node, &item.id()).is_ok_and(|found| found.is_some()),
+                    NodeRow::View { .. } => false,
+                },
+                Ok(None) => false,
+                // Told for the node's own record.
+                Err(_) => return,
+            };
+            let found = item.link().map(|link| core.ino_of_link(&link.id));
+            let sound = known && found.is_none_or(|found| found.is_ok_and(|found| found == Some(ino)));
+            (sound, if sound { None } else { core.path_of(ino) })
+        };
+        if !sound {
+            let what = "a link or extended attribute whose node or id does not lead to it".to_owned();
+            return self.damage(DamageKind::Record, what, path, None);
+        }
+        if let Some(link) = item.link() {
+            self.shown(ino, link);
+        }
     }
 
     /// The path of a node whose own record is damaged: whoever names it tells.
@@ -137,9 +211,10 @@ impl Verifier<'_> {
                 self.damage(DamageKind::Record, "a name in it does not decode".to_owned(), path, None);
                 continue;
             };
-            let claimed = entry.claims.iter().all(|claim| {
-                core.with_node(claim.child, |n| n.links.iter().any(|l| l.id == claim.link)).is_ok_and(|there| there)
-            });
+            let claimed = entry
+                .claims
+                .iter()
+                .all(|claim| core.found_link(claim.child, &claim.link).is_ok_and(|(_, link)| link.is_some()));
             let derived = entry.derived.as_ref().is_none_or(|d| core.row(d.ino).is_ok_and(|row| row.is_some()));
             let derives = entry.derives.iter().all(|name| {
                 let there = core.entry(directory, name);
@@ -170,11 +245,11 @@ impl Verifier<'_> {
         let mut wrong = Vec::new();
         for (key, value) in rows {
             let ino = ino_of(&value).filter(|_| value.len() == 8);
-            let fits = ino.is_some_and(|ino| {
-                let found = core.with_node(ino, |node| {
-                    key == node_id_key(&node.id) || node.links.iter().any(|link| key == link_id_key(&link.id))
-                });
-                found.unwrap_or(false)
+            let fits = ino.is_some_and(|ino| match key.split_first() {
+                Some((b'l', id)) => {
+                    LinkId::try_from(id).is_ok_and(|id| core.found_link(ino, &id).is_ok_and(|(_, link)| link.is_some()))
+                }
+                _ => core.with_node(ino, |node| key == node_id_key(&node.id)).unwrap_or(false),
             });
             if !fits {
                 wrong.push(ino.and_then(|ino| core.path_of(ino)));

@@ -62,6 +62,11 @@ pub enum Op {
         dir: Pick,
         name: Name,
     },
+    /// A name for each that is free, more than its row holds.
+    LinkMany {
+        node: Pick,
+        dir: Pick,
+    },
     Unlink {
         dir: Pick,
         name: Name,
@@ -165,7 +170,7 @@ pub enum Op {
     PowerLoss,
 }
 
-const GOOD: [Name; 8] = ["a", "b", "c", "d", "e.txt", "ä", ".hidden", "a b"];
+pub const GOOD: [Name; 8] = ["a", "b", "c", "d", "e.txt", "ä", ".hidden", "a b"];
 /// One byte longer than a name may be, and as long as one may be.
 const LONG: &str = "0123456789012345678901234567890123456789012345678901234567890123456789012345678901234567890123456789\
                     0123456789012345678901234567890123456789012345678901234567890123456789012345678901234567890123456789\
@@ -181,7 +186,7 @@ fn name() -> impl Strategy<Value = Name> {
 
 fn attribute() -> impl Strategy<Value = Name> {
     prop_oneof![
-        12 => proptest::sample::select(vec!["user.a", "user.b", "user.c", "trusted.a"]),
+        12 => proptest::sample::select(vec!["user.a", "user.b", "user.c", "user.d", "user.e", "user.f", "trusted.a"]),
         1 => proptest::sample::select(vec!["", LONG]),
     ]
 }
@@ -262,6 +267,7 @@ pub fn op() -> impl Strategy<Value = Op> {
             .prop_map(|(dir, name, how, exclusive)| Op::Create { dir, name, how, exclusive }),
         1 => (pick(), name()).prop_map(|(dir, name)| Op::Lookup { dir, name }),
         4 => (pick(), pick(), name()).prop_map(|(node, dir, name)| Op::Link { node, dir, name }),
+        1 => (pick(), pick()).prop_map(|(node, dir)| Op::LinkMany { node, dir }),
         5 => (pick(), name()).prop_map(|(dir, name)| Op::Unlink { dir, name }),
         3 => (pick(), name()).prop_map(|(dir, name)| Op::Rmdir { dir, name }),
         10 => (pick(), name(), pick(), name(), prop_oneof![
@@ -294,7 +300,7 @@ pub fn op() -> impl Strategy<Value = Op> {
     let attributes = prop_oneof![
         10 => (pick(), proptest::option::of(pick()), set(), uid())
             .prop_map(|(node, through, set, uid)| Op::SetAttributes { node, through, set, uid }),
-        4 => (pick(), attribute(), 0usize..60, prop_oneof![
+        6 => (pick(), attribute(), prop_oneof![5 => 0usize..60, 1 => 900usize..1200], prop_oneof![
                 Just(SetXattr::Any), Just(SetXattr::Create), Just(SetXattr::Replace),
             ]).prop_map(|(node, name, len, how)| Op::SetXattr { node, name, len, how }),
         1 => (pick(), attribute()).prop_map(|(node, name)| Op::GetXattr { node, name }),

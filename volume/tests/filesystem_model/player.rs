@@ -7,7 +7,7 @@ use p2pfs_volume::{
 };
 
 use super::{
-    op::{How, Make, Op, Pick, Set},
+    op::{GOOD, How, Make, Op, Pick, Set},
     tree::{Id, ROOT, Refusal, Tree},
 };
 use crate::common::Replica;
@@ -157,6 +157,7 @@ impl Player {
             | Op::Create { .. }
             | Op::Lookup { .. }
             | Op::Link { .. }
+            | Op::LinkMany { .. }
             | Op::Unlink { .. }
             | Op::Rmdir { .. }
             | Op::Rename { .. } => self.names(op),
@@ -228,6 +229,13 @@ impl Player {
                 let (node, dir) = (self.file(node), self.dir(dir));
                 let real = self.volume().link(self.ino(node), self.ino(dir), name.as_bytes());
                 same(op, real, self.tree.link(node, dir, name));
+            }
+            Op::LinkMany { node, dir } => {
+                let (node, dir) = (self.file(node), self.dir(dir));
+                for name in GOOD {
+                    let real = self.volume().link(self.ino(node), self.ino(dir), name.as_bytes());
+                    same(op, real, self.tree.link(node, dir, name));
+                }
             }
             Op::Unlink { dir, name } => {
                 let dir = self.dir(dir);

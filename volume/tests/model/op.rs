@@ -34,8 +34,8 @@ pub enum Op {
     RenameOver { r: u8, entry: u8, other: u8 },
     /// Swaps two entries.
     Exchange { r: u8, entry: u8, other: u8 },
-    /// A hard link.
-    Link { r: u8, file: u8, dir: u8, name: u8 },
+    /// A hard link, or several beside each other.
+    Link { r: u8, file: u8, dir: u8, name: u8, many: bool },
     /// A symbolic link.
     Symlink { r: u8, dir: u8, name: u8 },
     /// chmod.
@@ -43,7 +43,7 @@ pub enum Op {
     /// utimens.
     Utimens { r: u8, entry: u8, secs: u8 },
     /// Sets an extended attribute, or removes it.
-    Xattr { r: u8, entry: u8, name: bool, value: u8 },
+    Xattr { r: u8, entry: u8, name: u8, value: u8 },
     /// Dies and comes back.
     Restart { r: u8 },
     /// Ends the pending commit.
@@ -74,11 +74,12 @@ pub fn op(replicas: u8) -> impl Strategy<Value = Op> {
         2 => (r(), entry(), entry()).prop_map(|(r, entry, other)| Op::RenameOver { r, entry, other }),
         3 => (r(), entry(), entry()).prop_map(|(r, entry, other)| Op::Exchange { r, entry, other }),
         4 => (r(), 0u8..6, 0u8..6, name()).prop_map(|(r, which, into, name)| Op::Nest { r, which, into, name }),
-        2 => (r(), entry(), dir(), name()).prop_map(|(r, file, dir, name)| Op::Link { r, file, dir, name }),
+        2 => (r(), entry(), dir(), name(), any::<bool>())
+            .prop_map(|(r, file, dir, name, many)| Op::Link { r, file, dir, name, many }),
         1 => (r(), dir(), name()).prop_map(|(r, dir, name)| Op::Symlink { r, dir, name }),
         1 => (r(), entry(), 0u8..8).prop_map(|(r, entry, mode)| Op::Chmod { r, entry, mode }),
         1 => (r(), entry(), 0u8..4).prop_map(|(r, entry, secs)| Op::Utimens { r, entry, secs }),
-        1 => (r(), entry(), any::<bool>(), 0u8..3).prop_map(|(r, entry, name, value)| Op::Xattr { r, entry, name, value }),
+        2 => (r(), entry(), 0u8..8, 0u8..3).prop_map(|(r, entry, name, value)| Op::Xattr { r, entry, name, value }),
         1 => r().prop_map(|r| Op::Restart { r }),
         2 => r().prop_map(|r| Op::Cut { r }),
         6 => (r(), r()).prop_map(|(r, with)| Op::Sync { r, with }),

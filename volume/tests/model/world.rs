@@ -272,10 +272,14 @@ impl World {
                 let (Some(entry), Some(other)) = (pick(&all, entry), pick(&all, other)) else { return Ok(()) };
                 self.rename(r, entry, other.parent, &other.name, RenameMode::Exchange)?;
             }
-            Op::Link { r, file, dir, name } => {
+            Op::Link { r, file, dir, name, many } => {
                 let (r, dir, name) = self.place(r, dir, name);
                 let Some(file) = pick(&self.files(r), file).cloned() else { return Ok(()) };
                 self.replicas[r].volume.link(file.ino, dir, name)?;
+                // More than its row holds.
+                for more in (0u8..5).filter(|_| many) {
+                    self.replicas[r].volume.link(file.ino, dir, &[name, &[b'0' + more]].concat())?;
+                }
             }
             Op::Chmod { r, entry, mode } => {
                 let change = AttributeChange { mode: Some(0o640 | u16::from(mode)), ..AttributeChange::default() };
@@ -289,7 +293,7 @@ impl World {
             Op::Xattr { r, entry, name, value } => {
                 let r = self.who(r);
                 let Some(entry) = pick(&self.entries(r), entry).cloned() else { return Ok(()) };
-                let name: &[u8] = if name { b"user.one" } else { b"user.two" };
+                let name = &[b"user.".as_slice(), &[b'a' + name]].concat();
                 let volume = &self.replicas[r].volume;
                 match value {
                     0 => volume.remove_xattr(entry.ino, name)?,

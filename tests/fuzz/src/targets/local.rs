@@ -65,7 +65,11 @@ pub(crate) mod row {
         let raw = |space| values(sample.raw_rows().into_iter().filter(|r| r.0 == space).map(|(_, k, v)| (k, v)).collect());
         add("row_commit", values(opened(Space::Commits)));
         add("row_change", raw(Space::Changes));
-        add("row_node", values(opened(Space::Nodes)));
+        let (nodes, spilled): (Vec<_>, Vec<_>) = opened(Space::Nodes).into_iter().partition(|(key, _)| key.len() == 8);
+        let (links, xattrs) = spilled.into_iter().partition(|(key, _)| b"lm".contains(&key[8]));
+        add("row_node", values(nodes));
+        add("row_link", values(links));
+        add("row_xattr", values(xattrs));
         add("row_entry", values(opened(Space::Entries)));
         add("row_member", values(opened(Space::Members)));
         add("row_wanted", values(opened(Space::Wanted)));
