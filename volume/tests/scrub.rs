@@ -205,3 +205,23 @@ fn own_work_that_nobody_else_has_outlives_a_lost_commit() {
     assert!(bob.read("unsent").unwrap() == long(5), "bob has it too");
     check_sound(&alice, &bob.tree());
 }
+
+#[test]
+fn a_newcomer_gets_the_blocks_that_patches_lie_over() {
+    let alice = Replica::founder("alice", 1);
+    alice.write("long", &long(1)).unwrap();
+    alice.write_at("long", PATCHED as u64, &[1; 4096]).unwrap();
+    // What shows needs more than its list names.
+    let bob = Replica::joined("bob", 2, &alice, Role::Writer);
+    sync(&alice, &bob);
+    assert!(bob.read("long").unwrap() == patched(1));
+    check_sound(&bob, &alice.tree());
+    // The same when they went away together, though the list is still known to be here.
+    for hash in alice.blocks.names() {
+        assert!(bob.blocks.evict(&hash) || !alice.blocks.contains(&hash).unwrap());
+    }
+    verify(&bob, true);
+    sync(&alice, &bob);
+    assert!(bob.read("long").unwrap() == patched(1));
+    check_sound(&bob, &alice.tree());
+}
