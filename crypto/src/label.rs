@@ -91,6 +91,8 @@ labels! {
     ChangesRoot = "changes root",
     /// The hash that names a stored block.
     BlockHash = "block hash",
+    /// The hash that names a stored patch of a block.
+    PatchHash = "patch hash",
     /// The hash that names a list of block hashes.
     ListHash = "list hash",
     /// A digest of what a replica knows.

@@ -16,6 +16,7 @@ mod symmetric;
 mod xchacha;
 
 mod block;
+mod patch;
 mod seal;
 
 mod sealed_box;
@@ -35,6 +36,7 @@ pub use identity::{BadKeys, DeviceKeys, DevicePublic, UserKeys, UserPublic};
 pub use key_file::{KeyFile, KeyFileError, PassphraseCost, Unlock};
 pub use label::Label;
 pub use padding::padded_len;
+pub use patch::{PATCH_HEADER_SIZE, PatchHeader, UNIT_SIZE, UNITS, is_patch, open_units, seal_patch};
 pub use seal::{OpenError, SEAL_OVERHEAD, open, open_padded, seal, seal_padded};
 pub use sealed_box::{BOX_OVERHEAD, BadBoxKey, BoxPublic, BoxSecret};
 pub use signature::{BadSignature, PublicKey, Signature, SigningKeys, verify};

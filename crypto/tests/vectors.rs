@@ -7,8 +7,8 @@ mod check;
 
 use check::{Vector, check};
 use p2pfs_crypto::{
-    Hash, KeyFile, Label, PassphraseCost, SeededEntropy, SymmetricKey, Unlock, open_block, open_padded, seal,
-    seal_block, seal_padded,
+    Hash, KeyFile, Label, PATCH_HEADER_SIZE, PassphraseCost, PatchHeader, SeededEntropy, SymmetricKey, UNITS, Unlock,
+    open_block, open_padded, open_units, seal, seal_block, seal_padded, seal_patch,
 };
 
 const KEY: SymmetricKey = SymmetricKey::from_bytes([7; 32]);
@@ -103,6 +103,54 @@ fn blocks() {
         let (mut plain, mut again) = (Vec::new(), Vec::new());
         open_block(&KEY, bytes, &mut plain).map_err(|e| e.to_string())?;
         seal_block(&KEY, &plain, &entropy(), &mut again);
+        Ok(again)
+    });
+}
+
+/// Each unit filled with its number, over a base of twos.
+fn patch(units: u16) -> Vec<u8> {
+    let plains: Vec<_> = (0..UNITS as u8).filter(|unit| units & 1 << unit != 0).map(|unit| [unit; 4096]).collect();
+    let mut stored = Vec::new();
+    seal_patch(&KEY, &[2; 32], units, &plains, &entropy(), &mut stored);
+    stored
+}
+
+#[test]
+fn patches() {
+    let sealed = "stored patch";
+    let (malformed, forged, other) = ("malformed", "do not match their key", "sealed under another key");
+    let refused = |name, why, bytes| Vector::refused(name, sealed, why, bytes);
+    let units = |units: u16| {
+        let mut stored = patch(0b101);
+        stored[64..66].copy_from_slice(&units.to_le_bytes());
+        stored
+    };
+    let cut = |by: usize| patch(1)[..patch(1).len() - by].to_vec();
+    let vectors = [
+        Vector::ok("patch_of_the_first_unit", sealed, patch(1)).with(KEY_INPUTS),
+        Vector::ok("patch_of_two_units", sealed, patch(0b1000_0000_0000_0100)).with(KEY_INPUTS),
+        refused("patch_empty", malformed, Vec::new()),
+        refused("patch_of_no_units", malformed, units(0)),
+        refused("patch_of_all_units", malformed, units(u16::MAX)),
+        refused("patch_of_more_units_than_it_has", malformed, units(0b111)),
+        refused("patch_of_fewer_units_than_it_has", malformed, units(1)),
+        refused("patch_of_other_units", forged, units(0b110)),
+        refused("patch_truncated", malformed, cut(1)),
+        refused("patch_trailing_byte", malformed, [patch(1), vec![0]].concat()),
+        refused("patch_without_units", malformed, patch(1)[..PATCH_HEADER_SIZE].to_vec()),
+        refused("patch_changed_magic", malformed, changed(patch(1), 0)),
+        refused("patch_changed_salt", forged, changed(patch(1), 8)),
+        refused("patch_of_another_key", other, changed(patch(1), 24)),
+        refused("patch_over_another_base", forged, changed(patch(1), 32)),
+        refused("patch_changed_byte", forged, changed(patch(1), 100)),
+    ];
+    check("patch", &vectors, |_, bytes| {
+        let header = PatchHeader::parse_whole(bytes).map_err(|e| e.to_string())?;
+        let mut plain = Vec::new();
+        open_units(&KEY, &header, 0..UNITS, &bytes[PATCH_HEADER_SIZE..], &mut plain).map_err(|e| e.to_string())?;
+        let (plain, _) = plain.as_chunks();
+        let mut again = Vec::new();
+        seal_patch(&KEY, header.base(), header.units(), plain, &entropy(), &mut again);
         Ok(again)
     });
 }

@@ -5,8 +5,10 @@
 //! which content is a file's current one, who may read it, or how blocks come from other devices.
 //!
 //! Invariants:
-//! - A block's name is the hash of all its stored bytes, a list node's the hash of its bytes under another label; what
-//!   is in the block store was checked against its name when it was put there.
+//! - A block's name is the hash of all its stored bytes, a patch's and a list node's the hash of theirs under labels of
+//!   their own; what is in the block store was checked against its name when it was put there.
+//! - Where a list has a block it may have a patch: some units of the block's bytes, and the name of the full plain block
+//!   that has the others. Whoever needs a patch needs that block as well; a patch over another patch is damage.
 //! - Every block of a file but the last spans [`BLOCK_SIZE`] bytes of it. A stored block may hold fewer plain bytes
 //!   than it spans: the rest reads as zeros. So a file grows without its old last block being sealed again, and an honest
 //!   writer's blocks hold zeros past the end of the file.
@@ -35,6 +37,13 @@ pub(crate) mod fuzzing {
         packs::{recode_point as synced_point, recode_row as block_row},
     };
 
+    /// A whole patch.
+    pub(crate) fn patch(bytes: &[u8]) -> Result<Vec<u8>> {
+        let header = super::PatchHeader::parse_whole(bytes);
+        let header = header.map_err(|_| crate::Error::damaged("a patch in no form that sealing gives"))?;
+        Ok([&header.encode(), &bytes[crypto::PATCH_HEADER_SIZE..]].concat())
+    }
+
     /// A list node of as many children as its length says.
     pub(crate) fn list_node(bytes: &[u8]) -> Result<Vec<u8>> {
         let children = (bytes.len() / BlockHash::LEN).clamp(1, list::FAN_OUT as usize);
@@ -44,13 +53,14 @@ pub(crate) mod fuzzing {
 
 use std::fmt;
 
-use crypto::{BLOCK_SIZE, Hash, Label};
+use crypto::{BLOCK_SIZE, Hash, Label, PatchHeader, is_patch, plain_len};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 
 pub use block_store::{BlockHead, BlockStore, MemoryBlocks};
-pub use blocks::{BlockKind, Blocks};
+pub use blocks::Blocks;
+pub(crate) use blocks::is_base;
 pub use draft::Draft;
 pub use key_ring::{KeyRing, RingKey};
 pub use list::{FAN_OUT, LIST_NODE_MAX};
@@ -87,9 +97,49 @@ impl BlockHash {
         Self::from_bytes(*Hash::of_bytes(Label::BlockHash, stored).as_bytes())
     }
 
+    /// The name of a stored patch.
+    pub fn of_patch(stored: &[u8]) -> Self {
+        Self::from_bytes(*Hash::of_bytes(Label::PatchHash, stored).as_bytes())
+    }
+
     /// The name of a list node.
     pub fn of_list(node: &[u8]) -> Self {
         Self::from_bytes(*Hash::of_bytes(Label::ListHash, node).as_bytes())
+    }
+}
+
+/// What stored bytes are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BlockKind {
+    /// A sealed block.
+    Block,
+    /// Sealed units laid over a block.
+    Patch {
+        /// The block below.
+        base: BlockHash,
+    },
+    /// A list node.
+    List,
+}
+
+impl BlockKind {
+    /// What bytes are that are called `name`; `None` when they don't bear it, or are in a form that nothing stored has.
+    pub fn of(name: &BlockHash, bytes: &[u8]) -> Option<Self> {
+        // What begins as a patch is taken for one when it is read, so it is no block under any name.
+        if is_patch(bytes)
+            && let Ok(header) = PatchHeader::parse_whole(bytes)
+        {
+            let patch = Self::Patch { base: BlockHash::from_bytes(*header.base()) };
+            return (BlockHash::of_patch(bytes) == *name).then_some(patch);
+        }
+        let may_be_list =
+            !bytes.is_empty() && bytes.len() <= LIST_NODE_MAX && bytes.len().is_multiple_of(BlockHash::LEN);
+        if may_be_list && BlockHash::of_list(bytes) == *name {
+            return Some(Self::List);
+        }
+        // A stored block is no longer than a full one: `plain_len` refuses other lengths.
+        let may_be_block = !is_patch(bytes) && plain_len(bytes.len()).is_ok();
+        (may_be_block && BlockHash::of_block(bytes) == *name).then_some(Self::Block)
     }
 }
 

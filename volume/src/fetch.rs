@@ -17,7 +17,7 @@ use parking_lot::{Condvar, Mutex};
 
 use crate::{
     content::{BlockHash, BlockKind, Blocks, FAN_OUT},
-    error::Result,
+    error::{Error, Result},
     sealed_store::SealedStore,
     store::{Batch, Space},
     version::ValueRef,
@@ -201,10 +201,16 @@ impl Fetch {
         let kind = self.blocks.put_received(hash, bytes)?;
         let state = &mut *self.state.lock();
         if let Some(want) = state.wants.remove(hash) {
-            let leads_on = want.height > 0 && want.height < u32::MAX && kind == BlockKind::List;
-            if !leads_on && want.height > 0 && want.height < u32::MAX {
-                log::warn!("block {} stands where a list should: its content is damaged", hash.short());
-            }
+            let list_due = want.height > 0 && want.height < u32::MAX;
+            let leads_to = match kind {
+                BlockKind::List if list_due => children(bytes, want.height),
+                _ if list_due => {
+                    log::warn!("block {} stands where a list should: its content is damaged", hash.short());
+                    Vec::new()
+                }
+                BlockKind::Patch { base } => vec![(base, 0)],
+                BlockKind::List | BlockKind::Block => Vec::new(),
+            };
             state.parked_wants -= usize::from(want.parked);
             for at in want.walks {
                 let Some(walk) = state.walks.get_mut(&at) else { continue };
@@ -213,9 +219,7 @@ impl Fetch {
                     walk.parked -= 1;
                     state.parked_walks -= usize::from(walk.parked == 0);
                 }
-                if leads_on {
-                    walk.todo.extend(children(bytes, want.height));
-                }
+                walk.todo.extend(leads_to.iter().copied());
             }
         }
         self.fill(state)?;
@@ -387,16 +391,28 @@ impl Fetch {
                     walk.todo.pop();
                     continue;
                 }
-                // A damaged list node is dropped, and fetched again as one that isn't here.
-                if self.blocks.store().head(&hash)?.is_some() && (height == 0 || !self.blocks.drop_damaged(&hash)?) {
-                    let bytes = if height > 0 { self.blocks.get_checked(&hash) } else { Ok(None) };
+                // A damaged list node or patch is dropped, and fetched again as one that isn't here.
+                let head = self.blocks.store().head(&hash)?;
+                if height == 0
+                    && let Some(head) = head
+                {
+                    match self.blocks.base_of(&hash, &head) {
+                        Ok(base) => {
+                            walk.todo.pop();
+                            walk.todo.extend(base.map(|base| (base, 0)));
+                            continue;
+                        }
+                        Err(Error::Absent(_)) => {}
+                        Err(e) => return Err(e),
+                    }
+                } else if head.is_some() && !self.blocks.drop_damaged(&hash)? {
+                    let bytes = self.blocks.get_checked(&hash);
                     walk.todo.pop();
                     match bytes {
                         Ok(Some(bytes)) if BlockHash::of_list(&bytes) == hash => {
                             walk.visited.insert((hash, height));
                             walk.todo.extend(children(&bytes, height));
                         }
-                        Ok(None) if height == 0 => {}
                         _ => {
                             log::error!("block {} is damaged, or no list where one belongs", hash.short());
                             walk.broken = true;

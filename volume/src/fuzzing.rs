@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// The formats whose values have one encoding only: what decodes is what encoding gives.
-pub const CANONICAL: [&str; 15] = [
+pub const CANONICAL: [&str; 16] = [
     "commit",
     "header",
     "head",
@@ -37,6 +37,7 @@ pub const CANONICAL: [&str; 15] = [
     "body_removal",
     "body_member",
     "list_node",
+    "patch",
     "block_row",
 ];
 /// The formats that only this device writes, where a second encoding of a value does no harm.
@@ -85,6 +86,7 @@ pub fn recode(format: &str, bytes: &[u8]) -> Result<Vec<u8>, String> {
         "body_removal" => strict::<RemovalBody>(bytes).map(|v| encode(&v)),
         "body_member" => strict::<MemberBody>(bytes).map(|v| encode(&v)),
         "list_node" => crate::content::fuzzing::list_node(bytes).map_err(told),
+        "patch" => crate::content::fuzzing::patch(bytes).map_err(told),
         "block_row" => crate::content::fuzzing::block_row(bytes).map_err(told),
         "row_counters" => own::<Counters>("counters", bytes),
         "row_branch" => own::<Branch>("branch", bytes),

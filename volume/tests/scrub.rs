@@ -6,15 +6,23 @@ mod common;
 
 use common::{Replica, sync};
 use p2pfs_volume::{
-    Caller, Error, Role, SetXattr,
+    BlockStore, Caller, Error, Role, SetXattr,
     store::{Batch, Space, Store},
     verify::{DamageKind, VerifyReport},
 };
 
 const LONG: usize = 300_000;
+const PATCHED: usize = 65_536 + 8192;
 
 fn long(seed: u8) -> Vec<u8> {
     (0..LONG).map(|i| (i as u32).wrapping_mul(2_654_435_761).to_le_bytes()[3] ^ seed).collect()
+}
+
+/// As [`long`], with a piece that was written later: a patch over one of its blocks.
+fn patched(seed: u8) -> Vec<u8> {
+    let mut bytes = long(seed);
+    bytes[PATCHED..][..4096].fill(seed);
+    bytes
 }
 
 /// Alice's volume with some of everything, and bob who has all of it.
@@ -40,6 +48,9 @@ fn two() -> (Replica, Replica) {
     }
     sync(&alice, &bob);
     bob.write("bob's", &long(4)).unwrap();
+    bob.write_at("bob's", PATCHED as u64, &[4; 4096]).unwrap();
+    let is_patch = |hash: &_| bob.blocks.get(hash).unwrap().is_some_and(|bytes| bytes.starts_with(b"P2PFSPCH"));
+    assert_eq!(bob.blocks.names().iter().filter(|hash| is_patch(hash)).count(), 1);
     bob.rename("d/short", "d/renamed").unwrap();
     // Both at once: a conflict.
     alice.write("d/short", b"alice's").unwrap();
@@ -88,7 +99,7 @@ fn every_flipped_block_is_found_never_shown_and_fetched_again() {
         assert!(!found.needs_salvage());
         // Nobody is served it, and no reader sees it.
         assert!(alice.volume.session(bob.device_id()).serve_block(&hash).is_none());
-        for (path, content) in [("d/long", long(1)), ("other", long(3)), ("bob's", long(4))] {
+        for (path, content) in [("d/long", long(1)), ("other", long(3)), ("bob's", patched(4))] {
             match alice.read(path) {
                 Ok(bytes) => assert!(bytes == content, "{path} is wrong"),
                 Err(e) => assert!(matches!(e, Error::Absent(_) | Error::Damaged(_)), "{e}"),
@@ -204,4 +215,24 @@ fn own_work_that_nobody_else_has_outlives_a_lost_commit() {
     assert!(alice.read("unsent").unwrap() == long(5), "what waited is there");
     assert!(bob.read("unsent").unwrap() == long(5), "bob has it too");
     check_sound(&alice, &bob.tree());
+}
+
+#[test]
+fn a_newcomer_gets_the_blocks_that_patches_lie_over() {
+    let alice = Replica::founder("alice", 1);
+    alice.write("long", &long(1)).unwrap();
+    alice.write_at("long", PATCHED as u64, &[1; 4096]).unwrap();
+    // What shows needs more than its list names.
+    let bob = Replica::joined("bob", 2, &alice, Role::Writer);
+    sync(&alice, &bob);
+    assert!(bob.read("long").unwrap() == patched(1));
+    check_sound(&bob, &alice.tree());
+    // The same when they went away together, though the list is still known to be here.
+    for hash in alice.blocks.names() {
+        assert!(bob.blocks.evict(&hash) || !alice.blocks.contains(&hash).unwrap());
+    }
+    verify(&bob, true);
+    sync(&alice, &bob);
+    assert!(bob.read("long").unwrap() == patched(1));
+    check_sound(&bob, &alice.tree());
 }

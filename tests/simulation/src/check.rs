@@ -8,9 +8,9 @@ use std::{
 
 use crypto::{DeviceId, Label, SeededEntropy, SymmetricKey, UserId};
 use volume::{
-    BlockHash, Error, Message, NodeKind, Volume,
+    Error, Message, NodeKind, Volume,
     commit::{ChangeKind, ClaimedCommit, Commit, ContentBody, changes_root, commit_hash},
-    content::{Blocks, ContentData, KeyRing},
+    content::{BlockKind, Blocks, ContentData, KeyRing},
     id::{CommitHash, NodeId},
     store::Space,
 };
@@ -159,7 +159,7 @@ impl World {
         let disk = self.devices[r].disk.clone();
         for hash in disk.block_names() {
             let bytes = disk.written(&hash).unwrap_or_default();
-            if BlockHash::of_block(&bytes) != hash && BlockHash::of_list(&bytes) != hash {
+            if BlockKind::of(&hash, &bytes).is_none() {
                 return fail(format!("{} stored a wrong block: {}", self.devices[r].name, hash.short()));
             }
         }

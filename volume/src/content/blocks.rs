@@ -1,17 +1,19 @@
 //! Blocks in use: sealing and opening them, following hash lists, reading contents.
 //!
 //! What is read from this device's store was checked when it was put there, and its pages' tags hang on bytes that the
-//! store vouches for ([`super::BlockHead`]): reading hashes no block. List nodes have no tags, so they are hashed each
-//! time one is read from the store; those in use stay in memory.
+//! store vouches for ([`super::BlockHead`]): reading hashes no block. List nodes and the headers of patches have no tags
+//! of their own, so these are hashed each time one is read from the store; those in use stay in memory.
 
 mod leaves;
+mod patches;
 mod pieces;
 mod recent;
+mod sealing;
 
 use std::{num::NonZeroUsize, sync::Arc};
 
 use crypto::{
-    BLOCK_SIZE, BlockHeader, Entropy, PAGE_SIZE, first_page, open_pages, padded_len, plain_len, seal_block, stored_len,
+    BLOCK_SIZE, BlockHeader, Entropy, PAGE_SIZE, PatchHeader, first_page, is_patch, open_pages, plain_len, stored_len,
     stored_range,
 };
 use lru::LruCache;
@@ -19,7 +21,7 @@ use parking_lot::Mutex;
 
 use crate::{
     content::{
-        BLOCK, BlockHash, BlockStore, Content, ContentData, KeyRing, LIST_NODE_MAX,
+        BLOCK, BlockHash, BlockKind, BlockStore, Content, ContentData, KeyRing,
         list::{children, height, parse, span},
         tree,
     },
@@ -27,26 +29,19 @@ use crate::{
 };
 
 pub(super) use leaves::Leaves;
+pub(crate) use patches::is_base;
 pub(super) use pieces::{Missing, Pieces, piece};
 use recent::Recent;
+pub(super) use sealing::Plain;
 
 /// List nodes kept in memory, of up to 4 KiB.
 const LIST_NODES: usize = 1024;
 /// Roots of lists known to be wholly here.
 const COMPLETE_ROOTS: usize = 32 << 10;
-/// Blocks sealed and stored in one go.
-const GROUP: usize = 16;
+/// Headers of patches kept in memory, of about 150 bytes.
+const PATCHES: usize = 16 << 10;
 /// Idle buffers that are kept for later.
 const IDLE_BUFFERS: usize = 4;
-
-/// What stored bytes turned out to be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum BlockKind {
-    /// A sealed block.
-    Block,
-    /// A list node.
-    List,
-}
 
 /// The blocks of this device. Cheap to clone.
 #[derive(Clone)]
@@ -58,6 +53,8 @@ struct Inner {
     lists: Mutex<LruCache<BlockHash, Arc<[BlockHash]>>>,
     /// Subtrees that are wholly here, with the number of blocks that each spans: one node has another form elsewhere.
     complete: Mutex<LruCache<(BlockHash, u64), ()>>,
+    /// Headers of patches, checked against their names.
+    patches: Mutex<LruCache<BlockHash, PatchHeader>>,
     recent: Mutex<Recent>,
     buffers: Mutex<Vec<Vec<u8>>>,
 }
@@ -71,6 +68,7 @@ impl Blocks {
             entropy,
             lists: Mutex::new(LruCache::new(cache(LIST_NODES))),
             complete: Mutex::new(LruCache::new(cache(COMPLETE_ROOTS))),
+            patches: Mutex::new(LruCache::new(cache(PATCHES))),
             recent: Mutex::new(Recent::new()),
             buffers: Mutex::new(Vec::new()),
         }))
@@ -86,26 +84,19 @@ impl Blocks {
         self.0.store.sync()
     }
 
-    /// Stores what another device sent as the block or list node `hash`.
+    /// Stores what another device sent as the block, patch or list node `hash`.
     ///
     /// # Errors
-    /// [`Error::Damaged`] when the bytes don't bear that name, or no block has that length.
+    /// [`Error::Damaged`] when the bytes don't bear that name, or they are in no form that sealing gives.
     pub fn put_received(&self, hash: &BlockHash, bytes: &[u8]) -> Result<BlockKind> {
-        let may_be_list =
-            !bytes.is_empty() && bytes.len() <= LIST_NODE_MAX && bytes.len().is_multiple_of(BlockHash::LEN);
-        // A stored block is no longer than a full one: `plain_len` refuses other lengths.
-        let kind = if may_be_list && BlockHash::of_list(bytes) == *hash {
-            BlockKind::List
-        } else if plain_len(bytes.len()).is_ok() && BlockHash::of_block(bytes) == *hash {
-            BlockKind::Block
-        } else {
+        let Some(kind) = BlockKind::of(hash, bytes) else {
             return Err(Error::damaged(format!("{} bytes that are not the block {}", bytes.len(), hash.short())));
         };
         self.0.store.put(hash, bytes)?;
         Ok(kind)
     }
 
-    /// Reads a stored block or list node and checks it against its name; `None` when it isn't here.
+    /// Reads a stored block, patch or list node and checks it against its name; `None` when it isn't here.
     ///
     /// # Errors
     /// [`Error::Damaged`] when the disk gives other bytes than were put.
@@ -113,10 +104,9 @@ impl Blocks {
         let Some(bytes) = self.0.store.get(hash)? else {
             return Ok(None);
         };
-        if BlockHash::of_block(&bytes) == *hash || BlockHash::of_list(&bytes) == *hash {
-            Ok(Some(bytes))
-        } else {
-            Err(Error::damaged(format!("the stored block {}", hash.short())))
+        match BlockKind::of(hash, &bytes) {
+            Some(_) => Ok(Some(bytes)),
+            None => Err(Error::damaged(format!("the stored block {}", hash.short()))),
         }
     }
 
@@ -139,6 +129,7 @@ impl Blocks {
     pub(crate) fn set_aside(&self, hash: &BlockHash) -> Result<()> {
         self.0.store.set_aside(hash)?;
         self.0.lists.lock().pop(hash);
+        self.0.patches.lock().pop(hash);
         // Whoever lies above it is not wholly here any more.
         self.0.complete.lock().clear();
         Ok(())
@@ -153,8 +144,11 @@ impl Blocks {
         }
     }
 
-    /// Whether all pages of a stored block open under the ring's keys.
+    /// Whether all pages of a stored block (or units of a patch) open under the ring's keys.
     pub(crate) fn opens(&self, keys: &KeyRing, stored: &[u8]) -> bool {
+        if is_patch(stored) {
+            return patches::opens(keys, stored);
+        }
         let open = || {
             let header = BlockHeader::parse(stored).ok()?;
             let key = keys.find(header.key_id())?;
@@ -162,56 +156,6 @@ impl Blocks {
             open_pages(key.block_key(), &header, 0, stored.get(crypto::BLOCK_HEADER_SIZE..)?, &mut plain).ok()
         };
         open().is_some()
-    }
-
-    /// Seals up to a block of plain bytes under the ring's current key and stores it.
-    pub fn seal_put(&self, keys: &KeyRing, plain: &[u8]) -> Result<BlockHash> {
-        let hashes = self.seal_put_many(keys, [plain])?;
-        hashes.first().copied().ok_or(Error::Invalid)
-    }
-
-    /// Seals and stores several blocks; returns their names in order.
-    pub fn seal_put_many<'a>(
-        &self,
-        keys: &KeyRing,
-        plains: impl IntoIterator<Item = &'a [u8]>,
-    ) -> Result<Vec<BlockHash>> {
-        let mut hashes = Vec::new();
-        let mut plains = plains.into_iter().peekable();
-        let mut sealed = self.buffer();
-        while plains.peek().is_some() {
-            sealed.clear();
-            let mut ends = Vec::with_capacity(GROUP);
-            for plain in plains.by_ref().take(GROUP) {
-                self.seal(keys, plain, &mut sealed);
-                ends.push(sealed.len());
-            }
-            let mut group = Vec::with_capacity(GROUP);
-            let mut start = 0;
-            for end in ends {
-                let stored = &sealed[start..end];
-                group.push((BlockHash::of_block(stored), stored));
-                start = end;
-            }
-            self.0.store.put_many(&group)?;
-            hashes.extend(group.iter().map(|(hash, _)| *hash));
-        }
-        self.give_back(sealed);
-        Ok(hashes)
-    }
-
-    /// Seals one block. A short one (the last of a file) is padded, so that its exact length doesn't show.
-    fn seal(&self, keys: &KeyRing, plain: &[u8], out: &mut Vec<u8>) {
-        let key = keys.current().block_key();
-        let padded = padded_len(plain.len()).min(BLOCK_SIZE);
-        if padded == plain.len() {
-            seal_block(key, plain, &*self.0.entropy, out);
-        } else {
-            let mut bytes = Vec::with_capacity(padded);
-            bytes.extend_from_slice(plain);
-            bytes.resize(padded, 0);
-            seal_block(key, &bytes, &*self.0.entropy, out);
-        }
     }
 
     /// Stores new list nodes and keeps them at hand.
@@ -282,11 +226,13 @@ impl Blocks {
             return Ok(false);
         }
         if height == 0 {
-            let here = self.0.store.contains(&hash)?;
-            if !here {
-                absent.push(hash);
-            }
-            return Ok(here);
+            return match self.require(&hash) {
+                Err(Error::Absent(missing)) => {
+                    absent.extend(missing);
+                    Ok(false)
+                }
+                here => here.map(|()| true),
+            };
         }
         if self.0.complete.lock().get(&(hash, count)).is_some() {
             return Ok(true);
@@ -343,9 +289,18 @@ impl Blocks {
         pieces.finish()
     }
 
-    /// Fails with [`Error::Absent`] unless the block is here.
+    /// Fails with [`Error::Absent`] unless the block is here, and what it lies over.
     pub(super) fn require(&self, hash: &BlockHash) -> Result<()> {
-        if hash.is_hole() || self.0.store.contains(hash)? { Ok(()) } else { Err(Error::Absent(vec![*hash])) }
+        if hash.is_hole() {
+            return Ok(());
+        }
+        let Some(head) = self.0.store.head(hash)? else {
+            return Err(Error::Absent(vec![*hash]));
+        };
+        match self.base_of(hash, &head)? {
+            Some(base) if !self.0.store.contains(&base)? => Err(Error::Absent(vec![base])),
+            _ => Ok(()),
+        }
     }
 
     /// Appends `len` plain bytes of a block from `from` on; zeros where it holds fewer.
@@ -374,6 +329,9 @@ impl Blocks {
         let Some(head) = self.0.store.head(hash)? else {
             return Err(Error::Absent(vec![*hash]));
         };
+        if is_patch(&head.first) {
+            return self.read_patched(hash, &head, keys, from, len, out);
+        }
         let plain_len = plain_len(head.len).map_err(|_| damaged("not of a block's length"))?;
         let header = BlockHeader::parse(&head.first).map_err(|_| damaged("no header"))?;
         let key = keys.find(header.key_id()).ok_or_else(|| damaged("sealed under a key that is not its file's"))?;
@@ -399,7 +357,7 @@ impl Blocks {
             open_pages(key.block_key(), &header, 0, sealed, &mut plain)
                 .map_err(|e| self.not_opened(hash, damaged(&e.to_string())))?;
             out.extend_from_slice(plain.get(from..(from + len).min(plain.len())).unwrap_or_default());
-            self.0.recent.lock().keep(*hash, header.key_id(), plain);
+            self.0.recent.lock().keep(*hash, [header.key_id(); 2], plain);
         } else {
             open_pages(key.block_key(), &header, first_page(from), sealed, out).map_err(|e| {
                 out.truncate(start);

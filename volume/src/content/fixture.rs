@@ -43,6 +43,19 @@ pub(super) fn content(blocks: &Blocks, keys: &KeyRing, bytes: &[u8]) -> Content 
     draft.finish().unwrap()
 }
 
+/// A finished file of `len` bytes of which these units were written again later, and its bytes.
+pub(super) fn patched(blocks: &Blocks, keys: &KeyRing, len: usize, units: &[usize]) -> (Content, Vec<u8>) {
+    let mut data = bytes(1, len);
+    let base = content(blocks, keys, &data);
+    let mut draft = Draft::new(blocks.clone(), base, keys.clone());
+    for unit in units {
+        let new = bytes(100 + *unit as u64, 4096);
+        draft.write(*unit as u64 * 4096, &new).unwrap();
+        data[unit * 4096..][..4096].copy_from_slice(&new);
+    }
+    (draft.finish().unwrap(), data)
+}
+
 /// All bytes of a content.
 pub(super) fn read_all(blocks: &Blocks, keys: &KeyRing, content: &Content) -> Vec<u8> {
     let mut out = Vec::new();

@@ -2,7 +2,7 @@
 
 use crate::{
     commit::{ChangeKind, Head, RawChange},
-    content::{BlockHash, ContentData, KeyRing},
+    content::{BlockHash, BlockHead, BlockKind, ContentData, KeyRing, is_base},
     error::Error,
     fetch::{children, height},
     node::Ino,
@@ -123,17 +123,7 @@ impl Verifier<'_> {
         if height == 0 && self.good.contains(&hash) {
             return true;
         }
-        let bytes = match self.volume.inner.blocks.get_checked(&hash) {
-            Ok(Some(bytes)) => bytes,
-            Ok(None) if looked.whole => return self.fault(hash, DamageKind::Block, "is missing", looked),
-            Ok(None) => return false,
-            Err(Error::Damaged(_)) => return self.fault(hash, DamageKind::Block, "is damaged", looked),
-            Err(e) => return self.fault(hash, DamageKind::Block, &format!("can't be read: {e}"), looked),
-        };
-        if self.good.insert(hash) {
-            self.report.checked.blocks += 1;
-            self.report.checked.bytes += bytes.len() as u64;
-        }
+        let Some(bytes) = self.whole(hash, looked) else { return false };
         if height > 0 {
             if BlockHash::of_list(&bytes) != hash {
                 return self.fault(hash, DamageKind::Sealing, "stands where a list should", looked);
@@ -147,10 +137,59 @@ impl Verifier<'_> {
             }
             return well;
         }
-        if looked.keys.is_some_and(|keys| !self.volume.inner.blocks.opens(keys, &bytes)) {
-            return self.fault(hash, DamageKind::Sealing, "was sealed wrongly by its author", looked);
+        if !self.opens(hash, &bytes, looked) {
+            return false;
         }
-        true
+        let Some(BlockKind::Patch { base }) = BlockKind::of(&hash, &bytes) else { return true };
+        let well = self.base(hash, base, looked);
+        if !well {
+            // Whoever else has it lacks its base as well.
+            self.good.remove(&hash);
+        }
+        well
+    }
+
+    /// Looks at the block below a patch.
+    fn base(&mut self, patch: BlockHash, base: BlockHash, looked: &mut Looked<'_>) -> bool {
+        if self.bad.contains_key(&base) {
+            looked.faults.push(base);
+            return false;
+        }
+        if self.good.contains(&base)
+            && self.volume.inner.blocks.store().head(&base).is_ok_and(|h| h.is_some_and(|h| is_base(&h)))
+        {
+            return true;
+        }
+        let Some(bytes) = self.whole(base, looked) else { return false };
+        if !is_base(&BlockHead::of(&bytes)) {
+            return self.fault(patch, DamageKind::Sealing, "lies over no full block", looked);
+        }
+        self.opens(base, &bytes, looked)
+    }
+
+    /// The bytes of a block that is here and whole.
+    fn whole(&mut self, hash: BlockHash, looked: &mut Looked<'_>) -> Option<Vec<u8>> {
+        let fault = match self.volume.inner.blocks.get_checked(&hash) {
+            Ok(Some(bytes)) => {
+                if self.good.insert(hash) {
+                    self.report.checked.blocks += 1;
+                    self.report.checked.bytes += bytes.len() as u64;
+                }
+                return Some(bytes);
+            }
+            Ok(None) if looked.whole => "is missing".to_owned(),
+            Ok(None) => return None,
+            Err(Error::Damaged(_)) => "is damaged".to_owned(),
+            Err(e) => format!("can't be read: {e}"),
+        };
+        self.fault(hash, DamageKind::Block, &fault, looked);
+        None
+    }
+
+    /// Whether all of a block opens under its file's keys.
+    fn opens(&mut self, hash: BlockHash, bytes: &[u8], looked: &mut Looked<'_>) -> bool {
+        let opens = looked.keys.is_none_or(|keys| self.volume.inner.blocks.opens(keys, bytes));
+        opens || self.fault(hash, DamageKind::Sealing, "was sealed wrongly by its author", looked)
     }
 
     fn fault(&mut self, hash: BlockHash, kind: DamageKind, what: &str, looked: &mut Looked<'_>) -> bool {

@@ -201,6 +201,14 @@ impl Replica {
         self.close(handle)
     }
 
+    /// Writes a part of a file that is there.
+    pub fn write_at(&self, path: &str, offset: u64, bytes: &[u8]) -> Result<()> {
+        let mode = OpenMode { write: true, ..OpenMode::default() };
+        let handle = self.volume.open(self.find(path)?, mode, &Caller::default())?;
+        self.volume.write(handle, offset, bytes, &Caller::default())?;
+        self.close(handle)
+    }
+
     pub fn open_to_write(&self, path: &str) -> Result<Handle> {
         let (parent, name) = self.parent(path)?;
         let mode = OpenMode { write: true, truncate: true, ..OpenMode::default() };

@@ -113,7 +113,8 @@ pub(crate) mod pack {
         for (name, _) in rows {
             let hash = BlockHash::try_from(name.as_slice()).expect("a row's key is a hash");
             let bytes = packs.get(&hash).expect("it was checked").expect("it is there");
-            assert!(hash == BlockHash::of_block(&bytes) || hash == BlockHash::of_list(&bytes), "a block of another name");
+            let names = [BlockHash::of_block(&bytes), BlockHash::of_list(&bytes), BlockHash::of_patch(&bytes)];
+            assert!(names.contains(&hash), "a block of another name");
         }
         let (hash, block) = (BlockHash::of_block(b"new"), b"new");
         packs.put(&hash, block).expect("a block can be put");

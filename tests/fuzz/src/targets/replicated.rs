@@ -157,11 +157,14 @@ pub(crate) mod body {
     }
 }
 
-/// Stored blocks and list nodes: opened, and put where their names say.
+/// Stored blocks, patches and list nodes: opened, and put where their names say.
 pub(crate) mod block {
     use std::sync::Arc;
 
-    use crypto::{BLOCK_SIZE, Label, SeededEntropy, SymmetricKey, open_block, plain_len, seal_block, stored_len};
+    use crypto::{
+        BLOCK_SIZE, Label, PATCH_HEADER_SIZE, PatchHeader, SeededEntropy, SymmetricKey, UNITS, open_block, open_units,
+        plain_len, seal_block, seal_patch, stored_len,
+    };
     use p2pfs_volume::{
         BlockHash, BlockStore,
         content::{Blocks, Content, ContentData, KeyRing, MemoryBlocks},
@@ -171,6 +174,7 @@ pub(crate) mod block {
 
     pub(crate) fn run(data: &[u8]) {
         super::canonical("list_node", data);
+        super::canonical("patch", data);
         super::canonical("block_row", data);
         let key = NODE.derive(Label::BlockKey, b"");
         let mut plain = Vec::new();
@@ -187,7 +191,29 @@ pub(crate) mod block {
             open_block(&key, &stored, &mut plain).expect("what was sealed opens");
             assert_eq!(plain, data);
         }
+        units(&key, data);
         follow(data);
+    }
+
+    /// As a patch: units open one by one as they do together, and only under their own header.
+    fn units(key: &SymmetricKey, data: &[u8]) {
+        let Ok(header) = PatchHeader::parse_whole(data) else { return };
+        let mut all = Vec::new();
+        let opened = open_units(key, &header, 0..UNITS, &data[PATCH_HEADER_SIZE..], &mut all).is_ok();
+        let mut single = Vec::new();
+        let mut each = true;
+        for unit in 0..UNITS {
+            let sealed = &data[header.stored_range(unit..unit + 1)];
+            each &= open_units(key, &header, unit..unit + 1, sealed, &mut single).is_ok();
+        }
+        assert_eq!(opened, each);
+        assert!(!opened || all == single, "units that open otherwise alone");
+        if opened {
+            let mut again = Vec::new();
+            let (plain, _) = all.as_chunks();
+            let other = seal_patch(key, header.base(), header.units(), plain, &SeededEntropy::new(1), &mut again);
+            assert_eq!((other.base(), other.units(), again.len()), (header.base(), header.units(), data.len()));
+        }
     }
 
     /// As the root of files of some sizes: what isn't in the right form is refused, not followed.
@@ -195,7 +221,7 @@ pub(crate) mod block {
         let store = Arc::new(MemoryBlocks::new());
         let blocks = Blocks::new(store.clone(), Arc::new(SeededEntropy::new(1)));
         let keys = KeyRing::new(&NODE);
-        for root in [BlockHash::of_list(data), BlockHash::of_block(data)] {
+        for root in [BlockHash::of_list(data), BlockHash::of_block(data), BlockHash::of_patch(data)] {
             if blocks.put_received(&root, data).is_err() {
                 continue;
             }
@@ -221,9 +247,17 @@ pub(crate) mod block {
             stored
         };
         let node = |children: &[u8]| children.iter().flat_map(|n| [*n; 32]).collect::<Vec<u8>>();
+        let patch = |units: u16| {
+            let mut stored = Vec::new();
+            let plain = vec![[9; 4096]; units.count_ones() as usize];
+            seal_patch(&key, &[3; 32], units, &plain, &SeededEntropy::new(1), &mut stored);
+            stored
+        };
         let mut row = [0; 40];
         row[12] = 40;
-        vec![sealed(1), sealed(300), sealed(8193), node(&[1, 2]), node(&[1, 0]), node(&[0, 0]), row.to_vec()]
+        let mut seeds = vec![patch(1), patch(0b1010), patch(1)[..4177].to_vec()];
+        seeds.extend([sealed(1), sealed(300), sealed(8193), node(&[1, 2]), node(&[1, 0]), node(&[0, 0]), row.to_vec()]);
+        seeds
     }
 }
 

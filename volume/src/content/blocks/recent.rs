@@ -13,7 +13,8 @@ const PLAIN_BLOCKS: usize = 128;
 const STREAMS: usize = 32;
 
 pub(super) struct Recent {
-    plain: LruCache<BlockHash, (KeyId, Arc<Vec<u8>>)>,
+    /// With the keys that they were opened with: of a patch, its own and its base's.
+    plain: LruCache<BlockHash, ([KeyId; 2], Arc<Vec<u8>>)>,
     /// Up to where each block was read last.
     ends: LruCache<BlockHash, usize>,
 }
@@ -26,8 +27,8 @@ impl Recent {
 
     /// The block's plain bytes, for who could also open it: a content that merely names a block gives no right to it.
     pub(super) fn find(&mut self, hash: &BlockHash, keys: &KeyRing) -> Option<Arc<Vec<u8>>> {
-        let (key, plain) = self.plain.get(hash)?;
-        keys.find(*key).map(|_| plain.clone())
+        let (needed, plain) = self.plain.get(hash)?;
+        needed.iter().all(|key| keys.find(*key).is_some()).then(|| plain.clone())
     }
 
     /// Whether a read of a part of the block begins where the last one ended; remembers where this one ends.
@@ -35,7 +36,7 @@ impl Recent {
         self.ends.put(*hash, from + len) == Some(from)
     }
 
-    pub(super) fn keep(&mut self, hash: BlockHash, key: KeyId, plain: Vec<u8>) {
-        self.plain.put(hash, (key, Arc::new(plain)));
+    pub(super) fn keep(&mut self, hash: BlockHash, keys: [KeyId; 2], plain: Vec<u8>) {
+        self.plain.put(hash, (keys, Arc::new(plain)));
     }
 }

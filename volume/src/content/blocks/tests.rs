@@ -5,8 +5,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::content::{
-    Draft, MemoryBlocks,
-    fixture::{bytes, content, memory, read_all, ring},
+    Draft, LIST_NODE_MAX, MemoryBlocks,
+    fixture::{bytes, content, memory, node_key, patched, read_all, ring},
     list::encode,
 };
 
@@ -136,6 +136,159 @@ fn blocks_open_only_with_a_key_of_the_ring_also_when_lately_opened() {
     assert_eq!(out.len(), data.len());
 }
 
+/// The only block of a file with a patch over it, and the patch's base.
+fn patch_and_base(store: &MemoryBlocks, content: &Content) -> (BlockHash, BlockHash) {
+    let ContentData::Tree { root, .. } = content.data else { panic!("no tree") };
+    let stored = store.get(&root).unwrap().unwrap();
+    match BlockKind::of(&root, &stored) {
+        Some(BlockKind::Patch { base }) => (root, base),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_patch_comes_before_its_base_and_needs_it() {
+    let (source, sender) = memory();
+    let (content, data) = patched(&sender, &ring(1), BLOCK_SIZE, &[2, 3, 9]);
+    let (patch, base) = patch_and_base(&source, &content);
+    let (store, receiver) = memory();
+    let absent = |expected: BlockHash| {
+        assert_eq!(receiver.absent(&content, 9).unwrap(), [expected]);
+        for (offset, len) in [(0, 100), (2 * 4096, 2 * 4096 + 1), (0, BLOCK_SIZE)] {
+            let result = receiver.read(&content, &ring(1), offset, len, &mut Vec::new());
+            assert!(matches!(result, Err(Error::Absent(hashes)) if hashes == [expected]));
+        }
+        let mut draft = Draft::new(receiver.clone(), content.clone(), ring(1));
+        assert!(matches!(draft.write(4096, &[1; 4096]), Err(Error::Absent(hashes)) if hashes == [expected]));
+        let stored = source.get(&expected).unwrap().unwrap();
+        receiver.put_received(&expected, &stored).unwrap()
+    };
+    assert_eq!(absent(patch), BlockKind::Patch { base });
+    assert_eq!(absent(base), BlockKind::Block);
+    assert!(receiver.absent(&content, 9).unwrap().is_empty());
+    assert_eq!(read_all(&receiver, &ring(1), &content), data);
+    // What is in the patch needs no base.
+    store.evict(&base);
+    let mut out = Vec::new();
+    receiver.read(&content, &ring(1), 2 * 4096 + 5, 4096, &mut out).unwrap();
+    assert_eq!(out, data[2 * 4096 + 5..][..4096]);
+}
+
+#[test]
+fn a_patch_lies_over_a_full_plain_block_or_is_damage() {
+    let (store, blocks) = memory();
+    let (over, _) = patched(&blocks, &ring(1), BLOCK_SIZE, &[1]);
+    let short = content(&blocks, &ring(1), &bytes(1, BLOCK_SIZE / 2));
+    let node = encode(&[BlockHash::from_bytes([1; 32]); 2]);
+    blocks.put_received(&BlockHash::of_list(&node), &node).unwrap();
+    let key = ring(1).current().block_key().clone();
+    for content in [&over, &short, &tree(BLOCK, BlockHash::of_list(&node))] {
+        let ContentData::Tree { root: base, .. } = content.data else { panic!("no tree") };
+        assert!(store.get(&base).unwrap().is_some());
+        let mut stored = Vec::new();
+        crypto::seal_patch(&key, base.as_bytes(), 1, [&[7; 4096]], &crypto::OsEntropy, &mut stored);
+        let patch = BlockHash::of_patch(&stored);
+        blocks.put_received(&patch, &stored).unwrap();
+        let content = tree(BLOCK, patch);
+        assert!(matches!(blocks.read(&content, &ring(1), 0, 5000, &mut Vec::new()), Err(Error::Damaged(_))));
+        let mut draft = Draft::new(blocks.clone(), content, ring(1));
+        // Sealing merges what is in the two patches, and whole blocks are not known.
+        let outcome = draft.write(9, b"x").and_then(|()| draft.write(5000, b"y"));
+        assert!(matches!(outcome, Err(Error::Damaged(_))));
+    }
+}
+
+#[test]
+fn patches_in_another_form_or_under_another_name_are_refused() {
+    let (source, blocks) = memory();
+    let (content, _) = patched(&blocks, &ring(1), BLOCK_SIZE, &[0, 5]);
+    let (patch, _) = patch_and_base(&source, &content);
+    let stored = source.get(&patch).unwrap().unwrap();
+    let refused = |hash: BlockHash, bytes: &[u8]| {
+        let (store, blocks) = memory();
+        assert!(matches!(blocks.put_received(&hash, bytes), Err(Error::Damaged(_))));
+        assert!(store.names().is_empty());
+    };
+    let named = |bytes: &[u8]| {
+        refused(BlockHash::of_patch(bytes), bytes);
+        refused(BlockHash::of_block(bytes), bytes);
+        refused(BlockHash::of_list(bytes), bytes);
+    };
+    // A patch's own bytes under other labels, and a block's under the patch's.
+    refused(BlockHash::of_block(&stored), &stored);
+    refused(BlockHash::of_list(&stored), &stored);
+    let block = blocks.seal_put(&ring(1), &[1; 9000]).unwrap();
+    let block = source.get(&block).unwrap().unwrap();
+    refused(BlockHash::of_patch(&block), &block);
+    // Another length, no units, all units.
+    named(&stored[..stored.len() - 1]);
+    named(&[&stored[..], &[0]].concat());
+    for units in [0u16, 1, 0b111, u16::MAX] {
+        let mut other = stored.clone();
+        other[64..66].copy_from_slice(&units.to_le_bytes());
+        named(&other);
+    }
+    // Of a block's length, so that only its beginning tells.
+    let mut block = block;
+    block[..8].copy_from_slice(b"P2PFSPCH");
+    named(&block);
+}
+
+#[test]
+fn a_changed_patch_is_as_one_that_never_came() {
+    for at in [0, 10, 25, 40, 64, 65, 66, 5000] {
+        let (store, blocks) = memory();
+        let (content, data) = patched(&blocks, &ring(1), BLOCK_SIZE, &[2, 3, 9]);
+        let (patch, _) = patch_and_base(&store, &content);
+        let stored = store.get(&patch).unwrap().unwrap();
+        let mut changed = stored.clone();
+        changed[at] ^= 1;
+        // The first bytes are the row's, which nobody can change.
+        if at < 24 {
+            changed = stored.clone();
+        }
+        store.evict(&patch);
+        store.put(&patch, &changed).unwrap();
+        for fresh in [false, true] {
+            let blocks = if fresh { Blocks::new(store.clone(), Arc::new(crypto::OsEntropy)) } else { blocks.clone() };
+            let mut out = Vec::new();
+            match blocks.read(&content, &ring(1), 0, BLOCK_SIZE, &mut out) {
+                // A header that was known already is not read again.
+                Ok(()) => assert!(out == data && (at < 24 || at < 66 && !fresh), "byte {at}"),
+                Err(Error::Absent(hashes)) => assert_eq!(hashes, [patch]),
+                Err(other) => panic!("{other}"),
+            }
+        }
+        store.put(&patch, &stored).unwrap();
+        assert_eq!(read_all(&blocks, &ring(1), &content), data);
+    }
+}
+
+#[test]
+fn a_patch_needs_its_own_key_and_its_base_s() {
+    let (_, blocks) = memory();
+    let data = bytes(1, BLOCK_SIZE);
+    let base = content(&blocks, &ring(2), &data);
+    let mut both = ring(1);
+    both.add(node_key(2));
+    let mut draft = Draft::new(blocks.clone(), base, both.clone());
+    draft.write(4096, &[9; 4096]).unwrap();
+    let content = draft.finish().unwrap();
+    let mut expected = data;
+    expected[4096..8192].fill(9);
+    // In pieces, so that it is remembered too.
+    for step in [BLOCK_SIZE, 3000] {
+        for at in (0..BLOCK_SIZE).step_by(step) {
+            let mut out = Vec::new();
+            blocks.read(&content, &both, at as u64, step, &mut out).unwrap();
+            assert_eq!(out, expected[at..expected.len().min(at + step)]);
+        }
+    }
+    for one in [1, 2] {
+        assert!(matches!(blocks.read(&content, &ring(one), 0, 5000, &mut Vec::new()), Err(Error::Damaged(_))));
+    }
+}
+
 #[test]
 fn sizes_of_last_blocks_are_padded() {
     let (store, blocks) = memory();
@@ -214,6 +367,29 @@ proptest! {
         let keys = ring(1);
         let data = bytes(9, 70_000);
         let content = content(&blocks, &keys, &data);
+        let mut out = Vec::new();
+        while out.len() < data.len() {
+            let at = out.len() as u64;
+            blocks.read(&content, &keys, at, step, &mut out).unwrap();
+        }
+        prop_assert_eq!(out, data);
+    }
+
+    #[test]
+    fn any_range_reads_through_patches(
+        units in prop::collection::vec(0..40usize, 1..12),
+        reads in prop::collection::vec((0..200_000u64, 0..150_000usize), 1..20),
+        step in 1..9000usize,
+    ) {
+        let (_, blocks) = memory();
+        let keys = ring(1);
+        let (content, data) = patched(&blocks, &keys, 170_001, &units);
+        for (offset, len) in reads {
+            let mut out = vec![1, 2];
+            blocks.read(&content, &keys, offset, len, &mut out).unwrap();
+            let from = data.len().min(offset as usize);
+            prop_assert_eq!(&out[2..], &data[from..data.len().min(from + len)]);
+        }
         let mut out = Vec::new();
         while out.len() < data.len() {
             let at = out.len() as u64;

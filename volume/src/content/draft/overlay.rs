@@ -16,7 +16,7 @@ use crypto::BLOCK_SIZE;
 use crate::{
     content::{
         BLOCK, BlockHash, Blocks, FAN_OUT, KeyRing, MAX_FILE_SIZE,
-        blocks::{Leaves, Missing, Pieces, piece},
+        blocks::{Leaves, Missing, Pieces, Plain, piece},
         blocks_of, tree,
     },
     error::{Error, Result},
@@ -64,6 +64,8 @@ pub(super) struct Overlay {
     /// Stamp -> index of each dirty block: the one first written longest ago comes first.
     dirty: BTreeMap<u64, u64>,
     filled: BTreeSet<u64>,
+    /// Memory that dirty blocks take.
+    held: usize,
     next_stamp: u64,
     /// Blocks that aren't holes.
     data_blocks: u64,
@@ -80,6 +82,7 @@ impl Overlay {
             pieces: BTreeMap::new(),
             dirty: BTreeMap::new(),
             filled: BTreeSet::new(),
+            held: 0,
             next_stamp: 0,
             data_blocks: allocated.div_ceil(BLOCK),
         }
@@ -97,7 +100,7 @@ impl Overlay {
     }
 
     pub(super) fn dirty_bytes(&self) -> usize {
-        self.dirty.len() * BLOCK_SIZE
+        self.held
     }
 
     /// Bytes in blocks that aren't holes.
@@ -189,7 +192,7 @@ impl Overlay {
             };
             let (from, to) = piece(index, offset, end);
             if to - from == BLOCK_SIZE {
-                whole.push(&bytes[(index * BLOCK - offset) as usize..][..BLOCK_SIZE]);
+                whole.push(Plain::Bytes(&bytes[(index * BLOCK - offset) as usize..][..BLOCK_SIZE]));
                 unders.push((index, under));
             } else {
                 edges.extend(missing.note(self.edge(means, index, from, to, under))?);
@@ -219,8 +222,10 @@ impl Overlay {
         if covers || under.is_hole() {
             return Ok(edge);
         }
-        // Sealing needs the rest of it later; then it is too late to fetch it.
-        means.blocks.require(&under)?;
+        if self.dirty_at(index).is_none() {
+            // Sealing needs the rest of it later; then it is too late to fetch it.
+            means.blocks.require(&under)?;
+        }
         let cut_units = [(from, !from.is_multiple_of(UNIT)), (to, !to.is_multiple_of(UNIT) && to < here)];
         for unit in cut_units.into_iter().filter(|(_, cut)| *cut).map(|(at, _)| at / UNIT) {
             let known = self.dirty_at(index).is_some_and(|block| block.knows(unit));
@@ -234,16 +239,18 @@ impl Overlay {
     }
 
     fn apply(&mut self, edge: Edge, bytes: &[u8]) {
-        let Edge { index, from, .. } = edge;
-        let block = self.make_dirty(edge);
-        block.write(from, bytes);
-        if block.is_filled() {
+        let (index, from) = (edge.index, edge.from);
+        let filled = self.change_dirty(edge, |block| {
+            block.write(from, bytes);
+            block.is_filled()
+        });
+        if filled {
             self.filled.insert(index);
         }
     }
 
-    /// The dirty block of an edge, with what was loaded for it.
-    fn make_dirty(&mut self, edge: Edge) -> &mut DirtyBlock {
+    /// Changes the dirty block of an edge, with what was loaded for it.
+    fn change_dirty<R>(&mut self, edge: Edge, change: impl FnOnce(&mut DirtyBlock) -> R) -> R {
         let Edge { index, under, covers, loaded, .. } = edge;
         if self.dirty_at(index).is_none() {
             self.replace(index, under, None);
@@ -251,15 +258,20 @@ impl Overlay {
             let stamp = self.next_stamp;
             self.next_stamp += 1;
             self.dirty.insert(stamp, index);
-            self.pieces.insert(index, Piece::Dirty(Box::new(DirtyBlock::new(under, stamp))));
+            let block = Box::new(DirtyBlock::new(under, stamp));
+            self.held += block.cost();
+            self.pieces.insert(index, Piece::Dirty(block));
         }
         match self.pieces.get_mut(&index) {
             Some(Piece::Dirty(block)) => {
+                let before = block.cost();
                 loaded.iter().for_each(|(unit, bytes)| block.learn(*unit, bytes));
                 if covers {
                     block.forget_under();
                 }
-                block
+                let result = change(block);
+                self.held = self.held - before + block.cost();
+                result
             }
             _ => unreachable!("a dirty block was put there above"),
         }
@@ -269,6 +281,7 @@ impl Overlay {
     fn replace(&mut self, index: u64, under: BlockHash, hash: Option<BlockHash>) {
         let was_data = match self.pieces.remove(&index) {
             Some(Piece::Dirty(block)) => {
+                self.held -= block.cost();
                 self.dirty.remove(&block.stamp);
                 self.filled.remove(&index);
                 true
@@ -311,7 +324,7 @@ impl Overlay {
         self.visible = self.visible.min(blocks);
         self.size = size;
         if let Some(edge) = edge {
-            self.make_dirty(edge).cut(cut);
+            self.change_dirty(edge, |block| block.cut(cut));
             self.filled.remove(&last);
         }
         Ok(())
@@ -368,6 +381,7 @@ impl Overlay {
         let dropped: Vec<_> = self.pieces.range(range).map(|(index, _)| *index).collect();
         for index in dropped {
             if let Some(Piece::Dirty(block)) = self.pieces.remove(&index) {
+                self.held -= block.cost();
                 self.dirty.remove(&block.stamp);
                 self.filled.remove(&index);
             }

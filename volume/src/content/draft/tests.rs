@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::{
     content::{
-        BlockStore, MemoryBlocks,
+        BlockKind, BlockStore, MemoryBlocks,
         fixture::{bytes, content, memory, node_key, read_all, ring, sealed},
         tree,
     },
@@ -78,6 +78,7 @@ fn length() -> impl Strategy<Value = usize> {
 fn op() -> impl Strategy<Value = Op> {
     prop_oneof![
         10 => (offset(), length(), any::<u64>()).prop_map(|(offset, len, seed)| Op::Write { offset, len, seed }),
+        6 => (0..6 * 16usize, any::<u64>()).prop_map(|(unit, seed)| Op::Write { offset: unit * 4096, len: 4096, seed }),
         3 => offset().prop_map(Op::Truncate),
         1 => offset().prop_map(Op::Extend),
         3 => (offset(), length()).prop_map(|(offset, len)| Op::Punch { offset, len }),
@@ -299,8 +300,15 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(80))]
 
     #[test]
-    fn a_draft_is_a_vector_of_bytes_that_survives_crashes(ops in prop::collection::vec(op(), 1..40)) {
+    fn a_draft_is_a_vector_of_bytes_that_survives_crashes(
+        ops in prop::collection::vec(op(), 1..40), full in any::<bool>(),
+    ) {
         let mut bench = Bench::new();
+        if full {
+            // What is written over it becomes patches.
+            bench.apply(Op::Write { offset: 0, len: 6 * BLOCK_SIZE, seed: 3 });
+            bench.apply(Op::Publish);
+        }
         for op in ops {
             bench.apply(op);
         }
@@ -487,4 +495,125 @@ fn a_stream_of_small_writes_is_sealed_as_it_goes() {
     let content = draft.finish().unwrap();
     assert_eq!(disk.names().len(), 42);
     assert_eq!(read_all(&blocks, &ring(1), &content), data);
+}
+
+/// How many stored blocks, patches and list nodes there are.
+fn kinds(disk: &MemoryBlocks) -> [usize; 3] {
+    let mut kinds = [0; 3];
+    for hash in disk.names() {
+        match BlockKind::of(&hash, &disk.get(&hash).unwrap().unwrap()).unwrap() {
+            BlockKind::Block => kinds[0] += 1,
+            BlockKind::Patch { .. } => kinds[1] += 1,
+            BlockKind::List => kinds[2] += 1,
+        }
+    }
+    kinds
+}
+
+#[test]
+fn a_few_units_of_a_full_block_are_a_patch_that_grows_until_it_is_not_worth_it() {
+    let (disk, blocks) = memory();
+    let mut data = bytes(1, 2 * BLOCK_SIZE);
+    let mut draft = Draft::new(blocks.clone(), content(&blocks, &ring(1), &data), ring(1));
+    assert_eq!(kinds(&disk), [2, 0, 1]);
+    let mut base = None;
+    for round in 1..=10usize {
+        // One unit more each time, the one before again, and a piece of it that lies in two units.
+        let (from, len) = ((round - 1) * 4096, if round == 4 { 4000 } else { 4096 });
+        let new = bytes(50 + round as u64, len);
+        data[from..from + len].copy_from_slice(&new);
+        draft.write(from as u64, &new).unwrap();
+        let content = draft.finish().unwrap();
+        assert!(read_all(&blocks, &ring(1), &content) == data, "{round}");
+        let ContentData::Tree { root, blocks: count } = content.data else { panic!("no tree") };
+        let leaf = blocks.leaf_at(root, count, 0).unwrap();
+        let stored = disk.get(&leaf).unwrap().unwrap();
+        match BlockKind::of(&leaf, &stored) {
+            Some(BlockKind::Patch { base: below }) => {
+                assert_eq!(stored.len(), 66 + round % 9 * 4112, "{round}");
+                assert_eq!(*base.get_or_insert(below), below);
+                assert!(round <= 8 || round == 10);
+            }
+            other => {
+                assert_eq!((other, round), (Some(BlockKind::Block), 9));
+                base = None;
+            }
+        }
+    }
+}
+
+#[test]
+fn last_blocks_and_those_over_holes_or_short_ones_are_sealed_whole() {
+    let (disk, blocks) = memory();
+    let mut draft = empty(&blocks);
+    draft.write(0, &bytes(1, BLOCK_SIZE + 20_000)).unwrap();
+    draft.finish().unwrap();
+    draft.truncate(4 * BLOCK).unwrap();
+    draft.finish().unwrap();
+    // Over the short one, over a hole, and in the last one.
+    for index in 1..4 {
+        draft.write(index * BLOCK + 4096, &bytes(index, 4096)).unwrap();
+    }
+    let content = draft.finish().unwrap();
+    assert_eq!(kinds(&disk)[1], 0);
+    let all = read_all(&blocks, &ring(1), &content);
+    assert_eq!(all[BLOCK_SIZE..][..4096], bytes(1, BLOCK_SIZE + 20_000)[BLOCK_SIZE..][..4096]);
+    // A full one becomes the last, cut in its middle.
+    draft.write(4096, &[5; 4096]).unwrap();
+    draft.finish().unwrap();
+    assert_eq!(kinds(&disk)[1], 1);
+    draft.truncate(30_000).unwrap();
+    let content = draft.finish().unwrap();
+    assert_eq!(kinds(&disk)[1], 1);
+    assert_eq!(read_all(&blocks, &ring(1), &content)[4096..8192], [5; 4096]);
+}
+
+#[test]
+fn scattered_small_writes_are_held_and_stored_at_their_own_cost() {
+    let (disk, blocks) = memory();
+    let count = 1500;
+    let base = content(&blocks, &ring(1), &bytes(1, count * BLOCK_SIZE));
+    let before = disk.names().len();
+    let mut draft = Draft::new(blocks.clone(), base, ring(1));
+    for block in 0..count as u64 {
+        draft.write(block * BLOCK + block % 16 * 4096, &bytes(block, 4096)).unwrap();
+    }
+    // None was sealed yet: the budget is for far more blocks than would fit it whole.
+    assert_eq!(disk.names().len(), before);
+    assert!((count * 4096..count * 5000).contains(&draft.dirty_bytes()));
+    let content = draft.finish().unwrap();
+    assert_eq!(draft.dirty_bytes(), 0);
+    assert_eq!(kinds(&disk)[1], count);
+    for block in (0..count as u64).step_by(97) {
+        let mut out = Vec::new();
+        blocks.read(&content, &ring(1), block * BLOCK + block % 16 * 4096, 4096, &mut out).unwrap();
+        assert_eq!(out, bytes(block, 4096));
+    }
+}
+
+#[test]
+fn a_copy_shares_patches_with_the_keys_of_both() {
+    let (disk, blocks) = memory();
+    let base = content(&blocks, &ring(2), &bytes(1, 3 * BLOCK_SIZE));
+    let mut keys = ring(1);
+    keys.add(node_key(2));
+    let mut source = Draft::new(blocks.clone(), base, keys.clone());
+    source.write(BLOCK, &[7; 4096]).unwrap();
+    let shown = source.finish().unwrap();
+    let before = disk.names().len();
+    let mut copy = Draft::new(blocks.clone(), Content::empty(), ring(3));
+    assert_eq!(copy.clone_range(&shown, &keys, 0, 0, shown.size).unwrap(), shown.size);
+    assert_eq!(copy.extra_keys(), [node_key(1), node_key(2)]);
+    assert_eq!(copy.finish().unwrap(), shown);
+    assert_eq!(disk.names().len(), before);
+    // Patched further under a third key: the units below come along.
+    copy.write(BLOCK + 8192, &[8; 4096]).unwrap();
+    let content = copy.finish().unwrap();
+    let mut ring = ring(3);
+    copy.extra_keys().iter().for_each(|key| ring.add(key));
+    let mut expected = bytes(1, 3 * BLOCK_SIZE);
+    expected[BLOCK_SIZE..][..4096].fill(7);
+    expected[BLOCK_SIZE + 8192..][..4096].fill(8);
+    assert_eq!(read_all(&blocks, &ring, &content), expected);
+    assert_eq!(kinds(&disk)[1], 2);
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use crypto::{BLOCK_HEADER_SIZE, BLOCK_SIZE};
 
 use crate::{
-    content::{BlockHash, BlockHead, LIST_NODE_MAX},
+    content::{BlockHash, BlockHead, BlockKind},
     error::{Error, Result},
 };
 
@@ -84,10 +84,10 @@ pub(super) fn record_starts(bytes: &[u8]) -> impl Iterator<Item = usize> + '_ {
     starts.filter(|(_, four)| four == RECORD_MAGIC).map(|(at, _)| at)
 }
 
-/// Whether bytes bear their name, as a block or as a list node.
+/// Whether bytes bear their name, as a block, a patch or a list node. Blocks of other lengths than sealing gives are none of
+/// this module's concern, but what a row would take for a patch must be one.
 pub(super) fn is_named(hash: &BlockHash, bytes: &[u8]) -> bool {
-    let may_be_list = bytes.len() <= LIST_NODE_MAX && bytes.len().is_multiple_of(BlockHash::LEN);
-    BlockHash::of_block(bytes) == *hash || may_be_list && BlockHash::of_list(bytes) == *hash
+    BlockKind::of(hash, bytes).is_some() || !crypto::is_patch(bytes) && BlockHash::of_block(bytes) == *hash
 }
 
 /// An index row: where a block's bytes lie, and the first of them.

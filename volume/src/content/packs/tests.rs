@@ -1,11 +1,12 @@
 use std::sync::Arc;
 
+use crypto::BLOCK_SIZE;
 use tempfile::TempDir;
 
 use super::*;
 use crate::content::{
-    Blocks,
-    fixture::{bytes, content, memory, read_all, ring, sealed},
+    Blocks, Draft,
+    fixture::{bytes, content, memory, patched, read_all, ring, sealed},
 };
 
 fn block(n: u64) -> (BlockHash, Vec<u8>) {
@@ -220,6 +221,48 @@ fn blocks_exchanged_on_the_disk_do_not_open() {
             assert!(matches!(blocks.read(&content, &keys, offset, len, &mut Vec::new()), Err(Error::Absent(_))));
         }
     }
+}
+
+/// Two patches of one length over one base, of the same units: of their places and of what is in them nothing else differs.
+#[test]
+fn patches_exchanged_on_the_disk_do_not_open() {
+    let (dir, (_, store)) = (TempDir::new().unwrap(), sealed());
+    let packs = Arc::new(Packs::open(dir.path(), &store).unwrap());
+    let keys = ring(1);
+    let entropy = || Arc::new(crypto::OsEntropy);
+    let blocks = Blocks::new(packs.clone(), entropy());
+    let (a, data) = patched(&blocks, &keys, BLOCK_SIZE, &[1, 6]);
+    let mut draft = Draft::new(blocks.clone(), a.clone(), keys.clone());
+    draft.write(4096, &[3; 4096]).unwrap();
+    let b = draft.finish().unwrap();
+    // A whole block, then the two.
+    let (len, file) = pack_file(&dir, 0);
+    let start = PACK_HEADER + RECORD_HEADER + crypto::stored_len(BLOCK_SIZE) as u64;
+    let record = (len - start) as usize / 2;
+    assert!(record < 10_000);
+    let mut stored = vec![0; 2 * record];
+    file.read_exact_at(&mut stored, start).unwrap();
+    let whole = stored.clone();
+    stored.rotate_left(record);
+    file.write_all_at(&stored, start).unwrap();
+    // Whether the headers are known already or not.
+    let fresh = Blocks::new(packs.clone(), entropy());
+    for (blocks, offset, len) in [(&blocks, 4096, 100), (&fresh, 0, BLOCK_SIZE), (&fresh, 0, 100)] {
+        for content in [&a, &b] {
+            let read = blocks.read(content, &keys, offset, len, &mut Vec::new());
+            assert!(matches!(read, Err(Error::Absent(_))), "{offset}");
+        }
+    }
+    file.write_all_at(&whole, start).unwrap();
+    assert_eq!(packs.reconsider().unwrap(), 2);
+    assert_eq!(read_all(&blocks, &keys, &a), data);
+    // A lost index is made again, patches included.
+    drop((blocks, fresh));
+    drop(packs);
+    let (_, store) = sealed();
+    let packs = Packs::open(dir.path(), &store).unwrap();
+    assert_eq!(packs.recovery().indexed, 3);
+    assert_eq!(read_all(&Blocks::new(Arc::new(packs), entropy()), &keys, &a), data);
 }
 
 #[test]

@@ -13,21 +13,33 @@ use super::{Means, Overlay, Piece};
 
 /// Filled blocks are sealed when there are this many, together.
 const FILLED_GROUP: usize = 8;
+/// Blocks completed and sealed together …
+const GROUP: usize = 256;
+/// … as long as they take no more memory than this.
+const GROUP_BYTES: usize = 1 << 20;
 /// Pieces are folded into the list when there are more.
 const MAX_PIECES: usize = 64 << 10;
 
 impl Overlay {
     /// Seals what is due before a write to the blocks `touched`.
     pub(super) fn make_room(&mut self, means: &Means, touched: Range<u64>) -> Result<()> {
-        let moved_on = self.filled.iter().filter(|index| !touched.contains(index));
-        let moved_on: Vec<_> = moved_on.copied().collect();
-        if moved_on.len() >= FILLED_GROUP {
-            self.seal(means, &moved_on)?;
+        if self.filled.len() >= FILLED_GROUP {
+            let moved_on = self.filled.iter().filter(|index| !touched.contains(index));
+            let moved_on: Vec<_> = moved_on.copied().collect();
+            if moved_on.len() >= FILLED_GROUP {
+                self.seal(means, &moved_on)?;
+            }
         }
-        if self.dirty_bytes() + 2 * BLOCK_SIZE > means.budget {
+        if self.held + 2 * BLOCK_SIZE > means.budget {
             // Down to three quarters, so that not every write has to.
-            let keep = means.budget / BLOCK_SIZE * 3 / 4;
-            self.seal_oldest(means, self.dirty.len().saturating_sub(keep).max(1))?;
+            let mut left = self.held;
+            let enough = self.dirty.values().take_while(|index| {
+                let due = left > means.budget / 4 * 3;
+                left -= self.dirty_at(**index).map_or(0, |block| block.cost());
+                due
+            });
+            let due = enough.count().max(1);
+            self.seal_oldest(means, due)?;
         }
         if self.pieces.len() > MAX_PIECES {
             self.fold(means)?;
@@ -44,20 +56,32 @@ impl Overlay {
 
     /// Seals these dirty blocks; those that are sealed when it fails stay so, the others stay dirty.
     fn seal(&mut self, means: &Means, indices: &[u64]) -> Result<()> {
-        for group in indices.chunks(2 * FILLED_GROUP) {
-            for index in group {
-                if let Some(Piece::Dirty(block)) = self.pieces.get_mut(index) {
-                    block.complete(&means.blocks, &means.keys)?;
+        let size = self.size;
+        let len = |index: u64| (size - index * BLOCK).min(BLOCK) as usize;
+        let mut rest = indices;
+        while !rest.is_empty() {
+            // Each may need units from below in memory: no more at a time than is stored in one go.
+            let (mut group, mut bytes) = (0, 0);
+            for index in rest.iter().take(GROUP) {
+                if bytes >= GROUP_BYTES {
+                    break;
                 }
+                if let Some(Piece::Dirty(block)) = self.pieces.get_mut(index) {
+                    let before = block.cost();
+                    let completed = block.complete(&means.blocks, &means.keys, len(*index));
+                    bytes += block.cost();
+                    self.held = self.held - before + block.cost();
+                    completed?;
+                }
+                group += 1;
             }
-            let plains = group.iter().filter_map(|index| {
-                let len = (self.size - index * BLOCK).min(BLOCK) as usize;
-                self.dirty_at(*index).map(|block| &block.data()[..len])
-            });
+            let (now, later) = rest.split_at(group);
+            let plains = now.iter().filter_map(|index| self.dirty_at(*index).map(|block| block.plain(len(*index))));
             let hashes = means.blocks.seal_put_many(&means.keys, plains)?;
-            for (index, hash) in group.iter().zip(hashes) {
+            for (index, hash) in now.iter().zip(hashes) {
                 self.replace(*index, BlockHash::HOLE, Some(hash));
             }
+            rest = later;
         }
         Ok(())
     }
