@@ -403,6 +403,13 @@ impl Fetch {
                             continue;
                         }
                         Err(Error::Absent(_)) => {}
+                        Err(Error::Damaged(_)) => {
+                            // A list node that begins as a patch: its author's doing, and nothing to wait for.
+                            log::error!("block {} is no patch where one seems to be", hash.short());
+                            walk.todo.pop();
+                            walk.broken = true;
+                            continue;
+                        }
                         Err(e) => return Err(e),
                     }
                 } else if head.is_some() && !self.blocks.drop_damaged(&hash)? {

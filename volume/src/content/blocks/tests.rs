@@ -234,6 +234,22 @@ fn patches_in_another_form_or_under_another_name_are_refused() {
     named(&block);
 }
 
+/// Its first child's name is chosen so that its row seems to be a patch's.
+#[test]
+fn a_list_node_that_begins_as_a_patch_is_damage_where_a_block_belongs() {
+    let (store, blocks) = memory();
+    let mut node = encode(&[BlockHash::from_bytes([1; 32]); 2]);
+    node[..8].copy_from_slice(b"P2PFSPCH");
+    let hash = BlockHash::of_list(&node);
+    assert_eq!(blocks.put_received(&hash, &node).unwrap(), BlockKind::List);
+    let content = tree(BLOCK, hash);
+    assert!(matches!(blocks.absent(&content, 9), Err(Error::Damaged(_))));
+    assert!(matches!(blocks.read(&content, &ring(1), 0, 9, &mut Vec::new()), Err(Error::Damaged(_))));
+    assert!(store.get(&hash).unwrap().is_some());
+    // In its own place it is a list node like any other.
+    assert!(blocks.list_node(&hash, 2).is_ok());
+}
+
 #[test]
 fn a_changed_patch_is_as_one_that_never_came() {
     for at in [0, 10, 25, 40, 64, 65, 66, 5000] {
