@@ -189,7 +189,8 @@ impl Core {
                 local: false,
             };
             for (index, (head, raw)) in commit.heads.iter().zip(&commit.raw.changes).enumerate() {
-                self.apply(&origin, index as u32, head, raw, Body::Sealed(&raw.body))?;
+                let gone = self.superseded(&origin, head)?;
+                self.apply(&origin, index as u32, head, raw, Body::Sealed(&raw.body), &gone)?;
             }
         }
         self.put_new_branch(&mut batch, dot.branch);
@@ -281,7 +282,8 @@ impl Core {
         let (at, head) = self.note(kind, supersedes, seal.map(|(key, _)| (key, plain.as_slice())))?;
         let origin = self.local_origin()?;
         let raw = self.change(at)?;
-        self.apply(&origin, at.index, &head, &raw, Body::Plain(&plain))?;
+        // Taken from live registers, where no void value is.
+        self.apply(&origin, at.index, &head, &raw, Body::Plain(&plain), supersedes)?;
         Ok(at)
     }
 
@@ -332,7 +334,7 @@ impl Core {
                 },
             };
             let at = ValueRef { dot, index: id.index };
-            if !origin.local && !self.covers(origin.dot, dot)? {
+            if !self.covers(origin.dot, dot)? {
                 return rule("a superseded value its author had not seen");
             }
             if dot != origin.dot && self.commit_info(dot)?.void {
@@ -424,12 +426,20 @@ impl Core {
 
     /// The node that a change refers to; its author must have seen it born.
     fn target(&mut self, origin: &Origin, id: &NodeId) -> Result<(Ino, Box<Node>)> {
+        let ino = self.known(origin, id)?;
+        Ok((ino, self.node(ino)?))
+    }
+
+    /// The same, without a copy of the node.
+    fn known(&mut self, origin: &Origin, id: &NodeId) -> Result<Ino> {
         let Some(ino) = self.ino_of_node(id)? else { return rule("a change of an unknown node") };
-        let node = self.node(ino)?;
-        if !origin.local && !self.saw_any(origin.dot, &node.born)? {
-            return rule("a change of a node its author had not seen");
+        if !origin.local {
+            let born = self.with_node(ino, |n| n.born.clone())?;
+            if !self.saw_any(origin.dot, &born)? {
+                return rule("a change of a node its author had not seen");
+            }
         }
-        Ok((ino, node))
+        Ok(ino)
     }
 
     /// Whether the author of `later` had seen one of `values`.
@@ -446,11 +456,18 @@ impl Core {
         node.ctime = if origin.local { time } else { node.ctime.max(time) };
     }
 
-    /// Makes one change part of the state.
-    fn apply(&mut self, origin: &Origin, index: u32, head: &Head, raw: &RawChange, body: Body<'_>) -> Result<()> {
+    /// Makes one change, which supersedes `gone`, part of the state.
+    fn apply(
+        &mut self,
+        origin: &Origin,
+        index: u32,
+        head: &Head,
+        raw: &RawChange,
+        body: Body<'_>,
+        gone: &[ValueRef],
+    ) -> Result<()> {
         let encoded = raw.head.as_slice();
         let at = ValueRef { dot: origin.dot, index };
-        let gone = self.superseded(origin, head)?;
         let place = Birthplace { device: origin.device, log: origin.log, seq: origin.dot.seq, index };
         match &head.kind {
             ChangeKind::Birth { kind, access } => {
@@ -459,7 +476,7 @@ impl Core {
             ChangeKind::Access { node, access } => {
                 let (ino, mut node) = self.target(origin, node)?;
                 let live: Vec<ValueRef> = node.access.iter().map(|v| v.at).collect();
-                self.check_same_register(origin, head, &gone, &live)?;
+                self.check_same_register(origin, head, gone, &live)?;
                 if node.owner != access.owner || access.realm != RealmId::MEMBERS || !access.grants.is_empty() {
                     return rule("an access value that gives away what its author has not");
                 }
@@ -468,7 +485,7 @@ impl Core {
                 let body: Option<AccessBody> = self.open(origin, index, encoded, key.as_ref(), body);
                 let time = body.as_ref().map_or(origin.time, |b| b.time);
                 let value = Value { at, count: origin.count, value: body.map(|b| shown_access(access, b)) };
-                self.replace(&mut node.access, &gone, Some(value))?;
+                self.replace(&mut node.access, gone, Some(value))?;
                 Self::touch(&mut node, origin, time);
                 self.put_node(ino, node);
                 self.changed(Changed::Attributes(ino));
@@ -476,12 +493,12 @@ impl Core {
             ChangeKind::Meta { node, generation } => {
                 let (ino, mut node) = self.target(origin, node)?;
                 let live: Vec<ValueRef> = node.meta.iter().map(|v| v.at).collect();
-                self.check_same_register(origin, head, &gone, &live)?;
+                self.check_same_register(origin, head, gone, &live)?;
                 let key = node.key(*generation).map(|k| k.derive(Label::BodyKey));
                 let body: Option<MetaBody> = self.open(origin, index, encoded, key.as_ref(), body);
                 let time = body.as_ref().map_or(origin.time, |b| b.time);
                 let value = body.map(|b| Meta { mtime: b.mtime, atime: b.atime });
-                self.replace(&mut node.meta, &gone, Some(Value { at, count: origin.count, value }))?;
+                self.replace(&mut node.meta, gone, Some(Value { at, count: origin.count, value }))?;
                 Self::touch(&mut node, origin, time);
                 self.set_mtime(&mut node)?;
                 self.put_node(ino, node);
@@ -501,10 +518,10 @@ impl Core {
                     }
                 };
                 let live: Vec<ValueRef> = xattr.values.iter().map(|v| v.at).collect();
-                self.check_same_register(origin, head, &gone, &live)?;
+                self.check_same_register(origin, head, gone, &live)?;
                 let value = body.map(|b| b.value.map_or(XattrValue::Removed, XattrValue::Set));
                 let value = Value { at, count: origin.count, value };
-                self.replace(&mut xattr.values, &gone, Some(value))?;
+                self.replace(&mut xattr.values, gone, Some(value))?;
                 self.put_item(ino, &mut node, old.as_deref(), Arc::new(xattr));
                 Self::touch(&mut node, origin, time);
                 self.put_node(ino, node);
@@ -516,7 +533,7 @@ impl Core {
                     return rule("content of something that is no file");
                 }
                 let live: Vec<ValueRef> = node.content.iter().map(|v| v.at).collect();
-                self.check_same_register(origin, head, &gone, &live)?;
+                self.check_same_register(origin, head, gone, &live)?;
                 let key = node.key(*generation).map(|k| k.derive(Label::BodyKey));
                 let body: Option<ContentBody> = self.open(origin, index, encoded, key.as_ref(), body);
                 let time = body.as_ref().map_or(origin.time, |b| b.mtime);
@@ -525,7 +542,7 @@ impl Core {
                     self.overlay.wanted.push((at, *root, *blocks));
                 }
                 let before = node.content.len() > 1;
-                self.replace(&mut node.content, &gone, Some(Value { at, count: origin.count, value }))?;
+                self.replace(&mut node.content, gone, Some(Value { at, count: origin.count, value }))?;
                 self.overlay.conflicts += i64::from(node.content.len() > 1) - i64::from(before);
                 Self::touch(&mut node, origin, time);
                 self.set_mtime(&mut node)?;
@@ -536,9 +553,9 @@ impl Core {
             ChangeKind::Settle { node } => {
                 let (ino, mut node) = self.target(origin, node)?;
                 let live: Vec<ValueRef> = node.content.iter().map(|v| v.at).collect();
-                self.check_same_register(origin, head, &gone, &live)?;
+                self.check_same_register(origin, head, gone, &live)?;
                 let before = node.content.len() > 1;
-                self.replace(&mut node.content, &gone, None)?;
+                self.replace(&mut node.content, gone, None)?;
                 self.overlay.conflicts += i64::from(node.content.len() > 1) - i64::from(before);
                 self.set_mtime(&mut node)?;
                 self.put_node(ino, node);
@@ -549,11 +566,12 @@ impl Core {
                 let (ino, mut node) = self.target(origin, child)?;
                 let (name, time, parent) = match parent {
                     Some(parent) => {
-                        let (parent, row) = self.target(origin, parent)?;
-                        if row.kind != NodeKind::Directory {
+                        let parent = self.known(origin, parent)?;
+                        let (kind, key) =
+                            self.with_node(parent, |n| (n.kind, n.key(*generation).map(|k| k.derive(Label::NameKey))))?;
+                        if kind != NodeKind::Directory {
                             return rule("a place in something that is no directory");
                         }
-                        let key = row.key(*generation).map(|k| k.derive(Label::NameKey));
                         let body: Option<PlaceBody> = self.open(origin, index, encoded, key.as_ref(), body);
                         let time = body.as_ref().map_or(origin.time, |b| b.time);
                         (body.map(|b| b.name).filter(|n| is_name(n)), time, Some(parent))
@@ -594,7 +612,7 @@ impl Core {
                             return rule("a new place for a link that supersedes none");
                         }
                         let live: Vec<ValueRef> = old.values.iter().map(|v| v.at).collect();
-                        self.check_same_register(origin, head, &gone, &live)?;
+                        self.check_same_register(origin, head, gone, &live)?;
                         (*link, Some(old))
                     }
                 };
@@ -613,7 +631,7 @@ impl Core {
                 let was_in = if node.hung_at.is_some() { self.last_parent(ino)? } else { None };
                 // The directories whose entries this changes: the new one, and those of the places it supersedes.
                 let mut directories: Vec<Ino> = parent.into_iter().collect();
-                for old in &gone {
+                for old in gone {
                     let live = link.values.iter().find(|v| v.at == *old);
                     let was = match live.and_then(|v| v.value.clone()) {
                         Some(Place::In { parent, .. }) => Some(parent),
@@ -622,7 +640,7 @@ impl Core {
                     };
                     directories.extend(was.filter(|d| !directories.contains(d)));
                 }
-                self.replace(&mut link.values, &gone, Some(Value { at, count: origin.count, value: Some(value) }))?;
+                self.replace(&mut link.values, gone, Some(Value { at, count: origin.count, value: Some(value) }))?;
                 self.put_item(ino, &mut node, old.as_deref(), Arc::new(link));
                 Self::touch(&mut node, origin, time);
                 // Whether removed links come back depends on whether any is placed.
@@ -734,7 +752,10 @@ impl Core {
             return rule("a birth whose owner is not its author");
         }
         let id = if root { NodeId::ROOT } else { place.node(&raw.head, &raw.body) };
-        if let Some(ino) = self.ino_of_node(&id)? {
+        // (What is born here has a key that nothing had before.)
+        if !origin.local
+            && let Some(ino) = self.ino_of_node(&id)?
+        {
             // On both branches of a forked log, word for word: one node, and a first access value from each.
             let mut node = self.node(ino)?;
             node.born.push(at);

@@ -9,6 +9,7 @@
 //! commits are synced before they are sent.
 
 use std::{
+    cell::RefCell,
     collections::{BTreeMap, BTreeSet},
     num::NonZeroUsize,
     sync::Arc,
@@ -162,8 +163,12 @@ pub(crate) struct Core {
     pub overlay: Overlay,
     counters: Counters,
     name_key: TagKey,
+    /// Of the last names: a call asks for each of its names many times.
+    tags: RefCell<[(Vec<u8>, [u8; 16]); 2]>,
     nodes: LruCache<Ino, Option<Arc<NodeRow>>>,
     entries: LruCache<(Ino, [u8; 16]), Arc<Entry>>,
+    /// Of nodes: ids never come to stand for another.
+    inos: LruCache<NodeId, Ino>,
     pub links: ItemCache<Link>,
     pub xattrs: ItemCache<Xattr>,
     /// Where reading ahead in a directory goes on; nothing where all was read.
@@ -240,6 +245,8 @@ impl Core {
             counters,
             nodes: LruCache::new(capacity(NODE_CACHE)),
             entries: LruCache::new(capacity(ENTRY_CACHE)),
+            inos: LruCache::new(capacity(NODE_CACHE)),
+            tags: RefCell::default(),
             links: LruCache::new(capacity(LINK_CACHE)),
             xattrs: LruCache::new(capacity(XATTR_CACHE)),
             ahead: LruCache::new(capacity(AHEAD_CACHE)),
@@ -478,7 +485,15 @@ impl Core {
 
     /// The tag under which a name is found: keyed, so that the store shows no names.
     pub(crate) fn tag(&self, name: &[u8]) -> [u8; 16] {
-        self.name_key.tag(name)
+        let mut tags = self.tags.borrow_mut();
+        if let Some((_, tag)) = tags.iter().find(|(known, _)| !name.is_empty() && known == name) {
+            return *tag;
+        }
+        let tag = self.name_key.tag(name);
+        tags.rotate_right(1);
+        name.clone_into(&mut tags[0].0);
+        tags[0].1 = tag;
+        tag
     }
 
     /// The entry of a name; an empty one when nothing has that name.
@@ -598,6 +613,21 @@ impl Core {
     }
 
     pub(crate) fn ino_of_node(&mut self, id: &NodeId) -> Result<Option<Ino>> {
+        if let Some(ino) = self.overlay.ids.get(node_id_key(id).as_slice()) {
+            return Ok(*ino);
+        }
+        if let Some(ino) = self.inos.get(id) {
+            return Ok(Some(*ino));
+        }
+        let found = self.stored_ino_of_node(id)?;
+        if let Some(ino) = found {
+            self.inos.put(*id, ino);
+        }
+        Ok(found)
+    }
+
+    /// The same, as the store has it now.
+    pub(crate) fn stored_ino_of_node(&mut self, id: &NodeId) -> Result<Option<Ino>> {
         self.ino_by_key(node_id_key(id))
     }
 
@@ -672,8 +702,8 @@ impl Core {
         }
         for (key, ino) in &overlay.ids {
             match ino {
-                Some(ino) => batch.put(Space::Ids, key.clone(), ino.0.to_be_bytes()),
-                None => batch.remove(Space::Ids, key.clone()),
+                Some(ino) => batch.put(Space::Ids, key.as_slice(), ino.0.to_be_bytes()),
+                None => batch.remove(Space::Ids, key.as_slice()),
             }
         }
         for row in &overlay.members {
@@ -706,6 +736,14 @@ impl Core {
         }
         for (ino, row) in overlay.nodes {
             self.nodes.put(ino, row);
+        }
+        for (key, ino) in overlay.ids {
+            if let Some(id) = key.strip_prefix(b"n").and_then(|id| NodeId::try_from(id).ok()) {
+                match ino {
+                    Some(ino) => self.inos.put(id, ino),
+                    None => self.inos.pop(&id),
+                };
+            }
         }
         self.keep_items(overlay.links);
         self.keep_items(overlay.xattrs);

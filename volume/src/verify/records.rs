@@ -116,7 +116,7 @@ impl Verifier<'_> {
     /// Whether an id of a node doesn't lead to it.
     fn lost_id(&self, ino: Ino, node: &Node) -> bool {
         let core = &mut *self.volume.inner.core.lock();
-        let by_id = core.ino_of_node(&node.id);
+        let by_id = core.stored_ino_of_node(&node.id);
         by_id.is_ok_and(|found| found != Some(ino))
             || node.links.iter().any(|link| core.ino_of_link(&link.id).is_ok_and(|found| found != Some(ino)))
     }
