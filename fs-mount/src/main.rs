@@ -36,11 +36,6 @@ mod volume_lock;
 
 use cli::{Cli, Command};
 
-/// Records are small and made by the thousand a second, in many threads: a fifth of the processor's time less than with the
-/// system's allocator.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 fn main() -> ExitCode {
     // Nothing that this program makes is for others' eyes.
     rustix::process::umask(Mode::RWXG | Mode::RWXO);
