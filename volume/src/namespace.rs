@@ -22,14 +22,14 @@ use crate::{
         SetXattr, TARGET_MAX,
     },
     row::{Access, Entry, Link, Node, NodeRow, Place, Shown, Xattr, XattrValue},
-    spilled::{Item, xattr_tag},
+    spilled::Item,
     time::Timestamp,
     tree::next_tag,
     version::ValueRef,
 };
 
 /// Longest extended attribute name and value, as Linux has them.
-const XATTR_NAME_MAX: usize = 255;
+pub(crate) const XATTR_NAME_MAX: usize = 255;
 const XATTR_VALUE_MAX: usize = 65_536;
 /// All names of one node's extended attributes together, as `listxattr` can return.
 const XATTR_LIST_MAX: usize = 65_536;
@@ -796,7 +796,7 @@ impl Core {
     // ---- extended attributes
 
     fn xattr_tag(&mut self, ino: Ino, name: &[u8]) -> Result<NodeId> {
-        self.with_node(ino, |n| xattr_tag(n, name))?.ok_or_else(|| Error::damaged("a node's key"))
+        self.with_node(ino, |n| n.xattr_tag(name))?.ok_or_else(|| Error::damaged("a node's key"))
     }
 
     /// The node that carries the attributes of what shows under this number.
@@ -835,19 +835,10 @@ impl Core {
         if node.spilled.xattrs == [0; 2] {
             return Ok(None);
         }
-        let found = match xattr_tag(node, name) {
-            Some(tag) => self.item::<Xattr>(ino, node, tag.as_bytes())?.filter(|x| x.name == name),
-            None => None,
-        };
-        if found.is_some() || !node.spilled.strange {
-            return Ok(found);
+        match node.xattr_tag(name) {
+            Some(tag) => Ok(self.item::<Xattr>(ino, node, tag.as_bytes())?.filter(|x| x.name == name)),
+            None => Ok(None),
         }
-        let mut found = None;
-        self.each_item::<Xattr>(ino, node, true, |x| {
-            found = (x.name == name).then(|| x.clone());
-            found.is_none()
-        })?;
-        Ok(found)
     }
 
     pub(crate) fn list_xattrs(&mut self, ino: Ino) -> Result<Vec<Vec<u8>>> {
@@ -879,7 +870,7 @@ impl Core {
         how: SetXattr,
         who: &Caller,
     ) -> Result<()> {
-        if name.is_empty() || name.len() > XATTR_NAME_MAX {
+        if name.is_empty() || name.len() > XATTR_NAME_MAX || name.contains(&0) {
             return Err(Error::Range);
         }
         if value.is_some_and(|v| v.len() > XATTR_VALUE_MAX) {
@@ -891,6 +882,9 @@ impl Core {
             (Ok(_), SetXattr::Create) => return Err(Error::Exists),
             (Err(Error::NoAttribute), SetXattr::Replace) => return Err(Error::NoAttribute),
             (Ok(_) | Err(Error::NoAttribute), _) => {}
+            // A new value, or none, in its place.
+            (Err(Error::Damaged(_)), SetXattr::Any | SetXattr::Replace) => {}
+            (Err(Error::Damaged(_)), SetXattr::Create) => return Err(Error::Exists),
             (Err(e), _) => return Err(e),
         }
         self.may_change()?;

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use crypto::{DerivingKey, SymmetricKey, UserId};
+use crypto::{DerivingKey, Label, SymmetricKey, UserId};
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
@@ -164,6 +164,12 @@ pub(crate) struct Node {
 impl Node {
     pub(crate) fn key(&self, generation: u32) -> Option<&DerivingKey> {
         self.keys.iter().find(|(g, _)| *g == generation).map(|(_, key)| key)
+    }
+
+    /// The tag of an extended attribute's name: under the key that the node was born with.
+    pub(crate) fn xattr_tag(&self, name: &[u8]) -> Option<NodeId> {
+        let (_, first) = self.keys.first()?;
+        Some(NodeId::from_bytes(crypto::keyed_tag(first.key(), Label::LinkTag, name)))
     }
 
     /// The newest generation's key.

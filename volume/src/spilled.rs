@@ -8,7 +8,6 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use crypto::Label;
 use lru::LruCache;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
@@ -16,7 +15,7 @@ use crate::{
     commit::encode,
     core::{Core, Overlay, decode_row},
     error::Result,
-    id::{LinkId, NodeId},
+    id::LinkId,
     node::Ino,
     row::{Link, Node, Xattr, XattrValue},
     sealed_store::SealedStore,
@@ -42,8 +41,6 @@ pub(crate) struct Spilled {
     pub xattrs: [u32; 2],
     /// Bytes of the names of those that are set, each with its end.
     pub names: u64,
-    /// One of the attributes was put under a tag that isn't its name's.
-    pub strange: bool,
 }
 
 impl Spilled {
@@ -154,12 +151,6 @@ impl Item for Link {
     }
 }
 
-/// The tag of an attribute: keyed, so that a change shows no name.
-pub(crate) fn xattr_tag(node: &Node, name: &[u8]) -> Option<NodeId> {
-    let (_, key) = node.keys.first()?;
-    Some(NodeId::from_bytes(crypto::keyed_tag(key.key(), Label::LinkTag, name)))
-}
-
 impl Item for Xattr {
     const KINDS: [u8; 2] = *b"xy";
     const WHAT: &'static str = "extended attribute";
@@ -169,7 +160,8 @@ impl Item for Xattr {
     }
 
     fn shows(&self) -> bool {
-        self.values.last().is_some_and(|v| v.value != Some(XattrValue::Removed))
+        // The name of what never had a body that makes sense isn't known.
+        !self.name.is_empty() && self.values.last().is_some_and(|v| v.value != Some(XattrValue::Removed))
     }
 
     fn is_small(&self) -> bool {
@@ -186,9 +178,6 @@ impl Item for Xattr {
             let names = node.spilled.names;
             let bytes = self.name.len() as u64 + 1;
             node.spilled.names = if add { names.saturating_add(bytes) } else { names.saturating_sub(bytes) };
-        }
-        if !node.spilled.strange {
-            node.spilled.strange = xattr_tag(node, &self.name) != Some(self.tag);
         }
     }
 
@@ -406,6 +395,7 @@ mod tests {
     use crypto::UserId;
 
     use super::*;
+    use crate::id::NodeId;
     use crate::{
         node::NodeKind,
         row::{NodeRow, Shown, Value},

@@ -523,7 +523,7 @@ fn rows() {
         derives: vec![b"notes~1.txt".to_vec().into()],
         wanted_by: Vec::new(),
     };
-    let spilled = Spilled { links: [300, 7], placed: 300, xattrs: [2, 1], names: 14, strange: false };
+    let spilled = Spilled { links: [300, 7], placed: 300, xattrs: [2, 1], names: 14 };
     let many = Node { spilled, ..node() };
     let member = |name, row: MemberRow| Vector::ok(name, "row_member", encode(&row));
     let damaged = |name, format, bytes| Vector::refused(name, format, "damaged", bytes);

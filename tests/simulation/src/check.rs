@@ -280,6 +280,37 @@ impl World {
         Ok(found)
     }
 
+    /// The tokens in versions that are the newest, that no honest device can read, and that could be read with the blocks
+    /// of the disks that an older copy replaced. They were sent as commits before their blocks were, and hide what was
+    /// before them: nobody is shown an older version, so nobody has these.
+    fn replaced_tokens(&mut self, first: usize, honest: &[usize]) -> Result<BTreeSet<Token>, Violation> {
+        let commits = self.commits(first)?;
+        let history = self.history(&commits);
+        let mut left = BTreeMap::new();
+        honest.iter().for_each(|r| left.extend(self.devices[*r].disk.blocks()));
+        let mut before = self.replaced.clone();
+        before.extend(left.clone());
+        let entropy = Arc::new(SeededEntropy::new(0));
+        let [left, before] = [left, before].map(|all| Blocks::new(Arc::new(Disk::of_blocks(all)), entropy.clone()));
+        let mut found = BTreeSet::new();
+        for change in history.changes().filter(|c| history.is_live(c)) {
+            let ChangeKind::Content { node, .. } = change.head.kind else { continue };
+            let body: ContentBody = history.body(&change, node);
+            if matches!(body.content.data, ContentData::Inline(_)) {
+                continue;
+            }
+            let mut ring = KeyRing::new(history.node_key(node));
+            body.keys.iter().for_each(|key| ring.add(key));
+            let mut bytes = Vec::new();
+            let absent = left.read(&body.content, &ring, 0, LONGEST, &mut bytes).is_err();
+            bytes.clear();
+            if absent && before.read(&body.content, &ring, 0, LONGEST, &mut bytes).is_ok() {
+                found.extend(tokens(&bytes).map_err(Violation)?);
+            }
+        }
+        Ok(found)
+    }
+
     /// All have met: they know the same, show the same, it is right, and nothing that was promised is gone.
     pub(crate) fn verify_all(&mut self, honest: &[usize]) -> Result<(), Violation> {
         let Some(&first) = honest.first() else { return Ok(()) };
@@ -311,7 +342,11 @@ impl World {
             }
         }
         let visible = Self::visible(&self.volume(first)?);
-        let lost = self.ledger.lost(&self.sound(first, "listing", visible)?);
+        let mut found = self.sound(first, "listing", visible)?;
+        if !self.replaced.is_empty() {
+            found.extend(self.replaced_tokens(first, honest)?);
+        }
+        let lost = self.ledger.lost(&found);
         if !lost.is_empty() {
             return fail(format!("promised and gone: {lost:?}; left:\n  {}", shown.join("\n  ")));
         }

@@ -21,7 +21,8 @@ use volume::{
 use crate::{counts::Counts, lot::Lot};
 
 type Key = (Space, Vec<u8>);
-type Value = Arc<[u8]>;
+/// A row's or a block's bytes.
+pub(crate) type Value = Arc<[u8]>;
 
 /// What ails a disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -211,7 +212,8 @@ impl Disk {
     /// A backup.
     pub(crate) fn image(&self) -> Image {
         let state = self.state.lock();
-        Image { rows: state.rows.clone(), blocks: state.blocks.clone() }
+        let blocks = state.blocks.iter().chain(&state.aside).map(|(hash, bytes)| (*hash, bytes.clone()));
+        Image { rows: state.rows.clone(), blocks: blocks.collect() }
     }
 
     /// A restored backup.
@@ -220,6 +222,23 @@ impl Disk {
         let state = &mut *self.state.lock();
         let counts = std::mem::take(&mut state.counts);
         *state = State { rows: image.rows, blocks: image.blocks, counts, ..State::default() };
+    }
+
+    /// A disk with nothing but these blocks.
+    pub(crate) fn of_blocks(blocks: BTreeMap<BlockHash, Value>) -> Disk {
+        Disk { state: Mutex::new(State { blocks, ..State::default() }) }
+    }
+
+    /// Every block, as it was written.
+    pub(crate) fn blocks(&self) -> BTreeMap<BlockHash, Value> {
+        let state = self.state.lock();
+        state.blocks.iter().chain(&state.aside).map(|(hash, bytes)| (*hash, bytes.clone())).collect()
+    }
+
+    /// Whether it has this block, and power loss can't take it.
+    pub(crate) fn keeps(&self, hash: &BlockHash) -> bool {
+        let state = self.state.lock();
+        state.aside.contains_key(hash) || (state.blocks.contains_key(hash) && !state.unsynced.contains(hash))
     }
 
     /// The keys of a space that start with `prefix`.
@@ -377,7 +396,9 @@ impl BlockStore for Disk {
     fn are_here(&self, mark: &[u8]) -> volume::Result<bool> {
         let state = self.state.lock();
         let mut names = mark.chunks(BlockHash::LEN);
-        Ok(names.all(|name| BlockHash::try_from(name).is_ok_and(|hash| state.blocks.contains_key(&hash))))
+        // One that was put aside is damaged, but no power loss took it.
+        let is_here = |hash: BlockHash| state.blocks.contains_key(&hash) || state.aside.contains_key(&hash);
+        Ok(names.all(|name| BlockHash::try_from(name).is_ok_and(is_here)))
     }
 
     fn sync(&self) -> volume::Result<()> {

@@ -11,7 +11,7 @@ use std::{
 
 use crypto::SymmetricKey;
 use volume::{
-    Error, Message, Role, TicketSecret,
+    BlockHash, Error, Message, Role, TicketSecret,
     commit::{ClaimedCommit, Commit, commit_hash},
     id::CommitHash,
 };
@@ -20,7 +20,7 @@ use crate::{
     Counts, Options,
     clock::WorldTime,
     device::Device,
-    disk::{Disk, Image, Trouble},
+    disk::{Disk, Image, Trouble, Value},
     forger::{Joiner, follow},
     ledger::Ledger,
     lot::Lot,
@@ -83,6 +83,8 @@ pub(crate) struct World {
     pub mallory: Option<usize>,
     /// A device's disk at some step.
     pub backup: Option<(usize, usize, Image)>,
+    /// Blocks of disks that an older copy replaced, which no other honest device had for good by then.
+    pub replaced: BTreeMap<BlockHash, Value>,
     /// Every commit that was ever sent.
     pub overheard: Vec<ClaimedCommit>,
     sent: BTreeSet<CommitHash>,
@@ -127,6 +129,7 @@ impl World {
             step: 0,
             mallory: None,
             backup: None,
+            replaced: BTreeMap::new(),
             overheard: Vec::new(),
             sent: BTreeSet::new(),
             checked: BTreeMap::new(),
@@ -725,8 +728,12 @@ impl World {
                 elsewhere.extend(Self::visible(volume).unwrap_or_default());
             }
         }
+        let mut replaced = self.devices[r].disk.blocks();
+        self.devices[r].disk.restore(image);
+        let honest: Vec<usize> = (0..self.devices.len()).filter(|r| !self.is_mallory(*r)).collect();
+        replaced.retain(|hash, _| !honest.iter().any(|r| self.devices[*r].disk.keeps(hash)));
+        self.replaced.extend(replaced);
         let device = &mut self.devices[r];
-        device.disk.restore(image);
         device.shown.clear();
         device.shown_for_good.clear();
         self.ledger.rolled_back(r, step, &elsewhere);
