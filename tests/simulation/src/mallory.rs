@@ -145,6 +145,7 @@ impl World {
                 let Some((_, _, image)) = self.backup.take().filter(|b| b.0 == mallory) else {
                     return Ok("nothing");
                 };
+                self.ledger.went_back();
                 self.disconnect_all(mallory);
                 self.devices[mallory].stop();
                 self.devices[mallory].disk.restore(&image);
