@@ -12,7 +12,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use serde_bytes::ByteBuf;
 
 use crate::{
-    Changed,
+    Changed, acl,
     commit::{
         self, AccessBody, AccessHead, BirthBody, ChangeKind, Commit, ContentBody, Head, Malformed, MemberBody,
         MetaBody, PlaceBody, RawChange, RemovalBody, SealedKey, XattrBody,
@@ -22,12 +22,16 @@ use crate::{
     error::{Error, Result},
     id::{Birthplace, CommitHash, LinkId, NodeId, RealmId},
     member::{DeviceRow, EpochRow, InviteRow, MemberRow, Role, UserRow, epoch_id, verify_certificate},
+    namespace::XATTR_NAME_MAX,
     node::{Ino, NAME_MAX, NodeKind, TARGET_MAX},
     row::{Access, ContentValue, Link, Meta, Node, Place, Value, Xattr, XattrValue},
     store::Batch,
     time::Timestamp,
     version::{Branch, Dot, ValueRef},
 };
+
+/// The generation of a node's key that its birth brings. Nothing makes another one yet.
+const FIRST_GENERATION: u32 = 1;
 
 /// The commit that a change stands in.
 #[derive(Clone, Debug)]
@@ -190,10 +194,29 @@ impl Core {
             for (index, (head, raw)) in commit.heads.iter().zip(&commit.raw.changes).enumerate() {
                 self.apply(&origin, index as u32, head, raw, Body::Sealed(&raw.body))?;
             }
+            self.check_directories_placed(&origin, commit)?;
         }
         self.put_new_branch(&mut batch, dot.branch);
         self.settle(batch)?;
         self.entered(dot, header, observed);
+        Ok(())
+    }
+
+    /// Checks that each directory that a commit bears has its link: nothing else can give it one, and what is put into it
+    /// would be out of reach.
+    fn check_directories_placed(&mut self, origin: &Origin, commit: &Commit) -> Result<()> {
+        for (index, (head, raw)) in commit.heads.iter().zip(&commit.raw.changes).enumerate() {
+            if !matches!(head.kind, ChangeKind::Birth { kind: NodeKind::Directory, .. }) || origin.user == UserId::ZERO
+            {
+                continue;
+            }
+            let (device, log, seq) = (origin.device, origin.log, origin.dot.seq);
+            let born = Birthplace { device, log, seq, index: index as u32 }.node(&raw.head, &raw.body);
+            let places = |h: &Head| matches!(h.kind, ChangeKind::Place { link: None, child, .. } if child == born);
+            if !commit.heads.iter().any(places) {
+                return rule("a directory without a place");
+            }
+        }
         Ok(())
     }
 
@@ -375,8 +398,10 @@ impl Core {
             | (Meta { node: a, .. }, Meta { node: b, .. })
             | (Content { node: a, .. } | Settle { node: a }, Content { node: b, .. } | Settle { node: b }) => a == b,
             (Xattr { node: a, tag: s, .. }, Xattr { node: b, tag: t, .. }) => a == b && s == t,
-            (Place { link: a, .. }, Place { link: Some(b), .. }) => {
-                a.unwrap_or_else(|| place.link(&raw.head, &raw.body)) == *b
+            (Place { link: a, child, .. }, Place { link: Some(b), .. }) => {
+                // Whether of a directory or not: no link of another kind of node has such an id.
+                let is_made = |link| place.link(&raw.head, &raw.body) == link || LinkId::of_directory(child) == link;
+                a.map_or_else(|| is_made(*b), |a| a == *b)
             }
             _ => false,
         })
@@ -461,7 +486,9 @@ impl Core {
                 if node.owner != access.owner || access.realm != RealmId::MEMBERS || !access.grants.is_empty() {
                     return rule("an access value that gives away what its author has not");
                 }
-                self.learn_key(&mut node, access);
+                if access.generation != FIRST_GENERATION {
+                    return rule("an access value of another generation");
+                }
                 let key = node.key(access.generation).map(|k| k.derive(Label::BodyKey, b""));
                 let body: Option<AccessBody> = self.open(origin, index, encoded, key.as_ref(), body);
                 let time = body.as_ref().map_or(origin.time, |b| b.time);
@@ -489,15 +516,19 @@ impl Core {
                 let (ino, mut node) = self.target(origin, node)?;
                 let key = node.key(*generation).map(|k| k.derive(Label::BodyKey, b""));
                 let body: Option<XattrBody> = self.open(origin, index, encoded, key.as_ref(), body);
+                let body = body.filter(|b| is_xattr_name(&b.name) && node.xattr_tag(&b.name) == Some(*tag));
                 let time = body.as_ref().map_or(origin.time, |b| b.time);
                 let i = match node.xattrs.iter().position(|x| x.tag == *tag) {
                     Some(i) => i,
                     None => {
-                        let name = body.as_ref().map(|b| b.name.clone()).unwrap_or_default();
-                        node.xattrs.push(Xattr { tag: *tag, name, values: Vec::new() });
+                        node.xattrs.push(Xattr { tag: *tag, name: Vec::new(), values: Vec::new() });
                         node.xattrs.len() - 1
                     }
                 };
+                if let Some(body) = &body {
+                    // All names of one tag are the same; whoever tells it first need not have been the first.
+                    node.xattrs[i].name.clone_from(&body.name);
+                }
                 let live: Vec<ValueRef> = node.xattrs[i].values.iter().map(|v| v.at).collect();
                 self.check_same_register(origin, head, &gone, &live)?;
                 let value = body.map(|b| b.value.map_or(XattrValue::Removed, XattrValue::Set));
@@ -566,13 +597,17 @@ impl Core {
                         if parent.is_none() || !gone.is_empty() {
                             return rule("a new link without a place");
                         }
-                        let id = place.link(&raw.head, &raw.body);
-                        if node.kind == NodeKind::Directory
-                            && (node.links.iter().any(|l| l.id != id) || node.id == NodeId::ROOT)
-                        {
+                        let is_directory = node.kind == NodeKind::Directory;
+                        let id = match is_directory {
+                            true => LinkId::of_directory(&node.id),
+                            false => place.link(&raw.head, &raw.body),
+                        };
+                        // What came of a place in this commit is live: nobody else can have seen it yet.
+                        let mut values = node.links.iter().flat_map(|l| &l.values);
+                        if is_directory && (node.id == NodeId::ROOT || values.any(|v| v.at.dot == origin.dot)) {
                             return rule("a second link to a directory");
                         }
-                        if node.kind == NodeKind::Directory && !node.born.iter().any(|b| b.dot == origin.dot) {
+                        if is_directory && !node.born.iter().any(|b| b.dot == origin.dot) {
                             return rule("a directory's link must be born with it");
                         }
                         match node.links.iter().position(|l| l.id == id) {
@@ -589,7 +624,12 @@ impl Core {
                         let Some(i) = node.links.iter().position(|l| l.id == *link) else {
                             return rule("a place of a link that is not the node's");
                         };
-                        if gone.is_empty() {
+                        // One that counts: a void place alone tells of no link that all who know it have.
+                        let mut counts = false;
+                        for old in &gone {
+                            counts |= old.dot == origin.dot || !self.commit_info(old.dot)?.void;
+                        }
+                        if !counts {
                             return rule("a new place for a link that supersedes none");
                         }
                         let live: Vec<ValueRef> = node.links[i].values.iter().map(|v| v.at).collect();
@@ -605,7 +645,9 @@ impl Core {
                     }
                     None => Place::Removed,
                 };
-                let moved = !node.links[i].values.is_empty();
+                // By a first place, too, a directory can close a cycle: into itself, or below what was put into it before.
+                let holds = node.entry_change.is_some() || parent == Some(ino);
+                let moved = !node.links[i].values.is_empty() || holds;
                 let was_placed = node.links.iter().any(crate::tree::is_placed);
                 let was_in = if node.hung_at.is_some() { self.last_parent(ino)? } else { None };
                 // The directories whose entries this changes: the new one, and those of the places it supersedes.
@@ -666,9 +708,9 @@ impl Core {
                 if *realm != RealmId::MEMBERS {
                     return rule("an epoch of an unknown realm");
                 }
-                let founding = origin.volume == VolumeId::ZERO;
-                if !founding && !origin.role.may_admit() {
-                    return rule("an epoch by someone who may not make one");
+                // Nothing makes a second one yet, and what it sealed only some could open.
+                if origin.volume != VolumeId::ZERO {
+                    return rule("a second epoch");
                 }
                 let key = self.unseal_epoch(epoch, sealed).or_else(|| self.epoch_key(epoch));
                 self.overlay.members.push(MemberRow::Epoch(EpochRow { id: *epoch, at, count: origin.count, key }));
@@ -705,9 +747,13 @@ impl Core {
                 self.changed(Changed::Members);
             }
             ChangeKind::Name {} => {
+                // Nothing makes another yet, and of two that are concurrent none is the greater.
+                if origin.volume != VolumeId::ZERO {
+                    return rule("another name");
+                }
                 let key = self.newest_epoch_key().map(|k| k.derive(Label::BodyKey, b""));
                 let body = self.open::<MemberBody>(origin, index, encoded, key.as_ref(), body);
-                let user = if origin.user == UserId::ZERO { self.owner_being_founded() } else { Some(origin.user) };
+                let user = self.owner_being_founded();
                 if let (Some(body), Some(mut row)) = (body, user.and_then(|u| self.user_row(&u)))
                     && crate::member::check_user_name(&body.name).is_ok()
                 {
@@ -733,6 +779,9 @@ impl Core {
         let root = origin.volume == VolumeId::ZERO && place.seq == 1;
         if !root && access.owner != origin.user {
             return rule("a birth whose owner is not its author");
+        }
+        if access.generation != FIRST_GENERATION {
+            return rule("a birth of another generation");
         }
         let id = if root { NodeId::ROOT } else { place.node(&raw.head, &raw.body) };
         if let Some(ino) = self.ino_of_node(&id)? {
@@ -769,7 +818,8 @@ impl Core {
             hung_at: None,
             views: Vec::new(),
         });
-        self.learn_key(&mut node, access);
+        let key = self.epoch_key(&access.epoch).and_then(|epoch| unwrap_node_key(&epoch, access));
+        node.keys.extend(key.map(|key| (FIRST_GENERATION, key)));
         let value = self.birth_body(origin, at, &node, access, raw, body).map(|b| {
             node.btime = b.access.time;
             node.rdev = b.rdev;
@@ -798,17 +848,6 @@ impl Core {
         let key = node.key(access.generation).map(|k| k.derive(Label::BodyKey, b""));
         let body: Option<BirthBody> = self.open(origin, at.index, &raw.head, key.as_ref(), body);
         body.filter(|b| b.target.len() <= TARGET_MAX && !b.target.contains(&0))
-    }
-
-    /// Takes a node's key out of an access value.
-    fn learn_key(&self, node: &mut Node, access: &AccessHead) {
-        if node.key(access.generation).is_some() {
-            return;
-        }
-        let key = self.epoch_key(&access.epoch).and_then(|epoch| unwrap_node_key(&epoch, access));
-        if let Some(key) = key {
-            node.keys.push((access.generation, key));
-        }
     }
 
     /// Sets what shows as modification time: the content's own (a directory's last change of an
@@ -949,6 +988,12 @@ pub(crate) fn is_name(name: &[u8]) -> bool {
         && name != b".."
         && !name.contains(&b'/')
         && !name.contains(&0)
+}
+
+/// Whether this can be an extended attribute's name. (ACLs are a part of access values.)
+fn is_xattr_name(name: &[u8]) -> bool {
+    let fits = !name.is_empty() && name.len() <= XATTR_NAME_MAX && !name.contains(&0);
+    fits && name != acl::ACCESS && name != acl::DEFAULT
 }
 
 /// A node's key out of an access value, with the key of its epoch.

@@ -70,9 +70,21 @@ impl Birthplace {
         NodeId::from_bytes(self.hash(b"node", head, body))
     }
 
-    /// The id of the link that the change with this head and sealed body makes here.
+    /// The id of the link that the change with this head and sealed body makes here, of a node that is no directory
+    /// ([`LinkId::of_directory`]).
     pub fn link(&self, head: &[u8], body: &[u8]) -> LinkId {
         LinkId::from_bytes(self.hash(b"link", head, body))
+    }
+}
+
+impl LinkId {
+    /// The id of a directory's only link. It follows from the directory alone: two branches of a forked log that bear one
+    /// directory, word for word, and place it differently, give that one link two places.
+    pub fn of_directory(node: &NodeId) -> LinkId {
+        let hash = Hash::of(Label::NodeIdHash, &[b"directory", node.as_bytes()]);
+        let mut id = [0; 16];
+        id.copy_from_slice(&hash.as_bytes()[..16]);
+        LinkId::from_bytes(id)
     }
 }
 

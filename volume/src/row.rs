@@ -1,7 +1,7 @@
 //! What this device keeps of nodes and directory entries: the merged state, derived from the
 //! commits and sealed at rest.
 
-use crypto::{SymmetricKey, UserId};
+use crypto::{Label, SymmetricKey, UserId};
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
@@ -155,6 +155,12 @@ pub(crate) struct Node {
 impl Node {
     pub(crate) fn key(&self, generation: u32) -> Option<&SymmetricKey> {
         self.keys.iter().find(|(g, _)| *g == generation).map(|(_, key)| key)
+    }
+
+    /// The tag of an extended attribute's name: under the key that the node was born with.
+    pub(crate) fn xattr_tag(&self, name: &[u8]) -> Option<NodeId> {
+        let (_, first) = self.keys.first()?;
+        Some(NodeId::from_bytes(crypto::keyed_tag(first, Label::LinkTag, name)))
     }
 
     /// The newest generation's key.

@@ -20,7 +20,7 @@ use crate::{
     commit::{self, ChangeKind, Head, PlaceBody, RawChange},
     core::Core,
     error::{Error, Result},
-    id::{CommitHash, LinkId},
+    id::{Birthplace, CommitHash, LinkId, NodeId},
     node::{Ino, NAME_MAX, NodeKind},
     row::{Claim, Derived, Entry, Link, Node, NodeRow, Place, Shown},
     version::ValueRef,
@@ -319,7 +319,7 @@ impl Core {
     pub(crate) fn past_place(&mut self, at: ValueRef) -> Result<Option<PastPlace>> {
         let raw = self.change(at)?;
         let head: Head = decode(&raw.head)?;
-        let ChangeKind::Place { link, parent: Some(parent), generation, .. } = head.kind else { return Ok(None) };
+        let ChangeKind::Place { link, child, parent: Some(parent), generation } = head.kind else { return Ok(None) };
         if at.dot != self.pending_dot() && self.commit_info(at.dot)?.void {
             return Ok(None);
         }
@@ -330,13 +330,25 @@ impl Core {
             Some(key) => self.open_stored(at, &key, &raw)?,
             None => None,
         };
-        let name = body.map(|b| b.name).filter(|n| is_name(n)).unwrap_or_else(|| {
-            let branch = self.branch(at.dot.branch);
-            let place =
-                crate::id::Birthplace { device: branch.device, log: branch.log, seq: at.dot.seq, index: at.index };
-            format!("~{}", link.unwrap_or_else(|| place.link(&raw.head, &raw.body))).into_bytes()
-        });
+        let name = match body.map(|b| b.name).filter(|n| is_name(n)) {
+            Some(name) => name,
+            None => format!("~{}", self.link_of(link, &child, at, &raw)?).into_bytes(),
+        };
         Ok(Some(PastPlace { parent, name, at, count }))
+    }
+
+    /// The link that a stored place is of.
+    fn link_of(&mut self, said: Option<LinkId>, child: &NodeId, at: ValueRef, raw: &RawChange) -> Result<LinkId> {
+        if let Some(said) = said {
+            return Ok(said);
+        }
+        let ino = self.ino_of_node(child)?.ok_or_else(|| Error::damaged("a link's node is missing"))?;
+        if self.with_node(ino, |n| n.kind)? == NodeKind::Directory {
+            return Ok(LinkId::of_directory(child));
+        }
+        let branch = self.branch(at.dot.branch);
+        let place = Birthplace { device: branch.device, log: branch.log, seq: at.dot.seq, index: at.index };
+        Ok(place.link(&raw.head, &raw.body))
     }
 
     /// Opens the body of a stored change.

@@ -4,8 +4,18 @@ mod common;
 
 use std::sync::Arc;
 
-use common::{Replica, sync};
-use p2pfs_volume::{AttributeChange, Caller, Error, Message, OpenMode, Role, SetTime, SetXattr};
+use common::{
+    Replica,
+    forge::{Forger, commits, mode, name, tell, told},
+    sync,
+};
+use crypto::{Label, SymmetricKey, keyed_tag};
+use p2pfs_volume::{
+    AttributeChange, Caller, Error, Message, OpenMode, Role, SetTime, SetXattr, Timestamp,
+    commit::{ChangeKind, ClaimedCommit, XattrBody},
+    id::{Birthplace, NodeId, ValueId},
+};
+use simulation::model::History;
 
 fn pair() -> (Replica, Replica) {
     let alice = Replica::founder("alice", 1);
@@ -479,4 +489,201 @@ fn who_says_more_than_anybody_needs_is_shut_out() {
         let taken = (0..50_000).take_while(|_| session.receive(message.clone()).is_ok()).count();
         assert!((honest..50_000).contains(&taken), "{taken} times {message:?}");
     }
+}
+
+/// Alice, and carol who learns of what liars do in the other order; bob lies.
+fn three() -> [Replica; 3] {
+    let alice = Replica::founder("alice", 1);
+    let bob = Replica::joined("bob", 2, &alice, Role::Writer);
+    let carol = Replica::joined("carol", 3, &alice, Role::Writer);
+    sync(&alice, &bob);
+    [alice, bob, carol]
+}
+
+/// Alice takes `commits` in this order, carol in the other one. Then they meet.
+fn in_both_orders([alice, bob, carol]: &[Replica; 3], commits: [&ClaimedCommit; 2]) -> Vec<String> {
+    let [first, second] = commits;
+    told(alice, bob, &[first, second]);
+    told(carol, bob, &[second, first]);
+    meet(alice, carol)
+}
+
+/// What liars tell a replica in any order gives one state: here, attributes whose name isn't the one of their tag.
+#[test]
+fn an_attributes_tag_has_one_name() {
+    let all = three();
+    let [alice, bob, carol] = &all;
+    alice.write("f", b"").unwrap();
+    sync(alice, bob);
+    meet(alice, carol);
+    let known = commits(alice, bob);
+    let history = History::new(&known, &alice.user_keys());
+    let node = *history.births().keys().find(|node| **node != NodeId::ROOT).unwrap();
+    let key = history.node_key(node);
+    let tag = NodeId::from_bytes(keyed_tag(key, Label::LinkTag, b"user.one"));
+    let attribute = |log, name: &[u8], value: &[u8]| {
+        let forger = Forger::new(&known, &history, bob, log);
+        let body = XattrBody { time: Timestamp::default(), name: name.into(), value: Some(value.to_vec().into()) };
+        let kind = ChangeKind::Xattr { node, generation: 1, tag };
+        forger.sign(vec![forger.change(0, kind, Vec::new(), key, &body)])
+    };
+    let (odd, right) = (attribute(1, b"user.two", b"odd"), attribute(3, b"user.one", b"right"));
+    in_both_orders(&all, [&odd, &right]);
+    let shown = |replica: &Replica| {
+        let ino = replica.find("f").unwrap();
+        let names = replica.volume.list_xattrs(ino).unwrap();
+        let values: Vec<_> =
+            names.iter().map(|n| replica.volume.get_xattr(ino, n).map_err(|e| e.to_string())).collect();
+        (names, values)
+    };
+    assert_eq!(shown(alice).0, [b"user.one"]);
+    assert_eq!(shown(alice), shown(carol));
+    // The greater of the two is one of them; whichever it is, a new value takes its place.
+    let ino = alice.find("f").unwrap();
+    alice.volume.set_xattr(ino, b"user.one", b"new", SetXattr::Replace, &Caller::default()).unwrap();
+    meet(alice, carol);
+    assert_eq!(shown(carol), (vec![b"user.one".to_vec()], vec![Ok(b"new".to_vec())]));
+}
+
+/// A node has the key that it was born with: no access value brings another one, nor one of another generation.
+#[test]
+fn a_nodes_key_is_that_of_its_birth() {
+    let all = three();
+    let [alice, bob, carol] = &all;
+    alice.write("f", b"base").unwrap();
+    sync(alice, bob);
+    meet(alice, carol);
+    let known = commits(alice, bob);
+    let history = History::new(&known, &alice.user_keys());
+    let (node, births) = history.births().iter().find(|(node, _)| **node != NodeId::ROOT).unwrap();
+    let entropy = crypto::SeededEntropy::new(9);
+    let access = |log, generation| {
+        let forger = Forger::new(&known, &history, bob, log);
+        let access = forger.access(alice.user_keys().id(), generation, &SymmetricKey::generate(&entropy));
+        let kind = ChangeKind::Access { node: *node, access };
+        forger.sign(vec![forger.change(0, kind, vec![births[0].id()], history.node_key(*node), &mode())])
+    };
+    for generation in [0, 2] {
+        for replica in [alice, carol] {
+            let why = tell(replica, bob, &[&access(11, generation)]).unwrap_err().to_string();
+            assert!(why.contains("another generation"), "{why}");
+        }
+    }
+    let forger = Forger::new(&known, &history, bob, 13);
+    let (born, _, birth) = forger.directory(0, 2);
+    let place = forger.place(1, None, born, (NodeId::ROOT, history.node_key(NodeId::ROOT)), "d", Vec::new());
+    let why = tell(alice, bob, &[&forger.sign(vec![birth, place])]).unwrap_err().to_string();
+    assert!(why.contains("another generation"), "{why}");
+
+    in_both_orders(&all, [&access(15, 1), &access(17, 1)]);
+    alice.write("f", b"alice's").unwrap();
+    meet(alice, carol);
+    assert_eq!(carol.read("f").unwrap(), b"alice's");
+}
+
+/// Both branches of a forked log bear one directory, word for word, and place it differently: it has one link, with a
+/// place from each.
+#[test]
+fn a_directory_born_on_two_branches_has_one_link() {
+    let all = three();
+    let [alice, bob, carol] = &all;
+    let known = commits(alice, bob);
+    let history = History::new(&known, &alice.user_keys());
+    let root = (NodeId::ROOT, history.node_key(NodeId::ROOT));
+    let forger = Forger::new(&known, &history, bob, 21);
+    let (outer, outer_key, outer_birth) = forger.directory(0, 1);
+    let (inner, inner_key, inner_birth) = forger.directory(1, 1);
+    let commit = |places: [((NodeId, &SymmetricKey), &str); 2]| {
+        let [outer_place, inner_place] = places;
+        forger.sign(vec![
+            outer_birth.clone(),
+            inner_birth.clone(),
+            forger.place(2, None, outer, outer_place.0, outer_place.1, Vec::new()),
+            forger.place(3, None, inner, inner_place.0, inner_place.1, Vec::new()),
+        ])
+    };
+    let one = commit([(root, "outer"), ((outer, &outer_key), "inner")]);
+    let other = commit([((inner, &inner_key), "outer"), (root, "turned")]);
+    let tree = in_both_orders(&all, [&one, &other]);
+    assert_eq!(tree.len(), 2, "each shows once: {tree:?}");
+    // They are moved and removed as any.
+    let top = tree[0][1..].split(' ').next().unwrap().to_owned();
+    alice.rename(&top, "moved").unwrap();
+    meet(alice, carol);
+    let below = carol.tree()[1][1..].split(' ').next().unwrap().to_owned();
+    carol.rmdir(&below).unwrap();
+    carol.rmdir("moved").unwrap();
+    assert_eq!(meet(alice, carol), Vec::<String>::new());
+}
+
+/// A directory's first place can close a cycle, too; and it must have one.
+#[test]
+fn directories_born_in_each_other_show() {
+    let all = three();
+    let [alice, bob, carol] = &all;
+    let known = commits(alice, bob);
+    let history = History::new(&known, &alice.user_keys());
+    let forger = Forger::new(&known, &history, bob, 31);
+    let (a, a_key, a_birth) = forger.directory(0, 1);
+    let (b, b_key, b_birth) = forger.directory(1, 1);
+    let (c, c_key, c_birth) = forger.directory(2, 1);
+    let alone = forger.sign(vec![a_birth.clone()]);
+    let why = tell(alice, bob, &[&alone]).unwrap_err().to_string();
+    assert!(why.contains("without a place"), "{why}");
+    let twice = |from| forger.place(from, None, a, (NodeId::ROOT, history.node_key(NodeId::ROOT)), "a", Vec::new());
+    let why = tell(alice, bob, &[&forger.sign(vec![a_birth.clone(), twice(1), twice(2)])]).unwrap_err().to_string();
+    assert!(why.contains("second link"), "{why}");
+    let round = forger.sign(vec![
+        a_birth,
+        b_birth,
+        c_birth,
+        forger.place(3, None, a, (b, &b_key), "a", Vec::new()),
+        forger.place(4, None, b, (a, &a_key), "b", Vec::new()),
+        forger.place(5, None, c, (c, &c_key), "c", Vec::new()),
+    ]);
+    tell(alice, bob, &[&round]).unwrap();
+    let tree = meet(alice, carol);
+    assert_eq!(tree.len(), 3, "{tree:?}");
+}
+
+/// A void place makes no link. Whether a place of it may be replaced must not depend on whether somebody whose commit
+/// counts made the same link on another branch of the log.
+#[test]
+fn a_void_place_alone_can_not_be_replaced() {
+    let hour = std::time::Duration::from_secs(3600);
+    let alice = Replica::founder("alice", 1);
+    let bob = Replica::joined("bob", 2, &alice, Role::Admin);
+    let carol = Replica::joined("carol", 3, &alice, Role::Writer);
+    let tickets = [Role::Reader, Role::Writer].map(|r| alice.volume.invite(r, hour).unwrap());
+    alice.write("f", b"").unwrap();
+    meet(&alice, &bob);
+    // Apart: dora is a reader by what alice knows, a writer by what bob knows, and makes one link on two branches.
+    let makes = |admin: &Replica, ticket| {
+        let dora = Replica::admitted("dora", 4, admin, ticket);
+        let known = commits(admin, &carol);
+        let history = History::new(&known, &alice.user_keys());
+        let node = *history.births().keys().find(|node| **node != NodeId::ROOT).unwrap();
+        let root = (NodeId::ROOT, history.node_key(NodeId::ROOT));
+        let forger = Forger::new(&known, &history, &dora, 41);
+        let commit = forger.sign(vec![forger.place(0, None, node, root, "g", Vec::new())]);
+        tell(admin, &dora, &[&commit]).unwrap();
+        commit
+    };
+    let (void, counts) = (makes(&alice, &tickets[0]), makes(&bob, &tickets[1]));
+    assert!(void.changes == counts.changes && void.header != counts.header);
+    assert!(alice.find("g").is_err() && bob.find("g").is_ok());
+
+    let known = commits(&alice, &carol);
+    let history = History::new(&known, &alice.user_keys());
+    let node = *history.births().keys().find(|node| **node != NodeId::ROOT).unwrap();
+    let root = (NodeId::ROOT, history.node_key(NodeId::ROOT));
+    let place = Birthplace { device: history.commit(name(&void)).unwrap().header.device, log: 41, seq: 1, index: 0 };
+    let link = place.link(&void.changes[0].head, &void.changes[0].body);
+    let forger = Forger::new(&known, &history, &carol, 43);
+    let value = ValueId { commit: name(&void), index: 0 };
+    let over = forger.sign(vec![forger.place(0, Some(link), node, root, "h", vec![value])]);
+    assert!(tell(&alice, &carol, &[&over]).is_err());
+    meet(&alice, &bob);
+    assert!(tell(&bob, &carol, &[&over]).is_err());
+    assert!(tell(&alice, &carol, &[&over]).is_err());
 }

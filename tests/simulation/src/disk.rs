@@ -396,7 +396,9 @@ impl BlockStore for Disk {
     fn are_here(&self, mark: &[u8]) -> volume::Result<bool> {
         let state = self.state.lock();
         let mut names = mark.chunks(BlockHash::LEN);
-        Ok(names.all(|name| BlockHash::try_from(name).is_ok_and(|hash| state.blocks.contains_key(&hash))))
+        // One that was put aside is damaged, but no power loss took it.
+        let is_here = |hash: BlockHash| state.blocks.contains_key(&hash) || state.aside.contains_key(&hash);
+        Ok(names.all(|name| BlockHash::try_from(name).is_ok_and(is_here)))
     }
 
     fn sync(&self) -> volume::Result<()> {

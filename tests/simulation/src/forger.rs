@@ -128,7 +128,9 @@ pub(crate) enum Beyond {
     Grants,
     Realm,
     BirthForAnother,
+    Generation,
     Epoch,
+    Name,
     Invite,
     Admit,
     AdmitUninvited,
@@ -138,6 +140,7 @@ pub(crate) enum Beyond {
     ContentOfDirectory,
     PlaceInFile,
     SecondLink,
+    NoLink,
     UnseenNode,
     UnseenValue,
     OtherRegister,
@@ -154,12 +157,14 @@ pub(crate) enum Beyond {
     AnothersName,
 }
 
-pub(crate) const BEYOND: [(Beyond, &str); 28] = [
+pub(crate) const BEYOND: [(Beyond, &str); 31] = [
     (Beyond::Owner, "forged: a writer's gift of a file to another owner"),
     (Beyond::Grants, "forged: a writer's rights for single users"),
     (Beyond::Realm, "forged: a writer's other realm"),
     (Beyond::BirthForAnother, "forged: a writer's new file in another's name"),
-    (Beyond::Epoch, "forged: a writer's epoch"),
+    (Beyond::Generation, "forged: a writer's second key of a node"),
+    (Beyond::Epoch, "forged: a writer's or admin's epoch"),
+    (Beyond::Name, "forged: a writer's or admin's other name"),
     (Beyond::Invite, "forged: a writer's invitation"),
     (Beyond::Admit, "forged: a writer's admission with a ticket"),
     (Beyond::AdmitUninvited, "forged: a writer's or admin's admission without a ticket"),
@@ -169,6 +174,7 @@ pub(crate) const BEYOND: [(Beyond, &str); 28] = [
     (Beyond::ContentOfDirectory, "forged: a writer's content of a directory"),
     (Beyond::PlaceInFile, "forged: a writer's place in a file"),
     (Beyond::SecondLink, "forged: a writer's second link to a directory"),
+    (Beyond::NoLink, "forged: a writer's directory without a place"),
     (Beyond::UnseenNode, "forged: a writer's change of a node not seen"),
     (Beyond::UnseenValue, "forged: a writer's replacing of a value not seen"),
     (Beyond::OtherRegister, "forged: a writer's replacing of another register"),
@@ -188,9 +194,19 @@ pub(crate) const BEYOND: [(Beyond, &str); 28] = [
 impl Beyond {
     /// Whether it is beyond admins, too.
     pub(crate) fn is_beyond_admins(self) -> bool {
-        !matches!(self, Beyond::Epoch | Beyond::Invite | Beyond::Admit)
+        !matches!(self, Beyond::Invite | Beyond::Admit)
     }
 }
+
+/// What makes no sense.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Odd {
+    Attribute,
+    Key,
+}
+
+pub(crate) const ODD: [(Odd, &str); 2] =
+    [(Odd::Attribute, "liar: an attribute under another's tag"), (Odd::Key, "liar: a node with another key")];
 
 /// Changes on their way into a commit.
 struct Draft<'a> {
@@ -275,15 +291,20 @@ impl Draft<'_> {
         self.add(kind, supersedes, &self.key(child), &RemovalBody { time });
     }
 
-    fn birth(&mut self, owner: UserId, time: Timestamp, token: &[u8]) {
+    /// A node, and its key.
+    fn bear(&mut self, kind: NodeKind, owner: UserId, time: Timestamp) -> (NodeId, SymmetricKey) {
         let key = SymmetricKey::generate(self.lot);
         let access = AccessBody { time, mode: 0o644, uid: 0, gid: 0, acl: Vec::new(), default_acl: Vec::new() };
-        let kind = ChangeKind::Birth { kind: NodeKind::File, access: self.access(owner, &key) };
+        let kind = ChangeKind::Birth { kind, access: self.access(owner, &key) };
         let index = self.changes.len() as u32;
         self.add(kind, Vec::new(), &key, &BirthBody { access, rdev: 0, target: Vec::new() });
         let raw = &self.changes[index as usize];
         let place = Birthplace { device: self.device, log: self.log, seq: self.seq, index };
-        let node = place.node(&raw.head, &raw.body);
+        (place.node(&raw.head, &raw.body), key)
+    }
+
+    fn birth(&mut self, owner: UserId, time: Timestamp, token: &[u8]) {
+        let (node, key) = self.bear(NodeKind::File, owner, time);
         self.place(None, node, NodeId::ROOT, Vec::new(), time);
         let size = token.len() as u64;
         let content = Content { size, allocated: size, data: ContentData::Inline(token.to_vec()) };
@@ -559,7 +580,17 @@ impl Forger<'_> {
                 let members: Vec<UserId> = self.history.members().into_keys().filter(|user| *user != me).collect();
                 draft.birth(*self.lot.pick(&members)?, time, bytes);
             }
+            Beyond::Generation => {
+                let node = file.or(directory)?;
+                let mut head = first(node)?;
+                let key = SymmetricKey::generate(self.lot);
+                let wrap = self.history.epoch().1.derive(Label::NodeKeyWrap, b"");
+                head.generation = 2 + self.lot.below(2) as u32;
+                head.wrapped = crypto::seal(&wrap, &head.generation.to_le_bytes(), key.expose(), self.lot);
+                draft.set_access(node, self.access(node), head, time);
+            }
             Beyond::Epoch => draft.epoch(),
+            Beyond::Name => draft.name(),
             Beyond::Invite => {
                 draft.invite(Role::Writer, crypto::SigningKeys::from_seed(random_array(self.lot)).public());
             }
@@ -580,6 +611,7 @@ impl Forger<'_> {
                 let (link, child) = self.a_link()?;
                 draft.place(Some(link), child, file?, self.of_link(link), time);
             }
+            Beyond::NoLink => drop(draft.bear(NodeKind::Directory, me, time)),
             Beyond::SecondLink => draft.place(None, directory?, NodeId::ROOT, Vec::new(), time),
             Beyond::UnseenNode => {
                 observed = vec![self.history.admission(author.id())?];
@@ -656,7 +688,11 @@ impl Forger<'_> {
             Beyond::Beginning => draft.seq = 2 + self.lot.below(5) as u64,
             _ => {}
         }
-        draft.birth(draft.user, self.time, bytes);
+        match self.lot.pick(&self.nodes(NodeKind::File)).copied() {
+            // What says nothing of where it stands: other rules don't refuse it, too.
+            Some(file) if self.lot.chance(500) => draft.content(file, self.contents(file), bytes, self.time),
+            _ => draft.birth(draft.user, self.time, bytes),
+        }
         self.sign_as(draft, follow, frontier(commits), |header| {
             match what {
                 Beyond::Count if self.lot.chance(500) => header.count += 1 + self.lot.below(9) as u64,
@@ -704,6 +740,56 @@ impl Forger<'_> {
             self.sign(draft, false, frontier(self.history.commits()))
         };
         Some([commit(bytes[0])?, commit(bytes[1])?])
+    }
+
+    /// Two commits of one number by a writer that bear the same directories, word for word, and place them differently.
+    pub(crate) fn equivocate_directories(&self, author: &Joiner) -> Option<[ClaimedCommit; 2]> {
+        let mut draft = self.draft(author, false);
+        let (log, user) = (draft.log, author.user_id());
+        let born: Vec<(NodeId, SymmetricKey)> =
+            (0..=self.lot.below(3)).map(|_| draft.bear(NodeKind::Directory, user, self.time)).collect();
+        let births = draft.changes;
+        let commit = || {
+            let mut draft = self.draft(author, false);
+            (draft.log, draft.changes) = (log, births.clone());
+            for (child, _) in &born {
+                let below: Vec<_> = born.iter().filter(|(node, _)| node != child).collect();
+                let (parent, key) = match self.lot.pick(&below).filter(|_| self.lot.chance(600)) {
+                    Some((parent, key)) => (*parent, key.clone()),
+                    None => (NodeId::ROOT, draft.key(NodeId::ROOT)),
+                };
+                let name = self.lot.pick(&[&b"a"[..], b"b", b"twice"])?.to_vec();
+                let kind = ChangeKind::Place { link: None, child: *child, parent: Some(parent), generation: 1 };
+                draft.add(kind, Vec::new(), &key, &PlaceBody { time: self.time, name });
+            }
+            self.sign(draft, false, frontier(self.history.commits()))
+        };
+        Some([commit()?, commit()?])
+    }
+
+    /// What a writer may do and no program of ours does: it makes no sense, and must do so everywhere.
+    pub(crate) fn odd(&self, author: &Joiner, what: Odd) -> Option<ClaimedCommit> {
+        let mut draft = self.draft(author, false);
+        let any: Vec<NodeId> = self.history.births().keys().copied().collect();
+        let node = *self.lot.pick(&any)?;
+        match what {
+            Odd::Attribute => {
+                let names: [&[u8]; 2] =
+                    if self.lot.chance(500) { [b"user.one", b"user.two"] } else { [b"user.two", b"user.one"] };
+                let tag = NodeId::from_bytes(keyed_tag(&draft.key(node), Label::LinkTag, names[0]));
+                let here = |c: &Change<'_>| matches!(c.head.kind, ChangeKind::Xattr { node: n, tag: t, .. } if n == node && t == tag);
+                let gone = if self.lot.chance(500) { self.live(here) } else { Vec::new() };
+                let value = (!self.lot.chance(300)).then(|| FORBIDDEN.to_vec().into());
+                let body = XattrBody { time: self.time, name: names[1].to_vec(), value };
+                draft.add(ChangeKind::Xattr { node, generation: 1, tag }, gone, &draft.key(node), &body);
+            }
+            Odd::Key => {
+                let ChangeKind::Birth { access, .. } = &self.history.births()[&node][0].head.kind else { return None };
+                let head = draft.access(access.owner, &SymmetricKey::generate(self.lot));
+                draft.set_access(node, self.access(node), head, self.time);
+            }
+        }
+        self.sign(draft, false, frontier(self.history.commits()))
     }
 
     /// An admin's invitation of a keeper, which this version's own client does not make.

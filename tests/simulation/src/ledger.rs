@@ -132,7 +132,12 @@ impl Ledger {
                 said.remove(&by);
             }
         }
-        // What it had in hand then it publishes a second time, beside what came of it the first time.
+        self.went_back();
+    }
+
+    /// A device went back to an older copy of its store: what it had in hand then it publishes a second time, beside what
+    /// came of it the first time.
+    pub(crate) fn went_back(&mut self) {
         self.parents.values_mut().for_each(|parent| *parent = None);
     }
 

@@ -88,10 +88,11 @@ impl Outcome {
 /// What every few hundred seeds must have exercised, by the names under which it is counted.
 pub fn kinds() -> Vec<&'static str> {
     let lies = forger::DEEDS.iter().map(|(_, name)| *name).chain(forger::BEYOND.iter().map(|(_, name)| *name));
+    let lies = lies.chain(forger::ODD.iter().map(|(_, name)| *name));
     lies.chain(TROUBLES).collect()
 }
 
-const TROUBLES: [&str; 47] = [
+const TROUBLES: [&str; 48] = [
     "an old backup was restored",
     "clock: jumped",
     "clock: set back a year",
@@ -106,6 +107,7 @@ const TROUBLES: [&str; 47] = [
     "disk: a write or sync failed",
     "disk: a write or sync found it full",
     "liar: asks without end",
+    "liar: bears directories twice",
     "liar: breaks the rules of headers",
     "liar: equivocates",
     "liar: forges a part of a commit",

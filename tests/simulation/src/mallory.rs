@@ -9,7 +9,7 @@ use volume::{
 };
 
 use crate::{
-    forger::{BEYOND, DEEDS, Forger, Joiner, follow},
+    forger::{BEYOND, DEEDS, Forger, Joiner, ODD, follow},
     model::History,
     world::{Violation, World},
 };
@@ -145,6 +145,7 @@ impl World {
                 let Some((_, _, image)) = self.backup.take().filter(|b| b.0 == mallory) else {
                     return Ok("nothing");
                 };
+                self.ledger.went_back();
                 self.disconnect_all(mallory);
                 self.devices[mallory].stop();
                 self.devices[mallory].disk.restore(&image);
@@ -226,7 +227,7 @@ impl World {
             self.keep(mallory, &commit)?;
             return Ok(Some((name, vec![commit])));
         }
-        match self.lot.below(12) {
+        match self.lot.below(14) {
             0 => {
                 let made = self.forger(&history).equivocate(author, [&bytes, &other]);
                 self.counts.many("liar: equivocates", u64::from(made.is_some()));
@@ -234,6 +235,22 @@ impl World {
                     follow(&mut self.joiners[who], commit);
                 }
                 Ok(made.map(|commits| ("equivocates", commits.to_vec())))
+            }
+            4 => {
+                let made = self.forger(&history).equivocate_directories(author);
+                self.counts.many("liar: bears directories twice", u64::from(made.is_some()));
+                if let Some([commit, _]) = &made {
+                    follow(&mut self.joiners[who], commit);
+                }
+                Ok(made.map(|commits| ("equivocates", commits.to_vec())))
+            }
+            5 => {
+                let Some(&(odd, name)) = self.lot.pick(&ODD) else { return Ok(None) };
+                let made = self.forger(&history).odd(author, odd);
+                let Some(commit) = made else { return Ok(None) };
+                self.counts.add(name);
+                self.keep(mallory, &commit)?;
+                Ok(Some((name, vec![commit])))
             }
             1..4 => {
                 let made = self.forger(&history).over_void(author, &bytes);

@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 
 use volume::{Attributes, Caller, Error, Ino, NodeKind, OpenMode, Result, Volume};
 
-use crate::ledger::{print, tokens};
+use crate::{
+    ledger::{print, tokens},
+    model::DAMAGED,
+};
 
 pub(crate) const CALLER: Caller = Caller { uid: 0, gid: 0, pid: 0, umask: 0, is_member: None };
 
@@ -85,7 +88,10 @@ pub(crate) fn dump(volume: &Volume) -> Result<Vec<String>> {
         };
         let mut xattrs: Vec<String> = Vec::new();
         for name in volume.list_xattrs(entry.ino)? {
-            let value = volume.get_xattr(entry.ino, &name)?;
+            let value = match volume.get_xattr(entry.ino, &name) {
+                Err(Error::Damaged(_)) => DAMAGED.into(),
+                other => other?,
+            };
             xattrs.push(format!("{}={}", String::from_utf8_lossy(&name), String::from_utf8_lossy(&value)));
         }
         xattrs.sort();

@@ -9,6 +9,8 @@
     reason = "a harness: each test file uses its own part of it, and what fails here is the test"
 )]
 
+pub mod forge;
+
 use std::{
     sync::{
         Arc,
@@ -141,6 +143,11 @@ impl Replica {
     /// This replica's device.
     pub fn device_id(&self) -> DeviceId {
         DeviceKeys::from_bytes(&self.device).unwrap().id()
+    }
+
+    /// Keys of this replica's device.
+    pub fn device_keys(&self) -> DeviceKeys {
+        DeviceKeys::from_bytes(&self.device).unwrap()
     }
 
     /// Keys of this replica's user.

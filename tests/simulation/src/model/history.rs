@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crypto::{DeviceId, EpochId, Label, SymmetricKey, UserId, UserKeys, VolumeId};
 use serde::{Serialize, de::DeserializeOwned};
 use volume::{
+    NodeKind,
     commit::{self, AccessHead, ChangeKind, Commit, Head, Header, RawChange},
     id::{Birthplace, CommitHash, LinkId, NodeId, ValueId},
     member::Role,
@@ -23,6 +24,8 @@ pub struct Change<'a> {
     /// What everybody sees of it.
     pub head: &'a Head,
     raw: &'a RawChange,
+    /// The link that it makes, if it makes one.
+    made: Option<LinkId>,
 }
 
 impl Change<'_> {
@@ -68,7 +71,20 @@ impl Change<'_> {
 
     /// The link that a place is of.
     pub fn link(&self, said: Option<LinkId>) -> LinkId {
-        said.unwrap_or_else(|| self.birthplace().link(&self.raw.head, &self.raw.body))
+        said.or(self.made).expect("a place names a link or makes one")
+    }
+
+    /// Works out [`Self::made`]: a directory's link follows from the directory, which must be born in the same commit.
+    fn makes(self) -> Self {
+        let ChangeKind::Place { link: None, child, .. } = self.head.kind else { return self };
+        let is_directory = |c: &Change<'_>| matches!(c.head.kind, ChangeKind::Birth { kind: NodeKind::Directory, .. });
+        let beside = self.commit.heads.iter().zip(&self.commit.raw.changes).enumerate();
+        let beside = beside.map(|(i, (head, raw))| Change { index: i as u32, head, raw, ..self });
+        let made = match beside.filter(is_directory).any(|c| c.born() == child) {
+            true => LinkId::of_directory(&child),
+            false => self.birthplace().link(&self.raw.head, &self.raw.body),
+        };
+        Self { made: Some(made), ..self }
     }
 
     /// The values it replaces.
@@ -144,7 +160,7 @@ impl<'a> History<'a> {
             let author = if genesis { None } else { author(&admissions, &past, header.device) };
             let counts = genesis || author.is_some_and(|(_, role)| role.may_write());
             for (i, (head, raw)) in commit.heads.iter().zip(&commit.raw.changes).enumerate() {
-                let change = Change { commit, index: i as u32, head, raw };
+                let change = Change { commit, index: i as u32, head, raw, made: None }.makes();
                 if !counts {
                     void.insert(change.id(), change);
                     continue;
@@ -267,6 +283,11 @@ impl<'a> History<'a> {
     /// The one of that name, whether it counts or not.
     pub fn find(&self, id: ValueId) -> Option<Change<'a>> {
         self.numbers.get(&id).map(|number| self.changes[*number]).or_else(|| self.void.get(&id).copied())
+    }
+
+    /// Whether it counts: it isn't void.
+    pub fn counts(&self, change: &Change<'_>) -> bool {
+        self.numbers.contains_key(&change.id())
     }
 
     /// What a change supersedes: of a void one also what that one superseded.

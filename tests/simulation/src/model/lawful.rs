@@ -88,11 +88,22 @@ impl<'a> History<'a> {
         let admits = founding || role >= Role::Admin;
         let breaks = |broken: bool, rule| Some(rule).filter(|_| broken);
         let own = match &change.head.kind {
-            ChangeKind::Birth { access, .. } => breaks(!founding && access.owner != user, "a birth for another user"),
+            ChangeKind::Birth { kind, access } => {
+                let places = |c: &Change<'_>| {
+                    let made =
+                        matches!(c.head.kind, ChangeKind::Place { link: None, child, .. } if child == change.born());
+                    made && c.id().commit == at.commit
+                };
+                let placed = founding || *kind != NodeKind::Directory || self.changes().any(|c| places(&c));
+                breaks(!founding && access.owner != user, "a birth for another user")
+                    .or(breaks(access.generation != 1, "a birth of another generation"))
+                    .or(breaks(!placed, "a directory without a place"))
+            }
             ChangeKind::Access { node, access } => match self.birth(change, *node).map(|c| &c.head.kind) {
                 Some(ChangeKind::Birth { access: first, .. }) => {
                     let gives = access.owner != first.owner || access.realm != RealmId::MEMBERS;
                     breaks(gives || !access.grants.is_empty(), "an access value that gives away")
+                        .or(breaks(access.generation != 1, "an access value of another generation"))
                 }
                 _ => Some("access of a node not seen"),
             },
@@ -104,9 +115,7 @@ impl<'a> History<'a> {
             }
             ChangeKind::Place { link, child, parent, .. } => self.broken_by_place(change, *link, *child, *parent),
             ChangeKind::Genesis { .. } => breaks(!founding, "a second genesis"),
-            ChangeKind::Epoch { realm, .. } => {
-                breaks(!admits || *realm != RealmId::MEMBERS, "an epoch by who may not make one")
-            }
+            ChangeKind::Epoch { realm, .. } => breaks(!founding || *realm != RealmId::MEMBERS, "a second epoch"),
             ChangeKind::Invite { role, .. } => breaks(!admits || *role == Role::Owner, "an invitation by who may not"),
             ChangeKind::Grant { ticket, role, .. } => {
                 let (said, asked) = (*role, *ticket);
@@ -116,7 +125,7 @@ impl<'a> History<'a> {
                 });
                 breaks(!admits || !invited, "an admission without right or invitation")
             }
-            ChangeKind::Name {} => None,
+            ChangeKind::Name {} => breaks(!founding, "another name"),
         };
         own.or_else(|| {
             let mine = register(change);
@@ -146,7 +155,7 @@ impl<'a> History<'a> {
             let born_with = self.birth(change, child).is_some_and(|c| c.id().commit == change.id().commit);
             let others = self.changes().any(|c| {
                 let same = matches!(c.head.kind, ChangeKind::Place { child: other, .. } if other == child);
-                same && c.id().commit == change.id().commit && register(&c) != register(change)
+                same && c.id().commit == change.id().commit && c.index < change.index
             });
             return match parent {
                 None => Some("a new link without a place"),
@@ -161,7 +170,8 @@ impl<'a> History<'a> {
             ChangeKind::Place { link: other, child: of, .. } => of == child && c.link(other) == link,
             _ => false,
         });
-        match (supersedes, of_child) {
+        let counts = self.gone_by(change).iter().any(|old| self.counts(old));
+        match (counts, of_child) {
             (false, _) => Some("a new place that supersedes none"),
             (_, false) => Some("a place of another node's link"),
             _ => None,

@@ -13,4 +13,4 @@ mod lawful;
 mod reference;
 
 pub use history::{Change, History, Rank};
-pub use reference::{ContentText, Reference};
+pub use reference::{ContentText, DAMAGED, Reference};

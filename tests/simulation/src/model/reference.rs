@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crypto::{DeviceId, SymmetricKey};
+use crypto::{DeviceId, Label, SymmetricKey, keyed_tag};
 use volume::{
     NodeKind, Timestamp,
     commit::{AccessBody, BirthBody, ChangeKind, ContentBody, MetaBody, PlaceBody, RemovalBody, XattrBody},
@@ -12,6 +12,9 @@ use volume::{
 };
 
 use super::history::{Change, History, Rank};
+
+/// What stands for an attribute's value that makes no sense.
+pub const DAMAGED: &str = "damaged";
 
 /// Where a link shows.
 #[derive(Clone, PartialEq, Eq)]
@@ -238,13 +241,24 @@ impl<'a> Reference<'a> {
         found.insert(b"system.posix_acl_access".to_vec(), access.acl);
         found.insert(b"system.posix_acl_default".to_vec(), access.default_acl);
         found.retain(|_, value| !value.is_empty());
-        let mut tags = BTreeSet::new();
+        // A body whose name does not give the tag of its change tells nothing.
+        let body = |c: &Change<'_>| {
+            let ChangeKind::Xattr { tag, .. } = c.head.kind else { unreachable!() };
+            let body: XattrBody = self.history.body(c, of);
+            let fits = keyed_tag(self.history.node_key(of), Label::LinkTag, &body.name) == *tag.as_bytes();
+            (tag, Some(body).filter(|_| fits))
+        };
         let values = |c: &Change<'_>| matches!(c.head.kind, ChangeKind::Xattr { node, .. } if node == of);
+        let all = self.history.changes().filter(values).map(|c| body(&c));
+        let names: BTreeMap<NodeId, Vec<u8>> = all.filter_map(|(tag, body)| Some((tag, body?.name))).collect();
+        let mut tags = BTreeSet::new();
         for change in self.history.live(self.history.changes().filter(values)) {
-            let ChangeKind::Xattr { tag, .. } = change.head.kind else { unreachable!() };
-            let body: XattrBody = self.history.body(&change, of);
-            if let (true, Some(value)) = (tags.insert(tag), body.value) {
-                found.insert(body.name, value.into_vec());
+            let (tag, body) = body(&change);
+            let (true, Some(name)) = (tags.insert(tag), names.get(&tag)) else { continue };
+            match body.map(|body| body.value) {
+                Some(Some(value)) => drop(found.insert(name.clone(), value.into_vec())),
+                Some(None) => {}
+                None => drop(found.insert(name.clone(), DAMAGED.into())),
             }
         }
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
