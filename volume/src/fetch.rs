@@ -218,9 +218,14 @@ impl Fetch {
                 }
             }
         }
-        self.fill(state)?;
         self.arrival.notify_all();
         Ok(())
+    }
+
+    /// Finds out what to ask for next, and what has wholly arrived. What fails here is this device's own trouble.
+    pub(crate) fn go_on(&self) -> Result<()> {
+        self.fill(&mut self.state.lock())?;
+        self.settle()
     }
 
     /// Takes contents off the store's list that have wholly arrived, when there are enough of them or nothing else to

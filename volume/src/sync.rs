@@ -719,8 +719,11 @@ impl Session {
     pub fn block_arrived(&self, hash: &BlockHash, bytes: &[u8]) -> Result<(), SessionError> {
         let room = self.volume.check_space(bytes.len());
         let fetch = &self.volume.inner.fetch;
-        match room.and_then(|()| fetch.arrived(hash, bytes)).and_then(|()| fetch.settle()) {
+        match room.and_then(|()| fetch.arrived(hash, bytes)) {
             Ok(()) => {
+                if let Err(e) = fetch.go_on() {
+                    self.retry_later(&e, false);
+                }
                 if !self.volume.inner.fetch.has_work() {
                     // Perhaps that was the last one: say so.
                     self.volume.wake_sessions();

@@ -14,6 +14,7 @@ use p2pfs_volume::{
     AttributeChange, Caller, Error, Message, OpenMode, Role, SetTime, SetXattr, Timestamp,
     commit::{ChangeKind, ClaimedCommit, XattrBody},
     id::{Birthplace, NodeId, ValueId},
+    store::Space,
 };
 use simulation::model::History;
 
@@ -686,4 +687,23 @@ fn a_void_place_alone_can_not_be_replaced() {
     meet(&alice, &bob);
     assert!(tell(&bob, &carol, &[&over]).is_err());
     assert!(tell(&alice, &carol, &[&over]).is_err());
+}
+
+/// A record of one's own that can't be read is no fault of whoever sends a block.
+#[test]
+fn a_damaged_record_of_what_is_wanted_is_not_blamed_on_the_peer() {
+    let (alice, mut bob) = pair();
+    alice.write("f", &[7; 300_000]).unwrap();
+    let all = commits(&alice, &bob);
+    let session = bob.volume.session(alice.device_id());
+    session.receive(Message::Commits(all.into_iter().map(|c| c.raw).collect())).unwrap();
+    bob.volume.commit_now().unwrap();
+    let hash = session.wanted(1)[0];
+    let bytes = alice.volume.session(bob.device_id()).serve_block(&hash).unwrap();
+    drop(session);
+    for key in bob.store.keys(Space::Wanted) {
+        bob.store.damage(Space::Wanted, &key);
+    }
+    bob.restart(7);
+    bob.volume.session(alice.device_id()).block_arrived(&hash, &bytes).unwrap();
 }
