@@ -84,15 +84,37 @@ fn a_file_synced_and_closed_costs_nothing_more() {
 
 #[derive(Clone, Debug)]
 enum Step {
-    Write { name: u8, big: bool },
-    Append { name: u8 },
-    Remove { name: u8 },
-    Rename { from: u8, to: u8 },
+    Write {
+        name: u8,
+        big: bool,
+    },
+    Append {
+        name: u8,
+    },
+    Remove {
+        name: u8,
+    },
+    Rename {
+        from: u8,
+        to: u8,
+    },
     Sync,
     Commit,
     Meet,
-    OtherWrites { name: u8, big: bool },
-    PowerLoss { keep: usize, blocks: bool },
+    OtherWrites {
+        name: u8,
+        big: bool,
+    },
+    Kill,
+    /// Opening fails after so many writes and syncs; then power fails.
+    DieOpening {
+        writes: u64,
+        keep: usize,
+    },
+    PowerLoss {
+        keep: usize,
+        blocks: bool,
+    },
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -106,6 +128,8 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(Step::Commit),
         1 => Just(Step::Meet),
         2 => (name, any::<bool>()).prop_map(|(name, big)| Step::OtherWrites { name, big }),
+        2 => Just(Step::Kill),
+        1 => (0..4u64, 0..12usize).prop_map(|(writes, keep)| Step::DieOpening { writes, keep }),
         3 => (0..12usize, any::<bool>()).prop_map(|(keep, blocks)| Step::PowerLoss { keep, blocks }),
     ]
 }
@@ -159,6 +183,20 @@ proptest! {
                     states.clear();
                 }
                 Step::OtherWrites { name: n, big } => bob.write(&name(n), &bytes(1000 + number, big)).unwrap(),
+                Step::Kill => {
+                    let before = alice.tree();
+                    alice.restart(1000 + number as u64);
+                    prop_assert_eq!(alice.tree(), before);
+                }
+                Step::DieOpening { writes, keep } => {
+                    alice.store.fail_after(Some(writes));
+                    let _ = alice.try_restart(2000 + number as u64);
+                    alice.store.fail_after(None);
+                    lose_power(&mut alice, keep, 3000 + number as u64);
+                    let tree = alice.tree();
+                    prop_assert!(states.contains(&tree), "{tree:#?} is none of {states:#?}");
+                    states.clear();
+                }
                 Step::PowerLoss { keep, blocks } => {
                     alice.store.lose_power(keep);
                     if blocks {
