@@ -28,7 +28,7 @@ pub(super) fn node_key(n: u8) -> SymmetricKey {
 }
 
 pub(super) fn ring(n: u8) -> KeyRing {
-    KeyRing::new(&node_key(n))
+    KeyRing::new(node_key(n))
 }
 
 /// Bytes that differ from block to block and from seed to seed, none of them zero.

@@ -135,7 +135,7 @@ impl Bench {
     fn keys(&self) -> KeyRing {
         // A published content carries the keys of its blocks; here just all there are.
         let mut keys = ring(1);
-        keys.add(&node_key(2));
+        keys.add(node_key(2));
         keys
     }
 
