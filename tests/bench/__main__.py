@@ -17,6 +17,8 @@ from lifetime import Failure, Lifetime
 
 REPOSITORY = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 OURS = report.OURS
+# What a quick look compares with.
+FEW = ["gocryptfs", "plain directory", "syncthing", "rsync over ssh"]
 
 
 def arguments():
@@ -25,7 +27,7 @@ def arguments():
     tests/bench/local.py, across.py, size.py. Root is needed to drop the kernel's caches."""
     parser = argparse.ArgumentParser(prog="scripts/bench", description=text)
     parser.add_argument("--install-peers", action="store_true", help="install the compared programs from Debian first")
-    parser.add_argument("--quick", action="store_true", help="small sizes and one round: to see that it runs")
+    parser.add_argument("--quick", action="store_true", help="small sizes, one round, fewer peers: a look")
     parser.add_argument("--only", metavar="TEXT", help="only rows whose name has this in it")
     parser.add_argument("--rounds", type=int, metavar="N", help="samples of each row (default: 3, with --quick 1)")
     parser.add_argument("--peers", metavar="NAMES", help="compare with these alone, separated by commas; may be empty")
@@ -39,7 +41,10 @@ def arguments():
     if options.rounds < 1:
         parser.error("--rounds: at least one")
     known = {**mounts.PEERS, **pairs.PEERS}
-    options.peers = list(known) if options.peers is None else [n for n in options.peers.split(",") if n]
+    if options.peers is None:
+        options.peers = FEW if options.quick else list(known)
+    else:
+        options.peers = [n for n in options.peers.split(",") if n]
     for name in options.peers:
         if name not in known:
             parser.error(f"--peers: {name}: there are {', '.join(known)}")
