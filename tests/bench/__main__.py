@@ -115,7 +115,7 @@ def main():
     if not machine.is_root():
         tell("bench: without root the kernel's caches stay, and rows called cold are not")
     with Lifetime(options.dir) as life:
-        described = machine.describe(life.folder, REPOSITORY)
+        described = machine.describe(life.folder, REPOSITORY, options.peers)
         mount_names, on_one, failed_on_one = run_local(life, options, binaries)
         pair_names, to_another, failed_across = run_across(life, options, binaries)
         failed = {f"{row}, {name}": why for (row, name), why in {**failed_on_one, **failed_across}.items()}

@@ -95,13 +95,14 @@ def version(command):
     return next((line.strip() for line in lines if any(c.isdigit() for c in line)), None)
 
 
-def describe(folder, repository):
+def describe(folder, repository, peers):
     commit = subprocess.run(["git", "-C", repository, "describe", "--always", "--dirty", "--exclude", "*"],
                             stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=False).stdout.decode().strip()
     model = first_line("/proc/cpuinfo", "model name").partition(":")[2].strip() or os.uname().machine
     memory = int(first_line("/proc/meminfo", "MemTotal").split()[1]) / (1 << 20)
     versions = [f"p2pfs at commit {commit or 'unknown'}"]
-    versions += [v for program, command in VERSION_OF.items() if shutil.which(program) and (v := version(command))]
+    used = [program for program in VERSION_OF if program in ("git", "ssh") or program in " ".join(peers)]
+    versions += [v for program in used if shutil.which(program) and (v := version(VERSION_OF[program]))]
     return {
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "processor": f"{os.cpu_count()} cores, {model}",

@@ -15,6 +15,8 @@ UNITS = {r.name: r.unit for r in LOCAL_ROWS}
 
 
 def number(x):
+    if x == 0:
+        return "0"
     if x >= 99.95:
         return f"{x:,.0f}"
     return f"{x:.1f}" if x >= 9.995 else f"{x:.2f}" if x >= 0.9995 else f"{x:.3f}"
@@ -158,7 +160,7 @@ def picture(run):
     groups = ratios(run)
     if not groups:
         return None
-    label, width, line, top = 300, 760, 20, 30
+    label, width, line, top = 330, 800, 20, 30
     low = min(-0.5, *(math.log10(r) for _, rows in groups for _, r in rows))
     high = max(0.5, *(math.log10(r) for _, rows in groups for _, r in rows))
     room = width - label - 110  # for the figures at both ends
