@@ -1,0 +1,42 @@
+"""A volume of very many files against one of few: p2pfs alone, and without a mount, through `size` in `volume/examples`."""
+
+import json
+import os
+import shutil
+
+from lifetime import Failure, tail
+
+FULL = (1_000, 1_000_000)
+QUICK = (1_000, 20_000)
+ROWS = {
+    "open_ms": "open, ms", "lookup_us": "two lookups far apart, us", "list_ms": "list a directory of 1,000, ms",
+    "create_us": "create, write and close a file of 1 KiB, us",
+    "change_ms": "one new file to the other peer, synced by both, ms", "first_sync_per_s": "first sync to a new peer, files/s",
+    "memory_open_mib": "memory after opening, MiB", "memory_used_mib": "memory after the calls above, MiB",
+}
+NAME = "size of the volume"
+
+
+def measure(life, binaries, counts, tell):
+    """What was measured, by number of files."""
+    results = {}
+    program, log = os.path.join(binaries, "examples", "size"), os.path.join(life.folder, "size.log")
+
+    def said(*arguments):
+        out = os.path.join(life.folder, "size.out")
+        with open(out, "wb") as f:
+            process = life.spawn([program, *arguments], log, stdout=f)
+        process.wait()
+        life.end(process)
+        if process.returncode != 0:
+            raise Failure(f"size {arguments[0]}: exit {process.returncode}: {tail(log)}")
+        with open(out, encoding="ascii") as f:
+            return json.load(f)
+
+    for count in counts:
+        folder = life.make(f"size-{count}")
+        made = said("make", folder, str(count))
+        results[count] = {**made, **said("measure", folder)}
+        shutil.rmtree(folder)
+        tell(f"{count} files: {json.dumps(results[count])}")
+    return results
