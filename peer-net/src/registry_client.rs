@@ -256,6 +256,9 @@ impl Client {
     }
 }
 
+/// How long a registry that knows nobody is listened to: who has just made an invitation is about to tell it.
+const NEWS: Duration = Duration::from_secs(2);
+
 /// Asks a registry once who is there under `token`.
 pub(crate) async fn look_up(
     endpoint: &Endpoint,
@@ -267,14 +270,26 @@ pub(crate) async fn look_up(
     let mut notices = FrameReader::new(receive, MAX_FRAME);
     frame::write_value(&mut send, &Register { records: Vec::new(), watch: vec![token] }).await?;
     let mut found = Vec::new();
+    let mut until = None;
     loop {
-        match notices.expect_value().await? {
-            Notice::Accepted { .. } => return Ok(found),
+        let notice = match until {
+            None => notices.expect_value().await?,
+            Some(until) => match tokio::time::timeout_at(until, notices.expect_value()).await {
+                Ok(notice) => notice?,
+                Err(_) => return Ok(found),
+            },
+        };
+        match notice {
+            Notice::Accepted { .. } if !found.is_empty() => return Ok(found),
+            Notice::Accepted { .. } => until = Some(tokio::time::Instant::now() + NEWS),
             Notice::Refused(why) => return Err(Ended::Refused(one_line(&why))),
             Notice::Here(announcements) => {
                 let sightings = announcements.into_iter().filter_map(Announcement::verify);
                 let room = MAX_RECORDS_PER_TOKEN - found.len();
                 found.extend(sightings.filter(|s| s.token == token && s.device != endpoint.device()).take(room));
+                if until.is_some() && !found.is_empty() {
+                    return Ok(found);
+                }
             }
             Notice::Gone { device, .. } => found.retain(|sighting| sighting.device != device),
         }
