@@ -386,6 +386,28 @@ fn own_commits_that_come_back_to_an_older_copy_had_not_seen_what_came_before_the
     assert_eq!(meet(&alice, &bob), tree);
 }
 
+/// A connection broke after a commit came and before what it refers to did: the next one asks for that, once something
+/// comes that refers to the one that waits.
+#[test]
+fn what_a_waiting_commit_refers_to_is_asked_for_in_a_later_session() {
+    let (alice, bob) = pair();
+    let before = commits(&alice, &bob).len();
+    for path in ["first", "second", "third"] {
+        alice.write(path, b"1").unwrap();
+        alice.volume.commit_now().unwrap();
+    }
+    let all = commits(&alice, &bob);
+    let [first, second, third] = &all[before..] else { panic!("{} commits", all.len()) };
+    told(&bob, &alice, &[&second.raw]);
+    let session = bob.volume.session(alice.device_id());
+    session.receive(Message::Commits(vec![third.raw.clone()])).unwrap();
+    let said: Vec<Message> = std::iter::from_fn(|| session.next_outgoing()).collect();
+    assert!(said.contains(&Message::Want(first.hash)), "{said:?}");
+    session.receive(Message::Commits(vec![first.raw.clone()])).unwrap();
+    drop(session);
+    assert_eq!(bob.tree().len(), alice.tree().len());
+}
+
 /// What could not be stored at a file's last close is kept as a branch of its own. Once it is published, whichever call
 /// does that, others' versions show again.
 #[test]
