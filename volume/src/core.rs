@@ -440,6 +440,13 @@ impl Core {
         Dot { branch: self.me, seq: self.branch(self.me).tip + 1 }
     }
 
+    /// Whether that is the commit that local calls collect in. One that arrives can bear the same name: this device's own,
+    /// which its store lost to an older copy. Its author had seen what it says, not all there is.
+    pub(crate) fn is_pending(&self, dot: Dot) -> bool {
+        let arrives = self.overlay.entering.as_ref().is_some_and(|(entering, _)| *entering == dot);
+        !arrives && dot == self.pending_dot()
+    }
+
     // ---- rows
 
     /// The row of an inode number.
@@ -839,7 +846,7 @@ impl Core {
         if later.branch == earlier.branch {
             return Ok(earlier.seq <= later.seq);
         }
-        if later == self.pending_dot() {
+        if self.is_pending(later) {
             // Applying a remote commit closes the pending one first: it has seen all there is.
             return Ok(true);
         }
@@ -863,7 +870,7 @@ impl Core {
 
     /// How other replicas name a value.
     pub(crate) fn value_id(&mut self, value: ValueRef) -> Result<ValueId> {
-        let commit = if value.dot == self.pending_dot() { CommitHash::ZERO } else { self.commit_info(value.dot)?.hash };
+        let commit = if self.is_pending(value.dot) { CommitHash::ZERO } else { self.commit_info(value.dot)?.hash };
         Ok(ValueId { commit, index: value.index })
     }
 
@@ -1087,7 +1094,7 @@ impl Core {
 
     /// A stored change.
     pub(crate) fn change(&self, at: ValueRef) -> Result<RawChange> {
-        if at.dot == self.pending_dot() {
+        if self.is_pending(at.dot) {
             // A change of the running call isn't stored yet.
             let first = self.pending.as_ref().map_or(0, |p| p.changes.len());
             if let Some(change) = (at.index as usize).checked_sub(first).and_then(|i| self.overlay.pending.get(i)) {

@@ -249,29 +249,45 @@ impl SessionShared {
 pub(crate) struct Waiting {
     /// Each with the session that it came from; from none if it waited on the disk.
     by_missing: BTreeMap<CommitHash, Vec<(Option<PeerNo>, Commit)>>,
-    hashes: BTreeSet<CommitHash>,
+    /// For which commit each waits.
+    causes: BTreeMap<CommitHash, CommitHash>,
     bytes: usize,
 }
 
 impl Waiting {
     /// How many.
     pub(crate) fn len(&self) -> usize {
-        self.hashes.len()
+        self.causes.len()
     }
 
     /// Keeps a commit; `false` when there is no more room.
     pub(crate) fn keep(&mut self, missing: CommitHash, commit: Commit, from: Option<PeerNo>) -> bool {
         let bytes = size(&commit);
-        if self.hashes.contains(&commit.hash) {
+        if self.causes.contains_key(&commit.hash) {
             return true;
         }
         if self.len() >= MAX_WAITING || self.bytes + bytes > MAX_WAITING_BYTES {
             return false;
         }
-        self.hashes.insert(commit.hash);
+        self.causes.insert(commit.hash, missing);
         self.bytes += bytes;
         self.by_missing.entry(missing).or_default().push((from, commit));
         true
+    }
+
+    /// What has to come for these to be known: of one that waits, what it waits for. The session that was to ask for that
+    /// may have ended.
+    fn lacking(&self, wanted: Vec<CommitHash>) -> Vec<CommitHash> {
+        let (mut lacking, mut followed) = (Vec::new(), BTreeSet::new());
+        for mut hash in wanted {
+            while followed.insert(hash) {
+                match self.causes.get(&hash) {
+                    Some(cause) => hash = *cause,
+                    None => lacking.push(hash),
+                }
+            }
+        }
+        lacking
     }
 
     fn take(&mut self, came: &CommitHash) -> Vec<Commit> {
@@ -295,7 +311,7 @@ impl Waiting {
     }
 
     fn count_out(&mut self, commit: &Commit) {
-        self.hashes.remove(&commit.hash);
+        self.causes.remove(&commit.hash);
         self.bytes -= size(commit);
     }
 }
@@ -851,9 +867,8 @@ impl Volume {
                 // Before anybody can see the new digest: it must not seem complete yet.
                 self.inner.fetch.look_again();
             }
-            taken
-                .missing
-                .retain(|hash| !waiting.hashes.contains(hash) && !core.dot_of(hash).is_ok_and(|d| d.is_some()));
+            taken.missing = waiting.lacking(std::mem::take(&mut taken.missing));
+            taken.missing.retain(|hash| !core.dot_of(hash).is_ok_and(|d| d.is_some()));
             result
         };
         if applied {

@@ -281,7 +281,7 @@ impl Core {
     }
 
     fn count_of(&mut self, value: ValueRef) -> Result<u64> {
-        if value.dot == self.pending_dot() { self.pending_count() } else { Ok(self.commit_info(value.dot)?.count) }
+        if self.is_pending(value.dot) { self.pending_count() } else { Ok(self.commit_info(value.dot)?.count) }
     }
 
     /// The places a link had before its present values, in rising order.
@@ -324,7 +324,7 @@ impl Core {
         let raw = self.change(at)?;
         let head: Head = decode(&raw.head)?;
         let ChangeKind::Place { link, child, parent: Some(parent), generation } = head.kind else { return Ok(None) };
-        if at.dot != self.pending_dot() && self.commit_info(at.dot)?.void {
+        if !self.is_pending(at.dot) && self.commit_info(at.dot)?.void {
             return Ok(None);
         }
         let count = self.count_of(at)?;
@@ -649,7 +649,7 @@ impl Core {
     /// Names for a conflicting value, the preferred one first: who made it and when, and if that
     /// isn't enough a piece of its commit.
     fn conflict_names(&mut self, name: &[u8], value: ValueRef) -> Result<Vec<Vec<u8>>> {
-        let (device, time, hash) = if value.dot == self.pending_dot() {
+        let (device, time, hash) = if self.is_pending(value.dot) {
             (self.device.id(), self.now(), format!("{:064x}", value.index))
         } else {
             let row = self.commit_row(value.dot)?.ok_or_else(|| Error::damaged("a commit is missing"))?;

@@ -360,6 +360,54 @@ fn what_was_done_before_a_log_was_found_forked_reaches_others() {
     assert_eq!(bob.read("pending").unwrap(), b"3");
 }
 
+/// What a device did after the copy that its store was put back to comes back to it from others, behind what these did
+/// without knowing of it.
+#[test]
+fn own_commits_that_come_back_to_an_older_copy_had_not_seen_what_came_before_them() {
+    let (mut alice, bob) = pair();
+    alice.write("removed", b"base").unwrap();
+    alice.write("edited", b"base").unwrap();
+    meet(&alice, &bob);
+    let copy = alice.store.copy();
+    alice.write("removed", b"alice's work").unwrap();
+    alice.write("edited", b"alice's work").unwrap();
+    bob.write("other", b"so that bob's version is the greater one").unwrap();
+    bob.volume.commit_now().unwrap();
+    bob.remove("removed").unwrap();
+    bob.write("edited", b"bob's work").unwrap();
+    let tree = meet(&alice, &bob);
+    assert!(tree.iter().any(|l| l.starts_with("/edited (conflict of alice")), "{tree:?}");
+    alice.store = Arc::new(copy);
+    alice.restart(7);
+    alice.clock.advance(std::time::Duration::from_secs(600));
+    assert_eq!(meet(&alice, &bob), tree);
+    assert_eq!(alice.read("removed").unwrap(), b"alice's work");
+    alice.restart(8);
+    assert_eq!(meet(&alice, &bob), tree);
+}
+
+/// A connection broke after a commit came and before what it refers to did: the next one asks for that, once something
+/// comes that refers to the one that waits.
+#[test]
+fn what_a_waiting_commit_refers_to_is_asked_for_in_a_later_session() {
+    let (alice, bob) = pair();
+    let before = commits(&alice, &bob).len();
+    for path in ["first", "second", "third"] {
+        alice.write(path, b"1").unwrap();
+        alice.volume.commit_now().unwrap();
+    }
+    let all = commits(&alice, &bob);
+    let [first, second, third] = &all[before..] else { panic!("{} commits", all.len()) };
+    told(&bob, &alice, &[&second.raw]);
+    let session = bob.volume.session(alice.device_id());
+    session.receive(Message::Commits(vec![third.raw.clone()])).unwrap();
+    let said: Vec<Message> = std::iter::from_fn(|| session.next_outgoing()).collect();
+    assert!(said.contains(&Message::Want(first.hash)), "{said:?}");
+    session.receive(Message::Commits(vec![first.raw.clone()])).unwrap();
+    drop(session);
+    assert_eq!(bob.tree().len(), alice.tree().len());
+}
+
 /// What could not be stored at a file's last close is kept as a branch of its own. Once it is published, whichever call
 /// does that, others' versions show again.
 #[test]
