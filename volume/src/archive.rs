@@ -91,7 +91,8 @@ impl Name {
             KEPT => true,
             _ => return None,
         };
-        Some(Self { run: u32::from_str_radix(run, 16).ok()?, first: u64::from_str_radix(first, 16).ok()?, kept })
+        let first = u64::from_str_radix(first, 16).ok().filter(|first| *first > 0)?;
+        Some(Self { run: u32::from_str_radix(run, 16).ok()?, first, kept })
     }
 
     fn path(&self, dir: &Path) -> PathBuf {
@@ -294,10 +295,12 @@ impl Archive {
             let name = Name { run: state.run, first: *first, kept: false };
             let file = private().truncate(true).open(name.path(&self.dir))?;
             file.write_all_at(&name.header(), 0)?;
-            if let Some((before, _)) = state.tail.replace((file, SEGMENT_HEADER)) {
+            // What fails here is done again by the next append: the segment before stays the last one until then.
+            if let Some((before, _)) = &state.tail {
                 before.sync_data()?;
             }
             File::open(&self.dir)?.sync_all()?;
+            state.tail = Some((file, SEGMENT_HEADER));
         }
         if let Some((file, len)) = &mut state.tail {
             let mut bytes = Vec::with_capacity(commits.iter().map(|(_, commit)| commit.len() + 64).sum());
@@ -376,19 +379,27 @@ impl Archive {
 
     /// Checks the archive against the store's commits, up to the newest one it should have.
     pub(crate) fn check(&self, store: &SealedStore) -> Result<Vec<Fault>> {
-        let (run, end) = {
+        // What is appended from now on isn't looked at: it may be there in part.
+        let (run, end, len) = {
             let state = self.state.lock();
-            (state.run, state.end)
+            (state.run, state.end, state.tail.as_ref().map(|(_, len)| *len))
         };
         let mut faults = Vec::new();
         let mut next = 1;
-        let segments: Vec<Name> = self.segments()?.into_iter().filter(|name| name.run == run && !name.kept).collect();
+        let own = |name: &Name| name.run == run && !name.kept && name.first <= end;
+        let segments: Vec<Name> = self.segments()?.into_iter().filter(own).collect();
         for (number, segment) in segments.iter().enumerate() {
             let until = segments.get(number + 1).map_or(end + 1, |name| name.first);
             missing(&mut faults, next..segment.first, store);
             next = segment.first;
             let mut sound = true;
-            match self.read(segment) {
+            let bytes = self.read(segment).map(|mut bytes| {
+                if let Some(len) = len.filter(|_| number + 1 == segments.len()) {
+                    bytes.truncate(len);
+                }
+                bytes
+            });
+            match bytes {
                 Ok(bytes) => self.pieces(segment, &bytes, |_, piece| match piece {
                     // Appended since this began.
                     Piece::Record { arrival, .. } if arrival > end => {}

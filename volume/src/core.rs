@@ -569,21 +569,16 @@ impl Core {
         for run in inos.chunk_by(|a, b| b.0 - a.0 <= NEAR) {
             let [first, .., last] = run else { continue };
             let end = (last.0 + 1).to_be_bytes();
+            // Links and attributes that lie between them may fill the page: the rest is read when it is asked for.
             let limit = (last.0 - first.0) as usize + NODE_PAGE;
-            let mut from = first.0;
-            while from <= last.0 {
-                let rows = self.store.raw().scan(Space::Nodes, &from.to_be_bytes(), &end, limit).unwrap_or_default();
-                // Where links and attributes filled the page, it goes on after their node.
-                let number = rows.get(limit - 1).and_then(|(key, _)| key.get(..8)?.try_into().ok());
-                from = number.map_or(u64::MAX, |number| u64::from_be_bytes(number) + 1);
-                for (key, sealed) in rows {
-                    let Ok(number) = key.as_slice().try_into() else { continue };
-                    let ino = Ino(u64::from_be_bytes(number));
-                    if !self.nodes.contains(&ino)
-                        && let Some(row) = self.readable(Space::Nodes, &key, &sealed)
-                    {
-                        self.nodes.put(ino, Some(Arc::new(row)));
-                    }
+            let rows = self.store.raw().scan(Space::Nodes, &first.0.to_be_bytes(), &end, limit).unwrap_or_default();
+            for (key, sealed) in rows {
+                let Ok(number) = key.as_slice().try_into() else { continue };
+                let ino = Ino(u64::from_be_bytes(number));
+                if !self.nodes.contains(&ino)
+                    && let Some(row) = self.readable(Space::Nodes, &key, &sealed)
+                {
+                    self.nodes.put(ino, Some(Arc::new(row)));
                 }
             }
         }

@@ -12,7 +12,6 @@ use std::{
     io,
     ops::Bound,
     path::{Path, PathBuf},
-    sync::Arc,
 };
 
 use fjall::{
@@ -48,8 +47,6 @@ pub struct DiskStore {
 struct Health {
     /// The disk failed, and fjall has to be opened again.
     broken: bool,
-    /// A sync failed: what was written since the one before has to be written once more.
-    sync_failed: bool,
     /// Batches from this number on were not applied with success.
     failed_from: u64,
     /// A batch has at least this number and was applied with success; none has a greater one.
@@ -59,14 +56,48 @@ struct Health {
 }
 
 impl Health {
-    const GOOD: Self = Self { broken: false, sync_failed: false, failed_from: u64::MAX, newest: None, synced: None };
+    const GOOD: Self = Self { broken: false, failed_from: u64::MAX, newest: None, synced: None };
 }
 
 struct Open {
     database: Database,
     spaces: Vec<Keyspace>,
-    /// The journal that is written to, as it was last seen, to be synced.
-    journal: Mutex<Option<(PathBuf, Arc<File>)>>,
+    syncing: Mutex<Syncing>,
+}
+
+/// What is synced, one sync at a time: the kernel tells an error of writing once, and whoever comes next must not take
+/// silence for success.
+#[derive(Default)]
+struct Syncing {
+    /// The two newest journals, as they were last seen. (fjall goes on with the older one when it could not begin
+    /// the newer.)
+    journals: Vec<(PathBuf, File)>,
+    failed: bool,
+}
+
+enum SyncError {
+    /// What was to be synced could not be opened; nothing is known to be lost.
+    NotBegun(io::Error),
+    Failed(io::Error),
+}
+
+impl Syncing {
+    /// Looks which journals are the newest.
+    fn look(&mut self, dir: &Path) -> io::Result<()> {
+        let mut newest = tail::newest_first(dir)?;
+        newest.truncate(2);
+        if newest.is_empty() {
+            return Err(io::Error::other("the store has no journal"));
+        }
+        self.journals.retain(|(path, _)| newest.contains(path));
+        for path in newest {
+            if self.journals.iter().all(|(known, _)| *known != path) {
+                let file = File::open(&path)?;
+                self.journals.push((path, file));
+            }
+        }
+        Ok(())
+    }
 }
 
 impl Open {
@@ -90,26 +121,23 @@ impl Open {
             };
             spaces.push(database.keyspace(space.name(), options)?);
         }
-        Ok(Self { database, spaces, journal: Mutex::new(None) })
+        Ok(Self { database, spaces, syncing: Mutex::default() })
     }
 
     /// Makes what was applied so far durable. Each batch has reached the journal's file by then, and fjall syncs a
-    /// journal before it begins the next: what is left is to sync the newest file. fjall would hold its lock for
-    /// that, and all calls would wait for the disk.
-    fn sync(&self, dir: &Path) -> io::Result<()> {
-        let newest = tail::newest_first(dir)?.into_iter().next().ok_or_else(|| io::Error::other("no journal"))?;
-        let file = {
-            let mut journal = self.journal.lock();
-            match &*journal {
-                Some((path, file)) if *path == newest => file.clone(),
-                _ => {
-                    let file = Arc::new(File::open(&newest)?);
-                    *journal = Some((newest, file.clone()));
-                    file
-                }
-            }
-        };
-        file.sync_data()
+    /// journal before it begins the next: what is left is to sync the newest. fjall would hold its lock for that, and
+    /// all calls would wait for the disk.
+    fn sync(&self, dir: &Path) -> Result<(), SyncError> {
+        let mut syncing = self.syncing.lock();
+        if syncing.failed {
+            return Err(SyncError::Failed(closed()));
+        }
+        syncing.look(dir).or_else(|_| syncing.look(dir)).map_err(SyncError::NotBegun)?;
+        let synced = syncing.journals.iter().try_for_each(|(_, file)| file.sync_data());
+        // An error that fjall met in the background was perhaps told to it alone.
+        let synced = synced.and_then(|()| self.database.persist(PersistMode::Buffer).map_err(to_io));
+        syncing.failed = synced.is_err();
+        synced.map_err(SyncError::Failed)
     }
 
     fn space(&self, space: Space) -> &Keyspace {
@@ -168,9 +196,8 @@ impl DiskStore {
         *open = None;
         health.broken = true;
         tail::cut(&self.dir, health.failed_from)?;
-        if health.sync_failed {
-            tail::rewrite(&self.dir)?;
-        }
+        // Whatever failed, a sync may have failed with it, and have been told to fjall alone.
+        tail::rewrite(&self.dir)?;
         *open = Some(Open::new(&self.dir).map_err(to_io)?);
         *health = Health::GOOD;
         log::warn!("store: goes on after an error of the disk");
@@ -302,15 +329,21 @@ impl Store for DiskStore {
         let newest = self.writing()?.newest;
         let result = match &*self.open.read() {
             Some(open) => open.sync(&self.dir),
-            None => Err(closed()),
+            None => Err(SyncError::NotBegun(closed())),
         };
-        if result.is_err() {
-            let mut health = self.health.lock();
-            (health.broken, health.sync_failed) = (true, true);
-        } else if newest.is_some() {
-            self.health.lock().synced = newest;
+        match result {
+            Ok(()) => {
+                if newest.is_some() {
+                    self.health.lock().synced = newest;
+                }
+                Ok(())
+            }
+            Err(SyncError::NotBegun(error)) => Err(error),
+            Err(SyncError::Failed(error)) => {
+                self.health.lock().broken = true;
+                Err(error)
+            }
         }
-        result
     }
 }
 

@@ -56,19 +56,29 @@ pub(super) fn cut(dir: &Path, before: u64) -> io::Result<u64> {
     Ok(cut)
 }
 
-/// Writes the journal that is written to once more, and has it on the disk: after a sync that failed the kernel takes
-/// what it couldn't write for written.
+/// Writes the newest journals once more, over themselves, and has them on the disk: after a sync that failed the kernel
+/// takes what it couldn't write for written. Needs no room, so that a full disk doesn't keep the store closed.
 ///
 /// # Errors
 /// The disk fails.
 pub(super) fn rewrite(dir: &Path) -> io::Result<()> {
+    use std::os::unix::fs::FileExt;
+    let mut bytes = vec![0; 1 << 20];
     for path in newest_first(dir)?.into_iter().take(2) {
-        let copy = path.with_extension("new");
-        let result = fs::copy(&path, &copy).and_then(|_| File::open(&copy)?.sync_all());
-        if let Err(error) = result.and_then(|()| fs::rename(&copy, &path)) {
-            let _ = fs::remove_file(&copy);
-            return Err(error);
+        let file = OpenOptions::new().read(true).write(true).open(&path)?;
+        let mut at = 0;
+        loop {
+            let read = file.read_at(&mut bytes, at)?;
+            if read == 0 {
+                break;
+            }
+            // What was never written stays a hole.
+            if bytes[..read].iter().any(|byte| *byte != 0) {
+                file.write_all_at(&bytes[..read], at)?;
+            }
+            at += read as u64;
         }
+        file.sync_all()?;
     }
     File::open(dir)?.sync_all()
 }

@@ -73,8 +73,8 @@ pub(super) fn recover(dir: &Path, store: &SealedStore) -> Result<Opened> {
     // then is no torn end, and whole blocks may follow: nothing is cut off. Nor is it where no content needs blocks that
     // were not synced: a block that broke must not take those behind it along.
     let broken = match known {
+        _ if undo::is_needed(store)? => Broken::Cut,
         None => Broken::Pass,
-        Some(_) if undo::is_needed(store)? => Broken::Cut,
         Some(_) => Broken::PassIfMoreFollows,
     };
     let mut point = known.unwrap_or_default();
