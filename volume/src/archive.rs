@@ -287,9 +287,13 @@ impl Archive {
         self.state.lock().end
     }
 
-    /// Appends commits. What fails is tried again by the next append.
-    fn append(&self, commits: &[(u64, Vec<u8>)], upto: u64) -> Result<()> {
+    /// Appends the commits behind number `after`, up to `upto`; nothing if somebody else did meanwhile. What fails is
+    /// tried again by the next append.
+    fn append(&self, commits: &[(u64, Vec<u8>)], after: u64, upto: u64) -> Result<()> {
         let state = &mut *self.state.lock();
+        if state.end != after {
+            return Ok(());
+        }
         let full = state.tail.as_ref().is_none_or(|(_, len)| *len >= self.segment_bytes);
         if let Some((first, _)) = commits.first().filter(|_| full) {
             let name = Name { run: state.run, first: *first, kept: false };
@@ -571,7 +575,8 @@ impl Volume {
     fn archive_chunk(&self, archive: &Archive) -> Result<bool> {
         let synced = self.inner.synced_arrival.load(Ordering::Acquire);
         let store = &self.inner.store;
-        let mut at = archive.end();
+        let after = archive.end();
+        let mut at = after;
         if at >= synced {
             if archive.state.lock().others {
                 archive.leave_earlier_runs(store)?;
@@ -591,7 +596,7 @@ impl Volume {
                 Err(e) => log::error!("a commit can't be read to be archived: {e}"),
             }
         }
-        archive.append(&commits, at)?;
+        archive.append(&commits, after, at)?;
         Ok(at < synced || archive.state.lock().others)
     }
 

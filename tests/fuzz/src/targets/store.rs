@@ -54,6 +54,7 @@ impl Frozen {
             secret: self.secret.clone(),
             device: DeviceKeys::from_bytes(&self.device).expect("the sample's own"),
             user: UserKeys::from_bytes(&self.user).expect("the sample's own"),
+            archive: None,
             directory: None,
         };
         Volume::load(parts, self.volume)
