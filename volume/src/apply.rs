@@ -393,7 +393,7 @@ impl Core {
 
     fn same_register(&self, at: ValueRef, old: &ChangeKind, new: &ChangeKind) -> Result<bool> {
         use ChangeKind::{Access, Birth, Content, Meta, Place, Settle, Xattr};
-        let branch = self.branch(at.dot.branch);
+        let branch = self.branch_of(at.dot)?;
         let place = Birthplace { device: branch.device, log: branch.log, seq: at.dot.seq, index: at.index };
         let raw = self.change(at)?;
         Ok(match (old, new) {
@@ -420,7 +420,7 @@ impl Core {
         if a.0.dot == b.0.dot {
             return Ok(a.0.index.cmp(&b.0.index));
         }
-        let by_device = self.branch(a.0.dot.branch).device.cmp(&self.branch(b.0.dot.branch).device);
+        let by_device = self.branch_of(a.0.dot)?.device.cmp(&self.branch_of(b.0.dot)?.device);
         if by_device.is_ne() {
             return Ok(by_device);
         }

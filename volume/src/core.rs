@@ -397,12 +397,19 @@ impl Core {
 
     /// A dot out of a row that isn't sealed, if it can be one.
     fn known_branch(&self, dot: Dot) -> Result<Dot> {
-        match self.branches.get(dot.branch.0 as usize) {
-            Some(_) if dot.seq > 0 => Ok(dot),
-            _ => Err(Error::damaged("a branch is missing")),
+        self.branch_of(dot)?;
+        if dot.seq == 0 {
+            return Err(Error::damaged("a commit's number"));
         }
+        Ok(dot)
     }
 
+    /// The branch that a dot out of a row is on.
+    pub(crate) fn branch_of(&self, dot: Dot) -> Result<&Branch> {
+        self.branches.get(dot.branch.0 as usize).ok_or_else(|| Error::damaged("a branch is missing"))
+    }
+
+    /// A branch that is there. Numbers out of rows go through [`Self::branch_of`]: a row may be damaged.
     pub(crate) fn branch(&self, no: BranchNo) -> &Branch {
         &self.branches[no.0 as usize]
     }
@@ -1021,7 +1028,7 @@ impl Core {
         observed: &[Dot],
     ) -> Result<()> {
         // A branch's first commit knows what the commit it forked from knew.
-        let before = match (dot.seq, self.branch(dot.branch).forked_from) {
+        let before = match (dot.seq, self.branch_of(dot)?.forked_from) {
             (_, Some(fork)) if fork.seq + 1 == dot.seq => Some(fork),
             (1, _) => None,
             _ => Some(Dot { branch: dot.branch, seq: dot.seq - 1 }),

@@ -350,7 +350,7 @@ impl Core {
         if self.with_node(ino, |n| n.kind)? == NodeKind::Directory {
             return Ok(LinkId::of_directory(child));
         }
-        let branch = self.branch(at.dot.branch);
+        let branch = self.branch_of(at.dot)?;
         let place = Birthplace { device: branch.device, log: branch.log, seq: at.dot.seq, index: at.index };
         Ok(place.link(&raw.head, &raw.body))
     }
@@ -362,7 +362,7 @@ impl Core {
         key: &crypto::SymmetricKey,
         raw: &RawChange,
     ) -> Result<Option<T>> {
-        let branch = self.branch(at.dot.branch);
+        let branch = self.branch_of(at.dot)?;
         let aad = commit::body_aad(&self.volume, &branch.device, branch.log, at.dot.seq, at.index, &raw.head);
         let Ok(plain) = crypto::open_padded(key, &aad, &raw.body) else { return Ok(None) };
         Ok(commit::decode("body", &plain).ok())
