@@ -19,7 +19,7 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use crypto::OsEntropy;
@@ -275,6 +275,12 @@ impl Shared {
             }),
             Err(e) => log::warn!("the volume's keys can't be remembered: {e}"),
         }
+    }
+
+    /// Waits until the kernel was told of all that is here, at most until `deadline`. Tells whether it was.
+    pub(crate) fn wait_until_told(&self, deadline: Instant) -> bool {
+        self.volume.wait_until_told();
+        self.mounted.get().is_none_or(|mounted| mounted.wait_until_told(deadline))
     }
 
     /// Unmounts for the user; the daemon then ends by itself. Busy, it stays mounted.

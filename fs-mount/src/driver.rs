@@ -124,7 +124,7 @@ pub fn mount(volume: Volume, options: MountOptions) -> Result<Mounted, MountErro
 
 fn serve(volume: &Volume, mountpoint: &Path, options: &MountOptions) -> io::Result<Mounted> {
     // Before the first request, so that no change can fall between what the kernel is told and what it is told of.
-    let (invalidation, noticed) = Invalidation::subscribe(volume);
+    let (invalidation, noticed, told) = Invalidation::subscribe(volume);
     let ending = Arc::new(Ending::default());
     let driver = Driver::new(volume.clone(), options, noticed, ending.clone());
     let session = Session::new(driver, mountpoint, &session_config(options))?;
@@ -135,7 +135,7 @@ fn serve(volume: &Volume, mountpoint: &Path, options: &MountOptions) -> io::Resu
     mem::forget(session);
     let entry = mount_table::topmost_at(mountpoint)?.ok_or(io::ErrorKind::NotConnected)?;
     entry.raise_read_ahead(READ_AHEAD_KIB);
-    Ok(Mounted::new(entry, ending))
+    Ok(Mounted::new(entry, ending, told))
 }
 
 /// `path` without symlinks, once nothing stands against mounting there.

@@ -819,6 +819,7 @@ impl Volume {
     pub(crate) fn take_commits(&self, commits: Vec<Commit>, from: Option<PeerNo>) -> Result<Taken> {
         // Before the store is touched: one that runs into a full disk can't go on.
         self.check_space(0)?;
+        let _telling = self.inner.telling.read();
         let mut changed = Vec::new();
         let mut taken = Taken::default();
         let mut applied = false;

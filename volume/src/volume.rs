@@ -12,7 +12,7 @@ use std::{
 
 use crypto::{DeviceId, DeviceKeys, Entropy, Label, PublicKey, SymmetricKey, UserKeys, VolumeId, random_array};
 use dashmap::DashMap;
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, RwLock};
 
 use crate::{
     archive::{self, Archive},
@@ -138,6 +138,8 @@ pub(crate) struct Inner {
     pub waiting: Mutex<Waiting>,
     /// Commits up to this arrival are on the disk and may be sent.
     pub synced_arrival: AtomicU64,
+    /// Held for reading by whoever takes in commits, until the mount was told what they changed. Before the core's.
+    pub telling: RwLock<()>,
     pub archive: Option<Arc<Archive>>,
     space: Mutex<SpaceGuard>,
     directory: Option<PathBuf>,
@@ -210,6 +212,7 @@ impl Volume {
             next_peer: AtomicU64::new(1),
             waiting: Mutex::default(),
             synced_arrival,
+            telling: RwLock::default(),
             archive,
             space: Mutex::new(SpaceGuard::new(directory.clone())),
             directory,
@@ -306,6 +309,11 @@ impl Volume {
         }
         self.wake_committer();
         Ok(result)
+    }
+
+    /// Returns once the mount was handed every change of commits that are applied by now.
+    pub fn wait_until_told(&self) {
+        drop(self.inner.telling.write());
     }
 
     /// Hands changes to the mount and drops what open files had cached of them.

@@ -7,7 +7,7 @@ use std::{
     fs, io,
     os::unix::{ffi::OsStrExt, fs::PermissionsExt},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use tokio::{
@@ -266,12 +266,24 @@ async fn fetched(shared: &Arc<Shared>, blocks: Vec<BlockHash>) {
     }
 }
 
+/// Returns when whoever looks into the mount sees what is here: the kernel keeps what it was not told to forget.
+async fn shown(shared: &Arc<Shared>, deadline: Instant) -> Outcome<Reply> {
+    let task = shared.clone();
+    // Being in step may have taken all the time there was.
+    let deadline = deadline.max(Instant::now() + Duration::from_secs(1));
+    match blocking(move || task.wait_until_told(deadline)).await {
+        true => Ok(Reply::Done),
+        false => Err(Failure::new("time is up while older contents are still being read: wait again")),
+    }
+}
+
 async fn wait_for_peers(shared: &Arc<Shared>, limit: Duration, writer: &mut OwnedWriteHalf) -> Outcome<Reply> {
     let volume = shared.volume.clone();
     blocking(move || volume.commit_now()).await.because(|| "writing the last changes".to_owned())?;
     if shared.volume.devices().len() < 2 {
         return Err(Failure::new("this is the volume's only device: make a ticket for another with `p2pfs invite`"));
     }
+    let deadline = Instant::now() + limit;
     let (told, mut news) = watch::channel(Progress::default());
     let mut waiter = Waiter::new(&shared.volume, &shared.network);
     let in_step = waiter.until_in_step(|how_far| {
@@ -288,7 +300,7 @@ async fn wait_for_peers(shared: &Arc<Shared>, limit: Duration, writer: &mut Owne
     tokio::select! {
         // When the time is up just as everybody is in step, they are in step.
         biased;
-        () = in_step => Ok(Reply::Done),
+        () = in_step => shown(shared, deadline).await,
         () = tokio::time::sleep(limit) => {
             let how_far = news.borrow().clone();
             Err(Failure::new(too_late(&how_far)))

@@ -15,6 +15,7 @@ use rustix::mount::UnmountFlags;
 
 use super::{
     MountError,
+    invalidation::Told,
     mount_table::{self, MountEntry},
 };
 
@@ -30,6 +31,7 @@ const LINGER: Duration = Duration::from_secs(10);
 pub struct Mounted {
     entry: MountEntry,
     ending: Arc<Ending>,
+    told: Told,
 }
 
 /// Whether the session is over, and with what outcome.
@@ -53,8 +55,8 @@ impl Ending {
 
 impl Mounted {
     /// The mount that `entry` tells of, until `ending` is told.
-    pub(super) fn new(entry: MountEntry, ending: Arc<Ending>) -> Self {
-        Self { entry, ending }
+    pub(super) fn new(entry: MountEntry, ending: Arc<Ending>, told: Told) -> Self {
+        Self { entry, ending, told }
     }
 
     /// Where it is mounted.
@@ -101,6 +103,12 @@ impl Mounted {
             }
             self.ending.changed.wait(&mut outcome);
         }
+    }
+
+    /// Waits until the kernel was told of everything that the volume has told the mount of, at most until `deadline`. Tells
+    /// whether it was. (Pages that are being read stand in the way, maybe for as long as a peer is waited for.)
+    pub fn wait_until_told(&self, deadline: Instant) -> bool {
+        self.told.wait(deadline)
     }
 
     /// Whether the mount has ended.

@@ -11,18 +11,20 @@ use std::{
 use parking_lot::Mutex;
 use volume::{Changed, node::Ino};
 
+use super::invalidation::Event;
+
 /// The files whose set-id bits the kernel was told of.
 #[derive(Clone)]
 pub(super) struct SetIds(Arc<Shared>);
 
 struct Shared {
     told: Mutex<HashSet<Ino>>,
-    events: Sender<Changed>,
+    events: Sender<Event>,
 }
 
 impl SetIds {
     /// Keeps none; what the kernel must forget goes to `events`.
-    pub(super) fn new(events: Sender<Changed>) -> Self {
+    pub(super) fn new(events: Sender<Event>) -> Self {
         Self(Arc::new(Shared { told: Mutex::default(), events }))
     }
 
@@ -35,7 +37,7 @@ impl SetIds {
     pub(super) fn written(&self, ino: Ino, uid: u32) {
         if uid != 0 && self.0.told.lock().remove(&ino) {
             // Nobody listens any more once the mount has ended.
-            let _ = self.0.events.send(Changed::Attributes(ino));
+            let _ = self.0.events.send(Event::Changed(Changed::Attributes(ino)));
         }
     }
 }
@@ -55,7 +57,7 @@ mod tests {
         set_ids.written(Ino(5), 0);
         assert!(events.try_recv().is_err());
         set_ids.written(Ino(5), 1000);
-        assert_eq!(events.try_recv(), Ok(Changed::Attributes(Ino(5))));
+        assert!(matches!(events.try_recv(), Ok(Event::Changed(Changed::Attributes(Ino(5))))));
         set_ids.written(Ino(5), 1000);
         assert!(events.try_recv().is_err());
     }
