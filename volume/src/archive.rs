@@ -132,6 +132,16 @@ impl Place {
     }
 }
 
+/// What was found when an archive was opened.
+enum Bound {
+    /// It goes on where it ended.
+    Whole,
+    /// The store had no run yet, and gets this one.
+    NewRun(u32),
+    /// The newest segment, which begins with this number, has whole records behind a place that is none.
+    Torn(u64),
+}
+
 /// Damage of the archive.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Fault {
@@ -238,7 +248,7 @@ impl Archive {
     ///
     /// # Errors
     /// [`Error::Damaged`] when the archive has commits that the store should have and hasn't.
-    fn bind(&self, run: Option<u32>, last: u64) -> Result<Option<u32>> {
+    fn bind(&self, run: Option<u32>, last: u64) -> Result<Bound> {
         let segments = self.segments()?;
         let state = &mut *self.state.lock();
         *state = State { others: !segments.is_empty(), ..State::default() };
@@ -247,16 +257,16 @@ impl Archive {
                 return Err(Error::damaged("the store: it lacks all that is in the archive of commits"));
             }
             state.run = new_run(&*self.entropy);
-            return Ok(Some(state.run));
+            return Ok(Bound::NewRun(state.run));
         };
         state.run = run;
         let mut own = segments.iter().filter(|name| name.run == run && !name.kept);
-        let Some(newest) = own.next_back() else { return Ok(None) };
+        let Some(newest) = own.next_back() else { return Ok(Bound::Whole) };
         state.others = segments.iter().any(|name| name.run != run && !name.kept);
         let bytes = self.read(newest)?;
         // Up to where all is whole; and whatever is whole.
         let (mut end, mut known, mut seen) = (SEGMENT_HEADER.min(bytes.len()), newest.first - 1, newest.first - 1);
-        let mut sound = true;
+        let (mut sound, mut more) = (true, false);
         self.pieces(newest, &bytes, |at, piece| match piece {
             Piece::Record { arrival, .. } => {
                 seen = seen.max(arrival);
@@ -264,6 +274,7 @@ impl Archive {
                 if sound {
                     (end, known) = (at.end, arrival);
                 }
+                more |= !sound;
             }
             Piece::Damage => sound &= at.start < SEGMENT_HEADER,
         });
@@ -271,6 +282,13 @@ impl Archive {
             return Err(Error::damaged("the store: it lacks the newest commits that are in the archive"));
         }
         let file = OpenOptions::new().read(true).write(true).open(newest.path(&self.dir))?;
+        if more {
+            // Perhaps the only copy of a commit whose record in the store is damaged.
+            log::warn!("archive of commits: the newest part of it is not whole; what follows the hole is kept");
+            file.sync_data()?;
+            state.end = seen;
+            return Ok(Bound::Torn(newest.first));
+        }
         if end < bytes.len() {
             log::warn!("archive of commits: {} bytes at its end are not whole and are written anew", bytes.len() - end);
             file.set_len(end as u64)?;
@@ -279,7 +297,7 @@ impl Archive {
             file.write_all_at(&newest.header(), 0)?;
         }
         (state.end, state.tail) = (known, Some((file, end.max(SEGMENT_HEADER))));
-        Ok(None)
+        Ok(Bound::Whole)
     }
 
     /// The arrival number of the newest commit in the archive.
@@ -543,8 +561,15 @@ fn put_run(store: &SealedStore, run: u32) -> Result<()> {
 pub(crate) fn attach(archive: Option<&Arc<Archive>>, store: &SealedStore, last: u64) -> Result<()> {
     let Some(archive) = archive else { return Ok(()) };
     match archive.bind(run_of(store)?, last)? {
-        Some(run) => put_run(store, run),
-        None => Ok(()),
+        Bound::Whole => Ok(()),
+        Bound::NewRun(run) => put_run(store, run),
+        Bound::Torn(first) => {
+            if let Err(e) = archive.mend(&[Fault::Segment(first)], store) {
+                // As it is, it keeps what it has: the next commit begins a segment of its own.
+                log::error!("the archive of commits can't be mended now: {e}");
+            }
+            Ok(())
+        }
     }
 }
 
