@@ -755,3 +755,28 @@ fn a_damaged_record_of_what_is_wanted_is_not_blamed_on_the_peer() {
     bob.restart(7);
     bob.volume.session(alice.device_id()).block_arrived(&hash, &bytes).unwrap();
 }
+
+/// A record whose damage nobody met, as it is in memory too, and that is written anew while blocks aren't synced: power loss
+/// doesn't bring the damage back.
+#[test]
+fn what_takes_back_copies_no_damage() {
+    let (mut alice, _) = pair();
+    alice.write("f", b"synced").unwrap();
+    alice.volume.commit_now().unwrap();
+    let damage = || alice.store.keys(Space::Nodes).iter().for_each(|key| alice.store.damage(Space::Nodes, key));
+    damage();
+    alice.write("f", &[7; 20_000]).unwrap();
+    // That wrote some of them anew. The others are made good.
+    let node = alice.find("f").unwrap().0.to_be_bytes();
+    for key in alice.store.keys(Space::Nodes).iter().filter(|key| !key.starts_with(&node)) {
+        alice.store.damage(Space::Nodes, key);
+    }
+    alice.blocks.lose_power();
+    alice.restart(7);
+    assert_eq!(alice.read("f").unwrap(), [7; 20_000]);
+    // And the next such content is taken back as ever.
+    alice.write("f", &[8; 30_000]).unwrap();
+    alice.blocks.lose_power();
+    alice.restart(8);
+    assert_eq!(alice.read("f").unwrap(), [7; 20_000]);
+}
