@@ -527,6 +527,14 @@ fn rows() {
     let many = Node { spilled, ..node() };
     let member = |name, row: MemberRow| Vector::ok(name, "row_member", encode(&row));
     let damaged = |name, format, bytes| Vector::refused(name, format, "damaged", bytes);
+    let invitation = InviteRow {
+        ticket: PublicKey::from_bytes([0xCC; 32]),
+        role: Role::Admin,
+        expires: TIME,
+        at: AT,
+        used: true,
+        others: Vec::new(),
+    };
     let vectors = [
         Vector::ok("row_counters", "row_counters", encode(&Counters::default())),
         Vector::ok("row_branch", "row_branch", encode(&branch)),
@@ -558,15 +566,10 @@ fn rows() {
             }),
         ),
         member("row_epoch", MemberRow::Epoch(EpochRow { id: EPOCH, at: AT, count: 1, key: Some(KEY.into()) })),
+        member("row_invitation", MemberRow::Invite(invitation.clone())),
         member(
-            "row_invitation",
-            MemberRow::Invite(InviteRow {
-                ticket: PublicKey::from_bytes([0xCC; 32]),
-                role: Role::Admin,
-                expires: TIME,
-                at: AT,
-                used: true,
-            }),
+            "row_invitation_of_two",
+            MemberRow::Invite(InviteRow { others: vec![(Role::Admin, TIME, AT)], role: Role::Writer, ..invitation }),
         ),
         Vector::ok("row_wanted", "row_wanted", encode(&(ROOT, 2u64))),
         damaged("row_link_truncated", "row_link", cut(&encode(&node().links[0]))),

@@ -2,7 +2,7 @@
 
 mod common;
 
-use std::sync::Arc;
+use std::{collections::VecDeque, sync::Arc};
 
 use common::{
     Replica,
@@ -12,8 +12,8 @@ use common::{
 use crypto::{Label, SymmetricKey, keyed_tag};
 use p2pfs_volume::{
     AttributeChange, Caller, Error, Message, OpenMode, Role, SetTime, SetXattr, Timestamp,
-    commit::{ChangeKind, ClaimedCommit, XattrBody},
-    id::{Birthplace, NodeId, ValueId},
+    commit::{ChangeKind, ClaimedCommit, Head, Header, RawChange, XattrBody, changes_root, decode, encode},
+    id::{Birthplace, CommitHash, NodeId, ValueId},
     store::Space,
 };
 use simulation::model::History;
@@ -496,6 +496,55 @@ fn admissions_by_admins_apart_split_nobody() {
     let ticket = alice.volume.invite(Role::Writer, hour).unwrap();
     let request = JoinRequest::new(&ticket, "grace", &user, &device, b"e", &entropy).unwrap();
     assert!(matches!(alice.volume.admit(&request, b"e"), Err(Error::Refused(why)) if why.contains("another user's")));
+}
+
+/// One ticket that admins apart invite with for several roles: an admission is judged by what its author had seen, whatever
+/// came here first, and who lets somebody in takes the least role known.
+#[test]
+fn a_ticket_that_is_for_several_roles_splits_nobody() {
+    let hour = std::time::Duration::from_secs(3600);
+    let alice = Replica::founder("alice", 1);
+    let bob = Replica::joined("bob", 2, &alice, Role::Admin);
+    let carol = Replica::joined("carol", 3, &alice, Role::Writer);
+    sync(&alice, &bob);
+    sync(&alice, &carol);
+    let known = commits(&alice, &bob);
+    let history = History::new(&known, &alice.user_keys());
+    let again = |log, ticket: &p2pfs_volume::TicketSecret, role| {
+        let expires = Timestamp { secs: 4_000_000_000, nanos: 0 };
+        let kind = ChangeKind::Invite { ticket: ticket.public(), role, expires };
+        let head = encode(&Head { call: 0, kind, supersedes: Vec::new() });
+        Forger::new(&known, &history, &bob, log).sign(vec![RawChange { head, body: Vec::new() }])
+    };
+    let tickets = [Role::Writer, Role::Admin].map(|role| alice.volume.invite(role, hour).unwrap());
+    let (less, more) = (again(1, &tickets[0], Role::Reader), again(3, &tickets[0], Role::Admin));
+    let other = again(5, &tickets[1], Role::Reader);
+    let dora = Replica::admitted("dora", 4, &alice, &tickets[0]);
+    dora.write("f", b"dora's").unwrap();
+    sync(&alice, &dora);
+    let all = commits(&alice, &bob);
+    let new: Vec<_> = all[known.len()..].iter().map(|c| &c.raw).collect();
+    let [first, second, rest @ ..] = &new[..] else { panic!("{} commits", new.len()) };
+    told(&carol, &bob, &[&[*first, *second, &less, &more, &other], rest].concat());
+    told(&bob, &alice, &[&[&other, &more, &less, *first, *second], rest].concat());
+    told(&alice, &bob, &[&more, &other, &less]);
+    told(&dora, &bob, &[&less, &more, &other]);
+    let everybody = [&alice, &bob, &carol, &dora];
+    let role = |r: &Replica, name: &str| r.volume.members().into_iter().find(|m| m.name == name).map(|m| m.role);
+    for replica in everybody {
+        meet(&alice, replica);
+        assert_eq!(replica.read("f").unwrap(), b"dora's", "{}", replica.name);
+        assert_eq!(role(replica, "dora"), Some(Role::Writer), "{}", replica.name);
+        let open: Vec<_> = replica.volume.open_invitations().into_iter().map(|i| (i.ticket, i.role)).collect();
+        assert_eq!(open, [(tickets[1].public(), Role::Reader)], "{}", replica.name);
+    }
+    let erin = Replica::admitted("erin", 5, &alice, &tickets[1]);
+    assert!(matches!(erin.write("f", b"more"), Err(Error::ReadOnly)));
+    for replica in everybody {
+        meet(&alice, replica);
+        assert_eq!(role(replica, "erin"), Some(Role::Reader), "{}", replica.name);
+        assert!(replica.volume.open_invitations().is_empty(), "{}", replica.name);
+    }
 }
 
 /// What `fsync` promised shows after a restart even when the disk is too full to publish it, and is published later.
