@@ -386,10 +386,10 @@ fn own_commits_that_come_back_to_an_older_copy_had_not_seen_what_came_before_the
     assert_eq!(meet(&alice, &bob), tree);
 }
 
-/// A connection broke after a commit came and before what it refers to did: the next one asks for that, once something
-/// comes that refers to the one that waits.
+/// A commit came over one connection and what it refers to did not: another one asks for that, once something comes that
+/// refers to the one that waits.
 #[test]
-fn what_a_waiting_commit_refers_to_is_asked_for_in_a_later_session() {
+fn what_a_waiting_commit_refers_to_is_asked_for_in_any_session() {
     let (alice, bob) = pair();
     let before = commits(&alice, &bob).len();
     for path in ["first", "second", "third"] {
@@ -398,7 +398,8 @@ fn what_a_waiting_commit_refers_to_is_asked_for_in_a_later_session() {
     }
     let all = commits(&alice, &bob);
     let [first, second, third] = &all[before..] else { panic!("{} commits", all.len()) };
-    told(&bob, &alice, &[&second.raw]);
+    let earlier = bob.volume.session(alice.device_id());
+    earlier.receive(Message::Commits(vec![second.raw.clone()])).unwrap();
     let session = bob.volume.session(alice.device_id());
     session.receive(Message::Commits(vec![third.raw.clone()])).unwrap();
     let said: Vec<Message> = std::iter::from_fn(|| session.next_outgoing()).collect();
@@ -406,6 +407,74 @@ fn what_a_waiting_commit_refers_to_is_asked_for_in_a_later_session() {
     session.receive(Message::Commits(vec![first.raw.clone()])).unwrap();
     drop(session);
     assert_eq!(bob.tree().len(), alice.tree().len());
+}
+
+/// A liar fills the room for commits that wait. An honest member's find room all the same, and a device that has to ask
+/// for what they refer to is not taken for flooding. When the liar goes, what it sent goes too.
+#[test]
+fn who_fills_the_room_for_waiting_commits_shuts_nobody_out() {
+    let alice = Replica::founder("alice", 1);
+    let [bob, liar, other] = [("bob", 2), ("liar", 3), ("other", 4)].map(|(name, seed)| {
+        let member = Replica::joined(name, seed, &alice, Role::Writer);
+        sync(&alice, &member);
+        member
+    });
+    meet(&alice, &bob);
+    let known = commits(&alice, &bob);
+    let newest = known.last().unwrap();
+    let forged = |by: &Replica, log: u64, before: Option<&ClaimedCommit>, observed: CommitHash| {
+        let seen = known.iter().find(|c| c.hash == observed).map_or(0, |c| c.header.count);
+        let count = before.map_or(seen, |before| decode::<Header>("", &before.header).unwrap().count);
+        let header = encode(&Header {
+            device: by.device_id(),
+            log,
+            seq: 1 + u64::from(before.is_some()),
+            prev: before.map_or(CommitHash::ZERO, name),
+            observed: if before.is_some() { Vec::new() } else { vec![observed] },
+            count: count + 1,
+            root: changes_root([].iter()),
+            changes: 0,
+            ..newest.header.clone()
+        });
+        let signature = by.device_keys().signing.sign(Label::CommitSignature, &header);
+        ClaimedCommit { header, signature, changes: Vec::new() }
+    };
+    let flood = |by: &Replica| {
+        let session = alice.volume.session(by.device_id());
+        for n in 0..2100 {
+            let nobodys = CommitHash::from_bytes([7; 32]);
+            session.receive(Message::Commits(vec![forged(by, 101 + 2 * n, None, nobodys)])).unwrap();
+        }
+        session
+    };
+    let floods = [flood(&liar), flood(&other), flood(&other)];
+    let waiting = alice.volume.status().waiting_commits;
+    assert!((1000..2048).contains(&waiting), "{waiting}");
+
+    // A log that forked, of which each has another branch: what the tips say lets bob think that alice has his.
+    let [first, again] = [forged(&liar, 1, None, newest.hash), forged(&liar, 1, None, known[known.len() - 2].hash)];
+    told(&alice, &liar, &[&first, &forged(&liar, 1, Some(&first), CommitHash::ZERO)]);
+    told(&bob, &liar, &[&again]);
+    bob.write("f", b"bob's").unwrap();
+    bob.volume.commit_now().unwrap();
+    let ends = [alice.volume.session(bob.device_id()), bob.volume.session(alice.device_id())];
+    let mut said = ends.each_ref().map(|end| VecDeque::from(end.opening()));
+    let mut tips = 0;
+    for _ in 0..1000 {
+        for side in [0, 1] {
+            // One message at a time, as slow connections have it.
+            said[side].extend(ends[side].next_outgoing());
+            if let Some(message) = said[side].pop_front() {
+                tips += u32::from(matches!(message, Message::Tips(_)));
+                ends[1 - side].receive(message).unwrap();
+            }
+        }
+    }
+    assert!(tips < 10, "{tips} lists of tips");
+    assert_eq!(alice.read("f").unwrap(), b"bob's");
+    assert_eq!(alice.volume.status().waiting_commits, waiting);
+    drop(floods);
+    assert_eq!(alice.volume.status().waiting_commits, 0);
 }
 
 /// What could not be stored at a file's last close is kept as a branch of its own. Once it is published, whichever call
