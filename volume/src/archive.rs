@@ -243,8 +243,7 @@ impl Archive {
         }
     }
 
-    /// Makes this the archive of a store whose numbers are those of `run`, up to `last`. A store that has no run yet
-    /// gets one: it is returned.
+    /// Makes this the archive of a store whose numbers are those of `run`, up to `last`.
     ///
     /// # Errors
     /// [`Error::Damaged`] when the archive has commits that the store should have and hasn't.
@@ -633,5 +632,58 @@ impl Volume {
         {
             log::error!("the archive of commits can't be synced: {e}");
         }
+    }
+}
+
+/// A segment by itself, under a fixed key.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing {
+    use crypto::SeededEntropy;
+
+    use super::*;
+    use crate::memory_store::MemoryStore;
+
+    const SECRET: SymmetricKey = SymmetricKey::from_bytes([0x66; 32]);
+    const NAME: Name = Name { run: 7, first: 1, kept: false };
+
+    /// One that looks at nothing but bytes.
+    fn detached() -> Archive {
+        let (key, entropy) = (SECRET.derive(Label::CommitArchive, b""), Arc::new(SeededEntropy::new(5)));
+        Archive { dir: PathBuf::new(), key, entropy, segment_bytes: SEGMENT_BYTES, state: Mutex::default() }
+    }
+
+    pub(crate) fn segment(records: &[(u64, Vec<u8>)]) -> Vec<u8> {
+        let (archive, mut bytes) = (detached(), NAME.header().to_vec());
+        records.iter().for_each(|(arrival, commit)| archive.put_record(&mut bytes, NAME.run, *arrival, commit));
+        bytes
+    }
+
+    pub(crate) fn pieces(segment: &[u8]) -> (Vec<(u64, Vec<u8>)>, usize) {
+        let (mut records, mut damaged) = (Vec::new(), 0);
+        detached().pieces(&NAME, segment, |at, piece| match piece {
+            Piece::Record { arrival, commit } => records.push((arrival, encode(&*commit))),
+            Piece::Damage => damaged += at.len(),
+        });
+        (records, damaged)
+    }
+
+    /// The records of a segment, written anew.
+    pub(crate) fn recode(bytes: &[u8]) -> Result<Vec<u8>> {
+        let (records, damaged) = pieces(bytes);
+        if damaged > 0 {
+            return Err(Error::damaged(format!("{} records are whole, {damaged} bytes are not", records.len())));
+        }
+        if !records.is_sorted_by(|a, b| a.0 < b.0) {
+            return Err(Error::damaged("the records are out of order"));
+        }
+        Ok(segment(&records))
+    }
+
+    pub(crate) fn open(dir: &Path, last: u64) -> Result<u64> {
+        let archive = Arc::new(Archive::open(dir, &SECRET, Arc::new(SeededEntropy::new(5)))?);
+        let store = SealedStore::new(Arc::new(MemoryStore::new()), &SECRET, Arc::new(SeededEntropy::new(5)));
+        put_run(&store, NAME.run)?;
+        attach(Some(&archive), &store, last)?;
+        Ok(archive.end())
     }
 }
