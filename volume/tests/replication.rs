@@ -898,3 +898,22 @@ fn what_takes_back_copies_no_damage() {
     alice.restart(8);
     assert_eq!(alice.read("f").unwrap(), [7; 20_000]);
 }
+
+/// A file in conflict that has two names, of which each of two removes one: nobody removed the other version.
+#[test]
+fn a_conflicting_version_outlives_two_who_each_remove_one_of_its_names() {
+    let (alice, bob) = pair();
+    alice.write("one", b"base").unwrap();
+    alice.link("one", "two").unwrap();
+    meet(&alice, &bob);
+    alice.write("one", b"alice's").unwrap();
+    bob.write("two", b"bob's").unwrap();
+    meet(&alice, &bob);
+    let shown = alice.read("one").unwrap();
+    alice.remove("one").unwrap();
+    bob.remove("two").unwrap();
+    let tree = meet(&alice, &bob).join("\n");
+    let other = if shown == b"bob's" { "alice's" } else { "bob's" };
+    assert!(tree.contains(other), "{tree}");
+    assert!(!tree.contains(&*String::from_utf8_lossy(&shown)), "{tree}");
+}
