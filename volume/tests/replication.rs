@@ -422,13 +422,14 @@ fn who_fills_the_room_for_waiting_commits_shuts_nobody_out() {
     meet(&alice, &bob);
     let known = commits(&alice, &bob);
     let newest = known.last().unwrap();
+    let header_of = |commit: &ClaimedCommit| decode::<Header>("", &commit.header).unwrap();
     let forged = |by: &Replica, log: u64, before: Option<&ClaimedCommit>, observed: CommitHash| {
         let seen = known.iter().find(|c| c.hash == observed).map_or(0, |c| c.header.count);
-        let count = before.map_or(seen, |before| decode::<Header>("", &before.header).unwrap().count);
+        let count = before.map_or(seen, |before| header_of(before).count);
         let header = encode(&Header {
             device: by.device_id(),
             log,
-            seq: 1 + u64::from(before.is_some()),
+            seq: 1 + before.map_or(0, |before| header_of(before).seq),
             prev: before.map_or(CommitHash::ZERO, name),
             observed: if before.is_some() { Vec::new() } else { vec![observed] },
             count: count + 1,
@@ -451,10 +452,17 @@ fn who_fills_the_room_for_waiting_commits_shuts_nobody_out() {
     let waiting = alice.volume.status().waiting_commits;
     assert!((1000..2048).contains(&waiting), "{waiting}");
 
-    // A log that forked, of which each has another branch: what the tips say lets bob think that alice has his.
-    let [first, again] = [forged(&liar, 1, None, newest.hash), forged(&liar, 1, None, known[known.len() - 2].hash)];
-    told(&alice, &liar, &[&first, &forged(&liar, 1, Some(&first), CommitHash::ZERO)]);
-    told(&bob, &liar, &[&again]);
+    // A log that forked, of which each has another branch: what the tips say lets bob think that alice has all of his.
+    let branch = |observed, len| {
+        let mut all = vec![forged(&liar, 1, None, observed)];
+        while all.len() < len {
+            all.push(forged(&liar, 1, all.last(), CommitHash::ZERO));
+        }
+        all
+    };
+    let [long, short] = [branch(newest.hash, 4), branch(known[known.len() - 2].hash, 3)];
+    told(&alice, &liar, &long.iter().collect::<Vec<_>>());
+    told(&bob, &liar, &short.iter().collect::<Vec<_>>());
     bob.write("f", b"bob's").unwrap();
     bob.volume.commit_now().unwrap();
     let ends = [alice.volume.session(bob.device_id()), bob.volume.session(alice.device_id())];
