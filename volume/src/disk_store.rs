@@ -22,6 +22,9 @@ use parking_lot::{Mutex, MutexGuard, RwLock};
 
 use crate::store::{Batch, Row, Space, Store};
 
+use ahead::Ahead;
+
+mod ahead;
 mod journal;
 mod tail;
 
@@ -53,10 +56,13 @@ struct Health {
     newest: Option<u64>,
     /// The same of the last batch that a sync reached, until the next batch has told it ([`journal::SYNCED`]).
     synced: Option<u64>,
+    ahead: Ahead,
 }
 
 impl Health {
-    const GOOD: Self = Self { broken: false, failed_from: u64::MAX, newest: None, synced: None };
+    fn good() -> Self {
+        Self { broken: false, failed_from: u64::MAX, newest: None, synced: None, ahead: Ahead::default() }
+    }
 }
 
 struct Open {
@@ -176,7 +182,7 @@ impl DiskStore {
             opened => opened,
         };
         let open = RwLock::new(Some(open.map_err(to_io)?));
-        Ok(Self { dir: dir.to_owned(), health: Mutex::new(Health::GOOD), open })
+        Ok(Self { dir: dir.to_owned(), health: Mutex::new(Health::good()), open })
     }
 
     /// Takes what is damaged out of the journals of the closed store in `dir`, keeping them as they were in `kept`, so
@@ -199,7 +205,7 @@ impl DiskStore {
         // Whatever failed, a sync may have failed with it, and have been told to fjall alone.
         tail::rewrite(&self.dir)?;
         *open = Some(Open::new(&self.dir).map_err(to_io)?);
-        *health = Health::GOOD;
+        *health = Health::good();
         log::warn!("store: goes on after an error of the disk");
         Ok(())
     }
@@ -313,6 +319,7 @@ impl Store for DiskStore {
                 health.failed_from = health.failed_from.min(number);
             })?;
             (health.newest, health.synced) = (Some(number), None);
+            health.ahead.wrote(&self.dir, batch.bytes());
             Ok(())
         };
         match attempt(&mut health) {

@@ -118,7 +118,7 @@ fn last_byte(file: &File, from: u64) -> io::Result<u64> {
 }
 
 /// Number and length of the next batch; nothing when what follows is none, or isn't whole.
-fn read_batch(reader: &mut impl Read) -> io::Result<Option<(u64, u64)>> {
+pub(super) fn read_batch(reader: &mut impl Read) -> io::Result<Option<(u64, u64)>> {
     match try_read_batch(reader) {
         Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => Ok(None),
         read => read,
