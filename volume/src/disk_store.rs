@@ -11,6 +11,7 @@ use std::{
     fs::File,
     io,
     ops::Bound,
+    os::unix::fs::FileExt,
     path::{Path, PathBuf},
 };
 
@@ -75,8 +76,8 @@ struct Open {
 /// silence for success.
 #[derive(Default)]
 struct Syncing {
-    /// The two newest journals, as they were last seen. (fjall goes on with the older one when it could not begin
-    /// the newer.)
+    /// The newest journal as it was last seen, and the one before while fjall may still write to that: it goes on with it
+    /// when it could not begin the newer one.
     journals: Vec<(PathBuf, File)>,
     failed: bool,
 }
@@ -88,19 +89,34 @@ enum SyncError {
 }
 
 impl Syncing {
-    /// Looks which journals are the newest.
+    /// Looks which journals are to be synced.
     fn look(&mut self, dir: &Path) -> io::Result<()> {
+        if let [(newest, _)] = &self.journals[..]
+            && !tail::next(newest)?.try_exists()?
+        {
+            return Ok(());
+        }
         let mut newest = tail::newest_first(dir)?;
         newest.truncate(2);
-        if newest.is_empty() {
-            return Err(io::Error::other("the store has no journal"));
-        }
         self.journals.retain(|(path, _)| newest.contains(path));
-        for path in newest {
-            if self.journals.iter().all(|(known, _)| *known != path) {
-                let file = File::open(&path)?;
-                self.journals.push((path, file));
+        for path in &newest {
+            if self.journals.iter().all(|(known, _)| known != path) {
+                let file = File::open(path)?;
+                self.journals.push((path.clone(), file));
             }
+        }
+        self.journals.sort_by_key(|(path, _)| newest.iter().position(|other| other == path));
+        Ok(())
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        let (_, newest) = self.journals.first().ok_or_else(|| io::Error::other("the store has no journal"))?;
+        let mut first = [0];
+        let begun = self.journals.len() == 1 || newest.read_at(&mut first, 0)? == 1 && first != [0];
+        self.journals.iter().try_for_each(|(_, file)| file.sync_data())?;
+        if begun {
+            // fjall is done with the one before. Each file synced costs a flush of the disk, also one with nothing new.
+            self.journals.truncate(1);
         }
         Ok(())
     }
@@ -139,9 +155,8 @@ impl Open {
             return Err(SyncError::Failed(closed()));
         }
         syncing.look(dir).or_else(|_| syncing.look(dir)).map_err(SyncError::NotBegun)?;
-        let synced = syncing.journals.iter().try_for_each(|(_, file)| file.sync_data());
         // An error that fjall met in the background was perhaps told to it alone.
-        let synced = synced.and_then(|()| self.database.persist(PersistMode::Buffer).map_err(to_io));
+        let synced = syncing.sync().and_then(|()| self.database.persist(PersistMode::Buffer).map_err(to_io));
         syncing.failed = synced.is_err();
         synced.map_err(SyncError::Failed)
     }
@@ -357,6 +372,30 @@ impl Store for DiskStore {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Each journal synced costs a flush of the disk; one that may still be written to must be.
+    #[test]
+    fn the_journal_before_the_newest_is_synced_until_that_is_begun() {
+        let folder = tempfile::tempdir().unwrap();
+        let journal = |number: u32| folder.path().join(format!("{number}.jnl"));
+        let mut syncing = Syncing::default();
+        let mut synced = || {
+            syncing.look(folder.path()).unwrap();
+            let paths: Vec<_> = syncing.journals.iter().map(|(path, _)| path.clone()).collect();
+            syncing.sync().unwrap();
+            paths
+        };
+        std::fs::write(journal(8), [1]).unwrap();
+        std::fs::write(journal(9), [1]).unwrap();
+        assert_eq!(synced(), [journal(9), journal(8)]);
+        assert_eq!(synced(), [journal(9)]);
+        std::fs::write(journal(10), [0; 100]).unwrap();
+        assert_eq!(synced(), [journal(10), journal(9)]);
+        assert_eq!(synced(), [journal(10), journal(9)]);
+        std::fs::write(journal(10), [1]).unwrap();
+        assert_eq!(synced(), [journal(10), journal(9)], "it may have been written to before");
+        assert_eq!(synced(), [journal(10)]);
+    }
 
     #[test]
     fn a_key_space_without_its_list_of_tables_is_damage_and_not_new() {

@@ -38,6 +38,14 @@ pub(super) fn newest_first(dir: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(journals.into_iter().map(|(_, path)| path).collect())
 }
 
+/// The journal that fjall begins after this one.
+pub(super) fn next(journal: &Path) -> io::Result<PathBuf> {
+    let number = journal.file_stem().and_then(|stem| stem.to_str()?.parse::<u64>().ok());
+    let next = number.and_then(|number| number.checked_add(1));
+    let next = next.ok_or_else(|| io::Error::other("the store's journal has no number"))?;
+    Ok(journal.with_file_name(format!("{next}.jnl")))
+}
+
 /// Cuts the newest journal in `dir` behind its last batch that is whole and numbered below `before`. Returns how many
 /// bytes of others were cut off (zeros at its end don't count).
 ///
