@@ -57,12 +57,25 @@ struct Health {
     newest: Option<u64>,
     /// The same of the last batch that a sync reached, until the next batch has told it ([`journal::SYNCED`]).
     synced: Option<u64>,
+    /// Batches applied so far.
+    applied: u64,
+    /// How many of them a sync has reached; `None` before the first since opening: what is in a journal from before may
+    /// never have been synced.
+    reached: Option<u64>,
     ahead: Ahead,
 }
 
 impl Health {
     fn good() -> Self {
-        Self { broken: false, failed_from: u64::MAX, newest: None, synced: None, ahead: Ahead::default() }
+        Self {
+            broken: false,
+            failed_from: u64::MAX,
+            newest: None,
+            synced: None,
+            applied: 0,
+            reached: None,
+            ahead: Ahead::default(),
+        }
     }
 }
 
@@ -220,7 +233,8 @@ impl DiskStore {
         // Whatever failed, a sync may have failed with it, and have been told to fjall alone.
         tail::rewrite(&self.dir)?;
         *open = Some(Open::new(&self.dir).map_err(to_io)?);
-        *health = Health::good();
+        // A sync that was under way may yet tell how far it came.
+        *health = Health { applied: health.applied, ..Health::good() };
         log::warn!("store: goes on after an error of the disk");
         Ok(())
     }
@@ -334,6 +348,7 @@ impl Store for DiskStore {
                 health.failed_from = health.failed_from.min(number);
             })?;
             (health.newest, health.synced) = (Some(number), None);
+            health.applied += 1;
             health.ahead.wrote(&self.dir, batch.bytes());
             Ok(())
         };
@@ -348,16 +363,25 @@ impl Store for DiskStore {
     }
 
     fn sync(&self) -> io::Result<()> {
-        let newest = self.writing()?.newest;
+        let (newest, applied) = {
+            let health = self.writing()?;
+            if health.reached == Some(health.applied) {
+                // Nothing new. (SQLite syncs the folder right after its journal.)
+                return Ok(());
+            }
+            (health.newest, health.applied)
+        };
         let result = match &*self.open.read() {
             Some(open) => open.sync(&self.dir),
             None => Err(SyncError::NotBegun(closed())),
         };
         match result {
             Ok(()) => {
+                let mut health = self.health.lock();
                 if newest.is_some() {
-                    self.health.lock().synced = newest;
+                    health.synced = newest;
                 }
+                health.reached = health.reached.max(Some(applied));
                 Ok(())
             }
             Err(SyncError::NotBegun(error)) => Err(error),
@@ -395,6 +419,33 @@ mod tests {
         std::fs::write(journal(10), [1]).unwrap();
         assert_eq!(synced(), [journal(10), journal(9)], "it may have been written to before");
         assert_eq!(synced(), [journal(10)]);
+    }
+
+    #[test]
+    fn only_what_is_new_is_synced_and_once_after_each_start() {
+        let folder = tempfile::tempdir().unwrap();
+        let put = |store: &DiskStore| {
+            let mut batch = Batch::new();
+            batch.put(Space::Nodes, [1], [2]);
+            store.apply(batch).unwrap();
+        };
+        // Whether the store asks the disk.
+        let syncs = |store: &DiskStore| {
+            let open = store.open.read();
+            let syncing = &open.as_ref().unwrap().syncing;
+            syncing.lock().journals.clear();
+            store.sync().unwrap();
+            !syncing.lock().journals.is_empty()
+        };
+        for _ in 0..2 {
+            let store = DiskStore::open(folder.path()).unwrap();
+            assert!(syncs(&store), "whoever was here before may not have");
+            assert!(!syncs(&store));
+            put(&store);
+            assert!(syncs(&store));
+            assert!(!syncs(&store));
+            put(&store);
+        }
     }
 
     #[test]

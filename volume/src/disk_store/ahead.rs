@@ -10,7 +10,7 @@
 
 use std::{
     fs::{self, File, OpenOptions},
-    io::{self, BufReader, Seek, SeekFrom},
+    io::{self, Seek, SeekFrom},
     os::{fd::AsFd, unix::fs::FileExt},
     path::{Path, PathBuf},
 };
@@ -27,6 +27,8 @@ const PIECE: u64 = 1 << 20;
 /// What must be left of it before the next piece is filled.
 const LEFT: u64 = 128 << 10;
 
+static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+
 /// The journal that is written to, and how far ahead it is filled.
 #[derive(Default)]
 pub(super) struct Ahead {
@@ -38,12 +40,10 @@ pub(super) struct Ahead {
 struct Journal {
     path: PathBuf,
     file: File,
-    /// Behind the last batch that was looked at.
-    end: u64,
+    /// fjall's own open file, which stands where the next batch will be; `None` when something was not as expected.
+    fjalls: Option<File>,
     /// Up to here it was filled.
     filled: u64,
-    /// Something was not as expected.
-    left_alone: bool,
 }
 
 impl Ahead {
@@ -56,7 +56,7 @@ impl Ahead {
         if let Err(error) = self.fill(dir) {
             log::debug!("store: the journal is not filled ahead: {error}");
             if let Some(journal) = &mut self.journal {
-                journal.left_alone = true;
+                journal.fjalls = None;
             }
         }
         // Looked at again after so much in any case: there may be another journal by then.
@@ -66,64 +66,71 @@ impl Ahead {
     fn fill(&mut self, dir: &Path) -> io::Result<()> {
         let Some(newest) = tail::newest_first(dir)?.into_iter().next() else { return Ok(()) };
         if self.journal.as_ref().is_none_or(|journal| journal.path != newest) {
+            // Before it is opened here: one that can write to it is fjall's.
+            let fjalls = written_by_fjall(&newest)?;
             let file = OpenOptions::new().read(true).write(true).open(&newest)?;
-            let left_alone = !writes_where_it_stands(&newest)?;
-            self.journal = Some(Journal { path: newest, file, end: 0, filled: 0, left_alone });
+            self.journal = Some(Journal { path: newest, file, fjalls, filled: 0 });
         }
-        let Some(journal) = self.journal.as_mut().filter(|journal| !journal.left_alone) else { return Ok(()) };
-        journal.find_end()?;
-        let to = journal.end + PIECE + 2 * LEFT;
-        let mut at = journal.end.max(journal.filled);
-        let zeros = vec![0; 256 << 10];
-        while at < to {
-            let len = zeros.len().min((to - at) as usize);
-            journal.file.write_all_at(&zeros[..len], at)?;
-            at += len as u64;
-        }
-        journal.filled = to;
-        Ok(())
+        self.journal.as_mut().map_or(Ok(()), Journal::fill)
     }
 }
 
 impl Journal {
-    /// Goes on to behind the last whole batch.
-    fn find_end(&mut self) -> io::Result<()> {
-        let mut file = &self.file;
-        file.seek(SeekFrom::Start(self.end))?;
-        let mut reader = BufReader::with_capacity(256 << 10, file);
-        while let Some((_, len)) = tail::read_batch(&mut reader)? {
-            self.end += len;
+    fn fill(&mut self) -> io::Result<()> {
+        let Some(fjalls) = &mut self.fjalls else { return Ok(()) };
+        // Whatever was written has left fjall's buffer by then.
+        let end = fjalls.stream_position()?;
+        self.check_end(end)?;
+        let to = end + PIECE + 2 * LEFT;
+        let mut at = end.max(self.filled);
+        while at < to {
+            let len = ZEROS.len().min((to - at) as usize);
+            self.file.write_all_at(&ZEROS[..len], at)?;
+            at += len as u64;
         }
+        self.filled = to;
+        Ok(())
+    }
+
+    /// Makes sure that a batch ends at `end`, and nothing follows.
+    fn check_end(&self, end: u64) -> io::Result<()> {
+        let odd = |what| Err(io::Error::new(io::ErrorKind::InvalidData, what));
         let mut next = [0; 64];
-        let read = self.file.read_at(&mut next, self.end)?;
-        match next[..read].iter().all(|byte| *byte == 0) {
-            true => Ok(()),
-            false => Err(io::Error::new(io::ErrorKind::InvalidData, "something follows the last batch")),
+        let read = self.file.read_at(&mut next, end)?;
+        if next[..read].iter().any(|byte| *byte != 0) {
+            return odd("something follows the last batch");
         }
+        let mut last = [0; tail::MAGIC.len()];
+        if let Some(start) = end.checked_sub(last.len() as u64) {
+            self.file.read_exact_at(&mut last, start)?;
+        }
+        if end > 0 && last != tail::MAGIC { odd("it ends in no batch") } else { Ok(()) }
     }
 }
 
-/// Makes sure that fjall writes its journal on where it ended, and not at the end of the file, which is about to move: a
-/// journal from before was opened to be appended to. Tells whether it is so.
-fn writes_where_it_stands(journal: &Path) -> io::Result<bool> {
+/// fjall's own open file of a journal: the same offset, the same flags. Makes sure that fjall writes on where it ended, and
+/// not at the end of the file, which is about to move: a journal from before was opened to be appended to.
+fn written_by_fjall(journal: &Path) -> io::Result<Option<File>> {
     let process = pidfd_open(getpid(), PidfdFlags::empty())?;
-    let mut found = false;
+    let mut found = Vec::new();
     for entry in fs::read_dir("/proc/self/fd")? {
         let entry = entry?;
         if fs::read_link(entry.path()).is_ok_and(|path| path == journal) {
             let Some(number) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
-            // The same open file, with its offset and its flags.
             let shared = pidfd_getfd(&process, number, PidfdGetfdFlags::empty())?;
             let flags = fcntl_getfl(shared.as_fd())?;
-            if flags.contains(OFlags::APPEND) {
-                let mut file = File::from(shared);
-                file.seek(SeekFrom::End(0))?;
-                fcntl_setfl(file.as_fd(), flags - OFlags::APPEND)?;
+            // Others only sync it.
+            if flags.intersects(OFlags::WRONLY | OFlags::RDWR) {
+                found.push((File::from(shared), flags));
             }
-            found = true;
         }
     }
-    Ok(found)
+    let Some((mut file, flags)) = found.pop().filter(|_| found.is_empty()) else { return Ok(None) };
+    if flags.contains(OFlags::APPEND) {
+        file.seek(SeekFrom::End(0))?;
+        fcntl_setfl(file.as_fd(), flags - OFlags::APPEND)?;
+    }
+    Ok(Some(file))
 }
 
 #[cfg(test)]

@@ -20,7 +20,7 @@ use std::{
 
 use xxhash_rust::xxh3::Xxh3;
 
-const MAGIC: [u8; 4] = *b"FJL\x03";
+pub(super) const MAGIC: [u8; 4] = *b"FJL\x03";
 const ITEM_HEAD: usize = 20;
 /// No batch of this program's is nearly as long.
 const BATCH_MAX: u64 = 1 << 30;
@@ -126,7 +126,7 @@ fn last_byte(file: &File, from: u64) -> io::Result<u64> {
 }
 
 /// Number and length of the next batch; nothing when what follows is none, or isn't whole.
-pub(super) fn read_batch(reader: &mut impl Read) -> io::Result<Option<(u64, u64)>> {
+fn read_batch(reader: &mut impl Read) -> io::Result<Option<(u64, u64)>> {
     match try_read_batch(reader) {
         Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => Ok(None),
         read => read,
