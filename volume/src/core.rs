@@ -23,6 +23,7 @@ use crate::{
     BlockStore, Changed,
     commit::{
         self, ChangeKind, ClaimedCommit, FORMAT_VERSION, Head, Header, MAX_CHANGES, MAX_COMMIT_BYTES, RawChange, encode,
+        encode_into,
     },
     error::{Error, Result},
     id::{Birthplace, CommitHash, LinkId, NodeId, ValueId},
@@ -53,6 +54,8 @@ const NEAR: u64 = 4;
 const NODE_PAGE: usize = 16;
 const VECTOR_CACHE: usize = 256;
 const COMMIT_CACHE: usize = 4096;
+/// Room for most rows.
+const ROW_BYTES: usize = 1000;
 /// Every so many commits of a branch the whole version vector is stored, between them what changed.
 const VECTOR_EVERY: u64 = 64;
 
@@ -84,7 +87,7 @@ pub(crate) struct CommitInfo {
 /// The commit that local calls collect in.
 pub(crate) struct Pending {
     /// Hashes of heads and bodies so far are over these; kept raw for the header's root.
-    pub changes: Vec<RawChange>,
+    pub changes: Vec<Arc<RawChange>>,
     pub bytes: usize,
     pub calls: u32,
     /// When the first change came, on the monotonic clock.
@@ -101,13 +104,13 @@ pub(crate) struct Overlay {
     pub xattrs: Items<Xattr>,
     /// Put into the batch as they are.
     pub batch: Batch,
-    pub ids: BTreeMap<Vec<u8>, Option<Ino>>,
+    pub ids: BTreeMap<IdKey, Option<Ino>>,
     pub members: Vec<MemberRow>,
     pub changed: Vec<Changed>,
     /// Contents that came from elsewhere and must be fetched.
     pub wanted: Vec<(ValueRef, crate::content::BlockHash, u64)>,
     pub next_ino: Option<u64>,
-    pub pending: Vec<RawChange>,
+    pub pending: Vec<Arc<RawChange>>,
     /// The commit being taken in, before it is stored, and its changes.
     pub entering: Option<(Dot, CommitRow)>,
     pub arriving: Option<(Dot, Vec<RawChange>)>,
@@ -185,16 +188,28 @@ const COUNTERS: &[u8] = b"counters";
 pub(crate) const VOLUME: &[u8] = b"volume";
 pub(crate) const BRANCH_PREFIX: &[u8] = b"branch/";
 
-pub(crate) fn entry_key(directory: Ino, tag: &[u8; 16]) -> Vec<u8> {
-    [&directory.0.to_be_bytes()[..], tag].concat()
+/// Key of a node's or a link's id.
+pub(crate) type IdKey = [u8; 17];
+
+pub(crate) fn entry_key(directory: Ino, tag: &[u8; 16]) -> [u8; 24] {
+    let mut key = [0; 24];
+    key[..8].copy_from_slice(&directory.0.to_be_bytes());
+    key[8..].copy_from_slice(tag);
+    key
 }
 
-pub(crate) fn node_id_key(id: &NodeId) -> Vec<u8> {
-    [b"n", &id.as_bytes()[..]].concat()
+pub(crate) fn node_id_key(id: &NodeId) -> IdKey {
+    id_key(b'n', id.as_bytes())
 }
 
-pub(crate) fn link_id_key(id: &LinkId) -> Vec<u8> {
-    [b"l", &id.as_bytes()[..]].concat()
+pub(crate) fn link_id_key(id: &LinkId) -> IdKey {
+    id_key(b'l', id.as_bytes())
+}
+
+fn id_key(kind: u8, id: &[u8; 16]) -> IdKey {
+    let mut key = [kind; 17];
+    key[1..].copy_from_slice(id);
+    key
 }
 
 pub(crate) fn decode_row<T: serde::de::DeserializeOwned>(what: &str, bytes: &[u8]) -> Result<T> {
@@ -432,7 +447,7 @@ impl Core {
             let head: Head = decode_row("pending change", &change.head)?;
             pending.calls = head.call + 1;
             pending.bytes += change.size();
-            pending.changes.push(change);
+            pending.changes.push(Arc::new(change));
         }
         self.pending = Some(pending);
         Ok(())
@@ -477,6 +492,24 @@ impl Core {
         match self.row(ino)?.as_deref() {
             Some(NodeRow::Node(node)) => Ok(node.clone()),
             Some(NodeRow::View { .. }) | None => Err(Error::NotFound),
+        }
+    }
+
+    /// The node behind an inode number, to change and put back; not copied if the running call has a copy already. Until
+    /// it is put back it must not be asked for.
+    pub(crate) fn taken_node(&mut self, ino: Ino) -> Result<Box<Node>> {
+        let Some(row) = self.overlay.nodes.get_mut(&ino).filter(|row| row.is_some()) else { return self.node(ino) };
+        match row.take().map(Arc::try_unwrap) {
+            Some(Ok(NodeRow::Node(node))) => Ok(node),
+            Some(Ok(view)) => {
+                *row = Some(Arc::new(view));
+                Err(Error::NotFound)
+            }
+            Some(Err(shared)) => {
+                *row = Some(shared);
+                self.node(ino)
+            }
+            None => Err(Error::NotFound),
         }
     }
 
@@ -622,7 +655,7 @@ impl Core {
     }
 
     pub(crate) fn ino_of_node(&mut self, id: &NodeId) -> Result<Option<Ino>> {
-        if let Some(ino) = self.overlay.ids.get(node_id_key(id).as_slice()) {
+        if let Some(ino) = self.overlay.ids.get(&node_id_key(id)) {
             return Ok(*ino);
         }
         if let Some(ino) = self.inos.get(id) {
@@ -640,7 +673,7 @@ impl Core {
         self.ino_by_key(node_id_key(id))
     }
 
-    fn ino_by_key(&mut self, key: Vec<u8>) -> Result<Option<Ino>> {
+    fn ino_by_key(&mut self, key: IdKey) -> Result<Option<Ino>> {
         if let Some(ino) = self.overlay.ids.get(&key) {
             return Ok(*ino);
         }
@@ -693,9 +726,14 @@ impl Core {
     pub(crate) fn settle(&mut self, mut batch: Batch) -> Result<()> {
         let overlay = std::mem::take(&mut self.overlay);
         batch.writes.extend(overlay.batch.writes);
+        // Rows are encoded one after the other in one place.
+        let mut plain = Vec::with_capacity(ROW_BYTES);
         for (ino, row) in &overlay.nodes {
             match row {
-                Some(row) => self.store.put(&mut batch, Space::Nodes, ino.0.to_be_bytes(), &encode(&**row)),
+                Some(row) => {
+                    encode_into(&mut plain, &**row);
+                    self.store.put(&mut batch, Space::Nodes, ino.0.to_be_bytes(), &plain);
+                }
                 None => batch.remove(Space::Nodes, ino.0.to_be_bytes()),
             }
         }
@@ -706,7 +744,8 @@ impl Core {
             if entry.is_empty() {
                 batch.remove(Space::Entries, key);
             } else {
-                self.store.put(&mut batch, Space::Entries, key, &encode(&**entry));
+                encode_into(&mut plain, &**entry);
+                self.store.put(&mut batch, Space::Entries, key, &plain);
             }
         }
         for (key, ino) in &overlay.ids {
@@ -747,7 +786,7 @@ impl Core {
             self.nodes.put(ino, row);
         }
         for (key, ino) in overlay.ids {
-            if let Some(id) = key.strip_prefix(b"n").and_then(|id| NodeId::try_from(id).ok()) {
+            if let Some(id) = key.strip_prefix(b"n".as_slice()).and_then(|id| NodeId::try_from(id).ok()) {
                 match ino {
                     Some(ino) => self.inos.put(id, ino),
                     None => self.inos.pop(&id),
@@ -903,16 +942,17 @@ impl Core {
         let mut batch = Batch::new();
         for (i, change) in changes.iter().enumerate() {
             let value = ValueRef { dot, index: (first + i) as u32 };
-            batch.put(Space::Changes, value.key(), encode(change));
+            batch.put(Space::Changes, value.key(), change.encoded());
         }
-        self.space.wrote(changes.iter().map(RawChange::size).sum());
+        let bytes = changes.iter().map(|change| change.size()).sum();
+        self.space.wrote(bytes);
         self.settle(batch)?;
         if self.pending.is_none() {
             self.pending = Some(self.new_pending());
         }
         let pending = self.pending.as_mut().expect("made just above");
         pending.calls += 1;
-        pending.bytes += changes.iter().map(RawChange::size).sum::<usize>();
+        pending.bytes += bytes;
         pending.changes.extend(changes);
         Ok(())
     }
@@ -952,7 +992,7 @@ impl Core {
             }
             None => Vec::new(),
         };
-        self.overlay.pending.push(RawChange { head: bytes, body });
+        self.overlay.pending.push(Arc::new(RawChange { head: bytes, body }));
         Ok((at, head))
     }
 
@@ -967,7 +1007,7 @@ impl Core {
         let dot = self.pending_dot();
         let prev = Dot { branch: self.me, seq: dot.seq - 1 };
         let observed: Vec<Dot> = self.frontier.iter().copied().filter(|&d| d != prev).collect();
-        let root = commit::changes_root(pending.changes.iter());
+        let root = commit::changes_root(pending.changes.iter().map(|change| &**change));
         let changes = pending.changes.len() as u32;
         let (mut count, mut hashes) = (0, Vec::with_capacity(observed.len()));
         for &seen in &observed {
@@ -1095,7 +1135,7 @@ impl Core {
     }
 
     /// A stored change.
-    pub(crate) fn change(&self, at: ValueRef) -> Result<RawChange> {
+    pub(crate) fn change(&self, at: ValueRef) -> Result<Arc<RawChange>> {
         if self.is_pending(at.dot) {
             // A change of the running call isn't stored yet.
             let first = self.pending.as_ref().map_or(0, |p| p.changes.len());
@@ -1104,10 +1144,11 @@ impl Core {
             }
         }
         if let Some((_, changes)) = self.overlay.arriving.as_ref().filter(|(dot, _)| *dot == at.dot) {
-            return changes.get(at.index as usize).cloned().ok_or_else(|| Error::damaged("a change is missing"));
+            let change = changes.get(at.index as usize).ok_or_else(|| Error::damaged("a change is missing"))?;
+            return Ok(Arc::new(change.clone()));
         }
         match self.store.raw().get(Space::Changes, &at.key())? {
-            Some(bytes) => decode_row("change", &bytes),
+            Some(bytes) => decode_row("change", &bytes).map(Arc::new),
             None => Err(Error::damaged("a change is missing")),
         }
     }
