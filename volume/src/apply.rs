@@ -854,6 +854,7 @@ impl Core {
         self.set_ino_of_node(&id, ino);
         self.put_node(ino, node);
         self.overlay.nodes_made += 1;
+        self.overlay.open_births += u64::from(origin.local);
         Ok(())
     }
 

@@ -54,6 +54,8 @@ const NEAR: u64 = 4;
 const NODE_PAGE: usize = 16;
 const VECTOR_CACHE: usize = 256;
 const COMMIT_CACHE: usize = 4096;
+/// Inode numbers that are set aside at once.
+const INOS_AHEAD: u64 = 256;
 /// Room for most rows.
 const ROW_BYTES: usize = 1000;
 /// Every so many commits of a branch the whole version vector is stored, between them what changed.
@@ -115,6 +117,9 @@ pub(crate) struct Overlay {
     pub entering: Option<(Dot, CommitRow)>,
     pub arriving: Option<(Dot, Vec<RawChange>)>,
     pub nodes_made: u64,
+    /// Those of them whose births the pending commit will hold, and whether it is closed.
+    pub open_births: u64,
+    pub closes: bool,
     /// The key of the node whose birth is applied next, made here.
     pub bearing: Option<DerivingKey>,
     /// A content of blocks is published.
@@ -130,9 +135,11 @@ pub(crate) struct Overlay {
 }
 
 /// The state of the log and the counters, as stored.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Counters {
+    /// As stored: no number from this on was given out.
     next_ino: u64,
+    /// As stored: without those whose births are in the pending commit, which are counted when that is found again.
     nodes: u64,
     /// Files with more than one content value.
     conflicts: i64,
@@ -165,6 +172,10 @@ pub(crate) struct Core {
     pub next_arrival: u64,
     pub overlay: Overlay,
     counters: Counters,
+    /// As they are stored.
+    stored_counters: Counters,
+    /// Nodes whose births are in the pending commit.
+    open_births: u64,
     name_key: TagKey,
     /// Of the last names: a call asks for each of its names many times.
     tags: RefCell<[(Vec<u8>, [u8; 16]); 2]>,
@@ -257,7 +268,9 @@ impl Core {
             pending: None,
             next_arrival: 1,
             overlay: Overlay::default(),
+            stored_counters: counters.clone(),
             counters,
+            open_births: 0,
             nodes: LruCache::new(capacity(NODE_CACHE)),
             entries: LruCache::new(capacity(ENTRY_CACHE)),
             inos: LruCache::new(capacity(NODE_CACHE)),
@@ -358,8 +371,11 @@ impl Core {
 
     fn save_counters(&mut self) -> Result<()> {
         let mut batch = Batch::new();
-        self.store.put(&mut batch, Space::Meta, COUNTERS, &encode(&self.counters));
-        self.store.apply(batch)
+        let counters = Counters { my_log: self.counters.my_log, ..self.stored_counters.clone() };
+        self.store.put(&mut batch, Space::Meta, COUNTERS, &encode(&counters));
+        self.store.apply(batch)?;
+        self.stored_counters = counters;
+        Ok(())
     }
 
     fn add_branch(&mut self, branch: Branch) -> BranchNo {
@@ -446,9 +462,11 @@ impl Core {
             let change: RawChange = decode_row("pending change", &bytes)?;
             let head: Head = decode_row("pending change", &change.head)?;
             pending.calls = head.call + 1;
+            self.open_births += u64::from(matches!(head.kind, ChangeKind::Birth { .. }));
             pending.bytes += change.size();
             pending.changes.push(Arc::new(change));
         }
+        self.counters.nodes += self.open_births;
         self.pending = Some(pending);
         Ok(())
     }
@@ -760,17 +778,22 @@ impl Core {
         for (value, root, blocks) in &overlay.wanted {
             self.store.put(&mut batch, Space::Wanted, value.key(), &encode(&(root, blocks)));
         }
-        let mut counters = None;
-        if overlay.next_ino.is_some() || overlay.nodes_made > 0 || overlay.conflicts != 0 || overlay.cyclic.is_some() {
-            let mut new = self.counters.clone();
-            new.next_ino = overlay.next_ino.unwrap_or(new.next_ino);
-            new.nodes += overlay.nodes_made;
-            new.conflicts += overlay.conflicts;
-            if let Some(cyclic) = &overlay.cyclic {
-                new.cyclic = cyclic.clone();
-            }
-            self.store.put(&mut batch, Space::Meta, COUNTERS, &encode(&new));
-            counters = Some(new);
+        let mut counters = self.counters.clone();
+        counters.next_ino = overlay.next_ino.unwrap_or(counters.next_ino);
+        counters.nodes += overlay.nodes_made;
+        counters.conflicts += overlay.conflicts;
+        if let Some(cyclic) = &overlay.cyclic {
+            counters.cyclic = cyclic.clone();
+        }
+        let open_births = if overlay.closes { 0 } else { self.open_births + overlay.open_births };
+        let mut stored = Counters { nodes: counters.nodes.saturating_sub(open_births), ..counters.clone() };
+        let known = self.stored_counters.next_ino;
+        // A call that makes something needn't say so: numbers are set aside, and births are in its changes.
+        stored.next_ino = if counters.next_ino > known { counters.next_ino + INOS_AHEAD } else { known };
+        let stored = Some(stored).filter(|stored| *stored != self.stored_counters);
+        if let Some(stored) = &stored {
+            encode_into(&mut plain, stored);
+            self.store.put(&mut batch, Space::Meta, COUNTERS, &plain);
         }
         let undoable = self.undo.add(&self.store, &*self.blocks, overlay.publishes, &mut batch)?;
         self.store.apply(batch)?;
@@ -779,8 +802,10 @@ impl Core {
         }
         // Only what is stored is remembered.
         self.settled = overlay.changed;
-        if let Some(counters) = counters {
-            self.counters = counters;
+        self.counters = counters;
+        self.open_births = open_births;
+        if let Some(stored) = stored {
+            self.stored_counters = stored;
         }
         for (ino, row) in overlay.nodes {
             self.nodes.put(ino, row);
@@ -1037,6 +1062,7 @@ impl Core {
         let signature = self.device.signing.sign(Label::CommitSignature, &bytes);
         let mut batch = Batch::new();
         self.enter(&mut batch, dot, &header, bytes, signature, false, &observed)?;
+        self.overlay.closes = true;
         self.settle(batch)?;
         self.entered(dot, &header, &observed);
         self.pending = None;
