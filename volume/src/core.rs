@@ -10,7 +10,7 @@
 
 use std::{
     cell::RefCell,
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     num::NonZeroUsize,
     sync::Arc,
 };
@@ -22,8 +22,8 @@ use serde::{Deserialize, Serialize};
 use crate::{
     BlockStore, Changed,
     commit::{
-        self, ChangeKind, ClaimedCommit, FORMAT_VERSION, Head, Header, MAX_CHANGES, MAX_COMMIT_BYTES, RawChange, encode,
-        encode_into,
+        self, ChangeKind, ClaimedCommit, FORMAT_VERSION, Head, Header, MAX_CHANGES, MAX_COMMIT_BYTES, RawChange,
+        encode, encode_into,
     },
     error::{Error, Result},
     id::{Birthplace, CommitHash, LinkId, NodeId, ValueId},
@@ -56,6 +56,8 @@ const VECTOR_CACHE: usize = 256;
 const COMMIT_CACHE: usize = 4096;
 /// Inode numbers that are set aside at once.
 const INOS_AHEAD: u64 = 256;
+/// Bytes of own commits that wait in memory for the archive.
+const FRESH_BYTES: usize = 4 << 20;
 /// Room for most rows.
 const ROW_BYTES: usize = 1000;
 /// Every so many commits of a branch the whole version vector is stored, between them what changed.
@@ -94,6 +96,27 @@ pub(crate) struct Pending {
     pub calls: u32,
     /// When the first change came, on the monotonic clock.
     pub since: std::time::Duration,
+}
+
+/// A commit of this device as it was signed, at hand until it is in the archive.
+pub(crate) struct Fresh {
+    arrival: u64,
+    header: Vec<u8>,
+    signature: crypto::Signature,
+    changes: Vec<Arc<RawChange>>,
+}
+
+impl Fresh {
+    fn bytes(&self) -> usize {
+        self.header.len() + self.changes.iter().map(|change| change.size()).sum::<usize>()
+    }
+
+    /// As the [`ClaimedCommit`] that the store would give is encoded.
+    pub(crate) fn encoded(&self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(self.bytes() + 16 * self.changes.len() + 128);
+        encode_into(&mut bytes, &(serde_bytes::Bytes::new(&self.header), &self.signature, &self.changes));
+        bytes
+    }
 }
 
 /// Rows that a call has read and changed.
@@ -171,6 +194,8 @@ pub(crate) struct Core {
     pub pending: Option<Pending>,
     pub next_arrival: u64,
     pub overlay: Overlay,
+    /// Own commits that the archive may not have yet, the oldest first; nothing without an archive.
+    fresh: Option<VecDeque<Fresh>>,
     counters: Counters,
     /// As they are stored.
     stored_counters: Counters,
@@ -268,6 +293,7 @@ impl Core {
             pending: None,
             next_arrival: 1,
             overlay: Overlay::default(),
+            fresh: parts.archive.map(|_| VecDeque::new()),
             stored_counters: counters.clone(),
             counters,
             open_births: 0,
@@ -1061,12 +1087,31 @@ impl Core {
         let bytes = encode(&header);
         let signature = self.device.signing.sign(Label::CommitSignature, &bytes);
         let mut batch = Batch::new();
-        self.enter(&mut batch, dot, &header, bytes, signature, false, &observed)?;
+        self.enter(&mut batch, dot, &header, bytes.clone(), signature, false, &observed)?;
         self.overlay.closes = true;
         self.settle(batch)?;
+        let arrival = self.next_arrival;
         self.entered(dot, &header, &observed);
-        self.pending = None;
+        if let (Some(pending), Some(fresh)) = (self.pending.take(), &mut self.fresh) {
+            fresh.push_back(Fresh { arrival, header: bytes, signature, changes: pending.changes });
+            // What doesn't fit is read back from the store.
+            let mut held: usize = fresh.iter().map(Fresh::bytes).sum();
+            while held > FRESH_BYTES
+                && let Some(oldest) = fresh.pop_front()
+            {
+                held -= oldest.bytes();
+            }
+        }
         Ok(true)
+    }
+
+    /// The own commit with an arrival number, for the archive, if it is still at hand. Those before it are let go.
+    pub(crate) fn take_fresh(&mut self, arrival: u64) -> Option<Fresh> {
+        let fresh = self.fresh.as_mut()?;
+        while fresh.front().is_some_and(|commit| commit.arrival < arrival) {
+            fresh.pop_front();
+        }
+        fresh.pop_front_if(|commit| commit.arrival == arrival)
     }
 
     /// The count that the pending commit will have.
