@@ -5,7 +5,7 @@ use std::{env, os::unix::process::CommandExt, process::Command};
 /// Where the C library looks, as a program starts, for how its allocator shall be.
 const SETTINGS: &str = "GLIBC_TUNABLES";
 /// How many freed pieces of each size a thread keeps at hand. A call gets, and gives back, more of one size than the 7 of
-/// the default, and would ask the common heap for the others: that was a fifth of all work of a daemon in which files
+/// the default, and would ask the common heap for the others: that was up to a fifth of what a daemon does itself while files
 /// are made. A thread keeps 4 MiB in this way at most.
 const KEEP_MORE: &str = "glibc.malloc.tcache_count=128";
 
