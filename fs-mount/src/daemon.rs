@@ -46,7 +46,7 @@ use crate::{
 
 pub(crate) mod launch;
 pub(crate) mod logging;
-mod memory;
+pub(crate) mod memory;
 pub(crate) mod network;
 pub(crate) mod wait;
 

@@ -46,7 +46,10 @@ fn main() -> ExitCode {
         Command::Mount(mount) if mount.background_child => {
             return exit_code(|| daemon::launch::background_child().is_ok());
         }
-        Command::Mount(mount) if mount.foreground => daemon::logging::start_daemon(),
+        Command::Mount(mount) if mount.foreground => {
+            daemon::memory::begin_with_settings();
+            daemon::logging::start_daemon();
+        }
         _ => daemon::logging::start_command(),
     }
     exit_code(|| match commands::run(command) {

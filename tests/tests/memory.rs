@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "whatever fails here fails the test")]
 
 use std::{
+    ffi::OsStr,
     fs::{self, File},
     io::Write,
     os::unix::fs::FileExt,
@@ -83,4 +84,27 @@ fn memory_has_a_bound_whatever_is_open_written_and_listed() {
         assert_eq!(byte[0], (page / 4096) as u8, "page at {page}");
     }
     within_bound(&peer, "reading after a restart");
+}
+
+#[test]
+fn a_daemon_runs_with_the_settings_of_its_allocator() {
+    let ours = b"GLIBC_TUNABLES=glibc.malloc.tcache_count=128".as_slice();
+    let has = |pid: &str, line: &[u8]| {
+        let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+        environment.split(|&byte| byte == 0).any(|known| known == line)
+    };
+    let mut peer = Peer::alone();
+    assert!(has(&peer.pid().to_string(), ours), "in the foreground");
+    peer.unmount();
+    peer.run([OsStr::new("mount"), peer.root().as_os_str()]);
+    let processes = fs::read_dir("/proc").unwrap().filter_map(|entry| entry.unwrap().file_name().into_string().ok());
+    let background = |pid: &String| {
+        let command = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let of_peer = format!("P2PFS_HOME={}", peer.home().display());
+        command.ends_with(b"--background-child\0") && has(pid, of_peer.as_bytes())
+    };
+    let daemons: Vec<String> = processes.filter(background).collect();
+    assert_eq!(daemons.len(), 1);
+    assert!(has(&daemons[0], ours), "in the background");
+    peer.run([OsStr::new("unmount"), peer.root().as_os_str()]);
 }

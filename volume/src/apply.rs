@@ -869,6 +869,7 @@ impl Core {
         self.set_ino_of_node(&id, ino);
         self.put_node(ino, node);
         self.overlay.nodes_made += 1;
+        self.overlay.open_births += u64::from(origin.local);
         Ok(())
     }
 
@@ -911,7 +912,7 @@ impl Core {
 
     /// Notes in a directory that one of its entries changed.
     fn entries_changed(&mut self, origin: &Origin, directory: Ino, at: ValueRef, time: Timestamp) -> Result<()> {
-        let mut node = self.node(directory)?;
+        let mut node = self.taken_node(directory)?;
         let newest = match node.entry_change {
             Some((old, count, _)) => self.rank((old, count), (at, origin.count))? == Ordering::Less,
             None => true,

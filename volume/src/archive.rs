@@ -8,8 +8,9 @@
 //! anew, and has a run of its own: the segments of the run before go when all that is in them is in the new one.
 //!
 //! Invariants: a record gets in only after its commit is synced in the store, in the order of arrival; so a store that
-//! lacks what the archive has is damaged, however whole it looks. Segments before the last one are on the disk. Nothing
-//! here is on the way of a call: the committer appends when everybody who waited has been answered.
+//! lacks what the archive has is damaged, however whole it looks. What this device signed comes as it was signed, all else
+//! is read back from the store. Segments before the last one are on the disk. Nothing here is on the way of a call: the
+//! committer appends when everybody who waited has been answered.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -610,9 +611,13 @@ impl Volume {
         let (mut commits, mut bytes) = (Vec::new(), 0);
         while at < synced && bytes < CHUNK {
             at += 1;
-            match stored_at(store, at) {
+            let fresh = self.inner.core.lock().take_fresh(at);
+            let commit = match fresh {
+                Some(fresh) => Ok(Some(fresh.encoded())),
+                None => stored_at(store, at).map(|commit| commit.map(|commit| encode(&commit))),
+            };
+            match commit {
                 Ok(Some(commit)) => {
-                    let commit = encode(&commit);
                     bytes += commit.len();
                     commits.push((at, commit));
                 }

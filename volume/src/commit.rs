@@ -77,6 +77,14 @@ impl RawChange {
     pub fn size(&self) -> usize {
         self.head.len() + self.body.len()
     }
+
+    /// As it is stored.
+    pub(crate) fn encoded(&self) -> Vec<u8> {
+        // What it takes beside the two parts are their lengths.
+        let mut bytes = Vec::with_capacity(self.size() + 16);
+        encode_into(&mut bytes, self);
+        bytes
+    }
 }
 
 /// What every replica, keepers included, sees of a change.
@@ -396,8 +404,14 @@ pub enum Malformed {
 /// Encodes a structure of the format.
 pub fn encode<T: Serialize>(value: &T) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(256);
-    rmp_serde::encode::write(&mut bytes, value).expect("structures of the format always encode");
+    encode_into(&mut bytes, value);
     bytes
+}
+
+/// The same, in place of what `bytes` held.
+pub(crate) fn encode_into<T: Serialize>(bytes: &mut Vec<u8>, value: &T) {
+    bytes.clear();
+    rmp_serde::encode::write(bytes, value).expect("structures of the format always encode");
 }
 
 /// Decodes a structure of the format; only the canonical encoding is taken, without trailing bytes.

@@ -10,7 +10,7 @@
 
 use std::{
     cell::RefCell,
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     num::NonZeroUsize,
     sync::Arc,
 };
@@ -22,7 +22,8 @@ use serde::{Deserialize, Serialize};
 use crate::{
     BlockStore, Changed,
     commit::{
-        self, ChangeKind, ClaimedCommit, FORMAT_VERSION, Head, Header, MAX_CHANGES, MAX_COMMIT_BYTES, RawChange, encode,
+        self, ChangeKind, ClaimedCommit, FORMAT_VERSION, Head, Header, MAX_CHANGES, MAX_COMMIT_BYTES, RawChange,
+        encode, encode_into,
     },
     error::{Error, Result},
     id::{Birthplace, CommitHash, LinkId, NodeId, ValueId},
@@ -53,6 +54,12 @@ const NEAR: u64 = 4;
 const NODE_PAGE: usize = 16;
 const VECTOR_CACHE: usize = 256;
 const COMMIT_CACHE: usize = 4096;
+/// Inode numbers that are set aside at once.
+const INOS_AHEAD: u64 = 256;
+/// Bytes of own commits that wait in memory for the archive.
+const FRESH_BYTES: usize = 4 << 20;
+/// Room for most rows.
+const ROW_BYTES: usize = 1000;
 /// Every so many commits of a branch the whole version vector is stored, between them what changed.
 const VECTOR_EVERY: u64 = 64;
 
@@ -84,11 +91,32 @@ pub(crate) struct CommitInfo {
 /// The commit that local calls collect in.
 pub(crate) struct Pending {
     /// Hashes of heads and bodies so far are over these; kept raw for the header's root.
-    pub changes: Vec<RawChange>,
+    pub changes: Vec<Arc<RawChange>>,
     pub bytes: usize,
     pub calls: u32,
     /// When the first change came, on the monotonic clock.
     pub since: std::time::Duration,
+}
+
+/// A commit of this device as it was signed, at hand until it is in the archive.
+pub(crate) struct Fresh {
+    arrival: u64,
+    header: Vec<u8>,
+    signature: crypto::Signature,
+    changes: Vec<Arc<RawChange>>,
+}
+
+impl Fresh {
+    fn bytes(&self) -> usize {
+        self.header.len() + self.changes.iter().map(|change| change.size()).sum::<usize>()
+    }
+
+    /// As the [`ClaimedCommit`] that the store would give is encoded.
+    pub(crate) fn encoded(&self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(self.bytes() + 16 * self.changes.len() + 128);
+        encode_into(&mut bytes, &(serde_bytes::Bytes::new(&self.header), &self.signature, &self.changes));
+        bytes
+    }
 }
 
 /// Rows that a call has read and changed.
@@ -101,17 +129,20 @@ pub(crate) struct Overlay {
     pub xattrs: Items<Xattr>,
     /// Put into the batch as they are.
     pub batch: Batch,
-    pub ids: BTreeMap<Vec<u8>, Option<Ino>>,
+    pub ids: BTreeMap<IdKey, Option<Ino>>,
     pub members: Vec<MemberRow>,
     pub changed: Vec<Changed>,
     /// Contents that came from elsewhere and must be fetched.
     pub wanted: Vec<(ValueRef, crate::content::BlockHash, u64)>,
     pub next_ino: Option<u64>,
-    pub pending: Vec<RawChange>,
+    pub pending: Vec<Arc<RawChange>>,
     /// The commit being taken in, before it is stored, and its changes.
     pub entering: Option<(Dot, CommitRow)>,
     pub arriving: Option<(Dot, Vec<RawChange>)>,
     pub nodes_made: u64,
+    /// Those of them whose births the pending commit will hold, and whether it is closed.
+    pub open_births: u64,
+    pub closes: bool,
     /// The key of the node whose birth is applied next, made here.
     pub bearing: Option<DerivingKey>,
     /// A content of blocks is published.
@@ -127,9 +158,11 @@ pub(crate) struct Overlay {
 }
 
 /// The state of the log and the counters, as stored.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Counters {
+    /// As stored: no number from this on was given out.
     next_ino: u64,
+    /// As stored: without those whose births are in the pending commit, which are counted when that is found again.
     nodes: u64,
     /// Files with more than one content value.
     conflicts: i64,
@@ -161,7 +194,13 @@ pub(crate) struct Core {
     pub pending: Option<Pending>,
     pub next_arrival: u64,
     pub overlay: Overlay,
+    /// Own commits that the archive may not have yet, the oldest first; nothing without an archive.
+    fresh: Option<VecDeque<Fresh>>,
     counters: Counters,
+    /// As they are stored.
+    stored_counters: Counters,
+    /// Nodes whose births are in the pending commit.
+    open_births: u64,
     name_key: TagKey,
     /// Of the last names: a call asks for each of its names many times.
     tags: RefCell<[(Vec<u8>, [u8; 16]); 2]>,
@@ -185,16 +224,28 @@ const COUNTERS: &[u8] = b"counters";
 pub(crate) const VOLUME: &[u8] = b"volume";
 pub(crate) const BRANCH_PREFIX: &[u8] = b"branch/";
 
-pub(crate) fn entry_key(directory: Ino, tag: &[u8; 16]) -> Vec<u8> {
-    [&directory.0.to_be_bytes()[..], tag].concat()
+/// Key of a node's or a link's id.
+pub(crate) type IdKey = [u8; 17];
+
+pub(crate) fn entry_key(directory: Ino, tag: &[u8; 16]) -> [u8; 24] {
+    let mut key = [0; 24];
+    key[..8].copy_from_slice(&directory.0.to_be_bytes());
+    key[8..].copy_from_slice(tag);
+    key
 }
 
-pub(crate) fn node_id_key(id: &NodeId) -> Vec<u8> {
-    [b"n", &id.as_bytes()[..]].concat()
+pub(crate) fn node_id_key(id: &NodeId) -> IdKey {
+    id_key(b'n', id.as_bytes())
 }
 
-pub(crate) fn link_id_key(id: &LinkId) -> Vec<u8> {
-    [b"l", &id.as_bytes()[..]].concat()
+pub(crate) fn link_id_key(id: &LinkId) -> IdKey {
+    id_key(b'l', id.as_bytes())
+}
+
+fn id_key(kind: u8, id: &[u8; 16]) -> IdKey {
+    let mut key = [kind; 17];
+    key[1..].copy_from_slice(id);
+    key
 }
 
 pub(crate) fn decode_row<T: serde::de::DeserializeOwned>(what: &str, bytes: &[u8]) -> Result<T> {
@@ -242,7 +293,10 @@ impl Core {
             pending: None,
             next_arrival: 1,
             overlay: Overlay::default(),
+            fresh: parts.archive.map(|_| VecDeque::new()),
+            stored_counters: counters.clone(),
             counters,
+            open_births: 0,
             nodes: LruCache::new(capacity(NODE_CACHE)),
             entries: LruCache::new(capacity(ENTRY_CACHE)),
             inos: LruCache::new(capacity(NODE_CACHE)),
@@ -343,8 +397,11 @@ impl Core {
 
     fn save_counters(&mut self) -> Result<()> {
         let mut batch = Batch::new();
-        self.store.put(&mut batch, Space::Meta, COUNTERS, &encode(&self.counters));
-        self.store.apply(batch)
+        let counters = Counters { my_log: self.counters.my_log, ..self.stored_counters.clone() };
+        self.store.put(&mut batch, Space::Meta, COUNTERS, &encode(&counters));
+        self.store.apply(batch)?;
+        self.stored_counters = counters;
+        Ok(())
     }
 
     fn add_branch(&mut self, branch: Branch) -> BranchNo {
@@ -431,9 +488,11 @@ impl Core {
             let change: RawChange = decode_row("pending change", &bytes)?;
             let head: Head = decode_row("pending change", &change.head)?;
             pending.calls = head.call + 1;
+            self.open_births += u64::from(matches!(head.kind, ChangeKind::Birth { .. }));
             pending.bytes += change.size();
-            pending.changes.push(change);
+            pending.changes.push(Arc::new(change));
         }
+        self.counters.nodes += self.open_births;
         self.pending = Some(pending);
         Ok(())
     }
@@ -477,6 +536,24 @@ impl Core {
         match self.row(ino)?.as_deref() {
             Some(NodeRow::Node(node)) => Ok(node.clone()),
             Some(NodeRow::View { .. }) | None => Err(Error::NotFound),
+        }
+    }
+
+    /// The node behind an inode number, to change and put back; not copied if the running call has a copy already. Until
+    /// it is put back it must not be asked for.
+    pub(crate) fn taken_node(&mut self, ino: Ino) -> Result<Box<Node>> {
+        let Some(row) = self.overlay.nodes.get_mut(&ino).filter(|row| row.is_some()) else { return self.node(ino) };
+        match row.take().map(Arc::try_unwrap) {
+            Some(Ok(NodeRow::Node(node))) => Ok(node),
+            Some(Ok(view)) => {
+                *row = Some(Arc::new(view));
+                Err(Error::NotFound)
+            }
+            Some(Err(shared)) => {
+                *row = Some(shared);
+                self.node(ino)
+            }
+            None => Err(Error::NotFound),
         }
     }
 
@@ -628,7 +705,7 @@ impl Core {
     }
 
     pub(crate) fn ino_of_node(&mut self, id: &NodeId) -> Result<Option<Ino>> {
-        if let Some(ino) = self.overlay.ids.get(node_id_key(id).as_slice()) {
+        if let Some(ino) = self.overlay.ids.get(&node_id_key(id)) {
             return Ok(*ino);
         }
         if let Some(ino) = self.inos.get(id) {
@@ -646,7 +723,7 @@ impl Core {
         self.ino_by_key(node_id_key(id))
     }
 
-    fn ino_by_key(&mut self, key: Vec<u8>) -> Result<Option<Ino>> {
+    fn ino_by_key(&mut self, key: IdKey) -> Result<Option<Ino>> {
         if let Some(ino) = self.overlay.ids.get(&key) {
             return Ok(*ino);
         }
@@ -699,9 +776,14 @@ impl Core {
     pub(crate) fn settle(&mut self, mut batch: Batch) -> Result<()> {
         let overlay = std::mem::take(&mut self.overlay);
         batch.writes.extend(overlay.batch.writes);
+        // Rows are encoded one after the other in one place.
+        let mut plain = Vec::with_capacity(ROW_BYTES);
         for (ino, row) in &overlay.nodes {
             match row {
-                Some(row) => self.store.put(&mut batch, Space::Nodes, ino.0.to_be_bytes(), &encode(&**row)),
+                Some(row) => {
+                    encode_into(&mut plain, &**row);
+                    self.store.put(&mut batch, Space::Nodes, ino.0.to_be_bytes(), &plain);
+                }
                 None => batch.remove(Space::Nodes, ino.0.to_be_bytes()),
             }
         }
@@ -712,7 +794,8 @@ impl Core {
             if entry.is_empty() {
                 batch.remove(Space::Entries, key);
             } else {
-                self.store.put(&mut batch, Space::Entries, key, &encode(&**entry));
+                encode_into(&mut plain, &**entry);
+                self.store.put(&mut batch, Space::Entries, key, &plain);
             }
         }
         for (key, ino) in &overlay.ids {
@@ -727,17 +810,22 @@ impl Core {
         for (value, root, blocks) in &overlay.wanted {
             self.store.put(&mut batch, Space::Wanted, value.key(), &encode(&(root, blocks)));
         }
-        let mut counters = None;
-        if overlay.next_ino.is_some() || overlay.nodes_made > 0 || overlay.conflicts != 0 || overlay.cyclic.is_some() {
-            let mut new = self.counters.clone();
-            new.next_ino = overlay.next_ino.unwrap_or(new.next_ino);
-            new.nodes += overlay.nodes_made;
-            new.conflicts += overlay.conflicts;
-            if let Some(cyclic) = &overlay.cyclic {
-                new.cyclic = cyclic.clone();
-            }
-            self.store.put(&mut batch, Space::Meta, COUNTERS, &encode(&new));
-            counters = Some(new);
+        let mut counters = self.counters.clone();
+        counters.next_ino = overlay.next_ino.unwrap_or(counters.next_ino);
+        counters.nodes += overlay.nodes_made;
+        counters.conflicts += overlay.conflicts;
+        if let Some(cyclic) = &overlay.cyclic {
+            counters.cyclic = cyclic.clone();
+        }
+        let open_births = if overlay.closes { 0 } else { self.open_births + overlay.open_births };
+        let mut stored = Counters { nodes: counters.nodes.saturating_sub(open_births), ..counters.clone() };
+        let known = self.stored_counters.next_ino;
+        // A call that makes something needn't say so: numbers are set aside, and births are in its changes.
+        stored.next_ino = if counters.next_ino > known { counters.next_ino + INOS_AHEAD } else { known };
+        let stored = Some(stored).filter(|stored| *stored != self.stored_counters);
+        if let Some(stored) = &stored {
+            encode_into(&mut plain, stored);
+            self.store.put(&mut batch, Space::Meta, COUNTERS, &plain);
         }
         let undoable = self.undo.add(&self.store, &*self.blocks, overlay.publishes, &mut batch)?;
         self.store.apply(batch)?;
@@ -746,14 +834,16 @@ impl Core {
         }
         // Only what is stored is remembered.
         self.settled = overlay.changed;
-        if let Some(counters) = counters {
-            self.counters = counters;
+        self.counters = counters;
+        self.open_births = open_births;
+        if let Some(stored) = stored {
+            self.stored_counters = stored;
         }
         for (ino, row) in overlay.nodes {
             self.nodes.put(ino, row);
         }
         for (key, ino) in overlay.ids {
-            if let Some(id) = key.strip_prefix(b"n").and_then(|id| NodeId::try_from(id).ok()) {
+            if let Some(id) = key.strip_prefix(b"n".as_slice()).and_then(|id| NodeId::try_from(id).ok()) {
                 match ino {
                     Some(ino) => self.inos.put(id, ino),
                     None => self.inos.pop(&id),
@@ -909,16 +999,17 @@ impl Core {
         let mut batch = Batch::new();
         for (i, change) in changes.iter().enumerate() {
             let value = ValueRef { dot, index: (first + i) as u32 };
-            batch.put(Space::Changes, value.key(), encode(change));
+            batch.put(Space::Changes, value.key(), change.encoded());
         }
-        self.space.wrote(changes.iter().map(RawChange::size).sum());
+        let bytes = changes.iter().map(|change| change.size()).sum();
+        self.space.wrote(bytes);
         self.settle(batch)?;
         if self.pending.is_none() {
             self.pending = Some(self.new_pending());
         }
         let pending = self.pending.as_mut().expect("made just above");
         pending.calls += 1;
-        pending.bytes += changes.iter().map(RawChange::size).sum::<usize>();
+        pending.bytes += bytes;
         pending.changes.extend(changes);
         Ok(())
     }
@@ -958,7 +1049,7 @@ impl Core {
             }
             None => Vec::new(),
         };
-        self.overlay.pending.push(RawChange { head: bytes, body });
+        self.overlay.pending.push(Arc::new(RawChange { head: bytes, body }));
         Ok((at, head))
     }
 
@@ -973,7 +1064,7 @@ impl Core {
         let dot = self.pending_dot();
         let prev = Dot { branch: self.me, seq: dot.seq - 1 };
         let observed: Vec<Dot> = self.frontier.iter().copied().filter(|&d| d != prev).collect();
-        let root = commit::changes_root(pending.changes.iter());
+        let root = commit::changes_root(pending.changes.iter().map(|change| &**change));
         let changes = pending.changes.len() as u32;
         let (mut count, mut hashes) = (0, Vec::with_capacity(observed.len()));
         for &seen in &observed {
@@ -1002,11 +1093,31 @@ impl Core {
         let bytes = encode(&header);
         let signature = self.device.signing.sign(Label::CommitSignature, &bytes);
         let mut batch = Batch::new();
-        self.enter(&mut batch, dot, &header, bytes, signature, false, &observed)?;
+        self.enter(&mut batch, dot, &header, bytes.clone(), signature, false, &observed)?;
+        self.overlay.closes = true;
         self.settle(batch)?;
+        let arrival = self.next_arrival;
         self.entered(dot, &header, &observed);
-        self.pending = None;
+        if let (Some(pending), Some(fresh)) = (self.pending.take(), &mut self.fresh) {
+            fresh.push_back(Fresh { arrival, header: bytes, signature, changes: pending.changes });
+            // What doesn't fit is read back from the store.
+            let mut held: usize = fresh.iter().map(Fresh::bytes).sum();
+            while held > FRESH_BYTES
+                && let Some(oldest) = fresh.pop_front()
+            {
+                held -= oldest.bytes();
+            }
+        }
         Ok(true)
+    }
+
+    /// The own commit with an arrival number, for the archive, if it is still at hand. Those before it are let go.
+    pub(crate) fn take_fresh(&mut self, arrival: u64) -> Option<Fresh> {
+        let fresh = self.fresh.as_mut()?;
+        while fresh.front().is_some_and(|commit| commit.arrival < arrival) {
+            fresh.pop_front();
+        }
+        fresh.pop_front_if(|commit| commit.arrival == arrival)
     }
 
     /// The count that the pending commit will have.
@@ -1101,7 +1212,7 @@ impl Core {
     }
 
     /// A stored change.
-    pub(crate) fn change(&self, at: ValueRef) -> Result<RawChange> {
+    pub(crate) fn change(&self, at: ValueRef) -> Result<Arc<RawChange>> {
         if self.is_pending(at.dot) {
             // A change of the running call isn't stored yet.
             let first = self.pending.as_ref().map_or(0, |p| p.changes.len());
@@ -1110,10 +1221,11 @@ impl Core {
             }
         }
         if let Some((_, changes)) = self.overlay.arriving.as_ref().filter(|(dot, _)| *dot == at.dot) {
-            return changes.get(at.index as usize).cloned().ok_or_else(|| Error::damaged("a change is missing"));
+            let change = changes.get(at.index as usize).ok_or_else(|| Error::damaged("a change is missing"))?;
+            return Ok(Arc::new(change.clone()));
         }
         match self.store.raw().get(Space::Changes, &at.key())? {
-            Some(bytes) => decode_row("change", &bytes),
+            Some(bytes) => decode_row("change", &bytes).map(Arc::new),
             None => Err(Error::damaged("a change is missing")),
         }
     }

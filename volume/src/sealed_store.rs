@@ -10,6 +10,9 @@ use crate::{
     store::{Batch, Row, Space, Store},
 };
 
+/// Few keys have this many bytes.
+const SHORT: usize = 64;
+
 /// A [`Store`] seen in clear by this process only. Cheap to clone.
 #[derive(Clone)]
 pub struct SealedStore {
@@ -34,16 +37,22 @@ impl SealedStore {
         &*self.inner.store
     }
 
-    fn aad(space: Space, key: &[u8]) -> Vec<u8> {
-        let mut aad = Vec::with_capacity(key.len() + 1);
-        aad.push(space as u8);
-        aad.extend_from_slice(key);
-        aad
+    /// Gives `f` what a value is bound to.
+    fn with_aad<R>(space: Space, key: &[u8], f: impl FnOnce(&[u8]) -> R) -> R {
+        let mut short = [0; SHORT];
+        match short.get_mut(..=key.len()) {
+            Some(aad) => {
+                aad[0] = space as u8;
+                aad[1..].copy_from_slice(key);
+                f(aad)
+            }
+            None => f(&[&[space as u8], key].concat()),
+        }
     }
 
     /// Opens a value as it is on the disk.
     pub(crate) fn open(&self, space: Space, key: &[u8], sealed: &[u8]) -> Result<Vec<u8>> {
-        crypto::open(&self.inner.key, &Self::aad(space, key), sealed)
+        Self::with_aad(space, key, |aad| crypto::open(&self.inner.key, aad, sealed))
             .map_err(|_| Error::damaged(format!("record in `{}`", space.name())))
     }
 
@@ -72,7 +81,8 @@ impl SealedStore {
     /// Seals `plain` for `key` into `batch`.
     pub fn put(&self, batch: &mut Batch, space: Space, key: impl Into<Vec<u8>>, plain: &[u8]) {
         let key = key.into();
-        let sealed = crypto::seal(&self.inner.key, &Self::aad(space, &key), plain, &*self.inner.entropy);
+        let seal = |aad: &[u8]| crypto::seal(&self.inner.key, aad, plain, &*self.inner.entropy);
+        let sealed = Self::with_aad(space, &key, seal);
         batch.put(space, key, sealed);
     }
 

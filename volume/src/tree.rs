@@ -69,7 +69,8 @@ impl Core {
             return Ok(());
         }
         // Looking for its place changed nothing.
-        let mut node = node.clone();
+        drop(row);
+        let mut node = self.taken_node(child)?;
         let kind = node.kind;
         let removed = kind == NodeKind::Directory && !node.is_placed();
         let hangs = node.hung_at.is_some();
@@ -377,7 +378,13 @@ impl Core {
 
     /// Brings in line what a name in a directory leads to, and the entries that derive from it.
     pub(crate) fn refresh_name(&mut self, directory: Ino, name: &[u8]) -> Result<()> {
-        let mut entry = (*self.entry(directory, name)?).clone();
+        let entry = self.entry(directory, name)?;
+        if self.is_plain(&entry)? {
+            // Nothing follows from it.
+            self.changed(Changed::Entry { parent: directory, name: name.to_vec() });
+            return Ok(());
+        }
+        let mut entry = (*entry).clone();
         // The oldest claim keeps the name.
         let mut claims: Vec<Claim> = Vec::with_capacity(entry.claims.len());
         for claim in std::mem::take(&mut entry.claims) {
@@ -434,6 +441,20 @@ impl Core {
             self.refresh_name(directory, &base)?;
         }
         self.offer_name(directory, name)
+    }
+
+    /// Whether nothing derives from an entry, nor it from another: at most one file or special file wants the name, and
+    /// has one version.
+    fn is_plain(&mut self, entry: &Entry) -> Result<bool> {
+        if entry.derived.is_some() || !entry.derives.is_empty() || !entry.wanted_by.is_empty() {
+            return Ok(false);
+        }
+        match entry.claims.as_slice() {
+            [] => Ok(true),
+            [claim] if claim.kind == NodeKind::Directory => Ok(false),
+            [claim] => self.with_node(claim.child, |n| n.content.len() <= 1),
+            _ => Ok(false),
+        }
     }
 
     /// Lets entries that would derive this name have it, if it is free now.

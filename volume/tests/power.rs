@@ -5,8 +5,13 @@
 
 mod common;
 
+use std::collections::BTreeSet;
+
 use common::{Replica, sync};
-use p2pfs_volume::{OpenMode, Role, store::Space};
+use p2pfs_volume::{
+    OpenMode, Role,
+    store::{Space, Store},
+};
 use proptest::prelude::*;
 
 /// Too long to be kept in the commit.
@@ -45,6 +50,52 @@ fn a_version_whose_blocks_power_took_shows_the_one_before() {
     assert_eq!(bob.tree(), alice.tree());
     assert_eq!(bob.volume.status().branches, 2, "no number was used twice");
     assert_eq!(bob.volume.status().wanted_blocks, 0);
+}
+
+#[test]
+fn no_inode_number_is_given_twice_and_every_birth_counts_over_deaths() {
+    let mut alice = Replica::founder("alice", 1);
+    let mut given = BTreeSet::new();
+    // More than are set aside at once, and none; some of it in no commit when the volume dies.
+    for (round, births) in [3, 300, 0, 40, 700, 1].into_iter().enumerate() {
+        for number in 0..births {
+            assert!(given.insert(alice.mkdir(&format!("{round} {number}")).unwrap()));
+            if number == 20 {
+                alice.volume.commit_now().unwrap();
+            }
+        }
+        let nodes = alice.volume.status().nodes;
+        assert_eq!(nodes, 1 + given.len() as u64, "with the root");
+        alice.restart(round as u64);
+        assert_eq!(alice.volume.status().nodes, nodes);
+    }
+    // Power loss takes some: what is left keeps its numbers to itself.
+    alice.volume.commit_now().unwrap();
+    for number in 0..600 {
+        alice.mkdir(&format!("last {number}")).unwrap();
+    }
+    lose_power(&mut alice, 300, 7);
+    let left: Vec<_> = (0..600).map_while(|number| alice.find(&format!("last {number}")).ok()).collect();
+    assert_eq!(left.len(), 300);
+    given.extend(left);
+    for number in 300..600 {
+        assert!(given.insert(alice.mkdir(&format!("last {number}")).unwrap()));
+    }
+    assert_eq!(alice.volume.status().nodes, 1 + given.len() as u64);
+}
+
+#[test]
+fn making_something_does_not_store_the_counters() {
+    let alice = Replica::founder("alice", 1);
+    alice.mkdir("first").unwrap();
+    let counters = || alice.store.get(Space::Meta, b"counters").unwrap();
+    let before = counters();
+    for number in 0..50 {
+        alice.write(&format!("{number}"), b"hi").unwrap();
+    }
+    assert_eq!(counters(), before);
+    alice.volume.commit_now().unwrap();
+    assert_ne!(counters(), before, "with the commit, they are");
 }
 
 #[test]

@@ -21,7 +21,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, Zeroizing};
 
-use super::{Config, Ready, logging};
+use super::{Config, Ready, logging, memory};
 use crate::{
     failure::{Because, Failure, Outcome},
     home::VolumeDir,
@@ -93,6 +93,7 @@ fn spawn(config: &Config) -> Outcome<Child> {
     let program = env::current_exe().because(|| "finding this program".to_owned())?;
     Command::new(program)
         .args(["mount", "--background-child"])
+        .envs(memory::missing_settings())
         // A daemon must not keep the folder busy that it happened to be started in.
         .current_dir("/")
         .stdin(Stdio::piped())

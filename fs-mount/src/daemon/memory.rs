@@ -1,4 +1,29 @@
-//! Keeping the process small.
+//! Keeping the process small, and its memory quick to get.
+
+use std::{env, os::unix::process::CommandExt, process::Command};
+
+/// Where the C library looks, as a program starts, for how its allocator shall be.
+const SETTINGS: &str = "GLIBC_TUNABLES";
+/// How many freed pieces of each size a thread keeps at hand. A call gets, and gives back, more of one size than the 7 of
+/// the default, and would ask the common heap for the others: that was up to a fifth of what a daemon does itself while files
+/// are made. A thread keeps 4 MiB in this way at most.
+const KEEP_MORE: &str = "glibc.malloc.tcache_count=128";
+
+/// What the environment of a daemon lacks; nothing if somebody has set it otherwise.
+pub(super) fn missing_settings() -> Option<(&'static str, &'static str)> {
+    env::var_os(SETTINGS).is_none().then_some((SETTINGS, KEEP_MORE))
+}
+
+/// Has a process that becomes a daemon begin anew with the settings that can only be given at the start. To be called
+/// before anything else is done. Without them it works as well, only slower.
+pub(crate) fn begin_with_settings() {
+    let (Some(settings), Ok(program)) = (missing_settings(), env::current_exe()) else { return };
+    let mut arguments = env::args_os();
+    let mut command = Command::new(program);
+    command.arg0(arguments.next().unwrap_or_default()).args(arguments).envs([settings]);
+    // Returns only when it failed.
+    let _ = command.exec();
+}
 
 /// Each thread would get a heap of its own from the C library, and each would keep what was freed in it.
 #[allow(unsafe_code, reason = "no safe wrapper exists; sets two numbers in the allocator")]

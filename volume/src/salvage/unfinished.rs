@@ -163,7 +163,7 @@ fn node_of(store: &SealedStore, ino: Ino) -> Option<NodeId> {
         let found = rows.iter().find(|(_, value)| *value == ino.0.to_be_bytes());
         if let Some((key, _)) = found {
             let id = NodeId::try_from(key.get(1..)?).ok()?;
-            return (node_id_key(&id) == *key).then_some(id);
+            return (node_id_key(&id) == **key).then_some(id);
         }
     }
 }

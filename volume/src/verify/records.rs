@@ -205,7 +205,7 @@ impl Verifier<'_> {
             let path = |this: &mut Self| this.volume.inner.core.lock().path_of(directory);
             let Some(plain) = self.opened(Space::Entries, &key, &sealed, path) else { continue };
             let core = &mut *self.volume.inner.core.lock();
-            let entry = decode::<Entry>(&plain).filter(|e| entry_key(directory, &core.tag(&e.name)) == key);
+            let entry = decode::<Entry>(&plain).filter(|e| entry_key(directory, &core.tag(&e.name)) == *key);
             let Some(entry) = entry else {
                 let path = core.path_of(directory);
                 self.damage(DamageKind::Record, "a name in it does not decode".to_owned(), path, None);
