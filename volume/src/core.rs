@@ -22,7 +22,8 @@ use serde::{Deserialize, Serialize};
 use crate::{
     BlockStore, Changed,
     commit::{
-        self, ChangeKind, ClaimedCommit, FORMAT_VERSION, Head, Header, MAX_CHANGES, MAX_COMMIT_BYTES, RawChange, encode,
+        self, ChangeKind, ClaimedCommit, FORMAT_VERSION, Head, Header, MAX_CHANGES, MAX_COMMIT_BYTES, MAX_HEADER,
+        RawChange, encode,
     },
     error::{Error, Result},
     id::{Birthplace, CommitHash, LinkId, NodeId, ValueId},
@@ -53,6 +54,8 @@ const NEAR: u64 = 4;
 const NODE_PAGE: usize = 16;
 const VECTOR_CACHE: usize = 256;
 const COMMIT_CACHE: usize = 4096;
+/// Of more logs than these the newest commits are joined before a local call, so that its commit can name all it has seen.
+const MAX_FRONTIER: usize = 1024;
 /// Every so many commits of a branch the whole version vector is stored, between them what changed.
 const VECTOR_EVERY: u64 = 64;
 
@@ -302,8 +305,16 @@ impl Core {
         let tips: Vec<Dot> = self.tips().collect();
         let mut maximal: BTreeSet<Dot> = tips.iter().copied().collect();
         for &tip in &tips {
-            let vector = self.vector(tip)?;
-            maximal.retain(|&other| other == tip || !vector.covers(other));
+            // What a tip has seen that another has seen, that other has seen as well.
+            if !maximal.contains(&tip) {
+                continue;
+            }
+            for seen in self.vector(tip)?.dots().filter(|seen| seen.branch != tip.branch) {
+                let other = Dot { branch: seen.branch, seq: self.branch(seen.branch).tip };
+                if seen.seq >= other.seq {
+                    maximal.remove(&other);
+                }
+            }
         }
         self.frontier = maximal;
         Ok(())
@@ -880,6 +891,7 @@ impl Core {
     pub(crate) fn call<R>(&mut self, f: impl FnOnce(&mut Self) -> Result<R>) -> Result<R> {
         // A call that was cut short by a panic must leave nothing.
         self.abandon();
+        self.join_frontier()?;
         let result = f(self).and_then(|value| {
             self.settle_call()?;
             Ok(value)
@@ -964,13 +976,58 @@ impl Core {
     /// Closes the pending commit: signs and stores it. Tells whether there was one.
     pub(crate) fn cut(&mut self) -> Result<bool> {
         let Some(pending) = &self.pending else { return Ok(false) };
-        let dot = self.pending_dot();
-        let prev = Dot { branch: self.me, seq: dot.seq - 1 };
-        let observed: Vec<Dot> = self.frontier.iter().copied().filter(|&d| d != prev).collect();
         let root = commit::changes_root(pending.changes.iter());
         let changes = pending.changes.len() as u32;
+        let observed: Vec<Dot> = self.frontier.iter().copied().filter(|&dot| dot != self.own_tip()).collect();
+        self.sign(root, changes, &observed)?;
+        self.pending = None;
+        Ok(true)
+    }
+
+    /// Signs commits without changes that have seen what others wrote, until it is few enough to be named in one. To be
+    /// called with an empty overlay. A member may begin logs without end; a commit that names more than fit is refused by all.
+    /// The pending commit can't leave some out: its changes were made knowing all.
+    pub(crate) fn join_frontier(&mut self) -> Result<()> {
+        while self.pending.is_none() && self.frontier.len() > MAX_FRONTIER {
+            let own = self.own_tip();
+            let mut observed: Vec<Dot> = Vec::with_capacity(MAX_FRONTIER);
+            if own.seq == 0 {
+                // A log's first commit must have seen its author's admission.
+                let Some(dot) = self.seen_own_admission()? else { return Ok(()) };
+                observed.push(dot);
+            }
+            let others = self.frontier.iter().copied().filter(|dot| *dot != own && observed.first() != Some(dot));
+            let others: Vec<Dot> = others.take(MAX_FRONTIER - observed.len()).collect();
+            observed.extend(others);
+            self.sign(commit::changes_root([].iter()), 0, &observed)?;
+        }
+        Ok(())
+    }
+
+    /// One of the newest commits whose author had seen that this device was admitted.
+    fn seen_own_admission(&mut self) -> Result<Option<Dot>> {
+        let Some(row) = self.members.devices.get(&self.device.id()) else { return Ok(None) };
+        let granted = row.granted.clone();
+        for dot in self.frontier.iter().copied().collect::<Vec<_>>() {
+            for at in &granted {
+                if self.covers(dot, at.dot)? {
+                    return Ok(Some(dot));
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// This device's newest commit; numbered 0 before the first.
+    fn own_tip(&self) -> Dot {
+        Dot { branch: self.me, seq: self.branch(self.me).tip }
+    }
+
+    /// Signs and stores the next own commit, whose changes are in the store.
+    fn sign(&mut self, root: Hash, changes: u32, observed: &[Dot]) -> Result<()> {
+        let (dot, prev) = (self.pending_dot(), self.own_tip());
         let (mut count, mut hashes) = (0, Vec::with_capacity(observed.len()));
-        for &seen in &observed {
+        for &seen in observed {
             let info = self.commit_info(seen)?;
             count = count.max(info.count);
             hashes.push(info.hash);
@@ -994,13 +1051,20 @@ impl Core {
             changes,
         };
         let bytes = encode(&header);
+        if bytes.len() > MAX_HEADER {
+            // Nobody would take it, and nothing that follows it.
+            return Err(Error::Io(std::io::Error::other("too many logs to be seen by one commit")));
+        }
         let signature = self.device.signing.sign(Label::CommitSignature, &bytes);
         let mut batch = Batch::new();
-        self.enter(&mut batch, dot, &header, bytes, signature, false, &observed)?;
-        self.settle(batch)?;
-        self.entered(dot, &header, &observed);
-        self.pending = None;
-        Ok(true)
+        let entered = self.enter(&mut batch, dot, &header, bytes, signature, false, observed);
+        if let Err(e) = entered.and_then(|()| self.settle(batch)) {
+            self.abandon();
+            self.not_entered(dot);
+            return Err(e);
+        }
+        self.entered(dot, &header, observed);
+        Ok(())
     }
 
     /// The count that the pending commit will have.

@@ -755,3 +755,28 @@ fn a_damaged_record_of_what_is_wanted_is_not_blamed_on_the_peer() {
     bob.restart(7);
     bob.volume.session(alice.device_id()).block_arrived(&hash, &bytes).unwrap();
 }
+
+/// A member who begins logs without end makes nobody sign a commit that names more of them than others take.
+#[test]
+fn logs_without_end_are_seen_in_several_commits() {
+    let [mut alice, bob, carol] = three();
+    let known = commits(&alice, &bob);
+    let history = History::new(&known, &alice.user_keys());
+    let begun: Vec<_> = (0..3000).map(|log| Forger::new(&known, &history, &bob, 51 + log).sign(Vec::new())).collect();
+    told(&alice, &bob, &begun.iter().collect::<Vec<_>>());
+    alice.write("f", b"alice's").unwrap();
+    meet(&alice, &carol);
+    assert_eq!(carol.read("f").unwrap(), b"alice's");
+    for replica in [&alice, &carol] {
+        for commit in commits(replica, &bob) {
+            assert!(commit.raw.header.len() < 64 << 10, "{} observed", commit.header.observed.len());
+        }
+    }
+    // Nor after a restart, nor with a store built anew.
+    alice.restart(7);
+    alice.write("f", b"again").unwrap();
+    alice.salvage(8);
+    alice.write("g", b"more").unwrap();
+    meet(&alice, &carol);
+    assert_eq!((carol.read("f").unwrap(), carol.read("g").unwrap()), (b"again".to_vec(), b"more".to_vec()));
+}
