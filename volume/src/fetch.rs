@@ -20,7 +20,7 @@ use crate::{
     error::{Error, Result},
     sealed_store::SealedStore,
     store::{Batch, Space},
-    version::ValueRef,
+    version::{BranchNo, ValueRef},
 };
 
 /// Blocks listed as missing at once.
@@ -48,8 +48,6 @@ struct Walk {
     parked: usize,
     /// List nodes walked already: a list that names one node often is walked but once.
     visited: BTreeSet<(BlockHash, u32)>,
-    /// A list node of it is damaged here: it can't be finished.
-    broken: bool,
 }
 
 struct Want {
@@ -70,6 +68,8 @@ struct State {
     urgent: VecDeque<BlockHash>,
     /// Contents in the store beyond those being walked.
     more: bool,
+    /// Of these, up to which of each branch were looked at and left, since nobody connected has something of them.
+    set_aside: BTreeMap<BranchNo, ValueRef>,
     /// Wholly here, but perhaps not on the disk yet; still in the store's list.
     finished: BTreeSet<ValueRef>,
     /// Somebody is syncing for them.
@@ -111,6 +111,13 @@ impl Fetch {
         self.state.lock().more = true;
     }
 
+    /// The same of contents that needn't be new.
+    pub(crate) fn look_at_all_again(&self) {
+        let state = &mut *self.state.lock();
+        state.set_aside.clear();
+        state.more = true;
+    }
+
     pub(crate) fn add_peer(&self, peer: PeerNo) {
         let state = &mut *self.state.lock();
         state.peers.insert(peer);
@@ -124,6 +131,8 @@ impl Fetch {
             walk.parked = 0;
         }
         (state.parked_wants, state.parked_walks) = (0, 0);
+        state.more |= !state.set_aside.is_empty();
+        state.set_aside.clear();
     }
 
     /// Forgets a peer; what it was asked for may be asked elsewhere.
@@ -171,6 +180,11 @@ impl Fetch {
             want.lacked_by.insert(peer);
             if state.peers.iter().any(|p| !want.lacked_by.contains(p)) {
                 state.queue.push_back(*hash);
+                return;
+            }
+            if want.walks.is_empty() && want.height < u32::MAX {
+                // The contents that need it were set aside meanwhile.
+                state.wants.remove(hash);
                 return;
             }
             want.parked = true;
@@ -268,7 +282,8 @@ impl Fetch {
             }
             let mut state = self.state.lock();
             if !state.settling {
-                return state.walks.is_empty() && !state.more && state.finished.is_empty();
+                let none_left = state.walks.is_empty() && state.set_aside.is_empty() && state.finished.is_empty();
+                return none_left && !state.more;
             }
             // Another thread is about to make it complete, and would tell nobody: an answer now could stay wrong.
             self.settled.wait(&mut state);
@@ -340,6 +355,9 @@ impl Fetch {
                 state.walks.remove(&at);
                 state.finished.insert(at);
             }
+            if state.more && state.walks.len() >= PARKED {
+                state.set_parked_aside();
+            }
             if !state.more || !state.has_room() {
                 return Ok(());
             }
@@ -350,13 +368,19 @@ impl Fetch {
     /// Takes up contents that aren't walked yet, as many as there is room for.
     fn load_more(&self, state: &mut State) -> Result<()> {
         let mut from = Vec::new();
-        loop {
+        'rows: loop {
             let rows = self.store.scan(Space::Wanted, &from, &[], 2 * CONTENTS)?;
             let Some((last, _)) = rows.last() else { break };
             from = [last.as_slice(), &[0]].concat();
             for (key, bytes) in rows {
                 if !state.has_room() {
                     return Ok(());
+                }
+                if let Some(at) = ValueRef::from_key(&key)
+                    && let Some(last) = state.set_aside.get(&at.dot.branch).filter(|last| at <= **last)
+                {
+                    from = [&last.key()[..], &[0]].concat();
+                    continue 'rows;
                 }
                 let parsed: Option<(BlockHash, u64)> = rmp_serde::from_slice(&bytes).ok();
                 let (Some(at), Some((root, blocks))) = (ValueRef::from_key(&key), parsed) else { continue };
@@ -410,27 +434,24 @@ impl Fetch {
                         Err(Error::Absent(_)) => {}
                         Err(Error::Damaged(_)) => {
                             // A list node that begins as a patch: its author's doing, and nothing to wait for.
-                            log::error!("block {} is no patch where one seems to be", hash.short());
+                            log::warn!("block {} is no patch where one seems to be", hash.short());
                             walk.todo.pop();
-                            walk.broken = true;
                             continue;
                         }
                         Err(e) => return Err(e),
                     }
                 } else if head.is_some() && !self.blocks.drop_damaged(&hash)? {
-                    let bytes = self.blocks.get_checked(&hash);
-                    walk.todo.pop();
-                    match bytes {
-                        Ok(Some(bytes)) if BlockHash::of_list(&bytes) == hash => {
+                    if let Some(bytes) = self.blocks.get_checked(&hash)? {
+                        walk.todo.pop();
+                        if BlockHash::of_list(&bytes) == hash {
                             walk.visited.insert((hash, height));
                             walk.todo.extend(children(&bytes, height));
+                        } else {
+                            // Its author's doing as well. What can't get any better must not stand in the way of others.
+                            log::warn!("block {} stands where a list should: its content is damaged", hash.short());
                         }
-                        _ => {
-                            log::error!("block {} is damaged, or no list where one belongs", hash.short());
-                            walk.broken = true;
-                        }
+                        continue;
                     }
-                    continue;
                 }
                 let want = Want { height, walks: vec![at], asked: None, lacked_by: BTreeSet::new(), parked: false };
                 wants.insert(hash, want);
@@ -438,7 +459,7 @@ impl Fetch {
                 walk.listed += 1;
                 walk.todo.pop();
             }
-            if walk.todo.is_empty() && walk.listed == 0 && !walk.broken {
+            if walk.todo.is_empty() && walk.listed == 0 {
                 done.push(at);
             }
         }
@@ -453,6 +474,27 @@ impl State {
             && self.walks.len() < PARKED
             && self.wants.len() - self.parked_wants < WINDOW
     }
+
+    /// Leaves the contents that wait for what nobody connected has to the store's list, until another peer connects: others
+    /// come behind them. All that stand before one of them, of its branch, were looked at: branches grow at their end.
+    fn set_parked_aside(&mut self) {
+        let mut left = BTreeSet::new();
+        for (&at, _) in self.walks.iter().filter(|(_, walk)| walk.parked > 0) {
+            let last = self.set_aside.entry(at.dot.branch).or_insert(at);
+            *last = at.max(*last);
+            left.insert(at);
+        }
+        self.walks.retain(|at, _| !left.contains(at));
+        self.parked_walks = 0;
+        let parked_wants = &mut self.parked_wants;
+        self.wants.retain(|_, want| {
+            let waited_for = !want.walks.is_empty();
+            want.walks.retain(|at| !left.contains(at));
+            let keep = !waited_for || !want.walks.is_empty() || want.asked.is_some();
+            *parked_wants -= usize::from(want.parked && !keep);
+            keep
+        });
+    }
 }
 
 /// What a list node leads to, the last first (walks take from the end).
@@ -465,3 +507,6 @@ pub(crate) fn children(bytes: &[u8], height: u32) -> Vec<(BlockHash, u32)> {
 
 /// Shared by the volume and its sessions.
 pub(crate) type SharedFetch = Arc<Fetch>;
+
+#[cfg(test)]
+mod tests;
