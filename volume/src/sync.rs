@@ -42,6 +42,8 @@ const MAX_TIPS: usize = 40_000;
 pub(crate) const MAX_WAITING: usize = 2048;
 /// Bytes of them.
 pub(crate) const MAX_WAITING_BYTES: usize = 32 << 20;
+/// What a change takes beside its bytes.
+const CHANGE_DECODED: usize = 512;
 /// What a peer may cost without bringing anything new, in points: at once, and more each second. An honest one stays
 /// far below.
 const CREDIT: u64 = 10_000;
@@ -316,8 +318,9 @@ impl Waiting {
     }
 }
 
+/// About what a commit takes in memory: its header raw and decoded, and of each change what is decoded beside its bytes.
 fn size(commit: &Commit) -> usize {
-    commit.raw.changes.iter().map(|c| c.size()).sum()
+    2 * commit.raw.header.len() + commit.raw.changes.iter().map(|c| c.size() + CHANGE_DECODED).sum::<usize>()
 }
 
 /// What became of commits that were taken in.

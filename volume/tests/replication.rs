@@ -12,8 +12,8 @@ use common::{
 use crypto::{Label, SymmetricKey, keyed_tag};
 use p2pfs_volume::{
     AttributeChange, Caller, Error, Message, OpenMode, Role, SetTime, SetXattr, Timestamp,
-    commit::{ChangeKind, ClaimedCommit, XattrBody},
-    id::{Birthplace, NodeId, ValueId},
+    commit::{ChangeKind, ClaimedCommit, Header, XattrBody, decode, encode},
+    id::{Birthplace, CommitHash, NodeId, ValueId},
     store::Space,
 };
 use simulation::model::History;
@@ -779,4 +779,29 @@ fn logs_without_end_are_seen_in_several_commits() {
     alice.write("g", b"more").unwrap();
     meet(&alice, &carol);
     assert_eq!((carol.read("f").unwrap(), carol.read("g").unwrap()), (b"again".to_vec(), b"more".to_vec()));
+}
+
+/// What waits for other commits is counted with its headers, which may name a great many.
+#[test]
+fn commits_that_wait_are_few_when_they_are_large() {
+    let (alice, bob) = pair();
+    let known = commits(&alice, &bob);
+    let history = History::new(&known, &alice.user_keys());
+    let session = alice.volume.session(bob.device_id());
+    for log in 0..100u64 {
+        let mut commit = Forger::new(&known, &history, &bob, 61 + log).sign(Vec::new());
+        let mut header: Header = decode("header", &commit.header).unwrap();
+        let names = (0..30_000u64).map(|n| {
+            CommitHash::from_bytes(
+                *crypto::Hash::of_bytes(Label::ChangesRoot, &(log << 32 | n).to_le_bytes()).as_bytes(),
+            )
+        });
+        header.observed = names.collect();
+        header.observed.sort_unstable();
+        commit.header = encode(&header);
+        commit.signature = bob.device_keys().signing.sign(Label::CommitSignature, &commit.header);
+        session.receive(Message::Commits(vec![commit])).unwrap();
+    }
+    let waiting = alice.volume.status().waiting_commits;
+    assert!((5..20).contains(&waiting), "{waiting}");
 }
