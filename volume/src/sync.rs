@@ -825,7 +825,7 @@ impl Volume {
         let _telling = self.inner.telling.read();
         let mut changed = Vec::new();
         let mut taken = Taken::default();
-        let mut applied = false;
+        let (mut applied, mut lost) = (false, false);
         let result = {
             let mut core = self.inner.core.lock();
             let mut waiting = self.inner.waiting.lock();
@@ -852,6 +852,7 @@ impl Volume {
                     }
                     Err(e) => {
                         result = Err(e);
+                        lost = todo.iter().chain([&commit]).any(|commit| !sent.contains(&commit.hash));
                         break;
                     }
                 }
@@ -882,18 +883,26 @@ impl Volume {
                 self.wake_committer();
             }
         }
+        if lost {
+            self.ask_all_anew();
+        }
         result.map(|()| taken)
+    }
+
+    /// Tells all peers once more what is here: they send again what had waited and was let go.
+    fn ask_all_anew(&self) {
+        let sessions: Vec<_> = self.inner.sessions.lock().values().cloned().collect();
+        for session in sessions {
+            session.state.lock().tips_due = true;
+            session.wake();
+        }
     }
 
     /// Lets go what waits and came from a session that misbehaved. Others may have sent some of it as well, and are told
     /// once more what is here.
     fn forget_waiting(&self, from: PeerNo) {
         if self.inner.waiting.lock().forget(from) {
-            let sessions: Vec<_> = self.inner.sessions.lock().values().cloned().collect();
-            for session in sessions {
-                session.state.lock().tips_due = true;
-                session.wake();
-            }
+            self.ask_all_anew();
         }
     }
 }

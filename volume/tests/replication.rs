@@ -805,3 +805,39 @@ fn commits_that_wait_are_few_when_they_are_large() {
     let waiting = alice.volume.status().waiting_commits;
     assert!((5..20).contains(&waiting), "{waiting}");
 }
+
+/// A commit that waited, and breaks a rule in what it says of the one that comes, is nothing to hold against its sender.
+#[test]
+fn a_commit_that_names_a_change_that_never_was_is_refused() {
+    let [alice, bob, carol] = three();
+    alice.write("f", b"").unwrap();
+    sync(&alice, &bob);
+    meet(&alice, &carol);
+    let node_of = |history: &History<'_>| *history.births().keys().find(|node| **node != NodeId::ROOT).unwrap();
+    let ino = carol.find("f").unwrap();
+    carol.volume.set_xattr(ino, b"user.one", b"carol's", SetXattr::Any, &Caller::default()).unwrap();
+    let known = commits(&carol, &bob);
+    let history = History::new(&known, &alice.user_keys());
+    let (node, newest) = (node_of(&history), known.last().unwrap());
+    let key = history.node_key(node);
+    let tag = NodeId::from_bytes(keyed_tag(key, Label::LinkTag, b"user.two"));
+    let planted = |log, index| {
+        let forger = Forger::new(&known, &history, &bob, log);
+        let body = XattrBody { time: Timestamp::default(), name: b"user.two".into(), value: None };
+        let kind = ChangeKind::Xattr { node, generation: 1, tag };
+        let never = ValueId { commit: newest.hash, index };
+        forger.sign(vec![forger.change(0, kind, vec![never], key, &body)])
+    };
+    let why = tell(&carol, &bob, &[&planted(71, 99)]).unwrap_err().to_string();
+    assert!(why.contains("never was"), "{why}");
+    told(&alice, &bob, &[&planted(73, 99)]);
+    carol.write("g", b"after it").unwrap();
+    meet(&alice, &carol);
+    assert_eq!(alice.read("g").unwrap(), b"after it");
+
+    // What is missing here only is damage of this disk's own.
+    for key in carol.store.keys(Space::Changes) {
+        carol.store.lose(Space::Changes, &key);
+    }
+    told(&carol, &bob, &[&planted(75, 0)]);
+}
