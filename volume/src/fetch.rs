@@ -56,6 +56,9 @@ struct Want {
     walks: Vec<ValueRef>,
     asked: Option<PeerNo>,
     lacked_by: BTreeSet<PeerNo>,
+    /// Whether it stands in the queue, and in that of what readers wait for: each has it but once.
+    queued: bool,
+    urgent: bool,
     /// No connected peer has it: out of the queue, and out of the limits, until another connects.
     parked: bool,
 }
@@ -124,7 +127,7 @@ impl Fetch {
         // It may have what nobody else had.
         for (hash, want) in &mut state.wants {
             if std::mem::take(&mut want.parked) {
-                state.queue.push_back(*hash);
+                want.enqueue(&mut state.queue, *hash);
             }
         }
         for walk in state.walks.values_mut() {
@@ -143,7 +146,7 @@ impl Fetch {
             want.lacked_by.remove(&peer);
             if want.asked == Some(peer) {
                 want.asked = None;
-                state.queue.push_front(*hash);
+                want.enqueue_first(&mut state.queue, *hash);
             }
         }
     }
@@ -153,22 +156,26 @@ impl Fetch {
         let state = &mut *self.state.lock();
         self.fill(state)?;
         let mut claimed = Vec::new();
-        let mut others = VecDeque::new();
-        while claimed.len() < max {
-            let Some(hash) = state.urgent.pop_front().or_else(|| state.queue.pop_front()) else { break };
-            let Some(want) = state.wants.get_mut(&hash) else { continue };
-            if want.asked.is_some() {
-                continue;
+        for urgent in [true, false] {
+            let queue = if urgent { &mut state.urgent } else { &mut state.queue };
+            let mut others = VecDeque::new();
+            while claimed.len() < max {
+                let Some(hash) = queue.pop_front() else { break };
+                let Some(want) = state.wants.get_mut(&hash) else { continue };
+                let due = want.asked.is_none() && !want.parked;
+                if due && want.lacked_by.contains(&peer) {
+                    others.push_back(hash);
+                    continue;
+                }
+                *(if urgent { &mut want.urgent } else { &mut want.queued }) = false;
+                if due {
+                    want.asked = Some(peer);
+                    claimed.push(hash);
+                }
             }
-            if want.lacked_by.contains(&peer) {
-                others.push_back(hash);
-                continue;
-            }
-            want.asked = Some(peer);
-            claimed.push(hash);
+            others.append(queue);
+            *queue = others;
         }
-        others.append(&mut state.queue);
-        state.queue = others;
         Ok(claimed)
     }
 
@@ -179,7 +186,7 @@ impl Fetch {
             want.asked = None;
             want.lacked_by.insert(peer);
             if state.peers.iter().any(|p| !want.lacked_by.contains(p)) {
-                state.queue.push_back(*hash);
+                want.enqueue(&mut state.queue, *hash);
                 return;
             }
             if want.walks.is_empty() && want.height < u32::MAX {
@@ -203,7 +210,7 @@ impl Fetch {
         let state = &mut *self.state.lock();
         if let Some(want) = state.wants.get_mut(hash).filter(|w| w.asked == Some(peer)) {
             want.asked = None;
-            state.queue.push_front(*hash);
+            want.enqueue_first(&mut state.queue, *hash);
         }
     }
 
@@ -315,14 +322,9 @@ impl Fetch {
         {
             let state = &mut *self.state.lock();
             for hash in &missing {
-                let want = state.wants.entry(*hash).or_insert_with(|| Want {
-                    height: u32::MAX,
-                    walks: Vec::new(),
-                    asked: None,
-                    lacked_by: BTreeSet::new(),
-                    parked: false,
-                });
-                if want.asked.is_none() {
+                let want = state.wants.entry(*hash).or_insert_with(|| Want::new(u32::MAX, Vec::new()));
+                if want.asked.is_none() && !want.parked && !want.urgent {
+                    want.urgent = true;
                     state.urgent.push_back(*hash);
                 }
             }
@@ -342,6 +344,9 @@ impl Fetch {
                         state.wants.remove(hash);
                     }
                 }
+                let State { wants, queue, urgent, .. } = &mut *state;
+                urgent.retain(|hash| wants.contains_key(hash));
+                queue.retain(|hash| wants.contains_key(hash));
                 return false;
             }
             self.arrival.wait_for(&mut state, left);
@@ -453,9 +458,9 @@ impl Fetch {
                         continue;
                     }
                 }
-                let want = Want { height, walks: vec![at], asked: None, lacked_by: BTreeSet::new(), parked: false };
+                let mut want = Want::new(height, vec![at]);
+                want.enqueue(queue, hash);
                 wants.insert(hash, want);
-                queue.push_back(hash);
                 walk.listed += 1;
                 walk.todo.pop();
             }
@@ -464,6 +469,25 @@ impl Fetch {
             }
         }
         Ok(done)
+    }
+}
+
+impl Want {
+    fn new(height: u32, walks: Vec<ValueRef>) -> Self {
+        let lacked_by = BTreeSet::new();
+        Self { height, walks, asked: None, lacked_by, queued: false, urgent: false, parked: false }
+    }
+
+    fn enqueue(&mut self, queue: &mut VecDeque<BlockHash>, hash: BlockHash) {
+        if !std::mem::replace(&mut self.queued, true) {
+            queue.push_back(hash);
+        }
+    }
+
+    fn enqueue_first(&mut self, queue: &mut VecDeque<BlockHash>, hash: BlockHash) {
+        if !std::mem::replace(&mut self.queued, true) {
+            queue.push_front(hash);
+        }
     }
 }
 
@@ -490,7 +514,7 @@ impl State {
         self.wants.retain(|_, want| {
             let waited_for = !want.walks.is_empty();
             want.walks.retain(|at| !left.contains(at));
-            let keep = !waited_for || !want.walks.is_empty() || want.asked.is_some();
+            let keep = !waited_for || !want.walks.is_empty() || want.asked.is_some() || want.urgent;
             *parked_wants -= usize::from(want.parked && !keep);
             keep
         });

@@ -121,3 +121,40 @@ fn any_number_of_contents_that_nobody_has_stand_in_nobodys_way() {
     let missing = device.store.scan(Space::Wanted, &[], &[], usize::MAX).unwrap().len();
     assert_eq!(missing, many as usize);
 }
+
+#[test]
+fn a_program_that_asks_again_and_again_lengthens_no_queue() {
+    let device = device();
+    let hashes = [nobodys(1), nobodys(2)];
+    device.want([(at(0, 1), hashes[0], 1)].into_iter());
+    let poll = || {
+        for _ in 0..50 {
+            assert!(!device.fetch.wait(&hashes, Duration::ZERO, || Duration::ZERO, || ()));
+        }
+    };
+    let queued = || {
+        let state = device.fetch.state.lock();
+        (state.urgent.len(), state.queue.len())
+    };
+    // With nobody connected, with one who lacks it while another is to be asked, and with nobody who has it.
+    poll();
+    assert!(queued().0 <= 2, "{:?}", queued());
+    let [first, second] = [PEER, PeerNo(2)];
+    device.fetch.add_peer(first);
+    device.fetch.add_peer(second);
+    for _ in 0..50 {
+        poll();
+        device.ask(first, &BTreeMap::new());
+    }
+    let (urgent, queue) = queued();
+    assert!(urgent <= 2 && queue <= 2, "{:?}", queued());
+    device.ask(second, &BTreeMap::new());
+    poll();
+    assert_eq!(queued(), (0, 0));
+    // Whoever connects then is asked, once.
+    let (block, bytes) = block(b"found");
+    device.want([(at(0, 2), block, 1)].into_iter());
+    device.fetch.add_peer(PeerNo(3));
+    assert!(device.ask(PeerNo(3), &BTreeMap::from([(block, bytes)])) >= 2);
+    assert!(device.blocks.store().contains(&block).unwrap());
+}
