@@ -1103,8 +1103,13 @@ impl Core {
         };
         let mut new = (*old).clone();
         new.add(dot);
-        for &seen in observed {
-            new.join(&*self.vector(seen)?);
+        // What a hostile author names can have seen one another: the greatest numbers first, the rest is then in.
+        let mut observed = observed.to_vec();
+        observed.sort_unstable_by_key(|seen| std::cmp::Reverse(seen.seq));
+        for seen in observed {
+            if !new.covers(seen) {
+                new.join(&*self.vector(seen)?);
+            }
         }
         let whole = dot.seq.is_multiple_of(VECTOR_EVERY) || before.is_none_or(|b| b.branch != dot.branch);
         let vector: Vec<Dot> = new.dots().filter(|d| whole || !old.covers(*d)).collect();

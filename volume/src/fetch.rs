@@ -445,18 +445,19 @@ impl Fetch {
                         }
                         Err(e) => return Err(e),
                     }
-                } else if head.is_some() && !self.blocks.drop_damaged(&hash)? {
-                    if let Some(bytes) = self.blocks.get_checked(&hash)? {
-                        walk.todo.pop();
-                        if BlockHash::of_list(&bytes) == hash {
-                            walk.visited.insert((hash, height));
-                            walk.todo.extend(children(&bytes, height));
-                        } else {
-                            // Its author's doing as well. What can't get any better must not stand in the way of others.
-                            log::warn!("block {} stands where a list should: its content is damaged", hash.short());
-                        }
-                        continue;
+                } else if head.is_some()
+                    && !self.blocks.drop_damaged(&hash)?
+                    && let Some(bytes) = self.blocks.get_checked(&hash)?
+                {
+                    walk.todo.pop();
+                    if BlockHash::of_list(&bytes) == hash {
+                        walk.visited.insert((hash, height));
+                        walk.todo.extend(children(&bytes, height));
+                    } else {
+                        // Its author's doing as well. What can't get any better must not stand in the way of others.
+                        log::warn!("block {} stands where a list should: its content is damaged", hash.short());
                     }
+                    continue;
                 }
                 let mut want = Want::new(height, vec![at]);
                 want.enqueue(queue, hash);

@@ -12,7 +12,7 @@ use common::{
 use crypto::{Label, SymmetricKey, keyed_tag};
 use p2pfs_volume::{
     AttributeChange, Caller, Error, Message, OpenMode, Role, SetTime, SetXattr, Timestamp,
-    commit::{ChangeKind, ClaimedCommit, Header, XattrBody, decode, encode},
+    commit::{ChangeKind, ClaimedCommit, Commit, Header, XattrBody, decode, encode},
     id::{Birthplace, CommitHash, NodeId, ValueId},
     store::Space,
 };
@@ -840,4 +840,42 @@ fn a_commit_that_names_a_change_that_never_was_is_refused() {
         carol.store.lose(Space::Changes, &key);
     }
     told(&carol, &bob, &[&planted(75, 0)]);
+}
+
+/// What void values superseded goes with them, each once, and only so much of it that it is quickly found.
+#[test]
+fn void_values_bring_in_no_more_than_is_quickly_found() {
+    let [alice, bob, _] = three();
+    let dora = Replica::joined("dora", 4, &alice, Role::Reader);
+    alice.write("f", b"").unwrap();
+    sync(&alice, &bob);
+    let mut known = commits(&alice, &bob);
+    let before = known.clone();
+    let history = History::new(&before, &alice.user_keys());
+    let node = *history.births().keys().find(|node| **node != NodeId::ROOT).unwrap();
+    let key = history.node_key(node);
+    let tag = NodeId::from_bytes(keyed_tag(key, Label::LinkTag, b"user.one"));
+    let sign = |known: &[Commit], author: &Replica, log, changes: usize, supersedes: Vec<ValueId>| {
+        let forger = Forger::new(known, &history, author, log);
+        let body = XattrBody { time: Timestamp::default(), name: b"user.one".into(), value: Some(vec![1].into()) };
+        let change = |index| {
+            let kind = ChangeKind::Xattr { node, generation: 1, tag };
+            forger.change(index, kind, supersedes.clone(), key, &body)
+        };
+        forger.sign((0..changes).map(change).collect())
+    };
+    let values = |commit: &ClaimedCommit, count| -> Vec<ValueId> {
+        (0..count).map(|index| ValueId { commit: name(commit), index }).collect()
+    };
+    let many = sign(&known, &dora, 81, 1000, Vec::new());
+    known.push(many.clone().check().unwrap());
+    let over = sign(&known, &dora, 83, 10, values(&many, 1000));
+    known.push(over.clone().check().unwrap());
+    told(&alice, &dora, &[&many, &over]);
+    told(&alice, &bob, &[&sign(&known, &bob, 85, 1, values(&over, 5))]);
+    let why = tell(&alice, &bob, &[&sign(&known, &bob, 87, 1, values(&over, 10))]).unwrap_err().to_string();
+    assert!(why.contains("too many void values"), "{why}");
+    // However they are spread over the changes of the commit.
+    let why = tell(&alice, &bob, &[&sign(&known, &bob, 89, 2, values(&over, 5))]).unwrap_err().to_string();
+    assert!(why.contains("too many void values"), "{why}");
 }
