@@ -879,3 +879,53 @@ fn void_values_bring_in_no_more_than_is_quickly_found() {
     let why = tell(&alice, &bob, &[&sign(&known, &bob, 89, 2, values(&over, 5))]).unwrap_err().to_string();
     assert!(why.contains("too many void values"), "{why}");
 }
+
+/// Whoever asks for an old commit has all that came after it looked at once more, which costs by how much that is; and it
+/// finds what is new at the end.
+#[test]
+fn an_old_commit_costs_what_came_after_it() {
+    let (alice, bob) = pair();
+    let known = commits(&alice, &bob);
+    let history = History::new(&known, &alice.user_keys());
+    let begun: Vec<_> = (0..5000).map(|log| Forger::new(&known, &history, &bob, 101 + log).sign(Vec::new())).collect();
+    let session = alice.volume.session(bob.device_id());
+    for some in begun.chunks(1000) {
+        session.receive(Message::Commits(some.to_vec())).unwrap();
+    }
+    alice.volume.commit_now().unwrap();
+    let in_step = || {
+        let session = alice.volume.session(bob.device_id());
+        session.receive(Message::State { digest: crypto::Hash::ZERO, complete: false, commits: 0 }).unwrap();
+        let Some(Message::Tips(tips)) = session.next_outgoing() else { panic!("no tips") };
+        session.receive(Message::Tips(tips)).unwrap();
+        session
+    };
+    let sent = |session: &p2pfs_volume::Session| {
+        let messages = std::iter::from_fn(|| session.next_outgoing());
+        let commits = messages.filter_map(|message| match message {
+            Message::Commits(commits) => Some(commits),
+            _ => None,
+        });
+        commits.flatten().map(|commit| name(&commit)).collect::<Vec<_>>()
+    };
+    let first = name(&begun[0]);
+    let session = in_step();
+    assert!(sent(&session).is_empty());
+    alice.write("f", b"new").unwrap();
+    session.receive(Message::Want(first)).unwrap();
+    alice.volume.commit_now().unwrap();
+    let found = sent(&session);
+    assert!(found.len() >= 2 && found[0] == first, "{} commits", found.len());
+
+    let nobodys = Message::Want(CommitHash::ZERO);
+    let session = in_step();
+    let all = (0..50_000).take_while(|_| session.receive(nobodys.clone()).is_ok()).count();
+    let session = in_step();
+    for _ in 0..all - 20 {
+        session.receive(nobodys.clone()).unwrap();
+    }
+    assert!(sent(&session).is_empty());
+    let old =
+        (0..20).take_while(|_| session.receive(Message::Want(first)).is_ok() && sent(&session).len() == 1).count();
+    assert!((5..=12).contains(&old), "{old} times");
+}
