@@ -71,6 +71,8 @@ struct State {
     urgent: VecDeque<BlockHash>,
     /// Contents in the store beyond those being walked.
     more: bool,
+    /// Where in the store's list looking at these goes on.
+    next: Vec<u8>,
     /// Of these, up to which of each branch were looked at and left, since nobody connected has something of them.
     set_aside: BTreeMap<BranchNo, ValueRef>,
     /// Wholly here, but perhaps not on the disk yet; still in the store's list.
@@ -111,14 +113,14 @@ impl Fetch {
 
     /// Notes that the store has new contents to fetch.
     pub(crate) fn look_again(&self) {
-        self.state.lock().more = true;
+        let state = &mut *self.state.lock();
+        state.more = true;
+        state.next.clear();
     }
 
     /// The same of contents that needn't be new.
     pub(crate) fn look_at_all_again(&self) {
-        let state = &mut *self.state.lock();
-        state.set_aside.clear();
-        state.more = true;
+        self.state.lock().begin_anew();
     }
 
     pub(crate) fn add_peer(&self, peer: PeerNo) {
@@ -134,8 +136,9 @@ impl Fetch {
             walk.parked = 0;
         }
         (state.parked_wants, state.parked_walks) = (0, 0);
-        state.more |= !state.set_aside.is_empty();
-        state.set_aside.clear();
+        if !state.set_aside.is_empty() {
+            state.begin_anew();
+        }
     }
 
     /// Forgets a peer; what it was asked for may be asked elsewhere.
@@ -372,13 +375,14 @@ impl Fetch {
 
     /// Takes up contents that aren't walked yet, as many as there is room for.
     fn load_more(&self, state: &mut State) -> Result<()> {
-        let mut from = Vec::new();
+        let mut from = std::mem::take(&mut state.next);
         'rows: loop {
             let rows = self.store.scan(Space::Wanted, &from, &[], 2 * CONTENTS)?;
             let Some((last, _)) = rows.last() else { break };
             from = [last.as_slice(), &[0]].concat();
             for (key, bytes) in rows {
                 if !state.has_room() {
+                    state.next = key;
                     return Ok(());
                 }
                 if let Some(at) = ValueRef::from_key(&key)
@@ -503,18 +507,30 @@ impl State {
     /// Leaves the contents that wait for what nobody connected has to the store's list, until another peer connects: others
     /// come behind them. All that stand before one of them, of its branch, were looked at: branches grow at their end.
     fn set_parked_aside(&mut self) {
-        let mut left = BTreeSet::new();
         for (&at, _) in self.walks.iter().filter(|(_, walk)| walk.parked > 0) {
             let last = self.set_aside.entry(at.dot.branch).or_insert(at);
             *last = at.max(*last);
-            left.insert(at);
         }
-        self.walks.retain(|at, _| !left.contains(at));
-        self.parked_walks = 0;
+        self.forget_walks(|walk| walk.parked > 0);
+    }
+
+    /// Looks at all contents as if none had been; also at those being walked, in their order.
+    fn begin_anew(&mut self) {
+        self.forget_walks(|_| true);
+        self.set_aside.clear();
+        self.next.clear();
+        self.more = true;
+    }
+
+    fn forget_walks(&mut self, which: impl Fn(&Walk) -> bool) {
+        let forgotten: BTreeSet<ValueRef> =
+            self.walks.iter().filter(|(_, walk)| which(walk)).map(|(at, _)| *at).collect();
+        self.walks.retain(|at, _| !forgotten.contains(at));
+        self.parked_walks = self.walks.values().filter(|walk| walk.parked > 0).count();
         let parked_wants = &mut self.parked_wants;
         self.wants.retain(|_, want| {
             let waited_for = !want.walks.is_empty();
-            want.walks.retain(|at| !left.contains(at));
+            want.walks.retain(|at| !forgotten.contains(at));
             let keep = !waited_for || !want.walks.is_empty() || want.asked.is_some() || want.urgent;
             *parked_wants -= usize::from(want.parked && !keep);
             keep
