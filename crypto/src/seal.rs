@@ -4,7 +4,6 @@
 //! as [`padded_len`] says.
 
 use thiserror::Error;
-use zeroize::Zeroizing;
 
 use crate::xchacha::{SALT_SIZE, Subkey, TAG_SIZE};
 use crate::{Entropy, SymmetricKey, padded_len, random_array};
@@ -50,11 +49,13 @@ pub fn open(key: &SymmetricKey, aad: &[u8], sealed: &[u8]) -> Result<Vec<u8>, Op
 /// Seals `plain` so that only its padded length shows.
 pub fn seal_padded(key: &SymmetricKey, aad: &[u8], plain: &[u8], entropy: &dyn Entropy) -> Vec<u8> {
     let len = u32::try_from(plain.len()).expect("a padded value is far below 4 GiB");
-    let mut padded = Zeroizing::new(Vec::with_capacity(padded_len(4 + plain.len())));
-    padded.extend_from_slice(&len.to_le_bytes());
-    padded.extend_from_slice(plain);
-    padded.resize(padded_len(4 + plain.len()), 0);
-    seal(key, aad, &padded, entropy)
+    let padded = padded_len(4 + plain.len());
+    seal_in_place(key, aad, padded, random_array(entropy), |out| {
+        let end = out.len() + padded;
+        out.extend_from_slice(&len.to_le_bytes());
+        out.extend_from_slice(plain);
+        out.resize(end, 0);
+    })
 }
 
 /// Opens what [`seal_padded`] made under the same key and `aad`.
@@ -73,10 +74,22 @@ pub fn open_padded(key: &SymmetricKey, aad: &[u8], sealed: &[u8]) -> Result<Vec<
 }
 
 fn seal_with_nonce(key: &SymmetricKey, aad: &[u8], plain: &[u8], nonce: [u8; NONCE_SIZE]) -> Vec<u8> {
+    seal_in_place(key, aad, plain.len(), nonce, |out| out.extend_from_slice(plain))
+}
+
+/// Seals the `len` bytes that `plain` appends. They have no other copy.
+fn seal_in_place(
+    key: &SymmetricKey,
+    aad: &[u8],
+    len: usize,
+    nonce: [u8; NONCE_SIZE],
+    plain: impl FnOnce(&mut Vec<u8>),
+) -> Vec<u8> {
     let (salt, number) = split_nonce(&nonce);
-    let mut sealed = Vec::with_capacity(plain.len() + SEAL_OVERHEAD);
+    let mut sealed = Vec::with_capacity(len + SEAL_OVERHEAD);
     sealed.extend_from_slice(&nonce);
-    Subkey::new(key, &salt).seal(number, aad, plain, &mut sealed);
+    plain(&mut sealed);
+    Subkey::new(key, &salt).seal_in_place(number, aad, NONCE_SIZE, &mut sealed);
     sealed
 }
 

@@ -28,6 +28,11 @@ impl Subkey {
     pub(crate) fn seal(&self, number: [u8; 8], aad: &[u8], plain: &[u8], out: &mut Vec<u8>) {
         let start = out.len();
         out.extend_from_slice(plain);
+        self.seal_in_place(number, aad, start, out);
+    }
+
+    /// Seals what `out` has from `start` on: its sealed form takes the plain one's place, then comes the tag.
+    pub(crate) fn seal_in_place(&self, number: [u8; 8], aad: &[u8], start: usize, out: &mut Vec<u8>) {
         let tag = self
             .0
             .seal_in_place_separate_tag(nonce(number), Aad::from(aad), &mut out[start..])

@@ -279,8 +279,8 @@ impl Shared {
 
     /// Waits until the kernel was told of all that is here, at most until `deadline`. Tells whether it was.
     pub(crate) fn wait_until_told(&self, deadline: Instant) -> bool {
-        self.volume.wait_until_told();
-        self.mounted.get().is_none_or(|mounted| mounted.wait_until_told(deadline))
+        self.volume.wait_until_told(deadline)
+            && self.mounted.get().is_none_or(|mounted| mounted.wait_until_told(deadline))
     }
 
     /// Unmounts for the user; the daemon then ends by itself. Busy, it stays mounted.

@@ -77,6 +77,16 @@ pub fn stranger() -> Endpoint {
     Endpoint::bind(Identity::new(&device.signing).unwrap(), loopback(), Protocol::Peer).unwrap()
 }
 
+/// Connects; again where a busy machine did not answer in time.
+async fn dial(endpoint: &Endpoint, at: SocketAddr) -> Connection {
+    for _ in 0..10 {
+        if let Ok(connection) = endpoint.connect(at, Protocol::Peer, None).await {
+            return connection;
+        }
+    }
+    endpoint.connect(at, Protocol::Peer, None).await.unwrap()
+}
+
 impl Rogue {
     /// Joins as anybody does.
     pub async fn join(ticket: &str, name: &str) -> Self {
@@ -137,7 +147,7 @@ impl Rogue {
     pub async fn is_refused(&self, at: SocketAddr) -> bool {
         let identity = Identity::new(&self.device.signing).unwrap();
         let endpoint = Endpoint::bind(identity, loopback(), Protocol::Peer).unwrap();
-        let connection = endpoint.connect(at, Protocol::Peer, None).await.unwrap();
+        let connection = dial(&endpoint, at).await;
         let ended = tokio::time::timeout(Duration::from_secs(10), connection.closed()).await.unwrap();
         matches!(ended, ConnectionError::ApplicationClosed(closed) if closed.error_code == close::MISBEHAVED)
     }
@@ -146,7 +156,7 @@ impl Rogue {
     pub async fn connect(&self, at: SocketAddr) -> Line {
         let identity = Identity::new(&self.device.signing).unwrap();
         let endpoint = Endpoint::bind(identity, loopback(), Protocol::Peer).unwrap();
-        let connection = endpoint.connect(at, Protocol::Peer, None).await.unwrap();
+        let connection = dial(&endpoint, at).await;
         let mut exporter = [0; 32];
         connection.export_keying_material(&mut exporter, b"p2pfs member proof", b"").unwrap();
         let message = [exporter.as_slice(), b"d", self.device.id().as_bytes()].concat();

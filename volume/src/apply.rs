@@ -756,7 +756,22 @@ impl Core {
                 if !origin.role.may_admit() || *role >= Role::Owner {
                     return rule("an invitation by someone who may not invite");
                 }
-                let row = InviteRow { ticket: *ticket, role: *role, expires: *expires, at, used: false };
+                let row = match self.invite(ticket) {
+                    None => InviteRow {
+                        ticket: *ticket,
+                        role: *role,
+                        expires: *expires,
+                        at,
+                        used: false,
+                        others: Vec::new(),
+                    },
+                    // Whoever had seen this one had seen that.
+                    Some(row) if self.knew_invitation(&row, origin, *role)? => return Ok(()),
+                    Some(mut row) => {
+                        row.add(*role, *expires, at);
+                        row
+                    }
+                };
                 self.overlay.members.push(MemberRow::Invite(row));
             }
             ChangeKind::Grant { ticket, role, user, device, certificate, sealed, .. } => {
@@ -764,7 +779,7 @@ impl Core {
                     return rule("an admission by someone who may not admit");
                 }
                 let Some(invite) = self.invite(ticket) else { return rule("an admission without an invitation") };
-                if invite.role != *role || (!origin.local && !self.covers(origin.dot, invite.at.dot)?) {
+                if !self.knew_invitation(&invite, origin, *role)? {
                     return rule("an admission that does not match its invitation");
                 }
                 verify_certificate(user, device, certificate).map_err(Error::Refused)?;
@@ -948,6 +963,17 @@ impl Core {
             _ => None,
         });
         fresh.or_else(|| self.members.invites.get(ticket).cloned())
+    }
+
+    /// Whether who made a change had seen the ticket's invitation for this role. Others that came here since, or before,
+    /// and that they had not seen, say nothing of it.
+    fn knew_invitation(&mut self, invite: &InviteRow, origin: &Origin, role: Role) -> Result<bool> {
+        for (_, _, at) in invite.all().filter(|(invited, ..)| *invited == role) {
+            if origin.local || self.covers(origin.dot, at.dot)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     fn user_row(&self, user: &UserId) -> Option<UserRow> {

@@ -132,6 +132,16 @@ impl Place {
     }
 }
 
+/// What was found when an archive was opened.
+enum Bound {
+    /// It goes on where it ended.
+    Whole,
+    /// The store had no run yet, and gets this one.
+    NewRun(u32),
+    /// The newest segment, which begins with this number, has whole records behind a place that is none.
+    Torn(u64),
+}
+
 /// Damage of the archive.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Fault {
@@ -233,12 +243,11 @@ impl Archive {
         }
     }
 
-    /// Makes this the archive of a store whose numbers are those of `run`, up to `last`. A store that has no run yet
-    /// gets one: it is returned.
+    /// Makes this the archive of a store whose numbers are those of `run`, up to `last`.
     ///
     /// # Errors
     /// [`Error::Damaged`] when the archive has commits that the store should have and hasn't.
-    fn bind(&self, run: Option<u32>, last: u64) -> Result<Option<u32>> {
+    fn bind(&self, run: Option<u32>, last: u64) -> Result<Bound> {
         let segments = self.segments()?;
         let state = &mut *self.state.lock();
         *state = State { others: !segments.is_empty(), ..State::default() };
@@ -247,16 +256,16 @@ impl Archive {
                 return Err(Error::damaged("the store: it lacks all that is in the archive of commits"));
             }
             state.run = new_run(&*self.entropy);
-            return Ok(Some(state.run));
+            return Ok(Bound::NewRun(state.run));
         };
         state.run = run;
         let mut own = segments.iter().filter(|name| name.run == run && !name.kept);
-        let Some(newest) = own.next_back() else { return Ok(None) };
+        let Some(newest) = own.next_back() else { return Ok(Bound::Whole) };
         state.others = segments.iter().any(|name| name.run != run && !name.kept);
         let bytes = self.read(newest)?;
         // Up to where all is whole; and whatever is whole.
         let (mut end, mut known, mut seen) = (SEGMENT_HEADER.min(bytes.len()), newest.first - 1, newest.first - 1);
-        let mut sound = true;
+        let (mut sound, mut more) = (true, false);
         self.pieces(newest, &bytes, |at, piece| match piece {
             Piece::Record { arrival, .. } => {
                 seen = seen.max(arrival);
@@ -264,6 +273,7 @@ impl Archive {
                 if sound {
                     (end, known) = (at.end, arrival);
                 }
+                more |= !sound;
             }
             Piece::Damage => sound &= at.start < SEGMENT_HEADER,
         });
@@ -271,6 +281,13 @@ impl Archive {
             return Err(Error::damaged("the store: it lacks the newest commits that are in the archive"));
         }
         let file = OpenOptions::new().read(true).write(true).open(newest.path(&self.dir))?;
+        if more {
+            // Perhaps the only copy of a commit whose record in the store is damaged.
+            log::warn!("archive of commits: the newest part of it is not whole; what follows the hole is kept");
+            file.sync_data()?;
+            state.end = seen;
+            return Ok(Bound::Torn(newest.first));
+        }
         if end < bytes.len() {
             log::warn!("archive of commits: {} bytes at its end are not whole and are written anew", bytes.len() - end);
             file.set_len(end as u64)?;
@@ -279,7 +296,7 @@ impl Archive {
             file.write_all_at(&newest.header(), 0)?;
         }
         (state.end, state.tail) = (known, Some((file, end.max(SEGMENT_HEADER))));
-        Ok(None)
+        Ok(Bound::Whole)
     }
 
     /// The arrival number of the newest commit in the archive.
@@ -543,8 +560,15 @@ fn put_run(store: &SealedStore, run: u32) -> Result<()> {
 pub(crate) fn attach(archive: Option<&Arc<Archive>>, store: &SealedStore, last: u64) -> Result<()> {
     let Some(archive) = archive else { return Ok(()) };
     match archive.bind(run_of(store)?, last)? {
-        Some(run) => put_run(store, run),
-        None => Ok(()),
+        Bound::Whole => Ok(()),
+        Bound::NewRun(run) => put_run(store, run),
+        Bound::Torn(first) => {
+            if let Err(e) = archive.mend(&[Fault::Segment(first)], store) {
+                // As it is, it keeps what it has: the next commit begins a segment of its own.
+                log::error!("the archive of commits can't be mended now: {e}");
+            }
+            Ok(())
+        }
     }
 }
 
@@ -608,5 +632,58 @@ impl Volume {
         {
             log::error!("the archive of commits can't be synced: {e}");
         }
+    }
+}
+
+/// A segment by itself, under a fixed key.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing {
+    use crypto::SeededEntropy;
+
+    use super::*;
+    use crate::memory_store::MemoryStore;
+
+    const SECRET: SymmetricKey = SymmetricKey::from_bytes([0x66; 32]);
+    const NAME: Name = Name { run: 7, first: 1, kept: false };
+
+    /// One that looks at nothing but bytes.
+    fn detached() -> Archive {
+        let (key, entropy) = (SECRET.derive(Label::CommitArchive, b""), Arc::new(SeededEntropy::new(5)));
+        Archive { dir: PathBuf::new(), key, entropy, segment_bytes: SEGMENT_BYTES, state: Mutex::default() }
+    }
+
+    pub(crate) fn segment(records: &[(u64, Vec<u8>)]) -> Vec<u8> {
+        let (archive, mut bytes) = (detached(), NAME.header().to_vec());
+        records.iter().for_each(|(arrival, commit)| archive.put_record(&mut bytes, NAME.run, *arrival, commit));
+        bytes
+    }
+
+    pub(crate) fn pieces(segment: &[u8]) -> (Vec<(u64, Vec<u8>)>, usize) {
+        let (mut records, mut damaged) = (Vec::new(), 0);
+        detached().pieces(&NAME, segment, |at, piece| match piece {
+            Piece::Record { arrival, commit } => records.push((arrival, encode(&*commit))),
+            Piece::Damage => damaged += at.len(),
+        });
+        (records, damaged)
+    }
+
+    /// The records of a segment, written anew.
+    pub(crate) fn recode(bytes: &[u8]) -> Result<Vec<u8>> {
+        let (records, damaged) = pieces(bytes);
+        if damaged > 0 {
+            return Err(Error::damaged(format!("{} records are whole, {damaged} bytes are not", records.len())));
+        }
+        if !records.is_sorted_by(|a, b| a.0 < b.0) {
+            return Err(Error::damaged("the records are out of order"));
+        }
+        Ok(segment(&records))
+    }
+
+    pub(crate) fn open(dir: &Path, last: u64) -> Result<u64> {
+        let archive = Arc::new(Archive::open(dir, &SECRET, Arc::new(SeededEntropy::new(5)))?);
+        let store = SealedStore::new(Arc::new(MemoryStore::new()), &SECRET, Arc::new(SeededEntropy::new(5)));
+        put_run(&store, NAME.run)?;
+        attach(Some(&archive), &store, last)?;
+        Ok(archive.end())
     }
 }

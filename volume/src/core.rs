@@ -607,29 +607,35 @@ impl Core {
         self.overlay.entries.insert(key, Arc::new(entry));
     }
 
-    /// Up to `limit` entries of a directory from a tag on, in the order of their tags, with what
-    /// the running call changed.
+    /// About `limit` entries of a directory from a tag on, in the order of their tags, with what the running call changed.
+    /// None means that there are no more: rows that the call has emptied are passed over.
     pub(crate) fn scan_entries(
         &mut self,
         directory: Ino,
         from: &[u8; 16],
         limit: usize,
     ) -> Result<Vec<([u8; 16], Arc<Entry>)>> {
-        let prefix = directory.0.to_be_bytes();
-        let rows = self.store.scan(Space::Entries, &entry_key(directory, from), &prefix_end(&prefix), limit)?;
-        let complete = rows.len() < limit;
-        let mut found = BTreeMap::new();
-        for (key, bytes) in rows {
-            let tag: [u8; 16] = key[8..].try_into().map_err(|_| Error::damaged("entry key"))?;
-            found.insert(tag, Arc::new(decode_row("entry", &bytes)?));
-        }
-        let end = found.last_key_value().map(|(tag, _)| *tag);
-        for ((dir, tag), entry) in &self.overlay.entries {
-            if *dir == directory && tag >= from && (complete || Some(*tag) <= end) {
+        let mut from = *from;
+        loop {
+            let prefix = directory.0.to_be_bytes();
+            let rows = self.store.scan(Space::Entries, &entry_key(directory, &from), &prefix_end(&prefix), limit)?;
+            let complete = rows.len() < limit;
+            let mut found = BTreeMap::new();
+            for (key, bytes) in rows {
+                let tag: [u8; 16] = key[8..].try_into().map_err(|_| Error::damaged("entry key"))?;
+                found.insert(tag, Arc::new(decode_row("entry", &bytes)?));
+            }
+            let last = found.last_key_value().map(|(tag, _)| *tag);
+            let end = if complete { [u8::MAX; 16] } else { last.unwrap_or([u8::MAX; 16]) };
+            for ((_, tag), entry) in self.overlay.entries.range((directory, from)..=(directory, end)) {
                 found.insert(*tag, entry.clone());
             }
+            found.retain(|_, entry| !entry.is_empty());
+            match next_tag(end) {
+                Some(next) if found.is_empty() => from = next,
+                _ => return Ok(found.into_iter().collect()),
+            }
         }
-        Ok(found.into_iter().filter(|(_, entry)| !entry.is_empty()).collect())
     }
 
     pub(crate) fn ino_of_node(&mut self, id: &NodeId) -> Result<Option<Ino>> {

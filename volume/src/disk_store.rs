@@ -11,6 +11,7 @@ use std::{
     fs::File,
     io,
     ops::Bound,
+    os::unix::fs::FileExt,
     path::{Path, PathBuf},
 };
 
@@ -22,6 +23,9 @@ use parking_lot::{Mutex, MutexGuard, RwLock};
 
 use crate::store::{Batch, Row, Space, Store};
 
+use ahead::Ahead;
+
+mod ahead;
 mod journal;
 mod tail;
 
@@ -53,10 +57,26 @@ struct Health {
     newest: Option<u64>,
     /// The same of the last batch that a sync reached, until the next batch has told it ([`journal::SYNCED`]).
     synced: Option<u64>,
+    /// Batches applied so far.
+    applied: u64,
+    /// How many of them a sync has reached; `None` before the first since opening: what is in a journal from before may
+    /// never have been synced.
+    reached: Option<u64>,
+    ahead: Ahead,
 }
 
 impl Health {
-    const GOOD: Self = Self { broken: false, failed_from: u64::MAX, newest: None, synced: None };
+    fn good() -> Self {
+        Self {
+            broken: false,
+            failed_from: u64::MAX,
+            newest: None,
+            synced: None,
+            applied: 0,
+            reached: None,
+            ahead: Ahead::default(),
+        }
+    }
 }
 
 struct Open {
@@ -69,8 +89,8 @@ struct Open {
 /// silence for success.
 #[derive(Default)]
 struct Syncing {
-    /// The two newest journals, as they were last seen. (fjall goes on with the older one when it could not begin
-    /// the newer.)
+    /// The newest journal as it was last seen, and the one before while fjall may still write to that: it goes on with it
+    /// when it could not begin the newer one.
     journals: Vec<(PathBuf, File)>,
     failed: bool,
 }
@@ -82,19 +102,34 @@ enum SyncError {
 }
 
 impl Syncing {
-    /// Looks which journals are the newest.
+    /// Looks which journals are to be synced.
     fn look(&mut self, dir: &Path) -> io::Result<()> {
+        if let [(newest, _)] = &self.journals[..]
+            && !tail::next(newest)?.try_exists()?
+        {
+            return Ok(());
+        }
         let mut newest = tail::newest_first(dir)?;
         newest.truncate(2);
-        if newest.is_empty() {
-            return Err(io::Error::other("the store has no journal"));
-        }
         self.journals.retain(|(path, _)| newest.contains(path));
-        for path in newest {
-            if self.journals.iter().all(|(known, _)| *known != path) {
-                let file = File::open(&path)?;
-                self.journals.push((path, file));
+        for path in &newest {
+            if self.journals.iter().all(|(known, _)| known != path) {
+                let file = File::open(path)?;
+                self.journals.push((path.clone(), file));
             }
+        }
+        self.journals.sort_by_key(|(path, _)| newest.iter().position(|other| other == path));
+        Ok(())
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        let (_, newest) = self.journals.first().ok_or_else(|| io::Error::other("the store has no journal"))?;
+        let mut first = [0];
+        let begun = self.journals.len() == 1 || newest.read_at(&mut first, 0)? == 1 && first != [0];
+        self.journals.iter().try_for_each(|(_, file)| file.sync_data())?;
+        if begun {
+            // fjall is done with the one before. Each file synced costs a flush of the disk, also one with nothing new.
+            self.journals.truncate(1);
         }
         Ok(())
     }
@@ -133,9 +168,8 @@ impl Open {
             return Err(SyncError::Failed(closed()));
         }
         syncing.look(dir).or_else(|_| syncing.look(dir)).map_err(SyncError::NotBegun)?;
-        let synced = syncing.journals.iter().try_for_each(|(_, file)| file.sync_data());
         // An error that fjall met in the background was perhaps told to it alone.
-        let synced = synced.and_then(|()| self.database.persist(PersistMode::Buffer).map_err(to_io));
+        let synced = syncing.sync().and_then(|()| self.database.persist(PersistMode::Buffer).map_err(to_io));
         syncing.failed = synced.is_err();
         synced.map_err(SyncError::Failed)
     }
@@ -176,7 +210,7 @@ impl DiskStore {
             opened => opened,
         };
         let open = RwLock::new(Some(open.map_err(to_io)?));
-        Ok(Self { dir: dir.to_owned(), health: Mutex::new(Health::GOOD), open })
+        Ok(Self { dir: dir.to_owned(), health: Mutex::new(Health::good()), open })
     }
 
     /// Takes what is damaged out of the journals of the closed store in `dir`, keeping them as they were in `kept`, so
@@ -199,7 +233,8 @@ impl DiskStore {
         // Whatever failed, a sync may have failed with it, and have been told to fjall alone.
         tail::rewrite(&self.dir)?;
         *open = Some(Open::new(&self.dir).map_err(to_io)?);
-        *health = Health::GOOD;
+        // A sync that was under way may yet tell how far it came.
+        *health = Health { applied: health.applied, ..Health::good() };
         log::warn!("store: goes on after an error of the disk");
         Ok(())
     }
@@ -313,6 +348,8 @@ impl Store for DiskStore {
                 health.failed_from = health.failed_from.min(number);
             })?;
             (health.newest, health.synced) = (Some(number), None);
+            health.applied += 1;
+            health.ahead.wrote(&self.dir, batch.bytes());
             Ok(())
         };
         match attempt(&mut health) {
@@ -326,16 +363,25 @@ impl Store for DiskStore {
     }
 
     fn sync(&self) -> io::Result<()> {
-        let newest = self.writing()?.newest;
+        let (newest, applied) = {
+            let health = self.writing()?;
+            if health.reached == Some(health.applied) {
+                // Nothing new. (SQLite syncs the folder right after its journal.)
+                return Ok(());
+            }
+            (health.newest, health.applied)
+        };
         let result = match &*self.open.read() {
             Some(open) => open.sync(&self.dir),
             None => Err(SyncError::NotBegun(closed())),
         };
         match result {
             Ok(()) => {
+                let mut health = self.health.lock();
                 if newest.is_some() {
-                    self.health.lock().synced = newest;
+                    health.synced = newest;
                 }
+                health.reached = health.reached.max(Some(applied));
                 Ok(())
             }
             Err(SyncError::NotBegun(error)) => Err(error),
@@ -350,6 +396,57 @@ impl Store for DiskStore {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Each journal synced costs a flush of the disk; one that may still be written to must be.
+    #[test]
+    fn the_journal_before_the_newest_is_synced_until_that_is_begun() {
+        let folder = tempfile::tempdir().unwrap();
+        let journal = |number: u32| folder.path().join(format!("{number}.jnl"));
+        let mut syncing = Syncing::default();
+        let mut synced = || {
+            syncing.look(folder.path()).unwrap();
+            let paths: Vec<_> = syncing.journals.iter().map(|(path, _)| path.clone()).collect();
+            syncing.sync().unwrap();
+            paths
+        };
+        std::fs::write(journal(8), [1]).unwrap();
+        std::fs::write(journal(9), [1]).unwrap();
+        assert_eq!(synced(), [journal(9), journal(8)]);
+        assert_eq!(synced(), [journal(9)]);
+        std::fs::write(journal(10), [0; 100]).unwrap();
+        assert_eq!(synced(), [journal(10), journal(9)]);
+        assert_eq!(synced(), [journal(10), journal(9)]);
+        std::fs::write(journal(10), [1]).unwrap();
+        assert_eq!(synced(), [journal(10), journal(9)], "it may have been written to before");
+        assert_eq!(synced(), [journal(10)]);
+    }
+
+    #[test]
+    fn only_what_is_new_is_synced_and_once_after_each_start() {
+        let folder = tempfile::tempdir().unwrap();
+        let put = |store: &DiskStore| {
+            let mut batch = Batch::new();
+            batch.put(Space::Nodes, [1], [2]);
+            store.apply(batch).unwrap();
+        };
+        // Whether the store asks the disk.
+        let syncs = |store: &DiskStore| {
+            let open = store.open.read();
+            let syncing = &open.as_ref().unwrap().syncing;
+            syncing.lock().journals.clear();
+            store.sync().unwrap();
+            !syncing.lock().journals.is_empty()
+        };
+        for _ in 0..2 {
+            let store = DiskStore::open(folder.path()).unwrap();
+            assert!(syncs(&store), "whoever was here before may not have");
+            assert!(!syncs(&store));
+            put(&store);
+            assert!(syncs(&store));
+            assert!(!syncs(&store));
+            put(&store);
+        }
+    }
 
     #[test]
     fn a_key_space_without_its_list_of_tables_is_damage_and_not_new() {

@@ -41,7 +41,7 @@ pub const CANONICAL: [&str; 16] = [
     "block_row",
 ];
 /// The formats that only this device writes, where a second encoding of a value does no harm.
-pub const OWN: [&str; 15] = [
+pub const OWN: [&str; 16] = [
     "row_counters",
     "row_branch",
     "row_commit",
@@ -57,6 +57,7 @@ pub const OWN: [&str; 15] = [
     "acl",
     "row_link",
     "row_xattr",
+    "archive",
 ];
 
 /// Decodes `bytes` as `format` says, and encodes the value.
@@ -102,6 +103,7 @@ pub fn recode(format: &str, bytes: &[u8]) -> Result<Vec<u8>, String> {
         "draft_head" => crate::content::fuzzing::draft_head(bytes).map_err(told),
         "draft_changes" => crate::content::fuzzing::draft_changes(bytes).map_err(told),
         "draft_header" => own::<(Vec<ValueRef>, crate::Timestamp)>("draft's header", bytes),
+        "archive" => crate::archive::fuzzing::recode(bytes).map_err(told),
         "acl" => Acl::parse(bytes).map(|list| list.encode()).map_err(told),
         unknown => Err(format!("no format `{unknown}`")),
     }
@@ -129,6 +131,24 @@ pub fn acl_modes(bytes: &[u8], mode: u16) -> Option<(u16, u16)> {
 /// The intent log's keys of one inode: the first row's, and the `number`-th row of changes'.
 pub fn draft_keys(ino: Ino, number: u64) -> (Vec<u8>, Vec<u8>) {
     crate::content::fuzzing::draft_keys(ino.0, number)
+}
+
+/// A segment of the archive with these records: arrival number, commit.
+pub fn archive_segment(records: &[(u64, Vec<u8>)]) -> Vec<u8> {
+    crate::archive::fuzzing::segment(records)
+}
+
+/// What is whole in a segment of the archive, by arrival number, and how many bytes are not.
+pub fn archive_pieces(segment: &[u8]) -> (Vec<(u64, Vec<u8>)>, usize) {
+    crate::archive::fuzzing::pieces(segment)
+}
+
+/// Opens the archive in `dir`, of a store that can't read any of its commits. Returns the number up to which it goes.
+///
+/// # Errors
+/// Why it is refused.
+pub fn archive_opened(dir: &std::path::Path, last: u64) -> Result<u64, String> {
+    crate::archive::fuzzing::open(dir, last).map_err(told)
 }
 
 fn told(error: impl std::fmt::Display) -> String {

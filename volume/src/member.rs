@@ -272,14 +272,36 @@ pub(crate) struct EpochRow {
     pub key: Option<DerivingKey>,
 }
 
-/// An invitation.
+/// A ticket's invitation.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct InviteRow {
     pub ticket: PublicKey,
+    /// With the next two: what it is for to whoever knows all of them, the least.
     pub role: Role,
     pub expires: Timestamp,
     pub at: ValueRef,
     pub used: bool,
+    /// Admins may invite with one ticket more than once: the other invitations of it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub others: Vec<(Role, Timestamp, ValueRef)>,
+}
+
+impl InviteRow {
+    /// All invitations of the ticket.
+    pub(crate) fn all(&self) -> impl Iterator<Item = (Role, Timestamp, ValueRef)> + '_ {
+        self.others.iter().copied().chain([(self.role, self.expires, self.at)])
+    }
+
+    /// Adds one; what the ticket is for doesn't depend on which came first.
+    pub(crate) fn add(&mut self, role: Role, expires: Timestamp, at: ValueRef) {
+        self.others.push((role, expires, at));
+        if (role, expires) < (self.role, self.expires)
+            && let Some(least) = self.others.last_mut()
+        {
+            *least = (self.role, self.expires, self.at);
+            (self.role, self.expires, self.at) = (role, expires, at);
+        }
+    }
 }
 
 /// The membership state. Written whole as it changes (which is rarely) in rows of its own.

@@ -386,16 +386,22 @@ impl Core {
             self.settle_names(directory, name)?;
         }
         let last = self.with_node(ino, |n| n.shown_count() <= 1)?;
-        if last {
+        // Also where it has other names: somebody else may be removing these meanwhile.
+        if last || !views.is_empty() {
             // What its writer sees is the branch of the open file, whatever ranks above it.
             let own = self.own.get(&ino).cloned().unwrap_or_default();
             let shown = self.with_node(ino, |n| n.content.last().map(|v| v.at))?;
-            let hidden = shown.filter(|at| !own.is_empty() && !own.contains(at));
+            let hidden = shown.filter(|at| last && !own.is_empty() && !own.contains(at));
             for view in views {
                 let is_own =
                     matches!(self.row(view)?.as_deref(), Some(NodeRow::View { value, .. }) if own.contains(value));
-                if !is_own {
-                    self.made_real(view)?;
+                if is_own {
+                    continue;
+                }
+                match self.made_real(view) {
+                    // Removing works on a full disk too, and the other names still lead to it.
+                    Err(Error::NoSpace) if !last => {}
+                    made => drop(made?),
                 }
             }
             if let Some(value) = hidden {

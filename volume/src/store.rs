@@ -99,6 +99,12 @@ impl Batch {
     pub fn is_empty(&self) -> bool {
         self.writes.is_empty()
     }
+
+    /// About as many bytes as a log of it has, rather more than fewer.
+    pub fn bytes(&self) -> u64 {
+        let of = |(_, key, value): &(Space, Vec<u8>, Option<Vec<u8>>)| key.len() + value.as_ref().map_or(0, Vec::len);
+        self.writes.iter().map(|write| of(write) as u64 + 32).sum::<u64>() + 96
+    }
 }
 
 /// A key and its value.

@@ -215,6 +215,8 @@ struct State {
     retry: Option<Duration>,
     /// Commits were let go for it.
     let_go: bool,
+    /// Commits were let go since too many wait: they must be sent again, once what was asked for has come.
+    dropped: bool,
     /// Flushes asked of the peer, and the last one that it answered.
     flush: Flush,
     /// The last flush the peer asked for that is done here, until it is told.
@@ -254,13 +256,22 @@ impl SessionShared {
 }
 
 /// Commits that wait for one they refer to.
+///
+/// Each sender may keep as many, and as many bytes, as are left free: whatever some send, there is room for the next one.
 #[derive(Default)]
 pub(crate) struct Waiting {
-    /// Each with the session that it came from; from none if it waited on the disk.
-    by_missing: BTreeMap<CommitHash, Vec<(Option<PeerNo>, Commit)>>,
+    by_missing: BTreeMap<CommitHash, Vec<Kept>>,
     /// For which commit each waits.
     causes: BTreeMap<CommitHash, CommitHash>,
+    /// How many each session sent, and their bytes.
+    of: BTreeMap<PeerNo, (usize, usize)>,
     bytes: usize,
+}
+
+struct Kept {
+    /// The sessions that it came from; none if it waited on the disk.
+    from: Vec<PeerNo>,
+    commit: Commit,
 }
 
 impl Waiting {
@@ -269,18 +280,30 @@ impl Waiting {
         self.causes.len()
     }
 
-    /// Keeps a commit; `false` when there is no more room.
+    /// Keeps a commit; `false` when there is no more room for its sender.
     pub(crate) fn keep(&mut self, missing: CommitHash, commit: Commit, from: Option<PeerNo>) -> bool {
         let bytes = size(&commit);
-        if self.causes.contains_key(&commit.hash) {
+        if let Some(cause) = self.causes.get(&commit.hash) {
+            let kept =
+                self.by_missing.get_mut(cause).and_then(|of| of.iter_mut().find(|k| k.commit.hash == commit.hash));
+            if let (Some(kept), Some(from)) = (kept, from)
+                && !kept.from.is_empty()
+                && !kept.from.contains(&from)
+            {
+                kept.from.push(from);
+                self.count_in(from, bytes);
+            }
             return true;
         }
-        if self.len() >= MAX_WAITING || self.bytes + bytes > MAX_WAITING_BYTES {
+        let (free, free_bytes) = (MAX_WAITING - self.len(), MAX_WAITING_BYTES - self.bytes);
+        let (mine, my_bytes) = from.and_then(|from| self.of.get(&from)).copied().unwrap_or_default();
+        if mine >= free || my_bytes + bytes > free_bytes {
             return false;
         }
         self.causes.insert(commit.hash, missing);
         self.bytes += bytes;
-        self.by_missing.entry(missing).or_default().push((from, commit));
+        from.into_iter().for_each(|from| self.count_in(from, bytes));
+        self.by_missing.entry(missing).or_default().push(Kept { from: from.into_iter().collect(), commit });
         true
     }
 
@@ -300,28 +323,46 @@ impl Waiting {
     }
 
     fn take(&mut self, came: &CommitHash) -> Vec<Commit> {
-        let commits = self.by_missing.remove(came).unwrap_or_default();
-        commits.into_iter().map(|(_, commit)| commit).inspect(|commit| self.count_out(commit)).collect()
+        let taken = self.by_missing.remove(came).unwrap_or_default();
+        taken.into_iter().map(|kept| self.let_go(kept)).collect()
     }
 
-    /// Lets go what came from a session; whether there was something.
-    fn forget(&mut self, from: PeerNo) -> bool {
-        let before = self.len();
-        for commits in std::mem::take(&mut self.by_missing) {
-            for (sender, commit) in commits.1 {
-                if sender == Some(from) {
-                    self.count_out(&commit);
+    /// Lets go what came from this session alone.
+    fn forget(&mut self, from: PeerNo) {
+        if self.of.remove(&from).is_none() {
+            return;
+        }
+        for (missing, all) in std::mem::take(&mut self.by_missing) {
+            for mut kept in all {
+                let was_its = kept.from.contains(&from);
+                kept.from.retain(|other| *other != from);
+                if was_its && kept.from.is_empty() {
+                    self.let_go(kept);
                 } else {
-                    self.by_missing.entry(commits.0).or_default().push((sender, commit));
+                    self.by_missing.entry(missing).or_default().push(kept);
                 }
             }
         }
-        self.len() < before
     }
 
-    fn count_out(&mut self, commit: &Commit) {
-        self.causes.remove(&commit.hash);
-        self.bytes -= size(commit);
+    fn count_in(&mut self, from: PeerNo, bytes: usize) {
+        let (count, of_bytes) = self.of.entry(from).or_default();
+        (*count, *of_bytes) = (*count + 1, *of_bytes + bytes);
+    }
+
+    fn let_go(&mut self, kept: Kept) -> Commit {
+        let bytes = size(&kept.commit);
+        self.causes.remove(&kept.commit.hash);
+        self.bytes -= bytes;
+        for from in kept.from {
+            if let Some((count, of_bytes)) = self.of.get_mut(&from) {
+                (*count, *of_bytes) = (*count - 1, *of_bytes - bytes);
+                if *count == 0 {
+                    self.of.remove(&from);
+                }
+            }
+        }
+        kept.commit
     }
 }
 
@@ -461,7 +502,7 @@ impl Session {
     pub fn receive(&self, message: Message) -> Result<(), SessionError> {
         let taken = self.spend(self.cost(&message)).and_then(|()| self.take(message));
         if matches!(taken, Err(Misbehaved(_))) {
-            self.volume.forget_waiting(self.number);
+            self.volume.inner.waiting.lock().forget(self.number);
         }
         taken
     }
@@ -586,8 +627,11 @@ impl Session {
             state.asking.remove(hash);
         }
         missing.into_iter().for_each(|hash| state.ask(hash));
-        // What could not be kept must be sent again.
-        state.tips_due |= dropped;
+        // Not before what others wait for is here, or it would only be let go again.
+        state.dropped |= dropped;
+        if state.asking.is_empty() && std::mem::take(&mut state.dropped) {
+            state.tips_due = true;
+        }
         Ok(())
     }
 
@@ -623,6 +667,7 @@ impl Session {
                 // Told again what is known here, the peer sends again what was let go.
                 if std::mem::take(&mut state.let_go) {
                     state.tips_due = true;
+                    state.dropped = false;
                     state.asking.clear();
                     state.to_ask.clear();
                 }
@@ -836,9 +881,10 @@ impl Session {
         }
     }
 
-    /// Ends the session; what it was asked for may be asked elsewhere.
+    /// Ends the session; what it was asked for may be asked elsewhere, and what waits on its account is let go.
     pub fn close(&self) {
         self.volume.inner.sessions.lock().remove(&self.number);
+        self.volume.inner.waiting.lock().forget(self.number);
         self.volume.inner.fetch.remove_peer(self.number);
         self.volume.wake_sessions();
     }
@@ -928,14 +974,6 @@ impl Volume {
         for session in sessions {
             session.state.lock().tips_due = true;
             session.wake();
-        }
-    }
-
-    /// Lets go what waits and came from a session that misbehaved. Others may have sent some of it as well, and are told
-    /// once more what is here.
-    fn forget_waiting(&self, from: PeerNo) {
-        if self.inner.waiting.lock().forget(from) {
-            self.ask_all_anew();
         }
     }
 }

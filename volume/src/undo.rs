@@ -73,7 +73,16 @@ impl Undo {
         for (space, key, _) in &batch.writes {
             // These are written but once.
             let new = matches!(space, Space::Changes | Space::Commits | Space::Index);
-            let old = if new { None } else { store.raw().get(*space, key)? };
+            let old = if new { Ok(None) } else { whole(store, *space, key) };
+            let Ok(old) = old else {
+                // Damage that the batch mends would come back with what takes it back: with the blocks on the disk
+                // nothing has to be.
+                log::warn!("a damaged record is written anew");
+                let end = self.end();
+                blocks.sync()?;
+                end.map_or(Ok(()), |end| self.forget(store, end))?;
+                return Ok(false);
+            };
             before.insert((*space as u8, ByteBuf::from(key.clone())), old.map(ByteBuf::from));
         }
         let before = before.into_iter().map(|((space, key), old)| (space, key, old)).collect();
@@ -97,6 +106,16 @@ impl Undo {
         self.oldest.fetch_max(end, Ordering::AcqRel);
         Ok(())
     }
+}
+
+/// A row as it is on the disk, if what is there is what was written.
+fn whole(store: &SealedStore, space: Space, key: &[u8]) -> Result<Option<Vec<u8>>> {
+    let row = store.raw().get(space, key)?;
+    // The store below has checksums of its own for what isn't sealed.
+    if let Some(sealed) = row.as_ref().filter(|_| space != Space::Ids) {
+        store.open(space, key, sealed)?;
+    }
+    Ok(row)
 }
 
 fn key(number: u64) -> Vec<u8> {

@@ -1,4 +1,4 @@
-//! The test vectors of what this crate writes: commits, heads, bodies, messages, list nodes, packs, rows, drafts.
+//! The test vectors of what this crate writes: commits, heads, bodies, messages, list nodes, packs, archives, rows, drafts.
 
 #[path = "../../tests/vectors/check.rs"]
 mod check;
@@ -18,7 +18,7 @@ use crate::{
     },
     content::{Content, ContentData, Packs},
     core::{CommitRow, Counters},
-    fuzzing::recode,
+    fuzzing::{self, recode},
     id::{CommitHash, LinkId, NodeId, RealmId, ValueId},
     member::{DeviceRow, EpochRow, InviteRow, MemberRow, UserRow},
     memory_store::MemoryStore,
@@ -420,6 +420,40 @@ fn packs() {
 }
 
 #[test]
+fn archives() {
+    let commits = [commit(changes(), |_| {}), commit(Vec::new(), |header| header.seq = 3)];
+    let records = [(1, encode(&commits[0])), (3, encode(&commits[1]))];
+    let segment = fuzzing::archive_segment(&records);
+    let second = fuzzing::archive_segment(&records[..1]).len();
+    let changed = |at: usize, byte: u8| {
+        let mut segment = segment.clone();
+        segment[at] = byte;
+        segment
+    };
+    let refused = |name, why, bytes| Vector::refused(name, "archive", why, bytes);
+    let one = "1 records are whole";
+    let moved = [&segment[..24], &segment[second..], &segment[24..second]].concat();
+    let vectors = [
+        Vector::ok("archive", "archive", segment.clone()),
+        Vector::ok("archive_without_commits", "archive", segment[..24].to_vec()),
+        refused("archive_newer_version", "2 records are whole, 24 bytes are not", changed(8, 2)),
+        refused("archive_of_another_run", "2 records are whole, 24 bytes are not", changed(12, 1)),
+        refused("archive_of_other_commits", "2 records are whole, 24 bytes are not", changed(16, 2)),
+        refused("archive_truncated_header", "0 records are whole, 23 bytes are not", segment[..23].to_vec()),
+        refused("archive_truncated_record", one, cut(&segment)),
+        refused("archive_changed_commit", one, changed(60, segment[60] ^ 1)),
+        refused("archive_other_arrival", one, changed(32, 2)),
+        refused("archive_record_length_zero", one, changed(28, 0)),
+        refused("archive_record_length_over_limit", one, changed(31, 1)),
+        refused("archive_hole", one, [&segment[..24], &[0; 100], &segment[second..]].concat()),
+        refused("archive_zeros_at_end", "2 records are whole, 50 bytes are not", and(segment.clone(), &[0; 50])),
+        refused("archive_records_exchanged", "the records are out of order", moved),
+    ];
+    let vectors = vectors.map(|v| v.with("secret 66 x 32, run 7, first 1, records 1 and 3; random bytes of seed 5"));
+    check("archive", &vectors, by_format);
+}
+
+#[test]
 fn drafts() {
     let base = Content { size: 2, allocated: 2, data: ContentData::Inline(b"hi".to_vec()) };
     let bytes = |bytes: &[u8]| serde_bytes::ByteBuf::from(bytes.to_vec());
@@ -527,6 +561,14 @@ fn rows() {
     let many = Node { spilled, ..node() };
     let member = |name, row: MemberRow| Vector::ok(name, "row_member", encode(&row));
     let damaged = |name, format, bytes| Vector::refused(name, format, "damaged", bytes);
+    let invitation = InviteRow {
+        ticket: PublicKey::from_bytes([0xCC; 32]),
+        role: Role::Admin,
+        expires: TIME,
+        at: AT,
+        used: true,
+        others: Vec::new(),
+    };
     let vectors = [
         Vector::ok("row_counters", "row_counters", encode(&Counters::default())),
         Vector::ok("row_branch", "row_branch", encode(&branch)),
@@ -558,15 +600,10 @@ fn rows() {
             }),
         ),
         member("row_epoch", MemberRow::Epoch(EpochRow { id: EPOCH, at: AT, count: 1, key: Some(KEY.into()) })),
+        member("row_invitation", MemberRow::Invite(invitation.clone())),
         member(
-            "row_invitation",
-            MemberRow::Invite(InviteRow {
-                ticket: PublicKey::from_bytes([0xCC; 32]),
-                role: Role::Admin,
-                expires: TIME,
-                at: AT,
-                used: true,
-            }),
+            "row_invitation_of_two",
+            MemberRow::Invite(InviteRow { others: vec![(Role::Admin, TIME, AT)], role: Role::Writer, ..invitation }),
         ),
         Vector::ok("row_wanted", "row_wanted", encode(&(ROOT, 2u64))),
         damaged("row_link_truncated", "row_link", cut(&encode(&node().links[0]))),

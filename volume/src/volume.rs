@@ -7,7 +7,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use crypto::{DeviceId, DeviceKeys, Entropy, Label, PublicKey, SymmetricKey, UserKeys, VolumeId, random_array};
@@ -311,9 +311,10 @@ impl Volume {
         Ok(result)
     }
 
-    /// Returns once the mount was handed every change of commits that are applied by now.
-    pub fn wait_until_told(&self) {
-        drop(self.inner.telling.write());
+    /// Returns once the mount was handed every change of commits that are applied by now, at the latest at `deadline`. Tells
+    /// whether it was.
+    pub fn wait_until_told(&self, deadline: Instant) -> bool {
+        self.inner.telling.try_write_until(deadline).is_some()
     }
 
     /// Hands changes to the mount and drops what open files had cached of them.

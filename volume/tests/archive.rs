@@ -4,7 +4,7 @@
 
 mod common;
 
-use std::{fs, path::PathBuf, sync::Arc, time::Duration};
+use std::{fs, ops::Range, path::PathBuf, sync::Arc, time::Duration};
 
 use common::Replica;
 use p2pfs_volume::{
@@ -144,6 +144,58 @@ fn every_flip_in_the_archive_is_found_and_mended_from_the_store() {
     }
     alice.salvage_from(None, salt + 2);
     check_sound(&alice, &tree);
+}
+
+/// Where the records of a segment lie, and their arrival numbers.
+fn records(segment: &[u8]) -> Vec<(Range<usize>, u64)> {
+    let (mut found, mut at) = (Vec::new(), 24);
+    while at < segment.len() {
+        let len = u32::from_le_bytes(segment[at + 4..at + 8].try_into().unwrap()) as usize;
+        found.push((at..at + 16 + len, u64::from_le_bytes(segment[at + 8..at + 16].try_into().unwrap())));
+        at += 16 + len;
+    }
+    found
+}
+
+#[test]
+fn what_follows_a_hole_in_the_newest_segment_is_kept() {
+    let (mut alice, folder) = alone();
+    let newest = |folder: &TempDir| segments(folder).pop().unwrap();
+    let mut number = 0;
+    while records(&fs::read(newest(&folder)).unwrap()).len() < 5 {
+        number += 1;
+        alice.write("last", format!("version {number}").as_bytes()).unwrap();
+        alice.volume.commit_now().unwrap();
+        while alice.volume.work().is_some_and(|due| due <= Duration::from_millis(0)) {}
+    }
+    let tree = alice.tree();
+    let segment = newest(&folder);
+    let mut bytes = fs::read(&segment).unwrap();
+    let all = records(&bytes);
+    // Power failed, and a part of the segment was not on the disk yet; and a record of the store was hit behind it.
+    bytes[all[1].0.clone()].fill(0);
+    fs::write(&segment, &bytes).unwrap();
+    let hit = all[3].1;
+    let commit = alice.store.get(Space::Index, &[b"a", &hit.to_be_bytes()[..]].concat()).unwrap().unwrap();
+    let change = alice.store.keys(Space::Changes).into_iter().find(|key| key.starts_with(&commit)).unwrap();
+    alice.store.damage(Space::Changes, &change);
+    alice.restart(40);
+    let arrivals = |bytes: &[u8]| records(bytes).into_iter().map(|(_, arrival)| arrival).collect::<Vec<_>>();
+    let kept: Vec<u64> = all.iter().map(|(_, arrival)| *arrival).collect();
+    assert_eq!(arrivals(&fs::read(&segment).unwrap()), kept);
+    // It goes on behind that.
+    alice.write("after", b"more").unwrap();
+    alice.volume.shutdown().unwrap();
+    assert!(arrivals(&fs::read(newest(&folder)).unwrap()).last() > kept.last());
+    assert!(alice.try_restart(41).is_err() || verify(&alice, false).needs_salvage());
+    let salvaged = alice.salvage(42);
+    assert_eq!((salvaged.damaged, salvaged.waiting), (0, 0));
+    let mut expected = tree;
+    expected.extend(alice.tree().into_iter().filter(|line| line.contains("after")));
+    expected.sort();
+    let mut found = alice.tree();
+    found.sort();
+    assert_eq!(found, expected);
 }
 
 #[test]

@@ -417,6 +417,31 @@ fn a_removed_directory_goes_once_what_hung_elsewhere_but_was_in_it_is_moved_away
 }
 
 #[test]
+fn a_file_made_in_a_large_directory_outlives_its_removal_in_one_commit() {
+    let mut world = three();
+    let [alice, bob, _] = &world.replicas[..] else { unreachable!() };
+    // Several, since where a name stands among the others is chance.
+    let directories: Vec<String> = (0..8).map(|d| format!("d{d}")).collect();
+    let files: Vec<String> = directories.iter().flat_map(|d| (0..300).map(move |f| format!("{d}/{f}"))).collect();
+    for directory in &directories {
+        alice.mkdir(directory).unwrap();
+    }
+    for file in &files {
+        alice.write(file, b"").unwrap();
+    }
+    common::sync(alice, bob);
+    for file in &files {
+        bob.remove(file).unwrap();
+    }
+    for directory in &directories {
+        bob.rmdir(directory).unwrap();
+        alice.write(&format!("{directory}/x"), b"new").unwrap();
+    }
+    let tree = agree(&mut world, 1);
+    assert_eq!(tree.iter().filter(|line| line.contains("\"new\"")).count(), directories.len(), "{tree:#?}");
+}
+
+#[test]
 fn trees_rearranged_and_removed_on_both_sides() {
     let ops = vec![
         Op::Chmod { r: 1, entry: 0, mode: 0 },

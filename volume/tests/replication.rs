@@ -2,7 +2,7 @@
 
 mod common;
 
-use std::sync::Arc;
+use std::{collections::VecDeque, sync::Arc};
 
 use common::{
     Replica,
@@ -12,7 +12,7 @@ use common::{
 use crypto::{Label, SymmetricKey, keyed_tag};
 use p2pfs_volume::{
     AttributeChange, Caller, Error, Message, OpenMode, Role, SetTime, SetXattr, Timestamp,
-    commit::{ChangeKind, ClaimedCommit, Commit, Header, XattrBody, decode, encode},
+    commit::{ChangeKind, ClaimedCommit, Commit, Head, Header, RawChange, XattrBody, changes_root, decode, encode},
     id::{Birthplace, CommitHash, NodeId, ValueId},
     store::Space,
 };
@@ -386,10 +386,10 @@ fn own_commits_that_come_back_to_an_older_copy_had_not_seen_what_came_before_the
     assert_eq!(meet(&alice, &bob), tree);
 }
 
-/// A connection broke after a commit came and before what it refers to did: the next one asks for that, once something
-/// comes that refers to the one that waits.
+/// A commit came over one connection and what it refers to did not: another one asks for that, once something comes that
+/// refers to the one that waits.
 #[test]
-fn what_a_waiting_commit_refers_to_is_asked_for_in_a_later_session() {
+fn what_a_waiting_commit_refers_to_is_asked_for_in_any_session() {
     let (alice, bob) = pair();
     let before = commits(&alice, &bob).len();
     for path in ["first", "second", "third"] {
@@ -398,7 +398,8 @@ fn what_a_waiting_commit_refers_to_is_asked_for_in_a_later_session() {
     }
     let all = commits(&alice, &bob);
     let [first, second, third] = &all[before..] else { panic!("{} commits", all.len()) };
-    told(&bob, &alice, &[&second.raw]);
+    let earlier = bob.volume.session(alice.device_id());
+    earlier.receive(Message::Commits(vec![second.raw.clone()])).unwrap();
     let session = bob.volume.session(alice.device_id());
     session.receive(Message::Commits(vec![third.raw.clone()])).unwrap();
     let said: Vec<Message> = std::iter::from_fn(|| session.next_outgoing()).collect();
@@ -406,6 +407,82 @@ fn what_a_waiting_commit_refers_to_is_asked_for_in_a_later_session() {
     session.receive(Message::Commits(vec![first.raw.clone()])).unwrap();
     drop(session);
     assert_eq!(bob.tree().len(), alice.tree().len());
+}
+
+/// A liar fills the room for commits that wait. An honest member's find room all the same, and a device that has to ask
+/// for what they refer to is not taken for flooding. When the liar goes, what it sent goes too.
+#[test]
+fn who_fills_the_room_for_waiting_commits_shuts_nobody_out() {
+    let alice = Replica::founder("alice", 1);
+    let [bob, liar, other] = [("bob", 2), ("liar", 3), ("other", 4)].map(|(name, seed)| {
+        let member = Replica::joined(name, seed, &alice, Role::Writer);
+        sync(&alice, &member);
+        member
+    });
+    meet(&alice, &bob);
+    let known = commits(&alice, &bob);
+    let newest = known.last().unwrap();
+    let header_of = |commit: &ClaimedCommit| decode::<Header>("", &commit.header).unwrap();
+    let forged = |by: &Replica, log: u64, before: Option<&ClaimedCommit>, observed: CommitHash| {
+        let seen = known.iter().find(|c| c.hash == observed).map_or(0, |c| c.header.count);
+        let count = before.map_or(seen, |before| header_of(before).count);
+        let header = encode(&Header {
+            device: by.device_id(),
+            log,
+            seq: 1 + before.map_or(0, |before| header_of(before).seq),
+            prev: before.map_or(CommitHash::ZERO, name),
+            observed: if before.is_some() { Vec::new() } else { vec![observed] },
+            count: count + 1,
+            root: changes_root([].iter()),
+            changes: 0,
+            ..newest.header.clone()
+        });
+        let signature = by.device_keys().signing.sign(Label::CommitSignature, &header);
+        ClaimedCommit { header, signature, changes: Vec::new() }
+    };
+    let flood = |by: &Replica| {
+        let session = alice.volume.session(by.device_id());
+        for n in 0..2100 {
+            let nobodys = CommitHash::from_bytes([7; 32]);
+            session.receive(Message::Commits(vec![forged(by, 101 + 2 * n, None, nobodys)])).unwrap();
+        }
+        session
+    };
+    let floods = [flood(&liar), flood(&other), flood(&other)];
+    let waiting = alice.volume.status().waiting_commits;
+    assert!((1000..2048).contains(&waiting), "{waiting}");
+
+    // A log that forked, of which each has another branch: what the tips say lets bob think that alice has all of his.
+    let branch = |observed, len| {
+        let mut all = vec![forged(&liar, 1, None, observed)];
+        while all.len() < len {
+            all.push(forged(&liar, 1, all.last(), CommitHash::ZERO));
+        }
+        all
+    };
+    let [long, short] = [branch(newest.hash, 4), branch(known[known.len() - 2].hash, 3)];
+    told(&alice, &liar, &long.iter().collect::<Vec<_>>());
+    told(&bob, &liar, &short.iter().collect::<Vec<_>>());
+    bob.write("f", b"bob's").unwrap();
+    bob.volume.commit_now().unwrap();
+    let ends = [alice.volume.session(bob.device_id()), bob.volume.session(alice.device_id())];
+    let mut said = ends.each_ref().map(|end| VecDeque::from(end.opening()));
+    let mut tips = 0;
+    for _ in 0..1000 {
+        for side in [0, 1] {
+            // One message at a time, as slow connections have it.
+            said[side].extend(ends[side].next_outgoing());
+            if let Some(message) = said[side].pop_front() {
+                tips += u32::from(matches!(message, Message::Tips(_)));
+                ends[1 - side].receive(message).unwrap();
+            }
+        }
+    }
+    assert!(tips < 10, "{tips} lists of tips");
+    assert_eq!(alice.read("f").unwrap(), b"bob's");
+    assert_eq!(alice.volume.status().waiting_commits, waiting);
+    drop(floods);
+    assert_eq!(alice.volume.status().waiting_commits, 0);
 }
 
 /// What could not be stored at a file's last close is kept as a branch of its own. Once it is published, whichever call
@@ -496,6 +573,55 @@ fn admissions_by_admins_apart_split_nobody() {
     let ticket = alice.volume.invite(Role::Writer, hour).unwrap();
     let request = JoinRequest::new(&ticket, "grace", &user, &device, b"e", &entropy).unwrap();
     assert!(matches!(alice.volume.admit(&request, b"e"), Err(Error::Refused(why)) if why.contains("another user's")));
+}
+
+/// One ticket that admins apart invite with for several roles: an admission is judged by what its author had seen, whatever
+/// came here first, and who lets somebody in takes the least role known.
+#[test]
+fn a_ticket_that_is_for_several_roles_splits_nobody() {
+    let hour = std::time::Duration::from_secs(3600);
+    let alice = Replica::founder("alice", 1);
+    let bob = Replica::joined("bob", 2, &alice, Role::Admin);
+    let carol = Replica::joined("carol", 3, &alice, Role::Writer);
+    sync(&alice, &bob);
+    sync(&alice, &carol);
+    let known = commits(&alice, &bob);
+    let history = History::new(&known, &alice.user_keys());
+    let again = |log, ticket: &p2pfs_volume::TicketSecret, role| {
+        let expires = Timestamp { secs: 4_000_000_000, nanos: 0 };
+        let kind = ChangeKind::Invite { ticket: ticket.public(), role, expires };
+        let head = encode(&Head { call: 0, kind, supersedes: Vec::new() });
+        Forger::new(&known, &history, &bob, log).sign(vec![RawChange { head, body: Vec::new() }])
+    };
+    let tickets = [Role::Writer, Role::Admin].map(|role| alice.volume.invite(role, hour).unwrap());
+    let (less, more) = (again(1, &tickets[0], Role::Reader), again(3, &tickets[0], Role::Admin));
+    let other = again(5, &tickets[1], Role::Reader);
+    let dora = Replica::admitted("dora", 4, &alice, &tickets[0]);
+    dora.write("f", b"dora's").unwrap();
+    sync(&alice, &dora);
+    let all = commits(&alice, &bob);
+    let new: Vec<_> = all[known.len()..].iter().map(|c| &c.raw).collect();
+    let [first, second, rest @ ..] = &new[..] else { panic!("{} commits", new.len()) };
+    told(&carol, &bob, &[&[*first, *second, &less, &more, &other], rest].concat());
+    told(&bob, &alice, &[&[&other, &more, &less, *first, *second], rest].concat());
+    told(&alice, &bob, &[&more, &other, &less]);
+    told(&dora, &bob, &[&less, &more, &other]);
+    let everybody = [&alice, &bob, &carol, &dora];
+    let role = |r: &Replica, name: &str| r.volume.members().into_iter().find(|m| m.name == name).map(|m| m.role);
+    for replica in everybody {
+        meet(&alice, replica);
+        assert_eq!(replica.read("f").unwrap(), b"dora's", "{}", replica.name);
+        assert_eq!(role(replica, "dora"), Some(Role::Writer), "{}", replica.name);
+        let open: Vec<_> = replica.volume.open_invitations().into_iter().map(|i| (i.ticket, i.role)).collect();
+        assert_eq!(open, [(tickets[1].public(), Role::Reader)], "{}", replica.name);
+    }
+    let erin = Replica::admitted("erin", 5, &alice, &tickets[1]);
+    assert!(matches!(erin.write("f", b"more"), Err(Error::ReadOnly)));
+    for replica in everybody {
+        meet(&alice, replica);
+        assert_eq!(role(replica, "erin"), Some(Role::Reader), "{}", replica.name);
+        assert!(replica.volume.open_invitations().is_empty(), "{}", replica.name);
+    }
 }
 
 /// What `fsync` promised shows after a restart even when the disk is too full to publish it, and is published later.
@@ -754,6 +880,50 @@ fn a_damaged_record_of_what_is_wanted_is_not_blamed_on_the_peer() {
     }
     bob.restart(7);
     bob.volume.session(alice.device_id()).block_arrived(&hash, &bytes).unwrap();
+}
+
+/// A record whose damage nobody met, as it is in memory too, and that is written anew while blocks aren't synced: power loss
+/// doesn't bring the damage back.
+#[test]
+fn what_takes_back_copies_no_damage() {
+    let (mut alice, _) = pair();
+    alice.write("f", b"synced").unwrap();
+    alice.volume.commit_now().unwrap();
+    let damage = || alice.store.keys(Space::Nodes).iter().for_each(|key| alice.store.damage(Space::Nodes, key));
+    damage();
+    alice.write("f", &[7; 20_000]).unwrap();
+    // That wrote some of them anew. The others are made good.
+    let node = alice.find("f").unwrap().0.to_be_bytes();
+    for key in alice.store.keys(Space::Nodes).iter().filter(|key| !key.starts_with(&node)) {
+        alice.store.damage(Space::Nodes, key);
+    }
+    alice.blocks.lose_power();
+    alice.restart(7);
+    assert_eq!(alice.read("f").unwrap(), [7; 20_000]);
+    // And the next such content is taken back as ever.
+    alice.write("f", &[8; 30_000]).unwrap();
+    alice.blocks.lose_power();
+    alice.restart(8);
+    assert_eq!(alice.read("f").unwrap(), [7; 20_000]);
+}
+
+/// A file in conflict that has two names, of which each of two removes one: nobody removed the other version.
+#[test]
+fn a_conflicting_version_outlives_two_who_each_remove_one_of_its_names() {
+    let (alice, bob) = pair();
+    alice.write("one", b"base").unwrap();
+    alice.link("one", "two").unwrap();
+    meet(&alice, &bob);
+    alice.write("one", b"alice's").unwrap();
+    bob.write("two", b"bob's").unwrap();
+    meet(&alice, &bob);
+    let shown = alice.read("one").unwrap();
+    alice.remove("one").unwrap();
+    bob.remove("two").unwrap();
+    let tree = meet(&alice, &bob).join("\n");
+    let other = if shown == b"bob's" { "alice's" } else { "bob's" };
+    assert!(tree.contains(other), "{tree}");
+    assert!(!tree.contains(&*String::from_utf8_lossy(&shown)), "{tree}");
 }
 
 /// A member who begins logs without end makes nobody sign a commit that names more of them than others take.

@@ -42,6 +42,8 @@ const REQUEST_TIME: Duration = Duration::from_secs(10);
 const REPAIR_PATIENCE: Duration = Duration::from_secs(60);
 /// How often a client that waits is told how far it is, at most.
 const PROGRESS_PAUSE: Duration = Duration::from_millis(100);
+/// So long nobody waits; in place of what no clock can tell.
+const FOR_EVER: Duration = Duration::from_secs(10 * 365 * 86400);
 
 /// Clients at a time; more wait. Each has a descriptor.
 const CLIENTS: usize = 128;
@@ -260,7 +262,10 @@ async fn fetched(shared: &Arc<Shared>, blocks: Vec<BlockHash>) {
         changes.mark_unchanged();
         let (task, asked) = (shared.clone(), blocks.clone());
         let all = blocking(move || asked.iter().all(|hash| task.volume.has_whole(hash))).await;
-        if all || !shared.network.anybody_connected() || changes.changed().await.is_err() {
+        if all
+            || !tokio::task::block_in_place(|| shared.network.anybody_connected())
+            || changes.changed().await.is_err()
+        {
             return;
         }
     }
@@ -283,7 +288,8 @@ async fn wait_for_peers(shared: &Arc<Shared>, limit: Duration, writer: &mut Owne
     if shared.volume.devices().len() < 2 {
         return Err(Failure::new("this is the volume's only device: make a ticket for another with `p2pfs invite`"));
     }
-    let deadline = Instant::now() + limit;
+    // Whoever waits for longer than there is time waits for ever.
+    let deadline = Instant::now().checked_add(limit).unwrap_or_else(|| Instant::now() + FOR_EVER);
     let (told, mut news) = watch::channel(Progress::default());
     let mut waiter = Waiter::new(&shared.volume, &shared.network);
     let in_step = waiter.until_in_step(|how_far| {

@@ -27,7 +27,8 @@ impl<'a> Waiter<'a> {
         let mut changes = self.network.changes();
         loop {
             changes.mark_unchanged();
-            let how_far = self.how_far();
+            // It takes locks that are held while the disk works.
+            let how_far = tokio::task::block_in_place(|| self.how_far());
             let done = how_far.peers > 0 && how_far.in_step == how_far.peers;
             progress(how_far);
             if done {

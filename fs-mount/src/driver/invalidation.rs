@@ -159,12 +159,12 @@ impl Invalidation {
         (Self { events, outdated: handed_on, open }, noticed, told)
     }
 
-    /// Takes the volume's events to nobody, which ends the thread of the subscription before.
+    /// Takes the volume's events to nobody: the thread of the subscription before gets no more.
     pub(super) fn unsubscribe(volume: &Volume) {
         volume.on_change(Box::new(|_| {}));
     }
 
-    /// Hands the events to the kernel, until the subscription is replaced or the mount is gone.
+    /// Hands the events to the kernel, until nobody can hand on any more or the mount is gone.
     pub(super) fn start(self, notifier: Notifier) -> io::Result<()> {
         let pages = Pool::new("p2pfs-pages", PAGE_THREADS);
         thread::Builder::new().name("p2pfs-notify".to_owned()).spawn(move || {

@@ -60,7 +60,7 @@ impl Pool {
         } else if state.threads < self.0.threads_max {
             state.threads += 1;
             drop(state);
-            self.start_thread();
+            return self.start_thread();
         }
         Ok(())
     }
@@ -75,16 +75,22 @@ impl Pool {
         drop(dropped);
     }
 
-    fn start_thread(&self) {
+    /// Starts a thread for the newest job; gives that back when there is none at all to take it.
+    fn start_thread(&self) -> Result<(), Job> {
         let shared = self.0.clone();
-        if let Err(failure) = thread::Builder::new().name(self.0.name.to_owned()).spawn(move || shared.work()) {
-            let mut state = self.0.state.lock();
-            state.threads -= 1;
-            // With no thread at all nobody would ever take the jobs.
-            let stranded = if state.threads == 0 { std::mem::take(&mut state.queue) } else { VecDeque::new() };
-            drop(state);
-            warn!("{}: {} job(s) dropped: starting a thread: {failure}", self.0.name, stranded.len());
+        let Err(failure) = thread::Builder::new().name(self.0.name.to_owned()).spawn(move || shared.work()) else {
+            return Ok(());
+        };
+        let mut state = self.0.state.lock();
+        state.threads -= 1;
+        if state.threads > 0 {
+            return Ok(());
         }
+        let mut stranded = std::mem::take(&mut state.queue);
+        drop(state);
+        let newest = stranded.pop_back();
+        warn!("{}: {} job(s) dropped: starting a thread: {failure}", self.0.name, stranded.len());
+        newest.map_or(Ok(()), Err)
     }
 }
 

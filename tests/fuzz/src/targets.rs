@@ -47,6 +47,7 @@ pub(crate) const TARGETS: &[Target] = &[
     target!(local::key_file, MIB / 4),
     target!(local::row, LISTS),
     target!(local::pack, 8 * MIB),
+    target!(local::archive, 8 * MIB),
     target!(local::draft, 64 * MIB),
     target!(store::store, 8 * MIB),
     target!(names::name, 16 * MIB),

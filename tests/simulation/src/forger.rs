@@ -792,6 +792,31 @@ impl Forger<'_> {
         self.sign(draft, false, frontier(self.history.commits()))
     }
 
+    /// An admin who invites with one ticket twice, for two roles, where neither invitation had seen the other, and lets
+    /// somebody in by the first of them.
+    pub(crate) fn invite_twice(&self, admin: &Joiner, seed: [u8; 32]) -> Option<[ClaimedCommit; 3]> {
+        let ticket = crypto::SigningKeys::from_seed(seed).public();
+        let roles = [Role::Keeper, Role::Reader, Role::Writer, Role::Admin];
+        let first = *self.lot.pick(&roles)?;
+        let others: Vec<Role> = roles.into_iter().filter(|role| *role != first).collect();
+        let invitation = |role| {
+            let mut draft = self.draft(admin, false);
+            draft.invite(role, ticket);
+            self.sign(draft, false, frontier(self.history.commits()))
+        };
+        let invitations = [invitation(first)?, invitation(*self.lot.pick(&others)?)?];
+        let seen: Header = volume::commit::decode("header", &invitations[0].header).ok()?;
+        let mut draft = self.draft(admin, false);
+        draft.admit(ticket, first);
+        let admission = self.sign_as(draft, false, frontier(self.history.commits()), |header| {
+            header.observed = vec![commit_hash(&invitations[0].header)];
+            header.count = seen.count + 1;
+            Some(())
+        })?;
+        let [one, two] = invitations;
+        Some([one, two, admission])
+    }
+
     /// An admin's invitation of a keeper, which this version's own client does not make.
     pub(crate) fn invite_keeper(&self, admin: &Joiner, ticket: PublicKey) -> Option<ClaimedCommit> {
         let mut draft = self.draft(admin, false);

@@ -92,7 +92,7 @@ pub fn kinds() -> Vec<&'static str> {
     lies.chain(TROUBLES).collect()
 }
 
-const TROUBLES: [&str; 48] = [
+const TROUBLES: [&str; 49] = [
     "an old backup was restored",
     "clock: jumped",
     "clock: set back a year",
@@ -113,6 +113,7 @@ const TROUBLES: [&str; 48] = [
     "liar: forges a part of a commit",
     "liar: goes back to a copy of its store",
     "liar: has tips without end",
+    "liar: invites twice with one ticket",
     "liar: lies of its state",
     "liar: replaces a void value",
     "liar: replays commits",

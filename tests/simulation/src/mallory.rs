@@ -252,6 +252,16 @@ impl World {
                 self.keep(mallory, &commit)?;
                 Ok(Some((name, vec![commit])))
             }
+            6 if role.may_admit() => {
+                let known = self.lot.pick(&self.tickets).filter(|_| self.lot.chance(500));
+                let seed = known.copied().unwrap_or_else(|| self.random());
+                let made = self.forger(&history).invite_twice(author, seed);
+                if made.is_some() {
+                    self.counts.add("liar: invites twice with one ticket");
+                    self.tickets.push(seed);
+                }
+                Ok(made.map(|commits| ("equivocates", commits.to_vec())))
+            }
             1..4 => {
                 let made = self.forger(&history).over_void(author, &bytes);
                 let Some((node, commit)) = made else { return Ok(None) };

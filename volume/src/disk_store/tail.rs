@@ -20,7 +20,7 @@ use std::{
 
 use xxhash_rust::xxh3::Xxh3;
 
-const MAGIC: [u8; 4] = *b"FJL\x03";
+pub(super) const MAGIC: [u8; 4] = *b"FJL\x03";
 const ITEM_HEAD: usize = 20;
 /// No batch of this program's is nearly as long.
 const BATCH_MAX: u64 = 1 << 30;
@@ -36,6 +36,14 @@ pub(super) fn newest_first(dir: &Path) -> io::Result<Vec<PathBuf>> {
     }
     journals.sort_by_key(|(number, _)| std::cmp::Reverse(*number));
     Ok(journals.into_iter().map(|(_, path)| path).collect())
+}
+
+/// The journal that fjall begins after this one.
+pub(super) fn next(journal: &Path) -> io::Result<PathBuf> {
+    let number = journal.file_stem().and_then(|stem| stem.to_str()?.parse::<u64>().ok());
+    let next = number.and_then(|number| number.checked_add(1));
+    let next = next.ok_or_else(|| io::Error::other("the store's journal has no number"))?;
+    Ok(journal.with_file_name(format!("{next}.jnl")))
 }
 
 /// Cuts the newest journal in `dir` behind its last batch that is whole and numbered below `before`. Returns how many

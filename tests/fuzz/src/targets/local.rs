@@ -1,4 +1,4 @@
-//! What lies on this machine, and may have been damaged or changed by others: key file, rows, packs, drafts.
+//! What lies on this machine, and may have been damaged or changed by others: key file, rows, packs, archive, drafts.
 
 use p2pfs_volume::fuzzing::{OWN, recode};
 
@@ -98,7 +98,7 @@ pub(crate) mod pack {
         SealedStore::new(Arc::new(MemoryStore::new()), &secret, Arc::new(SeededEntropy::new(1)))
     }
 
-    fn folder() -> tempfile::TempDir {
+    pub(super) fn folder() -> tempfile::TempDir {
         let memory = std::path::Path::new("/dev/shm");
         if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() }.expect("a folder can be made")
     }
@@ -135,6 +135,72 @@ pub(crate) mod pack {
         packs.close().expect("packs can be closed");
         let bytes = fs::read(folder.path().join("00000000.pack")).expect("the pack is there");
         vec![bytes[..bytes.len() - 10].to_vec(), bytes[..16].to_vec(), bytes]
+    }
+}
+
+/// A segment of the archive of commits, as it was left by a crash: whole records and whatever else.
+pub(crate) mod archive {
+    use std::{collections::BTreeMap, fs};
+
+    use p2pfs_volume::{
+        commit::encode,
+        fuzzing::{archive_opened, archive_pieces, archive_segment},
+    };
+
+    use super::pack::folder;
+    use crate::{
+        input::{Input, piece},
+        sample::Sample,
+    };
+
+    const NAME: &str = "00000007-0000000000000001.log";
+    const HEADER: usize = 24;
+
+    pub(crate) fn run(data: &[u8]) {
+        let mut input = Input::new(data);
+        let mut segment = archive_segment(&[]);
+        while !input.is_empty() {
+            match input.byte() {
+                0 => segment.extend_from_slice(input.piece()),
+                1 => segment = input.piece().to_vec(),
+                // Sealed right, whatever is in it.
+                number => {
+                    let record = (u64::from(number) - 1, input.piece().to_vec());
+                    segment.extend_from_slice(&archive_segment(&[record])[HEADER..]);
+                }
+            }
+        }
+        let folder = folder();
+        let path = folder.path().join(NAME);
+        fs::write(&path, &segment).expect("a file can be written");
+        let whole = || {
+            let (records, damaged) = archive_pieces(&fs::read(&path).expect("a file can be read"));
+            (records.into_iter().collect::<BTreeMap<_, _>>(), damaged)
+        };
+        let (before, _) = whole();
+        let newest = before.keys().last().copied().unwrap_or(0);
+        let forgot = archive_opened(folder.path(), 0);
+        assert!(forgot.is_err() || before.is_empty(), "a store that lacks commits is taken");
+        let end = archive_opened(folder.path(), newest);
+        assert_eq!(end, Ok(newest), "it ends elsewhere");
+        let (after, damaged) = whole();
+        assert_eq!(damaged, 0, "what was opened is not whole");
+        assert!(before == after, "a record is lost");
+        assert_eq!(archive_opened(folder.path(), newest), Ok(newest), "opened again it ends elsewhere");
+    }
+
+    pub(crate) fn seeds() -> Vec<Vec<u8>> {
+        let commits: Vec<Vec<u8>> = Sample::new().commits().iter().map(encode).collect();
+        let record = |number: usize| [&[number as u8 + 1][..], &piece(&commits[number % commits.len()])].concat();
+        let segment = archive_segment(&[(1, commits[0].clone()), (2, commits[1].clone())]);
+        let whole = [record(1), record(2), record(3)].concat();
+        vec![
+            [record(1), vec![0], piece(&[0; 40]), record(3)].concat(),
+            [record(2), record(1), record(4)].concat(),
+            [&[1][..], &piece(&segment[..segment.len() - 3])].concat(),
+            [&[1][..], &piece(&segment[3..])].concat(),
+            whole,
+        ]
     }
 }
 

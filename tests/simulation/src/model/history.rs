@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crypto::{DeviceId, EpochId, Label, SymmetricKey, UserId, UserKeys, VolumeId};
+use crypto::{DeviceId, EpochId, Label, PublicKey, SymmetricKey, UserId, UserKeys, VolumeId};
 use serde::{Serialize, de::DeserializeOwned};
 use volume::{
     NodeKind,
@@ -257,6 +257,16 @@ impl<'a> History<'a> {
             members.get_mut(&user).unwrap().1.insert(device);
         }
         members
+    }
+
+    /// What a ticket is for to whoever knows all this; nothing once it was used.
+    pub fn invited(&self, of: PublicKey) -> Option<Role> {
+        let used = |c: &Change<'_>| matches!(c.head.kind, ChangeKind::Grant { ticket, .. } if ticket == of);
+        let roles = self.changes().filter_map(|c| match c.head.kind {
+            ChangeKind::Invite { ticket, role, .. } if ticket == of => Some(role),
+            _ => None,
+        });
+        if self.changes().any(|c| used(&c)) { None } else { roles.min() }
     }
 
     /// The first commit whose past holds the admission of a device.

@@ -174,12 +174,19 @@ impl Draft {
         let mut log = Log::new(base.clone(), keys.clone());
         let mut draft = Self::new(blocks, base, keys);
         let (mut from, end) = (row_key(ino, CHANGES, 0), prefix_end(&kind_key(ino, CHANGES)));
-        loop {
+        'log: loop {
             let rows = store.scan(Space::Drafts, &from, &end, SCAN_ROWS)?;
-            let Some((last, _)) = rows.last() else { break };
-            log.next_row = last.last_chunk().map_or(0, |number| u64::from_be_bytes(*number).saturating_add(1));
-            from = row_key(ino, CHANGES, log.next_row);
-            for (_, row) in rows {
+            if rows.is_empty() {
+                break;
+            }
+            for (key, row) in rows {
+                if key != row_key(ino, CHANGES, log.next_row) {
+                    log::error!("inode {ino}: the end of a draft is lost");
+                    // What is behind the gap must not come to follow on what is logged next: all is logged anew.
+                    log.pending = None;
+                    break 'log;
+                }
+                log.next_row += 1;
                 log.logged_bytes += row.len();
                 for change in decode::<Vec<Logged>>(&row)? {
                     match change {
@@ -189,6 +196,7 @@ impl Draft {
                     }
                 }
             }
+            from = row_key(ino, CHANGES, log.next_row);
         }
         log.header = Some(header.clone());
         draft.log = log;
