@@ -3,7 +3,8 @@
 //!
 //! Invariants: a block is asked of one peer at a time; a peer that said it hasn't got it isn't
 //! asked again on that connection; what no connected peer has waits aside until another one
-//! connects and keeps nothing else from coming; what a reader waits for goes first; no more than
+//! connects; neither that nor what is here and isn't what it should be keeps anything else from
+//! coming; a block stands in a queue but once; what a reader waits for goes first; no more than
 //! [`WINDOW`] blocks are asked for at once, whatever is missing; a content leaves the list, and this
 //! device says to have it, only when its blocks are synced.
 
