@@ -5,7 +5,7 @@
 //! they arrived, as long as it was a causal one; so nothing here looks at anything but the
 //! commits themselves and what their authors had seen.
 
-use std::{cmp::Ordering, sync::Arc};
+use std::{cmp::Ordering, collections::BTreeSet, sync::Arc};
 
 use crypto::{DerivingKey, DeviceId, EpochId, Label, SymmetricKey, UserId, VolumeId};
 use serde::{Serialize, de::DeserializeOwned};
@@ -33,6 +33,10 @@ use crate::{
 
 /// The generation of a node's key that its birth brings. Nothing makes another one yet.
 const FIRST_GENERATION: u32 = 1;
+
+/// Void values that the changes of one commit supersede, with what these superseded, all counted. (Who keeps to the rules
+/// supersedes none.)
+const MAX_VOID: usize = 8192;
 
 /// The commit that a change stands in.
 #[derive(Clone, Debug)]
@@ -192,8 +196,9 @@ impl Core {
                 time: header.time,
                 local: false,
             };
+            let mut void_left = MAX_VOID;
             for (index, (head, raw)) in commit.heads.iter().zip(&commit.raw.changes).enumerate() {
-                let gone = self.superseded(&origin, head)?;
+                let gone = self.superseded(&origin, head, &mut void_left)?;
                 self.apply(&origin, index as u32, head, raw, Body::Sealed(&raw.body), &gone)?;
             }
             self.check_directories_placed(&origin, commit)?;
@@ -344,10 +349,11 @@ impl Core {
     }
 
     /// The values a change supersedes, by this device's names. What a void one superseded goes with it.
-    fn superseded(&mut self, origin: &Origin, head: &Head) -> Result<Vec<ValueRef>> {
+    /// `void_left` bounds how many those are in all changes of its commit.
+    fn superseded(&mut self, origin: &Origin, head: &Head, void_left: &mut usize) -> Result<Vec<ValueRef>> {
         let mut refs = Vec::with_capacity(head.supersedes.len());
+        let mut found = BTreeSet::new();
         let mut todo: Vec<(Dot, crate::id::ValueId)> = head.supersedes.iter().map(|id| (origin.dot, *id)).collect();
-        let mut expanded = 0;
         while let Some((within, id)) = todo.pop() {
             let dot = match id.commit {
                 CommitHash::ZERO => within,
@@ -360,17 +366,33 @@ impl Core {
             if !self.covers(origin.dot, dot)? {
                 return rule("a superseded value its author had not seen");
             }
+            if !found.insert(at) {
+                continue;
+            }
             if dot != origin.dot && self.commit_info(dot)?.void {
-                expanded += 1;
-                if expanded > 1000 {
-                    return rule("too long a chain of void values");
-                }
-                let void: Head = decode(&self.change(at)?.head)?;
+                let void: Head = decode(&self.named(at)?.head)?;
+                let Some(left) = void_left.checked_sub(1 + void.supersedes.len()) else {
+                    return rule("too many void values are superseded");
+                };
+                *void_left = left;
                 todo.extend(void.supersedes.into_iter().map(|id| (dot, id)));
             }
             refs.push(at);
         }
         Ok(refs)
+    }
+
+    /// A change that a commit names. That its commit never had such a one is its author's doing; a change that is missing
+    /// here is not.
+    fn named(&self, at: ValueRef) -> Result<RawChange> {
+        let found = self.change(at);
+        if matches!(found, Err(Error::Damaged(_)))
+            && let Some(row) = self.commit_row(at.dot)?
+            && at.index >= commit::decode::<commit::Header>("header", &row.header).map_or(u32::MAX, |h| h.changes)
+        {
+            return rule("a superseded value that there never was");
+        }
+        found
     }
 
     /// Checks that superseded values that are not live in their register were values of it.
@@ -383,7 +405,7 @@ impl Core {
                 // Earlier in the same commit: it would be live if it were of this register.
                 return rule("a superseded value that is none of the register's");
             }
-            let old: Head = decode(&self.change(*at)?.head)?;
+            let old: Head = decode(&self.named(*at)?.head)?;
             if !self.same_register(*at, &old.kind, &head.kind)? {
                 return rule("a superseded value of another register");
             }

@@ -32,7 +32,7 @@ const MAX_HEAD: usize = 64 << 10;
 /// Most bytes of one sealed body (an extended attribute may have 64 KiB).
 const MAX_BODY: usize = 256 << 10;
 /// Most bytes of a header (ten thousand observed logs fit).
-const MAX_HEADER: usize = 1 << 20;
+pub(crate) const MAX_HEADER: usize = 1 << 20;
 
 /// What the signature covers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -22,8 +22,8 @@ use serde::{Deserialize, Serialize};
 use crate::{
     BlockStore, Changed,
     commit::{
-        self, ChangeKind, ClaimedCommit, FORMAT_VERSION, Head, Header, MAX_CHANGES, MAX_COMMIT_BYTES, RawChange,
-        encode, encode_into,
+        self, ChangeKind, ClaimedCommit, FORMAT_VERSION, Head, Header, MAX_CHANGES, MAX_COMMIT_BYTES, MAX_HEADER,
+        RawChange, encode, encode_into,
     },
     error::{Error, Result},
     id::{Birthplace, CommitHash, LinkId, NodeId, ValueId},
@@ -60,6 +60,8 @@ const INOS_AHEAD: u64 = 256;
 const FRESH_BYTES: usize = 4 << 20;
 /// Room for most rows.
 const ROW_BYTES: usize = 1000;
+/// Of more logs than these the newest commits are joined before a local call, so that its commit can name all it has seen.
+const MAX_FRONTIER: usize = 1024;
 /// Every so many commits of a branch the whole version vector is stored, between them what changed.
 const VECTOR_EVERY: u64 = 64;
 
@@ -356,8 +358,16 @@ impl Core {
         let tips: Vec<Dot> = self.tips().collect();
         let mut maximal: BTreeSet<Dot> = tips.iter().copied().collect();
         for &tip in &tips {
-            let vector = self.vector(tip)?;
-            maximal.retain(|&other| other == tip || !vector.covers(other));
+            // What a tip has seen that another has seen, that other has seen as well.
+            if !maximal.contains(&tip) {
+                continue;
+            }
+            for seen in self.vector(tip)?.dots().filter(|seen| seen.branch != tip.branch) {
+                let other = Dot { branch: seen.branch, seq: self.branch(seen.branch).tip };
+                if seen.seq >= other.seq {
+                    maximal.remove(&other);
+                }
+            }
         }
         self.frontier = maximal;
         Ok(())
@@ -976,6 +986,7 @@ impl Core {
     pub(crate) fn call<R>(&mut self, f: impl FnOnce(&mut Self) -> Result<R>) -> Result<R> {
         // A call that was cut short by a panic must leave nothing.
         self.abandon();
+        self.join_frontier()?;
         let result = f(self).and_then(|value| {
             self.settle_call()?;
             Ok(value)
@@ -1061,13 +1072,57 @@ impl Core {
     /// Closes the pending commit: signs and stores it. Tells whether there was one.
     pub(crate) fn cut(&mut self) -> Result<bool> {
         let Some(pending) = &self.pending else { return Ok(false) };
-        let dot = self.pending_dot();
-        let prev = Dot { branch: self.me, seq: dot.seq - 1 };
-        let observed: Vec<Dot> = self.frontier.iter().copied().filter(|&d| d != prev).collect();
-        let root = commit::changes_root(pending.changes.iter().map(|change| &**change));
-        let changes = pending.changes.len() as u32;
+        let changes = pending.changes.clone();
+        let observed: Vec<Dot> = self.frontier.iter().copied().filter(|&dot| dot != self.own_tip()).collect();
+        self.sign(changes, &observed)?;
+        self.pending = None;
+        Ok(true)
+    }
+
+    /// Signs commits without changes that have seen what others wrote, until it is few enough to be named in one. To be
+    /// called with an empty overlay. A member may begin logs without end; a commit that names more than fit is refused by all.
+    /// The pending commit can't leave some out: its changes were made knowing all.
+    pub(crate) fn join_frontier(&mut self) -> Result<()> {
+        while self.pending.is_none() && self.frontier.len() > MAX_FRONTIER {
+            let own = self.own_tip();
+            let mut observed: Vec<Dot> = Vec::with_capacity(MAX_FRONTIER);
+            if own.seq == 0 {
+                // A log's first commit must have seen its author's admission.
+                let Some(dot) = self.seen_own_admission()? else { return Ok(()) };
+                observed.push(dot);
+            }
+            let others = self.frontier.iter().copied().filter(|dot| *dot != own && observed.first() != Some(dot));
+            let others: Vec<Dot> = others.take(MAX_FRONTIER - observed.len()).collect();
+            observed.extend(others);
+            self.sign(Vec::new(), &observed)?;
+        }
+        Ok(())
+    }
+
+    /// One of the newest commits whose author had seen that this device was admitted.
+    fn seen_own_admission(&mut self) -> Result<Option<Dot>> {
+        let Some(row) = self.members.devices.get(&self.device.id()) else { return Ok(None) };
+        let granted = row.granted.clone();
+        for dot in self.frontier.iter().copied().collect::<Vec<_>>() {
+            for at in &granted {
+                if self.covers(dot, at.dot)? {
+                    return Ok(Some(dot));
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// This device's newest commit; numbered 0 before the first.
+    fn own_tip(&self) -> Dot {
+        Dot { branch: self.me, seq: self.branch(self.me).tip }
+    }
+
+    /// Signs and stores the next own commit, whose changes are in the store.
+    fn sign(&mut self, changes: Vec<Arc<RawChange>>, observed: &[Dot]) -> Result<()> {
+        let (dot, prev) = (self.pending_dot(), self.own_tip());
         let (mut count, mut hashes) = (0, Vec::with_capacity(observed.len()));
-        for &seen in &observed {
+        for &seen in observed {
             let info = self.commit_info(seen)?;
             count = count.max(info.count);
             hashes.push(info.hash);
@@ -1087,19 +1142,27 @@ impl Core {
             observed: hashes,
             count: count + 1,
             time: self.now(),
-            root,
-            changes,
+            root: commit::changes_root(changes.iter().map(|change| &**change)),
+            changes: changes.len() as u32,
         };
         let bytes = encode(&header);
+        if bytes.len() > MAX_HEADER {
+            // Nobody would take it, and nothing that follows it.
+            return Err(Error::Io(std::io::Error::other("too many logs to be seen by one commit")));
+        }
         let signature = self.device.signing.sign(Label::CommitSignature, &bytes);
         let mut batch = Batch::new();
-        self.enter(&mut batch, dot, &header, bytes.clone(), signature, false, &observed)?;
         self.overlay.closes = true;
-        self.settle(batch)?;
+        let entered = self.enter(&mut batch, dot, &header, bytes.clone(), signature, false, observed);
+        if let Err(e) = entered.and_then(|()| self.settle(batch)) {
+            self.abandon();
+            self.not_entered(dot);
+            return Err(e);
+        }
         let arrival = self.next_arrival;
-        self.entered(dot, &header, &observed);
-        if let (Some(pending), Some(fresh)) = (self.pending.take(), &mut self.fresh) {
-            fresh.push_back(Fresh { arrival, header: bytes, signature, changes: pending.changes });
+        self.entered(dot, &header, observed);
+        if let Some(fresh) = &mut self.fresh {
+            fresh.push_back(Fresh { arrival, header: bytes, signature, changes });
             // What doesn't fit is read back from the store.
             let mut held: usize = fresh.iter().map(Fresh::bytes).sum();
             while held > FRESH_BYTES
@@ -1108,7 +1171,7 @@ impl Core {
                 held -= oldest.bytes();
             }
         }
-        Ok(true)
+        Ok(())
     }
 
     /// The own commit with an arrival number, for the archive, if it is still at hand. Those before it are let go.
@@ -1156,8 +1219,13 @@ impl Core {
         };
         let mut new = (*old).clone();
         new.add(dot);
-        for &seen in observed {
-            new.join(&*self.vector(seen)?);
+        // What a hostile author names can have seen one another: the greatest numbers first, the rest is then in.
+        let mut observed = observed.to_vec();
+        observed.sort_unstable_by_key(|seen| std::cmp::Reverse(seen.seq));
+        for seen in observed {
+            if !new.covers(seen) {
+                new.join(&*self.vector(seen)?);
+            }
         }
         let whole = dot.seq.is_multiple_of(VECTOR_EVERY) || before.is_none_or(|b| b.branch != dot.branch);
         let vector: Vec<Dot> = new.dots().filter(|d| whole || !old.covers(*d)).collect();

@@ -3,7 +3,8 @@
 //!
 //! Invariants: a block is asked of one peer at a time; a peer that said it hasn't got it isn't
 //! asked again on that connection; what no connected peer has waits aside until another one
-//! connects and keeps nothing else from coming; what a reader waits for goes first; no more than
+//! connects; neither that nor what is here and isn't what it should be keeps anything else from
+//! coming; a block stands in a queue but once; what a reader waits for goes first; no more than
 //! [`WINDOW`] blocks are asked for at once, whatever is missing; a content leaves the list, and this
 //! device says to have it, only when its blocks are synced.
 
@@ -20,7 +21,7 @@ use crate::{
     error::{Error, Result},
     sealed_store::SealedStore,
     store::{Batch, Space},
-    version::ValueRef,
+    version::{BranchNo, ValueRef},
 };
 
 /// Blocks listed as missing at once.
@@ -48,8 +49,6 @@ struct Walk {
     parked: usize,
     /// List nodes walked already: a list that names one node often is walked but once.
     visited: BTreeSet<(BlockHash, u32)>,
-    /// A list node of it is damaged here: it can't be finished.
-    broken: bool,
 }
 
 struct Want {
@@ -58,6 +57,9 @@ struct Want {
     walks: Vec<ValueRef>,
     asked: Option<PeerNo>,
     lacked_by: BTreeSet<PeerNo>,
+    /// Whether it stands in the queue, and in that of what readers wait for: each has it but once.
+    queued: bool,
+    urgent: bool,
     /// No connected peer has it: out of the queue, and out of the limits, until another connects.
     parked: bool,
 }
@@ -70,6 +72,10 @@ struct State {
     urgent: VecDeque<BlockHash>,
     /// Contents in the store beyond those being walked.
     more: bool,
+    /// Where in the store's list looking at these goes on.
+    next: Vec<u8>,
+    /// Of these, up to which of each branch were looked at and left, since nobody connected has something of them.
+    set_aside: BTreeMap<BranchNo, ValueRef>,
     /// Wholly here, but perhaps not on the disk yet; still in the store's list.
     finished: BTreeSet<ValueRef>,
     /// Somebody is syncing for them.
@@ -108,7 +114,14 @@ impl Fetch {
 
     /// Notes that the store has new contents to fetch.
     pub(crate) fn look_again(&self) {
-        self.state.lock().more = true;
+        let state = &mut *self.state.lock();
+        state.more = true;
+        state.next.clear();
+    }
+
+    /// The same of contents that needn't be new.
+    pub(crate) fn look_at_all_again(&self) {
+        self.state.lock().begin_anew();
     }
 
     pub(crate) fn add_peer(&self, peer: PeerNo) {
@@ -117,13 +130,16 @@ impl Fetch {
         // It may have what nobody else had.
         for (hash, want) in &mut state.wants {
             if std::mem::take(&mut want.parked) {
-                state.queue.push_back(*hash);
+                want.enqueue(&mut state.queue, *hash);
             }
         }
         for walk in state.walks.values_mut() {
             walk.parked = 0;
         }
         (state.parked_wants, state.parked_walks) = (0, 0);
+        if !state.set_aside.is_empty() {
+            state.begin_anew();
+        }
     }
 
     /// Forgets a peer; what it was asked for may be asked elsewhere.
@@ -134,7 +150,7 @@ impl Fetch {
             want.lacked_by.remove(&peer);
             if want.asked == Some(peer) {
                 want.asked = None;
-                state.queue.push_front(*hash);
+                want.enqueue_first(&mut state.queue, *hash);
             }
         }
     }
@@ -144,22 +160,26 @@ impl Fetch {
         let state = &mut *self.state.lock();
         self.fill(state)?;
         let mut claimed = Vec::new();
-        let mut others = VecDeque::new();
-        while claimed.len() < max {
-            let Some(hash) = state.urgent.pop_front().or_else(|| state.queue.pop_front()) else { break };
-            let Some(want) = state.wants.get_mut(&hash) else { continue };
-            if want.asked.is_some() {
-                continue;
+        for urgent in [true, false] {
+            let queue = if urgent { &mut state.urgent } else { &mut state.queue };
+            let mut others = VecDeque::new();
+            while claimed.len() < max {
+                let Some(hash) = queue.pop_front() else { break };
+                let Some(want) = state.wants.get_mut(&hash) else { continue };
+                let due = want.asked.is_none() && !want.parked;
+                if due && want.lacked_by.contains(&peer) {
+                    others.push_back(hash);
+                    continue;
+                }
+                *(if urgent { &mut want.urgent } else { &mut want.queued }) = false;
+                if due {
+                    want.asked = Some(peer);
+                    claimed.push(hash);
+                }
             }
-            if want.lacked_by.contains(&peer) {
-                others.push_back(hash);
-                continue;
-            }
-            want.asked = Some(peer);
-            claimed.push(hash);
+            others.append(queue);
+            *queue = others;
         }
-        others.append(&mut state.queue);
-        state.queue = others;
         Ok(claimed)
     }
 
@@ -170,7 +190,12 @@ impl Fetch {
             want.asked = None;
             want.lacked_by.insert(peer);
             if state.peers.iter().any(|p| !want.lacked_by.contains(p)) {
-                state.queue.push_back(*hash);
+                want.enqueue(&mut state.queue, *hash);
+                return;
+            }
+            if want.walks.is_empty() && want.height < u32::MAX {
+                // The contents that need it were set aside meanwhile.
+                state.wants.remove(hash);
                 return;
             }
             want.parked = true;
@@ -189,7 +214,7 @@ impl Fetch {
         let state = &mut *self.state.lock();
         if let Some(want) = state.wants.get_mut(hash).filter(|w| w.asked == Some(peer)) {
             want.asked = None;
-            state.queue.push_front(*hash);
+            want.enqueue_first(&mut state.queue, *hash);
         }
     }
 
@@ -268,7 +293,8 @@ impl Fetch {
             }
             let mut state = self.state.lock();
             if !state.settling {
-                return state.walks.is_empty() && !state.more && state.finished.is_empty();
+                let none_left = state.walks.is_empty() && state.set_aside.is_empty() && state.finished.is_empty();
+                return none_left && !state.more;
             }
             // Another thread is about to make it complete, and would tell nobody: an answer now could stay wrong.
             self.settled.wait(&mut state);
@@ -300,14 +326,9 @@ impl Fetch {
         {
             let state = &mut *self.state.lock();
             for hash in &missing {
-                let want = state.wants.entry(*hash).or_insert_with(|| Want {
-                    height: u32::MAX,
-                    walks: Vec::new(),
-                    asked: None,
-                    lacked_by: BTreeSet::new(),
-                    parked: false,
-                });
-                if want.asked.is_none() {
+                let want = state.wants.entry(*hash).or_insert_with(|| Want::new(u32::MAX, Vec::new()));
+                if want.asked.is_none() && !want.parked && !want.urgent {
+                    want.urgent = true;
                     state.urgent.push_back(*hash);
                 }
             }
@@ -327,6 +348,9 @@ impl Fetch {
                         state.wants.remove(hash);
                     }
                 }
+                let State { wants, queue, urgent, .. } = &mut *state;
+                urgent.retain(|hash| wants.contains_key(hash));
+                queue.retain(|hash| wants.contains_key(hash));
                 return false;
             }
             self.arrival.wait_for(&mut state, left);
@@ -340,6 +364,9 @@ impl Fetch {
                 state.walks.remove(&at);
                 state.finished.insert(at);
             }
+            if state.more && state.walks.len() >= PARKED {
+                state.set_parked_aside();
+            }
             if !state.more || !state.has_room() {
                 return Ok(());
             }
@@ -349,14 +376,21 @@ impl Fetch {
 
     /// Takes up contents that aren't walked yet, as many as there is room for.
     fn load_more(&self, state: &mut State) -> Result<()> {
-        let mut from = Vec::new();
-        loop {
+        let mut from = std::mem::take(&mut state.next);
+        'rows: loop {
             let rows = self.store.scan(Space::Wanted, &from, &[], 2 * CONTENTS)?;
             let Some((last, _)) = rows.last() else { break };
             from = [last.as_slice(), &[0]].concat();
             for (key, bytes) in rows {
                 if !state.has_room() {
+                    state.next = key;
                     return Ok(());
+                }
+                if let Some(at) = ValueRef::from_key(&key)
+                    && let Some(last) = state.set_aside.get(&at.dot.branch).filter(|last| at <= **last)
+                {
+                    from = [&last.key()[..], &[0]].concat();
+                    continue 'rows;
                 }
                 let parsed: Option<(BlockHash, u64)> = rmp_serde::from_slice(&bytes).ok();
                 let (Some(at), Some((root, blocks))) = (ValueRef::from_key(&key), parsed) else { continue };
@@ -410,39 +444,56 @@ impl Fetch {
                         Err(Error::Absent(_)) => {}
                         Err(Error::Damaged(_)) => {
                             // A list node that begins as a patch: its author's doing, and nothing to wait for.
-                            log::error!("block {} is no patch where one seems to be", hash.short());
+                            log::warn!("block {} is no patch where one seems to be", hash.short());
                             walk.todo.pop();
-                            walk.broken = true;
                             continue;
                         }
                         Err(e) => return Err(e),
                     }
-                } else if head.is_some() && !self.blocks.drop_damaged(&hash)? {
-                    let bytes = self.blocks.get_checked(&hash);
+                } else if head.is_some()
+                    && !self.blocks.drop_damaged(&hash)?
+                    && let Some(bytes) = self.blocks.get_checked(&hash)?
+                {
                     walk.todo.pop();
-                    match bytes {
-                        Ok(Some(bytes)) if BlockHash::of_list(&bytes) == hash => {
-                            walk.visited.insert((hash, height));
-                            walk.todo.extend(children(&bytes, height));
-                        }
-                        _ => {
-                            log::error!("block {} is damaged, or no list where one belongs", hash.short());
-                            walk.broken = true;
-                        }
+                    if BlockHash::of_list(&bytes) == hash {
+                        walk.visited.insert((hash, height));
+                        walk.todo.extend(children(&bytes, height));
+                    } else {
+                        // Its author's doing as well. What can't get any better must not stand in the way of others.
+                        log::warn!("block {} stands where a list should: its content is damaged", hash.short());
                     }
                     continue;
                 }
-                let want = Want { height, walks: vec![at], asked: None, lacked_by: BTreeSet::new(), parked: false };
+                let mut want = Want::new(height, vec![at]);
+                want.enqueue(queue, hash);
                 wants.insert(hash, want);
-                queue.push_back(hash);
                 walk.listed += 1;
                 walk.todo.pop();
             }
-            if walk.todo.is_empty() && walk.listed == 0 && !walk.broken {
+            if walk.todo.is_empty() && walk.listed == 0 {
                 done.push(at);
             }
         }
         Ok(done)
+    }
+}
+
+impl Want {
+    fn new(height: u32, walks: Vec<ValueRef>) -> Self {
+        let lacked_by = BTreeSet::new();
+        Self { height, walks, asked: None, lacked_by, queued: false, urgent: false, parked: false }
+    }
+
+    fn enqueue(&mut self, queue: &mut VecDeque<BlockHash>, hash: BlockHash) {
+        if !std::mem::replace(&mut self.queued, true) {
+            queue.push_back(hash);
+        }
+    }
+
+    fn enqueue_first(&mut self, queue: &mut VecDeque<BlockHash>, hash: BlockHash) {
+        if !std::mem::replace(&mut self.queued, true) {
+            queue.push_front(hash);
+        }
     }
 }
 
@@ -452,6 +503,39 @@ impl State {
         self.walks.len() - self.parked_walks < CONTENTS
             && self.walks.len() < PARKED
             && self.wants.len() - self.parked_wants < WINDOW
+    }
+
+    /// Leaves the contents that wait for what nobody connected has to the store's list, until another peer connects: others
+    /// come behind them. All that stand before one of them, of its branch, were looked at: branches grow at their end.
+    fn set_parked_aside(&mut self) {
+        for (&at, _) in self.walks.iter().filter(|(_, walk)| walk.parked > 0) {
+            let last = self.set_aside.entry(at.dot.branch).or_insert(at);
+            *last = at.max(*last);
+        }
+        self.forget_walks(|walk| walk.parked > 0);
+    }
+
+    /// Looks at all contents as if none had been; also at those being walked, in their order.
+    fn begin_anew(&mut self) {
+        self.forget_walks(|_| true);
+        self.set_aside.clear();
+        self.next.clear();
+        self.more = true;
+    }
+
+    fn forget_walks(&mut self, which: impl Fn(&Walk) -> bool) {
+        let forgotten: BTreeSet<ValueRef> =
+            self.walks.iter().filter(|(_, walk)| which(walk)).map(|(at, _)| *at).collect();
+        self.walks.retain(|at, _| !forgotten.contains(at));
+        self.parked_walks = self.walks.values().filter(|walk| walk.parked > 0).count();
+        let parked_wants = &mut self.parked_wants;
+        self.wants.retain(|_, want| {
+            let waited_for = !want.walks.is_empty();
+            want.walks.retain(|at| !forgotten.contains(at));
+            let keep = !waited_for || !want.walks.is_empty() || want.asked.is_some() || want.urgent;
+            *parked_wants -= usize::from(want.parked && !keep);
+            keep
+        });
     }
 }
 
@@ -465,3 +549,6 @@ pub(crate) fn children(bytes: &[u8], height: u32) -> Vec<(BlockHash, u32)> {
 
 /// Shared by the volume and its sessions.
 pub(crate) type SharedFetch = Arc<Fetch>;
+
+#[cfg(test)]
+mod tests;

@@ -9,6 +9,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
+    ops::ControlFlow,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
@@ -42,6 +43,8 @@ const MAX_TIPS: usize = 40_000;
 pub(crate) const MAX_WAITING: usize = 2048;
 /// Bytes of them.
 pub(crate) const MAX_WAITING_BYTES: usize = 32 << 20;
+/// What a change takes beside its bytes.
+const CHANGE_DECODED: usize = 512;
 /// What a peer may cost without bringing anything new, in points: at once, and more each second. An honest one stays
 /// far below.
 const CREDIT: u64 = 10_000;
@@ -53,6 +56,10 @@ const TIPS_PER_POINT: u64 = 5;
 const FLUSH_COST: u64 = 5;
 /// A commit that waits for one that isn't here.
 const WAITING_COST: u64 = 1;
+/// A wanted commit has those that arrived after it looked at once more: a point for so many.
+const ARRIVALS_PER_POINT: u64 = 4096;
+/// So many arrivals are looked at without letting go of the core.
+const ARRIVALS_AT_ONCE: u64 = 2000;
 /// After running out of room: when to see whether there is some again.
 const RETRY_ROOM: Duration = Duration::from_secs(1);
 /// After the disk failed otherwise.
@@ -198,6 +205,8 @@ struct State {
     /// Where in the order of arrival sending goes on.
     next_arrival: u64,
     wants: Vec<CommitHash>,
+    /// The first arrival among them.
+    wanted_from: Option<u64>,
     /// Commits to ask for, the first noted first.
     to_ask: VecDeque<CommitHash>,
     /// These, and those asked for that have not come.
@@ -357,8 +366,9 @@ impl Waiting {
     }
 }
 
+/// About what a commit takes in memory: its header raw and decoded, and of each change what is decoded beside its bytes.
 fn size(commit: &Commit) -> usize {
-    commit.raw.changes.iter().map(|c| c.size()).sum()
+    2 * commit.raw.header.len() + commit.raw.changes.iter().map(|c| c.size() + CHANGE_DECODED).sum::<usize>()
 }
 
 /// What became of commits that were taken in.
@@ -553,6 +563,17 @@ impl Session {
             Message::Commits(commits) => self.receive_commits(commits)?,
             Message::Want(hash) => {
                 let mut state = self.shared.state.lock();
+                let row = {
+                    let core = self.volume.inner.core.lock();
+                    // What can't be read is told of where it is to be sent.
+                    core.dot_of(&hash).ok().flatten().and_then(|dot| core.commit_row(dot).ok().flatten())
+                };
+                if let Some(arrival) = row.map(|row| row.arrival) {
+                    let from = state.wanted_from.map_or(state.next_arrival, |from| from.min(state.next_arrival));
+                    let cost = from.saturating_sub(arrival) / ARRIVALS_PER_POINT;
+                    state.credit.spend(self.volume.inner.clock.monotonic(), cost)?;
+                    state.wanted_from = Some(from.min(arrival));
+                }
                 if state.wants.len() < MAX_WAITING {
                     state.wants.push(hash);
                 }
@@ -712,6 +733,16 @@ impl Session {
         if !self.is_member() {
             return Ok(None);
         }
+        loop {
+            // Past whatever the peer knows, however much, but not under one lock: the mount works on.
+            if let ControlFlow::Break(found) = self.look_for_commits()? {
+                return Ok(found);
+            }
+        }
+    }
+
+    /// Goes on in the order of arrival; tells what was found, unless there is more to look at.
+    fn look_for_commits(&self) -> Result<ControlFlow<Option<Message>>> {
         let sendable = self.volume.inner.synced_arrival.load(Ordering::Acquire);
         let mut state = self.shared.state.lock();
         let core = self.volume.inner.core.lock();
@@ -728,15 +759,17 @@ impl Session {
                 }
                 None => {
                     if let Some(commit) = core.export(dot)? {
-                        return Ok(Some(Message::Commits(vec![commit])));
+                        return Ok(ControlFlow::Break(Some(Message::Commits(vec![commit]))));
                     }
                 }
             }
         }
+        state.wanted_from = None;
         if state.known.is_none() {
-            return Ok(None);
+            return Ok(ControlFlow::Break(None));
         }
-        while state.next_arrival <= sendable && bytes < BATCH_BYTES {
+        let until = state.next_arrival.saturating_add(ARRIVALS_AT_ONCE);
+        while state.next_arrival <= sendable.min(until) && bytes < BATCH_BYTES {
             let arrival = state.next_arrival;
             state.next_arrival += 1;
             let Some(key) = core.store.raw().get(Space::Index, &arrival_key(arrival))? else { continue };
@@ -753,7 +786,10 @@ impl Session {
                 break;
             }
         }
-        Ok((!commits.is_empty()).then_some(Message::Commits(commits)))
+        if commits.is_empty() && state.next_arrival <= sendable {
+            return Ok(ControlFlow::Continue(()));
+        }
+        Ok(ControlFlow::Break((!commits.is_empty()).then_some(Message::Commits(commits))))
     }
 
     /// Up to `max` blocks to ask this peer for now; each must be answered by [`Self::block_arrived`] or [`Self::block_failed`].
@@ -868,7 +904,7 @@ impl Volume {
         let _telling = self.inner.telling.read();
         let mut changed = Vec::new();
         let mut taken = Taken::default();
-        let mut applied = false;
+        let (mut applied, mut lost) = (false, false);
         let result = {
             let mut core = self.inner.core.lock();
             let mut waiting = self.inner.waiting.lock();
@@ -895,6 +931,7 @@ impl Volume {
                     }
                     Err(e) => {
                         result = Err(e);
+                        lost = todo.iter().chain([&commit]).any(|commit| !sent.contains(&commit.hash));
                         break;
                     }
                 }
@@ -925,6 +962,18 @@ impl Volume {
                 self.wake_committer();
             }
         }
+        if lost {
+            self.ask_all_anew();
+        }
         result.map(|()| taken)
+    }
+
+    /// Tells all peers once more what is here: they send again what had waited and was let go.
+    fn ask_all_anew(&self) {
+        let sessions: Vec<_> = self.inner.sessions.lock().values().cloned().collect();
+        for session in sessions {
+            session.state.lock().tips_due = true;
+            session.wake();
+        }
     }
 }

@@ -183,7 +183,7 @@ impl Volume {
         }
         if !batch.is_empty() {
             core.store.apply(batch)?;
-            self.inner.fetch.look_again();
+            self.inner.fetch.look_at_all_again();
         }
         Ok(())
     }

@@ -12,7 +12,7 @@ use common::{
 use crypto::{Label, SymmetricKey, keyed_tag};
 use p2pfs_volume::{
     AttributeChange, Caller, Error, Message, OpenMode, Role, SetTime, SetXattr, Timestamp,
-    commit::{ChangeKind, ClaimedCommit, Head, Header, RawChange, XattrBody, changes_root, decode, encode},
+    commit::{ChangeKind, ClaimedCommit, Commit, Head, Header, RawChange, XattrBody, changes_root, decode, encode},
     id::{Birthplace, CommitHash, NodeId, ValueId},
     store::Space,
 };
@@ -924,4 +924,178 @@ fn a_conflicting_version_outlives_two_who_each_remove_one_of_its_names() {
     let other = if shown == b"bob's" { "alice's" } else { "bob's" };
     assert!(tree.contains(other), "{tree}");
     assert!(!tree.contains(&*String::from_utf8_lossy(&shown)), "{tree}");
+}
+
+/// A member who begins logs without end makes nobody sign a commit that names more of them than others take.
+#[test]
+fn logs_without_end_are_seen_in_several_commits() {
+    let [mut alice, bob, carol] = three();
+    let known = commits(&alice, &bob);
+    let history = History::new(&known, &alice.user_keys());
+    let begun: Vec<_> = (0..3000).map(|log| Forger::new(&known, &history, &bob, 51 + log).sign(Vec::new())).collect();
+    told(&alice, &bob, &begun.iter().collect::<Vec<_>>());
+    alice.write("f", b"alice's").unwrap();
+    meet(&alice, &carol);
+    assert_eq!(carol.read("f").unwrap(), b"alice's");
+    for replica in [&alice, &carol] {
+        for commit in commits(replica, &bob) {
+            assert!(commit.raw.header.len() < 64 << 10, "{} observed", commit.header.observed.len());
+        }
+    }
+    // Nor after a restart, nor with a store built anew.
+    alice.restart(7);
+    alice.write("f", b"again").unwrap();
+    alice.salvage(8);
+    alice.write("g", b"more").unwrap();
+    meet(&alice, &carol);
+    assert_eq!((carol.read("f").unwrap(), carol.read("g").unwrap()), (b"again".to_vec(), b"more".to_vec()));
+}
+
+/// What waits for other commits is counted with its headers, which may name a great many.
+#[test]
+fn commits_that_wait_are_few_when_they_are_large() {
+    let (alice, bob) = pair();
+    let known = commits(&alice, &bob);
+    let history = History::new(&known, &alice.user_keys());
+    let session = alice.volume.session(bob.device_id());
+    for log in 0..100u64 {
+        let mut commit = Forger::new(&known, &history, &bob, 61 + log).sign(Vec::new());
+        let mut header: Header = decode("header", &commit.header).unwrap();
+        let names = (0..30_000u64).map(|n| {
+            CommitHash::from_bytes(
+                *crypto::Hash::of_bytes(Label::ChangesRoot, &(log << 32 | n).to_le_bytes()).as_bytes(),
+            )
+        });
+        header.observed = names.collect();
+        header.observed.sort_unstable();
+        commit.header = encode(&header);
+        commit.signature = bob.device_keys().signing.sign(Label::CommitSignature, &commit.header);
+        session.receive(Message::Commits(vec![commit])).unwrap();
+    }
+    let waiting = alice.volume.status().waiting_commits;
+    assert!((5..20).contains(&waiting), "{waiting}");
+}
+
+/// A commit that waited, and breaks a rule in what it says of the one that comes, is nothing to hold against its sender.
+#[test]
+fn a_commit_that_names_a_change_that_never_was_is_refused() {
+    let [alice, bob, carol] = three();
+    alice.write("f", b"").unwrap();
+    sync(&alice, &bob);
+    meet(&alice, &carol);
+    let node_of = |history: &History<'_>| *history.births().keys().find(|node| **node != NodeId::ROOT).unwrap();
+    let ino = carol.find("f").unwrap();
+    carol.volume.set_xattr(ino, b"user.one", b"carol's", SetXattr::Any, &Caller::default()).unwrap();
+    let known = commits(&carol, &bob);
+    let history = History::new(&known, &alice.user_keys());
+    let (node, newest) = (node_of(&history), known.last().unwrap());
+    let key = history.node_key(node);
+    let tag = NodeId::from_bytes(keyed_tag(key, Label::LinkTag, b"user.two"));
+    let planted = |log, index| {
+        let forger = Forger::new(&known, &history, &bob, log);
+        let body = XattrBody { time: Timestamp::default(), name: b"user.two".into(), value: None };
+        let kind = ChangeKind::Xattr { node, generation: 1, tag };
+        let never = ValueId { commit: newest.hash, index };
+        forger.sign(vec![forger.change(0, kind, vec![never], key, &body)])
+    };
+    let why = tell(&carol, &bob, &[&planted(71, 99)]).unwrap_err().to_string();
+    assert!(why.contains("never was"), "{why}");
+    told(&alice, &bob, &[&planted(73, 99)]);
+    carol.write("g", b"after it").unwrap();
+    meet(&alice, &carol);
+    assert_eq!(alice.read("g").unwrap(), b"after it");
+
+    // What is missing here only is damage of this disk's own.
+    for key in carol.store.keys(Space::Changes) {
+        carol.store.lose(Space::Changes, &key);
+    }
+    told(&carol, &bob, &[&planted(75, 0)]);
+}
+
+/// What void values superseded goes with them, each once, and only so much of it that it is quickly found.
+#[test]
+fn void_values_bring_in_no_more_than_is_quickly_found() {
+    let [alice, bob, _] = three();
+    let dora = Replica::joined("dora", 4, &alice, Role::Reader);
+    alice.write("f", b"").unwrap();
+    sync(&alice, &bob);
+    let mut known = commits(&alice, &bob);
+    let before = known.clone();
+    let history = History::new(&before, &alice.user_keys());
+    let node = *history.births().keys().find(|node| **node != NodeId::ROOT).unwrap();
+    let key = history.node_key(node);
+    let tag = NodeId::from_bytes(keyed_tag(key, Label::LinkTag, b"user.one"));
+    let sign = |known: &[Commit], author: &Replica, log, changes: usize, supersedes: Vec<ValueId>| {
+        let forger = Forger::new(known, &history, author, log);
+        let body = XattrBody { time: Timestamp::default(), name: b"user.one".into(), value: Some(vec![1].into()) };
+        let change = |index| {
+            let kind = ChangeKind::Xattr { node, generation: 1, tag };
+            forger.change(index, kind, supersedes.clone(), key, &body)
+        };
+        forger.sign((0..changes).map(change).collect())
+    };
+    let values = |commit: &ClaimedCommit, count| -> Vec<ValueId> {
+        (0..count).map(|index| ValueId { commit: name(commit), index }).collect()
+    };
+    let many = sign(&known, &dora, 81, 1000, Vec::new());
+    known.push(many.clone().check().unwrap());
+    let over = sign(&known, &dora, 83, 10, values(&many, 1000));
+    known.push(over.clone().check().unwrap());
+    told(&alice, &dora, &[&many, &over]);
+    told(&alice, &bob, &[&sign(&known, &bob, 85, 1, values(&over, 5))]);
+    let why = tell(&alice, &bob, &[&sign(&known, &bob, 87, 1, values(&over, 10))]).unwrap_err().to_string();
+    assert!(why.contains("too many void values"), "{why}");
+    // However they are spread over the changes of the commit.
+    let why = tell(&alice, &bob, &[&sign(&known, &bob, 89, 2, values(&over, 5))]).unwrap_err().to_string();
+    assert!(why.contains("too many void values"), "{why}");
+}
+
+/// Whoever asks for an old commit has all that came after it looked at once more, which costs by how much that is; and it
+/// finds what is new at the end.
+#[test]
+fn an_old_commit_costs_what_came_after_it() {
+    let (alice, bob) = pair();
+    let known = commits(&alice, &bob);
+    let history = History::new(&known, &alice.user_keys());
+    let begun: Vec<_> = (0..5000).map(|log| Forger::new(&known, &history, &bob, 101 + log).sign(Vec::new())).collect();
+    let session = alice.volume.session(bob.device_id());
+    for some in begun.chunks(1000) {
+        session.receive(Message::Commits(some.to_vec())).unwrap();
+    }
+    alice.volume.commit_now().unwrap();
+    let in_step = || {
+        let session = alice.volume.session(bob.device_id());
+        session.receive(Message::State { digest: crypto::Hash::ZERO, complete: false, commits: 0 }).unwrap();
+        let Some(Message::Tips(tips)) = session.next_outgoing() else { panic!("no tips") };
+        session.receive(Message::Tips(tips)).unwrap();
+        session
+    };
+    let sent = |session: &p2pfs_volume::Session| {
+        let messages = std::iter::from_fn(|| session.next_outgoing());
+        let commits = messages.filter_map(|message| match message {
+            Message::Commits(commits) => Some(commits),
+            _ => None,
+        });
+        commits.flatten().map(|commit| name(&commit)).collect::<Vec<_>>()
+    };
+    let first = name(&begun[0]);
+    let session = in_step();
+    assert!(sent(&session).is_empty());
+    alice.write("f", b"new").unwrap();
+    session.receive(Message::Want(first)).unwrap();
+    alice.volume.commit_now().unwrap();
+    let found = sent(&session);
+    assert!(found.len() >= 2 && found[0] == first, "{} commits", found.len());
+
+    let nobodys = Message::Want(CommitHash::ZERO);
+    let session = in_step();
+    let all = (0..50_000).take_while(|_| session.receive(nobodys.clone()).is_ok()).count();
+    let session = in_step();
+    for _ in 0..all - 20 {
+        session.receive(nobodys.clone()).unwrap();
+    }
+    assert!(sent(&session).is_empty());
+    let old =
+        (0..20).take_while(|_| session.receive(Message::Want(first)).is_ok() && sent(&session).len() == 1).count();
+    assert!((5..=12).contains(&old), "{old} times");
 }

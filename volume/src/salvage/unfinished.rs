@@ -60,6 +60,8 @@ fn pending(core: &mut Core, old: &Old, store: &SealedStore, branch: BranchNo) ->
             log::error!("{} changes that were in no commit are lost: they follow a lost one", changes.len());
             return Ok(made);
         }
+        // Under the log that this device goes on with: the number here is for these changes.
+        core.join_frontier()?;
         let prev_dot = core.dot_of(&prev)?;
         let observed: Vec<Dot> = core.frontier.iter().copied().filter(|dot| Some(*dot) != prev_dot).collect();
         let (mut count, mut hashes) = (0, Vec::with_capacity(observed.len()));
