@@ -295,7 +295,16 @@ impl Volume {
             state.privileged = false;
         }
         let now = self.inner.clock.now();
+        let begins = state.branch.is_none();
         let branch = self.branch(file.ino, state, base)?;
+        if begins {
+            let shown = self.inner.core.lock().with_node(file.ino, |n| n.content.last().map(|v| v.at));
+            if shown.is_ok_and(|at| at.as_ref() != base.seen.last()) {
+                // A newer version came since it was opened. What is shown from now on is begun from the older one, and
+                // the kernel may have pages of the newer.
+                self.hand_on(&[Changed::Content(file.ino)]);
+            }
+        }
         let result = f(&mut branch.draft)?;
         branch.mtime = now;
         if !branch.dirty {

@@ -325,6 +325,11 @@ impl Volume {
                 file.state.write().shown = None;
             }
         }
+        self.hand_on(changed);
+    }
+
+    /// Hands changes to the mount alone. A file's lock may be held: the mount only takes note of them here.
+    pub(crate) fn hand_on(&self, changed: &[Changed]) {
         let Some(listener) = self.inner.listener.lock().clone() else { return };
         for change in changed {
             if let Changed::Entry { parent, name } = change {
@@ -337,7 +342,8 @@ impl Volume {
         }
     }
 
-    /// Sets who is told of changes that didn't come through this mount's calls.
+    /// Sets who is told of changes that didn't come through this mount's calls. It must not call the volume: locks
+    /// are held.
     pub fn on_change(&self, listener: Box<dyn Fn(Changed) + Send + Sync>) {
         *self.inner.listener.lock() = Some(Arc::from(listener));
     }
