@@ -174,6 +174,64 @@ fn who_writes_late_is_read_as_what_is_published() {
     }
 }
 
+/// What is stored into a page is work on the version which that page is of.
+#[test]
+fn a_store_into_an_older_page_hides_nobody_s_version() {
+    let group = Group::two();
+    let (alice, bob) = (group.alice(), group.bob());
+    for (round, len) in [100, 150_000].into_iter().enumerate() {
+        let name = format!("f{round}");
+        let old = vec![1; len];
+        fs::write(alice.at(&name), &old).unwrap();
+        group.all_read(&name, &old);
+        let file = File::options().read(true).write(true).open(alice.at(&name)).unwrap();
+        let mut mapping = Mapping::new(&file, len).unwrap();
+        drop(file);
+        assert!(mapping.read() == old);
+        mapping.store(50, &[9]);
+        let new = vec![2; len];
+        fs::write(bob.at(&name), &new).unwrap();
+        bob.wait();
+        alice.wait();
+        drop(mapping);
+        group.in_step();
+        let mut stored = old;
+        stored[50] = 9;
+        let copies: Vec<String> = names(alice.root()).into_iter().filter(|copy| copy.starts_with(&name)).collect();
+        let all: Vec<Vec<u8>> = copies.iter().map(|copy| fs::read(alice.at(copy)).unwrap()).collect();
+        assert!(all.contains(&new), "bob's version is gone: {copies:?}");
+        assert!(all.contains(&stored), "alice's store is gone: {copies:?}");
+        assert_eq!(all.len(), 2);
+    }
+}
+
+/// A mapping follows what arrives, and who stores into it then has seen that.
+#[test]
+fn a_store_into_a_newer_page_makes_no_conflict() {
+    let group = Group::two();
+    let (alice, bob) = (group.alice(), group.bob());
+    let mut content = vec![1; 150_000];
+    fs::write(alice.at("f"), &content).unwrap();
+    group.all_read("f", &content);
+    let file = File::options().read(true).write(true).open(alice.at("f")).unwrap();
+    let mut mapping = Mapping::new(&file, content.len()).unwrap();
+    drop(file);
+    assert!(mapping.read() == content);
+    for round in 2..5 {
+        content.fill(round);
+        fs::write(bob.at("f"), &content).unwrap();
+        bob.wait();
+        alice.wait();
+        assert!(mapping.read() == content);
+    }
+    mapping.store(100_000, &[9]);
+    content[100_000] = 9;
+    drop(mapping);
+    group.all_read("f", &content);
+    group.in_step();
+    assert_eq!(names(bob.root()), ["f"]);
+}
+
 #[test]
 fn whole_folders_move_and_go() {
     let group = Group::two();

@@ -316,6 +316,11 @@ impl Volume {
         drop(self.inner.telling.write());
     }
 
+    /// Whether changes may have been applied of which the mount wasn't told yet.
+    pub fn is_telling(&self) -> bool {
+        self.inner.telling.is_locked()
+    }
+
     /// Hands changes to the mount and drops what open files had cached of them.
     pub(crate) fn tell(&self, changed: &[Changed]) {
         for change in changed {
