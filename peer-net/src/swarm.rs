@@ -30,7 +30,7 @@ use crate::endpoint::{BindError, Caller, Endpoint, remote_address};
 use crate::handshake::{self, Addresses, FailedJoins, Greeted, HandshakeError};
 use crate::identity::{Identity, Protocol, peer_device};
 use crate::peer;
-use crate::places::{Places, network_of};
+use crate::places::{Place, Places, network_of};
 use crate::registry_address::RegistryAddress;
 use crate::registry_client::{Interest, RegistryClient, RegistryStatus};
 use crate::registry_protocol::MAX_ADDRESSES;
@@ -39,8 +39,16 @@ use table::{Link, Table};
 /// Handshakes at a time, and of those from one network; more callers are turned away and try again.
 const MAX_HANDSHAKES: usize = 64;
 const MAX_HANDSHAKES_PER_NETWORK: usize = 16;
-/// Connections taken in; with its windows a connection holds at most some 32 MiB, idle ones next to nothing.
+/// Connections with members; with its windows a connection holds at most some 32 MiB, idle ones next to nothing.
 const MAX_CONNECTIONS: usize = 256;
+/// Connections with devices that know the key and aren't known as members, and of those from one network. Whoever has
+/// the key can invent any number of devices.
+const MAX_STRANGERS: usize = 4;
+const MAX_STRANGERS_PER_NETWORK: usize = 2;
+/// How long such a device may take to bring the commits that say that it is a member.
+const PROBATION: Duration = Duration::from_secs(10);
+/// How often it is looked whether it has.
+const PROBATION_LOOK: Duration = Duration::from_millis(250);
 /// How long a caller has for TLS.
 const TLS_LIMIT: Duration = Duration::from_secs(10);
 
@@ -160,6 +168,8 @@ struct Shared {
     on_event: OnEvent,
     table: Mutex<Table>,
     failed_joins: Mutex<FailedJoins>,
+    /// For connections with devices that aren't known as members.
+    strangers: Places,
     /// Counts changes; its value means nothing.
     changes: watch::Sender<u64>,
     /// What the registries are told.
@@ -187,6 +197,7 @@ impl Swarm {
             on_event: config.on_event,
             table: Mutex::new(Table::new(endpoint.device())),
             failed_joins: Mutex::new(FailedJoins::default()),
+            strangers: Places::new(MAX_STRANGERS, MAX_STRANGERS_PER_NETWORK),
             changes: watch::Sender::new(0),
             interest,
             observed: Mutex::default(),
@@ -222,7 +233,8 @@ impl Swarm {
         tasks.spawn(discover::keep_offering(shared.clone()));
         shared.refresh.notify_one();
         for known in config.known_peers {
-            shared.heard_of(known.device, &known.addresses, false);
+            let member = shared.volume.is_member(&known.device);
+            shared.heard_of(known.device, member, &known.addresses, false);
         }
         log::info!("volume {}: listening on port {}", shared.volume.id().short(), endpoint.port());
         Ok(Self { shared, registries, tasks })
@@ -342,9 +354,22 @@ impl Shared {
         let address = remote_address(&connection);
         let Greeted { control, addresses, joined } = greeted;
         let volume = self.volume.clone();
+        let member = self.knows_as_member(device).await;
+        let probation = if member { None } else { self.strangers.take(address.ip()) };
+        if !member && probation.is_none() {
+            log::debug!("device {}: too many that aren't known as members", device.short());
+            connection.close(close::FAILED, b"not known as a member, and others are looked at first");
+            return;
+        }
         let session: Arc<Session> = blocking(move || Arc::new(volume.session(device))).await;
-        let link =
-            Link { device, connection: connection.clone(), session: session.clone(), dialled, at: Instant::now() };
+        let link = Link {
+            device,
+            connection: connection.clone(),
+            session: session.clone(),
+            member,
+            dialled,
+            at: Instant::now(),
+        };
         let connected = self.table.lock().connect(link);
         let replaced = match connected {
             Ok(replaced) => replaced,
@@ -364,7 +389,7 @@ impl Shared {
         self.event(Event::Connected { device, address, dialled });
         // Who just joined leaves this socket after the first sync, and comes back from another.
         if !joined {
-            self.learn(device, address, addresses).await;
+            self.learn((device, member), address, addresses).await;
         }
         self.changed();
         let on_change: peer::OnChange = {
@@ -375,7 +400,8 @@ impl Shared {
                 }
             })
         };
-        let ended = peer::run(connection.clone(), control, session, true, on_change).await;
+        let run = peer::run(connection.clone(), control, session, true, on_change);
+        let (ended, ()) = tokio::join!(run, self.await_membership(&connection, device, probation));
         if self.table.lock().disconnect(&device, connection.stable_id()) {
             let reason = ended.reason();
             log::info!("device {}: disconnected: {reason}", device.short());
@@ -388,24 +414,50 @@ impl Shared {
         self.changed();
     }
 
+    /// Ends a connection with a device that isn't a member when its time is up.
+    async fn await_membership(&self, connection: &Connection, device: DeviceId, probation: Option<Place>) {
+        let Some(_until_then) = probation else { return };
+        let deadline = Instant::now() + PROBATION;
+        while connection.close_reason().is_none() {
+            if self.knows_as_member(device).await {
+                self.table.lock().note_member(&device);
+                return;
+            }
+            if Instant::now() >= deadline {
+                log::debug!("device {}: it has not proven to be a member", device.short());
+                connection.close(close::NOT_A_MEMBER, b"not known as a member");
+                return;
+            }
+            tokio::select! {
+                _gone = connection.closed() => {}
+                () = tokio::time::sleep(PROBATION_LOOK) => {}
+            }
+        }
+    }
+
+    async fn knows_as_member(&self, device: DeviceId) -> bool {
+        let volume = self.volume.clone();
+        blocking(move || volume.is_member(&device)).await
+    }
+
     /// Remembers what a peer told of itself and of other members.
-    async fn learn(self: &Arc<Self>, device: DeviceId, address: SocketAddr, told: Addresses) {
+    async fn learn(self: &Arc<Self>, (device, member): (DeviceId, bool), address: SocketAddr, told: Addresses) {
         let mut own = vec![address];
         own.extend(told.own);
-        self.heard_of(device, &own, false);
+        self.heard_of(device, member, &own, false);
         let volume = self.volume.clone();
         let members = blocking(move || {
             told.others.into_iter().filter(|(device, _)| volume.is_member(device)).collect::<Vec<_>>()
         })
         .await;
         for (other, addresses) in members {
-            self.heard_of(other, &addresses, false);
+            self.heard_of(other, true, &addresses, false);
         }
     }
 
     /// Notes where a device may be, and sees to it that it is dialled.
-    fn heard_of(self: &Arc<Self>, device: DeviceId, addresses: &[SocketAddr], back: bool) {
-        let new = self.table.lock().heard_of(device, addresses, back);
+    fn heard_of(self: &Arc<Self>, device: DeviceId, member: bool, addresses: &[SocketAddr], back: bool) {
+        let new = self.table.lock().heard_of(device, member, addresses, back);
         if let Some(wake) = new {
             self.spawn(dial::keep_dialling(self.clone(), device, wake));
         }
@@ -415,7 +467,7 @@ impl Shared {
 async fn accept(shared: Arc<Shared>) {
     let handshakes = Places::new(MAX_HANDSHAKES, MAX_HANDSHAKES_PER_NETWORK);
     while let Some(caller) = shared.endpoint.accept().await {
-        let full = shared.table.lock().connected() >= MAX_CONNECTIONS;
+        let full = shared.table.lock().members_connected() >= MAX_CONNECTIONS;
         match handshakes.take(caller.address().ip()) {
             Some(place) if !full => {
                 let shared_too = shared.clone();

@@ -10,8 +10,8 @@ mod common;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use common::{Actor, Person, eventually, until_settled};
-use crypto::{DeviceId, Label, keyed_tag};
+use common::{Actor, Person, eventually, until, until_settled};
+use crypto::{DeviceId, DeviceKeys, Label, OsEntropy, SymmetricKey, keyed_tag};
 use p2pfs_peer_net::close;
 use p2pfs_peer_net::endpoint::Endpoint;
 use p2pfs_peer_net::frame::{self, FrameReader};
@@ -19,8 +19,8 @@ use p2pfs_peer_net::identity::{Identity, Protocol};
 use p2pfs_peer_net::swarm::{Event, Swarm};
 use quinn::{Connection, ConnectionError, RecvStream, SendStream};
 use serde::{Deserialize, Serialize};
-use volume::Message;
 use volume::sync::MAX_MESSAGE;
+use volume::{Message, Role};
 
 #[derive(Serialize, Deserialize)]
 enum Hello {
@@ -44,14 +44,22 @@ struct Rogue {
 
 /// The tag by which `mallory` proves membership on `connection`.
 fn proof(mallory: &Actor, connection: &Connection) -> serde_bytes::ByteArray<16> {
+    proof_by(&mallory.id(), &mallory.volume.discovery_key().unwrap(), connection)
+}
+
+fn proof_by(device: &DeviceId, key: &SymmetricKey, connection: &Connection) -> serde_bytes::ByteArray<16> {
     let mut exporter = [0; 32];
     connection.export_keying_material(&mut exporter, b"p2pfs member proof", b"").unwrap();
-    let message = [exporter.as_slice(), b"d", mallory.id().as_bytes()].concat();
-    keyed_tag(&mallory.volume.discovery_key().unwrap(), Label::MemberProof, &message).into()
+    let message = [exporter.as_slice(), b"d", device.as_bytes()].concat();
+    keyed_tag(key, Label::MemberProof, &message).into()
 }
 
 async fn dial(mallory: &Actor, alice: &Swarm) -> (Endpoint, Connection) {
-    let identity = Identity::new(&mallory.person.device.signing).unwrap();
+    dial_as(&mallory.person.device, alice).await
+}
+
+async fn dial_as(device: &DeviceKeys, alice: &Swarm) -> (Endpoint, Connection) {
+    let identity = Identity::new(&device.signing).unwrap();
     let endpoint = Endpoint::bind(identity, common::loopback(), Protocol::Peer).unwrap();
     let connection = endpoint.connect(alice.local_addresses()[0], Protocol::Peer, None).await.unwrap();
     (endpoint, connection)
@@ -60,13 +68,19 @@ async fn dial(mallory: &Actor, alice: &Swarm) -> (Endpoint, Connection) {
 impl Rogue {
     /// Connects as the member that mallory is.
     async fn connect(mallory: &Actor, alice: &Swarm) -> Self {
-        let (endpoint, connection) = dial(mallory, alice).await;
+        Self::connect_as(&mallory.person.device, &mallory.volume.discovery_key().unwrap(), alice).await
+    }
+
+    /// Connects as a device that nobody admitted, but that was given the key.
+    async fn connect_as(device: &DeviceKeys, key: &SymmetricKey, alice: &Swarm) -> Self {
+        let (endpoint, connection) = dial_as(device, alice).await;
         let (mut send, receive) = connection.open_bi().await.unwrap();
         let mut receive = FrameReader::new(receive, MAX_MESSAGE);
-        frame::write_value(&mut send, &Hello::Sync(vec![proof(mallory, &connection)])).await.unwrap();
+        frame::write_value(&mut send, &Hello::Sync(vec![proof_by(&device.id(), key, &connection)])).await.unwrap();
         let Answer::Welcome(_) = receive.expect_value().await.unwrap();
         frame::write_value(&mut send, &Addresses::default()).await.unwrap();
-        let _alices: Addresses = receive.expect_value().await.unwrap();
+        // One who is turned away now may not get hers.
+        let _alices = receive.expect_value::<Addresses>().await;
         Self { _endpoint: endpoint, connection, send, receive }
     }
 
@@ -220,4 +234,61 @@ async fn a_registrys_protocol_is_not_spoken_between_peers() {
     let endpoint = Endpoint::bind(identity, common::loopback(), Protocol::Peer).unwrap();
     assert!(endpoint.connect(scene.a.local_addresses()[0], Protocol::Registry, None).await.is_err());
     scene.goes_on().await;
+}
+
+/// Mallory gave the key to somebody who invents devices: few of them are listened to, and none for long.
+#[tokio::test(flavor = "multi_thread")]
+async fn devices_that_nobody_admitted_take_few_places_and_not_for_long() {
+    let scene = scene().await;
+    let key = scene.mallory.volume.discovery_key().unwrap();
+    let mut invented = Vec::new();
+    for _ in 0..8 {
+        let device = DeviceKeys::generate(&OsEntropy);
+        invented.push((device.id(), Rogue::connect_as(&device, &key, &scene.a).await));
+    }
+    let strangers = || {
+        let peers = scene.a.peers();
+        peers.iter().filter(|peer| invented.iter().any(|(device, _)| *device == peer.device)).count()
+    };
+    let gone = || invented.iter().filter(|(_, rogue)| rogue.connection.close_reason().is_some()).count();
+    eventually("most are turned away", || gone() >= 6).await;
+    assert!(strangers() <= 2);
+    // Members come and stay.
+    let rogue = Rogue::connect(&scene.mallory, &scene.a).await;
+    until(&scene.a, "mallory and bob", |peers| {
+        [scene.mallory.id(), scene.bob.id()].iter().all(|member| peers.iter().any(|peer| peer.device == *member))
+    })
+    .await;
+    eventually("all are turned away", || gone() == 8).await;
+    eventually("none is left", || strangers() == 0).await;
+    assert!(rogue.connection.close_reason().is_none() && scene.a.peers().len() == 2);
+    scene.goes_on().await;
+}
+
+/// Who was admitted while alice was away has the newest key, and is nobody to her until she has the admission.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_device_that_was_admitted_elsewhere_brings_its_admission() {
+    let alice = Person::new("alice").found();
+    let a = alice.swarm(alice.config());
+    let mut ticket = alice.ticket(&[], a.local_addresses());
+    ticket.secret = alice.volume.invite(Role::Admin, Duration::from_secs(3600)).unwrap();
+    let (bob, _) = Person::new("bob").join(&ticket).await.unwrap();
+    let b = bob.swarm(bob.config());
+    let (carol, _) = Person::new("carol").join(&bob.ticket(&[], b.local_addresses())).await.unwrap();
+    b.shutdown().await;
+    assert!(!alice.volume.is_member(&carol.id()));
+    let device = DeviceKeys::generate(&OsEntropy);
+    let invented = Rogue::connect_as(&device, &alice.volume.discovery_key().unwrap(), &a).await;
+    let c = carol.swarm_with(&[(&alice, &a)]);
+    eventually("alice knows carol", || alice.volume.is_member(&carol.id())).await;
+    let connections = |of: &Swarm| of.peers().iter().map(|peer| peer.connection).collect::<Vec<_>>();
+    until(&c, "settled", |peers| peers.len() == 1 && peers[0].progress.i_hold_all_theirs).await;
+    let before = connections(&c);
+    let ended = tokio::time::timeout(Duration::from_secs(60), invented.connection.closed()).await.unwrap();
+    assert!(closed_with(&ended, close::NOT_A_MEMBER), "{ended}");
+    // She came at the same time.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(connections(&c), before);
+    a.shutdown().await;
+    c.shutdown().await;
 }

@@ -137,6 +137,101 @@ fn a_mapped_file_shows_what_arrives() {
     eventually("the store arrives", || holds(mapping.read()[50_000] == 2, || "still the old byte".to_owned()));
 }
 
+/// A version that comes between opening and writing is in the kernel's pages, and not in what the writer began from.
+#[test]
+fn who_writes_late_is_read_as_what_is_published() {
+    let mut group = Group::two();
+    for (round, len) in [50_000, 150_000, 250_000].into_iter().enumerate() {
+        let (alice, bob) = (group.alice(), group.bob());
+        let name = format!("f{round}");
+        let old = vec![1; 150_000];
+        fs::write(alice.at(&name), &old).unwrap();
+        group.all_read(&name, &old);
+        let open = File::options().read(true).write(true).open(alice.at(&name)).unwrap();
+        let new = vec![2; len];
+        fs::write(bob.at(&name), &new).unwrap();
+        bob.wait();
+        alice.wait();
+        // Now pages of the new version are kept, and nothing is left to drop them.
+        assert!(fs::read(alice.at(&name)).unwrap() == new);
+
+        open.write_all_at(&[3], 20_000).unwrap();
+        let mut written = old.clone();
+        written[20_000] = 3;
+        let read = |of: &str| fs::read(alice.at(of)).unwrap();
+        eventually("what was begun from shows", || holds(read(&name) == written, || format!("{}", read(&name).len())));
+        assert_eq!(fs::metadata(alice.at(&name)).unwrap().len(), 150_000);
+        drop(open);
+        group.in_step();
+        let copy = conflicts(alice.root()).into_iter().find(|copy| copy.starts_with(&name)).unwrap();
+        let both = [read(&name), read(&copy)];
+        assert!(both.contains(&written) && both.contains(&new), "one of the two is lost");
+        // Nor is it the kernel's memory that tells so.
+        group.peers[0].unmount();
+        group.peers[0].mount();
+        let again = |of: &str| fs::read(group.alice().at(of)).unwrap();
+        assert!([again(&name), again(&copy)] == both);
+    }
+}
+
+/// What is stored into a page is work on the version which that page is of.
+#[test]
+fn a_store_into_an_older_page_hides_nobody_s_version() {
+    let group = Group::two();
+    let (alice, bob) = (group.alice(), group.bob());
+    for (round, len) in [100, 150_000].into_iter().enumerate() {
+        let name = format!("f{round}");
+        let old = vec![1; len];
+        fs::write(alice.at(&name), &old).unwrap();
+        group.all_read(&name, &old);
+        let file = File::options().read(true).write(true).open(alice.at(&name)).unwrap();
+        let mut mapping = Mapping::new(&file, len).unwrap();
+        drop(file);
+        assert!(mapping.read() == old);
+        mapping.store(50, &[9]);
+        let new = vec![2; len];
+        fs::write(bob.at(&name), &new).unwrap();
+        bob.wait();
+        alice.wait();
+        drop(mapping);
+        group.in_step();
+        let mut stored = old;
+        stored[50] = 9;
+        let copies: Vec<String> = names(alice.root()).into_iter().filter(|copy| copy.starts_with(&name)).collect();
+        let all: Vec<Vec<u8>> = copies.iter().map(|copy| fs::read(alice.at(copy)).unwrap()).collect();
+        assert!(all.contains(&new), "bob's version is gone: {copies:?}");
+        assert!(all.contains(&stored), "alice's store is gone: {copies:?}");
+        assert_eq!(all.len(), 2);
+    }
+}
+
+/// A mapping follows what arrives, and who stores into it then has seen that.
+#[test]
+fn a_store_into_a_newer_page_makes_no_conflict() {
+    let group = Group::two();
+    let (alice, bob) = (group.alice(), group.bob());
+    let mut content = vec![1; 150_000];
+    fs::write(alice.at("f"), &content).unwrap();
+    group.all_read("f", &content);
+    let file = File::options().read(true).write(true).open(alice.at("f")).unwrap();
+    let mut mapping = Mapping::new(&file, content.len()).unwrap();
+    drop(file);
+    assert!(mapping.read() == content);
+    for round in 2..5 {
+        content.fill(round);
+        fs::write(bob.at("f"), &content).unwrap();
+        bob.wait();
+        alice.wait();
+        assert!(mapping.read() == content);
+    }
+    mapping.store(100_000, &[9]);
+    content[100_000] = 9;
+    drop(mapping);
+    group.all_read("f", &content);
+    group.in_step();
+    assert_eq!(names(bob.root()), ["f"]);
+}
+
 #[test]
 fn whole_folders_move_and_go() {
     let group = Group::two();

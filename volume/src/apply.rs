@@ -384,7 +384,7 @@ impl Core {
 
     /// A change that a commit names. That its commit never had such a one is its author's doing; a change that is missing
     /// here is not.
-    fn named(&self, at: ValueRef) -> Result<RawChange> {
+    fn named(&self, at: ValueRef) -> Result<Arc<RawChange>> {
         let found = self.change(at);
         if matches!(found, Err(Error::Damaged(_)))
             && let Some(row) = self.commit_row(at.dot)?

@@ -48,6 +48,9 @@ pub(crate) struct FileState {
     /// What readers see while there is no draft; loaded when needed.
     pub shown: Option<Version>,
     branch: Option<Branch>,
+    /// While somebody may write: no page that the kernel keeps is of an older version. That is what a store through a
+    /// mapping had seen, as far as anybody can tell.
+    pages: Option<Arc<Base>>,
     /// Has set-id bits that a write must clear.
     privileged: bool,
     /// Nobody has it open, but what was written could not be published yet (the disk was full): held until it is.
@@ -82,9 +85,12 @@ pub(crate) struct OpenHandle {
     mode: OpenMode,
     who: Caller,
     /// What was shown as it was opened; `None` for readers.
-    base: Option<Base>,
+    base: Option<Arc<Base>>,
     file: Arc<OpenFile>,
 }
+
+/// What an open file shows, at the moment at which its older pages are about to be dropped.
+pub struct PagesFrom(Arc<Base>);
 
 impl Core {
     /// What a file shows now.
@@ -172,6 +178,9 @@ impl Volume {
     /// Ends the branch of a file that nobody writes to any more, once all of it is published, and lets go of what a
     /// failed last close had kept. Tells whether somebody's concurrent version ranks higher, and shows from now on.
     fn end_branch(&self, file: &OpenFile, state: &mut FileState) -> bool {
+        if state.writers == 0 {
+            state.pages = None;
+        }
         if state.branch.as_ref().is_some_and(|branch| branch.dirty) {
             return false;
         }
@@ -218,7 +227,7 @@ impl Volume {
             Some(self.local(&[], |core| {
                 core.may_change()?;
                 core.made_real(ino)?;
-                core.base(ino)
+                core.base(ino).map(Arc::new)
             })?)
         } else {
             None
@@ -230,6 +239,10 @@ impl Volume {
             state.privileged = attributes.mode & 0o6000 != 0;
             if writing {
                 state.writers += 1;
+                if state.pages.is_none() {
+                    state.pages = handle.base.clone();
+                    state.shown = None;
+                }
             }
             if let (true, Some(base)) = (mode.truncate, &handle.base) {
                 let result = self.change(&file, &mut state, base, who, |draft| draft.truncate(0));
@@ -295,7 +308,16 @@ impl Volume {
             state.privileged = false;
         }
         let now = self.inner.clock.now();
+        let begins = state.branch.is_none();
         let branch = self.branch(file.ino, state, base)?;
+        if begins {
+            let shown = self.inner.core.lock().with_node(file.ino, |n| n.content.last().map(|v| v.at));
+            if shown.is_ok_and(|at| at.as_ref() != base.seen.last()) {
+                // A newer version came since it was opened. What is shown from now on is begun from the older one, and
+                // the kernel may have pages of the newer.
+                self.hand_on(&[Changed::Content(file.ino)]);
+            }
+        }
         let result = f(&mut branch.draft)?;
         branch.mtime = now;
         if !branch.dirty {
@@ -384,7 +406,11 @@ impl Volume {
         let mut state = file.state.write();
         let room = state.branch.as_ref().map_or(u64::MAX, |branch| branch.draft.size().saturating_sub(offset));
         let kept = &data[..data.len().min(usize::try_from(room).unwrap_or(usize::MAX))];
-        let base = self.inner.core.lock().base(ino);
+        // Not what shows now: the kernel brings stores here as it drops the pages for a version that has come.
+        let base = match &state.pages {
+            Some(pages) => Ok(pages.clone()),
+            None => self.inner.core.lock().base(ino).map(Arc::new),
+        };
         let root = Caller::default();
         let result = match kept {
             [] => Ok(()),
@@ -398,6 +424,28 @@ impl Volume {
             self.tell(&[Changed::Content(ino)]);
         }
         result.and(published).map(|()| data.len())
+    }
+
+    /// To be called before the kernel is told to drop a file's pages: what it reads anew is of this version or a newer one.
+    /// `None` when nobody has the file open for writing.
+    pub fn before_pages_drop(&self, ino: Ino) -> Option<PagesFrom> {
+        let file = self.inner.files.get(&ino).map(|f| f.clone())?;
+        let mut state = file.state.write();
+        if state.writers == 0 {
+            return None;
+        }
+        state.shown = None;
+        self.inner.core.lock().base(ino).ok().map(|base| PagesFrom(Arc::new(base)))
+    }
+
+    /// To be called once it has.
+    pub fn pages_dropped(&self, ino: Ino, from: PagesFrom) {
+        if let Some(file) = self.inner.files.get(&ino).map(|f| f.clone()) {
+            let mut state = file.state.write();
+            if state.writers > 0 {
+                state.pages = Some(from.0);
+            }
+        }
     }
 
     /// Publishes what was written, if anything was since the last time.
@@ -647,7 +695,7 @@ impl Volume {
             _ => self.local(&[], |core| {
                 core.may_change()?;
                 core.made_real(ino)?;
-                core.base(ino)
+                core.base(ino).map(Arc::new)
             })?,
         };
         if size > attributes.size {

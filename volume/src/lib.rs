@@ -57,6 +57,7 @@ mod vectors;
 
 pub use content::{BlockHash, BlockStore};
 pub use error::{Error, Result};
+pub use files::PagesFrom;
 pub use member::{DeviceInfo, Invitation, JoinGrant, JoinRequest, Member, Role, TicketSecret};
 pub use node::{
     Allocate, AttributeChange, Attributes, Caller, DirEntry, Handle, Ino, NAME_MAX, NewNode, NodeKind, OpenMode,

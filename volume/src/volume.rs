@@ -317,6 +317,11 @@ impl Volume {
         self.inner.telling.try_write_until(deadline).is_some()
     }
 
+    /// Whether changes may have been applied of which the mount wasn't told yet.
+    pub fn is_telling(&self) -> bool {
+        self.inner.telling.is_locked()
+    }
+
     /// Hands changes to the mount and drops what open files had cached of them.
     pub(crate) fn tell(&self, changed: &[Changed]) {
         for change in changed {
@@ -326,6 +331,11 @@ impl Volume {
                 file.state.write().shown = None;
             }
         }
+        self.hand_on(changed);
+    }
+
+    /// Hands changes to the mount alone. A file's lock may be held: the mount only takes note of them here.
+    pub(crate) fn hand_on(&self, changed: &[Changed]) {
         let Some(listener) = self.inner.listener.lock().clone() else { return };
         for change in changed {
             if let Changed::Entry { parent, name } = change {
@@ -338,7 +348,8 @@ impl Volume {
         }
     }
 
-    /// Sets who is told of changes that didn't come through this mount's calls.
+    /// Sets who is told of changes that didn't come through this mount's calls. It must not call the volume: locks
+    /// are held.
     pub fn on_change(&self, listener: Box<dyn Fn(Changed) + Send + Sync>) {
         *self.inner.listener.lock() = Some(Arc::from(listener));
     }

@@ -89,6 +89,11 @@ impl Calls {
         self.changes.count()
     }
 
+    /// Whether the volume may have changed in ways of which nobody was told yet.
+    pub(super) fn is_telling(&self) -> bool {
+        self.volume.is_telling()
+    }
+
     /// Makes a call that changes nothing.
     pub(super) fn read<T>(&self, request: Request, call: impl FnOnce(&Volume) -> Result<T>) -> Result<T> {
         panic::catch_unwind(AssertUnwindSafe(|| call(&self.volume))).unwrap_or_else(|_| {

@@ -44,6 +44,7 @@ pub(super) enum Event {
 /// Events on their way from the volume to the kernel.
 pub(super) struct Invalidation {
     events: Receiver<Event>,
+    volume: Volume,
     outdated: Outdated,
     open: Arc<Open>,
 }
@@ -156,7 +157,7 @@ impl Invalidation {
             // Nobody listens any more once the mount has ended.
             let _ = sender.send(Event::Changed(event));
         }));
-        (Self { events, outdated: handed_on, open }, noticed, told)
+        (Self { events, volume: volume.clone(), outdated: handed_on, open }, noticed, told)
     }
 
     /// Takes the volume's events to nobody: the thread of the subscription before gets no more.
@@ -174,7 +175,7 @@ impl Invalidation {
                 let mut batch = Batch { number, ..Batch::default() };
                 batch.add(event);
                 self.events.try_iter().take(BATCH - 1).for_each(|event| batch.add(event));
-                if batch.send(&notifier, &self.outdated, &self.open, &pages).is_err() {
+                if batch.send(&notifier, &self.volume, &self.outdated, &self.open, &pages).is_err() {
                     break;
                 }
             }
@@ -218,7 +219,14 @@ impl Batch {
     }
 
     /// Fails once the mount is gone.
-    fn send(self, notifier: &Notifier, outdated: &Outdated, open: &Arc<Open>, pages: &Pool) -> io::Result<()> {
+    fn send(
+        self,
+        notifier: &Notifier,
+        volume: &Volume,
+        outdated: &Outdated,
+        open: &Arc<Open>,
+        pages: &Pool,
+    ) -> io::Result<()> {
         for (parent, name) in &self.entries {
             check(notifier.inval_entry(INodeNo(*parent), OsStr::from_bytes(name)))?;
         }
@@ -233,10 +241,15 @@ impl Batch {
             open.batches.lock().insert(self.number, self.contents.len());
         }
         for (ino, times) in self.contents {
-            let (notifier, outdated) = (notifier.clone(), outdated.clone());
+            let (notifier, volume, outdated) = (notifier.clone(), volume.clone(), outdated.clone());
             let dropping = Dropping { batch: self.number, open: open.clone() };
             let job = move || {
+                // Stores into these pages come here meanwhile.
+                let from = volume.before_pages_drop(Ino(ino));
                 let _ = check(notifier.inval_inode(INodeNo(ino), ALL_PAGES, TO_THE_END));
+                if let Some(from) = from {
+                    volume.pages_dropped(Ino(ino), from);
+                }
                 outdated.settle(ino, times);
                 drop(dropping);
             };

@@ -104,8 +104,10 @@ impl Driver {
     /// How the kernel is to treat a file that was just opened.
     fn open_flags(&self, ino: INodeNo, mode: OpenMode) -> FopenFlags {
         let mut flags = FopenFlags::empty();
-        // Pages stay unless they are known to be old and merely not dropped yet.
-        flags.set(FopenFlags::FOPEN_KEEP_CACHE, !self.outdated.contains(ino));
+        // Pages stay unless they are known to be old and merely not dropped yet. For whoever may store into them they must
+        // not be older than what it is taken to have seen, so also not while news is on its way here.
+        let coming = mode.read && mode.write && self.calls.is_telling();
+        flags.set(FopenFlags::FOPEN_KEEP_CACHE, !coming && !self.outdated.contains(ino));
         // Closing what was only read has nothing to tell.
         flags.set(FopenFlags::FOPEN_NOFLUSH, !mode.write);
         flags

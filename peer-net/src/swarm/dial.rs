@@ -22,13 +22,15 @@ const LAST_RETRY: Duration = Duration::from_secs(30);
 const STAGGER: Duration = Duration::from_millis(100);
 /// A connection that lasted so long was a success, however it ended.
 const STABLE: Duration = Duration::from_secs(10);
-/// A device that so often isn't of ours is forgotten, unless it is a member.
-const PATIENCE: u32 = 5;
+/// A device that isn't known as a member is forgotten after so many attempts in vain, which takes some ten minutes.
+const PATIENCE: u32 = 20;
+/// For so many counts one that answers, and doesn't prove to be a member.
+const STRANGE: u32 = 4;
 
 /// Dials `device` whenever it isn't connected, until it turns out to be nobody of ours.
 pub(super) async fn keep_dialling(shared: Arc<Shared>, device: DeviceId, wake: Arc<Notify>) {
     let mut backoff = Backoff::new(FIRST_RETRY, LAST_RETRY);
-    let mut strange = 0;
+    let (mut member, mut vain) = (false, 0);
     loop {
         // One who is connected, or not needed, is left alone until something is heard of it.
         if !shared.table.lock().wants(&device) {
@@ -45,17 +47,27 @@ pub(super) async fn keep_dialling(shared: Arc<Shared>, device: DeviceId, wake: A
                 if started.elapsed() >= STABLE {
                     backoff.reset();
                 }
-                strange = 0;
+                // Unless it had no time to bring what says that it is a member.
+                vain += if started.elapsed() >= STABLE { STRANGE } else { 1 };
             }
             Err(Failed::News) => backoff.reset(),
             Err(error) => {
                 log::debug!("device {}: {error}", device.short());
-                strange += u32::from(matches!(error, Failed::Handshake(HandshakeError::NotAMember)));
+                vain += match error {
+                    Failed::Handshake(HandshakeError::NotAMember) => STRANGE,
+                    Failed::Connected => 0,
+                    _ => 1,
+                };
             }
         }
-        if strange >= PATIENCE && !shared.volume.is_member(&device) {
-            shared.table.lock().forget(&device);
-            return;
+        if !member {
+            member = shared.knows_as_member(device).await;
+            if member {
+                shared.table.lock().note_member(&device);
+            } else if vain >= PATIENCE {
+                shared.table.lock().forget(&device);
+                return;
+            }
         }
         tokio::select! {
             () = tokio::time::sleep(backoff.next()) => {}

@@ -26,7 +26,10 @@ const MAX_OBSERVED: usize = 4;
 pub(super) async fn listen(shared: Arc<Shared>, mut discoveries: mpsc::Receiver<Discovery>) {
     while let Some(discovery) = discoveries.recv().await {
         match discovery {
-            Discovery::Here(sighting) => shared.heard_of(sighting.device, &sighting.addresses, true),
+            Discovery::Here(sighting) => {
+                let member = shared.knows_as_member(sighting.device).await;
+                shared.heard_of(sighting.device, member, &sighting.addresses, true);
+            }
             // Whether it is gone from the network, its connection tells.
             Discovery::Gone { .. } => {}
             Discovery::Complete { observed } => {

@@ -1,6 +1,7 @@
 //! Who is connected and who is known: the swarm's memory, without I/O.
 //!
 //! Invariants: at most one link per device, none to this device; bounded numbers of devices and of addresses for each.
+//! Whoever has the discovery key can invent devices: those that aren't members count apart, and keep no member away.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -14,11 +15,13 @@ use volume::sync::Session;
 
 use super::KnownPeer;
 
-/// How many devices are remembered.
+/// How many members are remembered.
 const MAX_KNOWN: usize = 1024;
+/// And how many others: some may turn out to be members whose admission isn't known here yet.
+const MAX_STRANGERS: usize = 64;
 /// How many addresses of each.
 const MAX_PLACES: usize = 24;
-/// With so many connections there is no need for more of one's own making; others may still call.
+/// With so many connections to members there is no need for more of one's own making; others may still call.
 const ENOUGH: usize = 64;
 /// How long a device that misbehaved is not talked to.
 const BARRED_FOR: Duration = Duration::from_secs(60);
@@ -34,6 +37,8 @@ pub(super) struct Link {
     pub(super) device: DeviceId,
     pub(super) connection: Connection,
     pub(super) session: Arc<Session>,
+    /// Whether the device is known to be a member.
+    pub(super) member: bool,
     /// Whether this side dialled.
     pub(super) dialled: bool,
     pub(super) at: Instant,
@@ -42,6 +47,8 @@ pub(super) struct Link {
 struct Known {
     /// The likeliest first.
     places: Vec<SocketAddr>,
+    /// Whether the device is known to be a member.
+    member: bool,
     /// Wakes the device's dialler.
     wake: Arc<Notify>,
 }
@@ -77,8 +84,9 @@ impl Table {
         if self.links.get(device).is_none_or(|link| link.connection.stable_id() != stable_id) {
             return false;
         }
+        let enough = self.members_connected() >= ENOUGH;
         let called = self.links.remove(device).is_some_and(|link| !link.dialled);
-        let wanted_again = self.links.len() + 1 == ENOUGH;
+        let wanted_again = enough && self.members_connected() < ENOUGH;
         for (known_device, known) in &self.known {
             if wanted_again || (called && known_device == device) {
                 known.wake.notify_one();
@@ -87,13 +95,23 @@ impl Table {
         true
     }
 
-    pub(super) fn connected(&self) -> usize {
-        self.links.len()
+    pub(super) fn members_connected(&self) -> usize {
+        self.links.values().filter(|link| link.member).count()
+    }
+
+    /// Notes that a device is known to be a member.
+    pub(super) fn note_member(&mut self, device: &DeviceId) {
+        if let Some(link) = self.links.get_mut(device) {
+            link.member = true;
+        }
+        if let Some(known) = self.known.get_mut(device) {
+            known.member = true;
+        }
     }
 
     /// Whether a device is to be dialled.
     pub(super) fn wants(&self, device: &DeviceId) -> bool {
-        !self.is_connected(device) && self.links.len() < ENOUGH
+        !self.is_connected(device) && self.members_connected() < ENOUGH
     }
 
     /// Notes that a device misbehaved at `now`.
@@ -128,7 +146,13 @@ impl Table {
 
     /// Notes addresses of a device, the newest ones first. Gives what wakes its dialler if it is a device to start
     /// one for. The dialler there is is woken if the device is `back`, or may be at an address not tried before.
-    pub(super) fn heard_of(&mut self, device: DeviceId, addresses: &[SocketAddr], back: bool) -> Option<Arc<Notify>> {
+    pub(super) fn heard_of(
+        &mut self,
+        device: DeviceId,
+        member: bool,
+        addresses: &[SocketAddr],
+        back: bool,
+    ) -> Option<Arc<Notify>> {
         let dialable = addresses.iter().filter(|address| address.port() != 0 && !address.ip().is_unspecified());
         let fresh: Vec<SocketAddr> = dialable.copied().collect();
         if device == self.me || fresh.is_empty() {
@@ -138,17 +162,19 @@ impl Table {
             let news = back || fresh.iter().any(|address| !known.places.contains(address));
             let old = std::mem::take(&mut known.places);
             known.places = merged(fresh, &old);
+            known.member |= member;
             if news && !self.links.contains_key(&device) {
                 known.wake.notify_one();
             }
             return None;
         }
-        if self.known.len() >= MAX_KNOWN {
+        let alike = self.known.values().filter(|known| known.member == member).count();
+        if alike >= if member { MAX_KNOWN } else { MAX_STRANGERS } {
             log::debug!("device {}: too many devices known to remember it", device.short());
             return None;
         }
         let wake = Arc::new(Notify::new());
-        self.known.insert(device, Known { places: merged(fresh, &[]), wake: wake.clone() });
+        self.known.insert(device, Known { places: merged(fresh, &[]), member, wake: wake.clone() });
         Some(wake)
     }
 
@@ -218,15 +244,15 @@ mod tests {
     #[test]
     fn addresses_are_bounded_with_the_newest_first() {
         let mut table = Table::new(LOW);
-        assert!(table.heard_of(LOW, &[place(1)], false).is_none(), "this device itself");
-        assert!(table.heard_of(HIGH, &[place(0), "0.0.0.0:5".parse().unwrap()], false).is_none(), "nowhere");
-        assert!(table.heard_of(HIGH, &[place(1), place(2)], false).is_some());
-        assert!(table.heard_of(HIGH, &[place(3), place(2)], false).is_none(), "known already");
+        assert!(table.heard_of(LOW, true, &[place(1)], false).is_none(), "this device itself");
+        assert!(table.heard_of(HIGH, true, &[place(0), "0.0.0.0:5".parse().unwrap()], false).is_none(), "nowhere");
+        assert!(table.heard_of(HIGH, true, &[place(1), place(2)], false).is_some());
+        assert!(table.heard_of(HIGH, true, &[place(3), place(2)], false).is_none(), "known already");
         assert_eq!(table.places(&HIGH), [place(3), place(2), place(1)]);
         table.answered(&HIGH, place(1));
         assert_eq!(table.places(&HIGH)[0], place(1));
         for port in 10..100 {
-            table.heard_of(HIGH, &[place(port)], false);
+            table.heard_of(HIGH, true, &[place(port)], false);
         }
         assert_eq!(table.places(&HIGH).len(), MAX_PLACES);
         assert_eq!(table.places(&HIGH)[0], place(99));
@@ -250,7 +276,13 @@ mod tests {
             id[..4].copy_from_slice(&n.to_le_bytes());
             DeviceId::from_bytes(id)
         };
-        let taken = (0..2000).filter(|n| table.heard_of(device(*n), &[place(1)], false).is_some()).count();
-        assert_eq!(taken, MAX_KNOWN);
+        let taken = |table: &mut Table, from: u32, member| {
+            (from..from + 2000).filter(|n| table.heard_of(device(*n), member, &[place(1)], false).is_some()).count()
+        };
+        assert_eq!(taken(&mut table, 0, false), MAX_STRANGERS);
+        assert_eq!(taken(&mut table, 10_000, true), MAX_KNOWN, "whoever invents devices keeps no member away");
+        // One that proves to be a member leaves room for another that may be one.
+        table.note_member(&device(0));
+        assert_eq!(taken(&mut table, 20_000, false), 1);
     }
 }
