@@ -8,6 +8,8 @@
 //! Invariants of a [`Commit`]: the changes hash to the header's root, the signature is the
 //! header's device's, the encoding is the one this program would have made.
 
+use std::io;
+
 use crypto::{
     DeviceId, DevicePublic, EpochId, Hash, Label, PublicKey, Signature, UserId, UserPublic, VolumeId, verify,
 };
@@ -76,6 +78,11 @@ impl RawChange {
     /// Bytes of both parts.
     pub fn size(&self) -> usize {
         self.head.len() + self.body.len()
+    }
+
+    /// The bytes of it in a store.
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        encode_in(Vec::with_capacity(self.size() + 16), self)
     }
 }
 
@@ -395,7 +402,11 @@ pub enum Malformed {
 
 /// Encodes a structure of the format.
 pub fn encode<T: Serialize>(value: &T) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(256);
+    encode_in(Vec::with_capacity(256), value)
+}
+
+/// The same, in memory that is large enough.
+fn encode_in<T: Serialize>(mut bytes: Vec<u8>, value: &T) -> Vec<u8> {
     rmp_serde::encode::write(&mut bytes, value).expect("structures of the format always encode");
     bytes
 }
@@ -403,10 +414,25 @@ pub fn encode<T: Serialize>(value: &T) -> Vec<u8> {
 /// Decodes a structure of the format; only the canonical encoding is taken, without trailing bytes.
 pub fn decode<T: Serialize + DeserializeOwned>(what: &'static str, bytes: &[u8]) -> Result<T, Malformed> {
     let value: T = rmp_serde::from_slice(bytes).map_err(|_| Malformed::Encoding(what))?;
-    if encode(&value) != bytes {
-        return Err(Malformed::Encoding(what));
+    let mut expected = Expected(bytes);
+    match rmp_serde::encode::write(&mut expected, &value) {
+        Ok(()) if expected.0.is_empty() => Ok(value),
+        _ => Err(Malformed::Encoding(what)),
     }
-    Ok(value)
+}
+
+/// Takes only the bytes it begins with: an encoding is compared as it is made, and needs no memory.
+struct Expected<'a>(&'a [u8]);
+
+impl io::Write for Expected<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0 = self.0.strip_prefix(bytes).ok_or(io::ErrorKind::InvalidData)?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// Hash over the changes: over the hashes of all heads and bodies in order, so that a body can
