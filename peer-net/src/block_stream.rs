@@ -106,18 +106,7 @@ fn request(hashes: &[BlockHash]) -> Vec<u8> {
 
 fn store(session: &Arc<Session>, blocks: Vec<(BlockHash, Vec<u8>)>) -> tokio::task::JoinHandle<Result<(), BlockError>> {
     let session = session.clone();
-    tokio::task::spawn_blocking(move || {
-        let mut result = Ok(());
-        for (hash, bytes) in blocks {
-            match &result {
-                Ok(()) => {
-                    result = session.block_arrived(&hash, &bytes).map_err(BlockError::from);
-                }
-                Err(_) => session.block_failed(&hash),
-            }
-        }
-        result
-    })
+    tokio::task::spawn_blocking(move || session.blocks_arrived(&blocks).map_err(BlockError::from))
 }
 
 impl From<SessionError> for BlockError {

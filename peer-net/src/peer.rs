@@ -2,7 +2,7 @@
 //!
 //! The session is pulled: it is asked for the next message only when the last one is written, so a slow peer slows
 //! itself and nobody else. All calls of the session may touch the disk and run on blocking threads, those that apply
-//! commits one after the other. Nothing here polls, but for
+//! commits one after the other; signatures of the next ones are checked meanwhile. Nothing here polls, but for
 //! room on a full disk: the session wakes the writer and the fetchers.
 
 use std::sync::Arc;
@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 
 use quinn::Connection;
 use thiserror::Error;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinSet;
-use volume::sync::{MAX_MESSAGE, Message, Session, SessionError};
+use volume::sync::{CheckedMessage, MAX_MESSAGE, Message, Session, SessionError};
 
 use crate::block_stream::{self, BlockError, MAX_BATCH};
 use crate::blocking::blocking;
@@ -23,6 +23,10 @@ use crate::registry_client::one_line;
 
 /// Requests for blocks under way at once.
 const FETCHERS: usize = 4;
+/// Messages that are read and checked before those before them are taken in; together no longer than the longest one.
+const READ_AHEAD: usize = 8;
+/// Commits of so many bytes are taken in and synced together if they wait. Local calls wait meanwhile.
+const TAKEN_TOGETHER: usize = 1 << 20;
 /// How much is encoded before it is written.
 const WRITE_AHEAD: usize = 256 << 10;
 /// How long to wait for the reason after a stream broke.
@@ -115,7 +119,9 @@ pub(crate) async fn run(
         log::trace!("control stream: {error}");
     }
     let mut tasks = JoinSet::new();
-    tasks.spawn(read(session.clone(), receive, on_change.clone()));
+    let (queue, came) = mpsc::channel(READ_AHEAD);
+    tasks.spawn(read(receive, queue));
+    tasks.spawn(take(session.clone(), came, on_change.clone()));
     tasks.spawn(write(session.clone(), Abandoned::new(send), wake.clone()));
     tasks.spawn(serve(connection.clone(), session.clone()));
     for _ in 0..if fetches { FETCHERS } else { 0 } {
@@ -159,21 +165,72 @@ pub(crate) async fn run(
 /// What a task that only ends with an error returns otherwise.
 type Never = std::convert::Infallible;
 
-async fn read(
-    session: Arc<Session>,
-    mut frames: FrameReader<quinn::RecvStream>,
-    on_change: OnChange,
-) -> Result<Never, Ended> {
+/// A message on its way from the stream to the session, or why none follows; and how long it was on the wire.
+struct Came {
+    message: Result<CheckedMessage, Ended>,
+    bytes: usize,
+    room: Option<OwnedSemaphorePermit>,
+}
+
+/// Reads messages and checks what can be checked of each while those before it are taken in.
+async fn read(mut frames: FrameReader<quinn::RecvStream>, queue: mpsc::Sender<Came>) -> Result<Never, Ended> {
     frames.set_max(MAX_MESSAGE);
+    let room = Arc::new(Semaphore::new(MAX_MESSAGE));
     loop {
-        let frame = frames.next().await?.ok_or_else(|| Ended::Stream("control stream ended".to_owned()))?;
+        let came = match next_message(&mut frames, &room).await {
+            Ok(came) => came,
+            Err(ended) => Came { message: Err(ended), bytes: 0, room: None },
+        };
+        let last = came.message.is_err();
+        // What came before is taken in first, then the other task ends the connection.
+        if queue.send(came).await.is_err() || last {
+            return std::future::pending().await;
+        }
+    }
+}
+
+async fn next_message(frames: &mut FrameReader<quinn::RecvStream>, room: &Arc<Semaphore>) -> Result<Came, Ended> {
+    let frame = frames.next().await?.ok_or_else(|| Ended::Stream("control stream ended".to_owned()))?;
+    let bytes = frame.len();
+    let permits = u32::try_from(bytes).unwrap_or(u32::MAX);
+    let room = room.clone().acquire_many_owned(permits).await.map_err(|error| Ended::Stream(error.to_string()))?;
+    let message = blocking(move || Message::decode(&frame).map(CheckedMessage::from)).await;
+    let message = message.map_err(|error| Ended::Misbehaved(error.to_string()));
+    Ok(Came { message, bytes, room: Some(room) })
+}
+
+/// Has the session take messages in, one after the other: commits are applied in the order in which they were sent.
+/// Those that wait together are synced together.
+async fn take(session: Arc<Session>, mut queue: mpsc::Receiver<Came>, on_change: OnChange) -> Result<Never, Ended> {
+    let mut next = None;
+    loop {
+        let came = match next.take() {
+            Some(came) => came,
+            None => queue.recv().await.ok_or_else(|| Ended::Stream("control stream ended".to_owned()))?,
+        };
+        let mut group = vec![came.room];
+        let (mut message, mut bytes) = (came.message?, came.bytes);
+        while bytes < TAKEN_TOGETHER
+            && let Ok(more) = queue.try_recv()
+        {
+            match more.message.map(|more| message.join(more)) {
+                Ok(Ok(())) => {
+                    bytes += more.bytes;
+                    group.push(more.room);
+                }
+                Ok(Err(other)) => {
+                    next = Some(Came { message: Ok(other), ..more });
+                    break;
+                }
+                Err(ended) => {
+                    next = Some(Came { message: Err(ended), ..more });
+                    break;
+                }
+            }
+        }
         let session = session.clone();
-        // Awaited one by one: commits are applied in the order in which they were sent.
-        blocking(move || {
-            let message = Message::decode(&frame).map_err(|error| Ended::Misbehaved(error.to_string()))?;
-            session.receive(message).map_err(Ended::from)
-        })
-        .await?;
+        blocking(move || session.receive(message)).await?;
+        drop(group);
         on_change();
     }
 }

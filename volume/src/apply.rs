@@ -77,11 +77,11 @@ fn rule<T>(text: &str) -> Result<T> {
 }
 
 impl Core {
-    /// Takes in a commit from elsewhere.
+    /// Takes in a commit from elsewhere; its changes are gone from it when it is applied.
     ///
     /// # Errors
     /// [`Error::Refused`] when it breaks a rule (nothing is stored then), else what failed here.
-    pub(crate) fn receive(&mut self, commit: &Commit) -> Result<Received> {
+    pub(crate) fn receive(&mut self, commit: &mut Commit) -> Result<Received> {
         // A call that was cut short by a panic must leave nothing.
         self.abandon();
         let header = &commit.header;
@@ -167,7 +167,8 @@ impl Core {
         Ok(self.new_branch(Branch { device, log, forked_from: from, tip: 0, tip_hash: CommitHash::ZERO }))
     }
 
-    fn take_in(&mut self, commit: &Commit, dot: Dot, observed: &[Dot], genesis: bool) -> Result<()> {
+    fn take_in(&mut self, commit: &mut Commit, dot: Dot, observed: &[Dot], genesis: bool) -> Result<()> {
+        let changes = Arc::new(std::mem::take(&mut commit.raw.changes));
         let header = &commit.header;
         let mut batch = Batch::new();
         // Known as a commit first: what its changes refer to is judged by what it had seen.
@@ -179,10 +180,10 @@ impl Core {
             batch = Batch::new();
             self.enter(&mut batch, dot, header, commit.raw.header.clone(), commit.raw.signature, true, observed)?;
         }
-        self.overlay.arriving = Some((dot, commit.raw.changes.clone()));
-        for (index, change) in commit.raw.changes.iter().enumerate() {
+        self.overlay.arriving = Some((dot, changes.clone()));
+        for (index, change) in changes.iter().enumerate() {
             let at = ValueRef { dot, index: index as u32 };
-            batch.put(crate::store::Space::Changes, at.key(), commit::encode(change));
+            batch.put(crate::store::Space::Changes, at.key(), change.encoded());
         }
         if !void {
             let origin = Origin {
@@ -197,11 +198,11 @@ impl Core {
                 local: false,
             };
             let mut void_left = MAX_VOID;
-            for (index, (head, raw)) in commit.heads.iter().zip(&commit.raw.changes).enumerate() {
+            for (index, (head, raw)) in commit.heads.iter().zip(&*changes).enumerate() {
                 let gone = self.superseded(&origin, head, &mut void_left)?;
                 self.apply(&origin, index as u32, head, raw, Body::Sealed(&raw.body), &gone)?;
             }
-            self.check_directories_placed(&origin, commit)?;
+            self.check_directories_placed(&origin, &commit.heads, &changes)?;
         }
         self.put_new_branch(&mut batch, dot.branch);
         self.settle(batch)?;
@@ -211,8 +212,8 @@ impl Core {
 
     /// Checks that each directory that a commit bears has its link: nothing else can give it one, and what is put into it
     /// would be out of reach.
-    fn check_directories_placed(&mut self, origin: &Origin, commit: &Commit) -> Result<()> {
-        for (index, (head, raw)) in commit.heads.iter().zip(&commit.raw.changes).enumerate() {
+    fn check_directories_placed(&mut self, origin: &Origin, heads: &[Head], changes: &[RawChange]) -> Result<()> {
+        for (index, (head, raw)) in heads.iter().zip(changes).enumerate() {
             if !matches!(head.kind, ChangeKind::Birth { kind: NodeKind::Directory, .. }) || origin.user == UserId::ZERO
             {
                 continue;
@@ -220,7 +221,7 @@ impl Core {
             let (device, log, seq) = (origin.device, origin.log, origin.dot.seq);
             let born = Birthplace { device, log, seq, index: index as u32 }.node(&raw.head, &raw.body);
             let places = |h: &Head| matches!(h.kind, ChangeKind::Place { link: None, child, .. } if child == born);
-            if !commit.heads.iter().any(places) {
+            if !heads.iter().any(places) {
                 return rule("a directory without a place");
             }
         }
@@ -836,10 +837,10 @@ impl Core {
             return rule("a birth of another generation");
         }
         let id = if root { NodeId::ROOT } else { place.node(&raw.head, &raw.body) };
-        // (What is born here has a key that nothing had before.)
-        if !origin.local
-            && let Some(ino) = self.ino_of_node(&id)?
-        {
+        // (What is born here has a key that nothing had before, and what is born in a log that never forked stands at a
+        // place where nothing else can have stood.)
+        let alone = origin.local || self.branches_of(&origin.device, origin.log).len() == 1;
+        if !alone && let Some(ino) = self.ino_of_node(&id)? {
             // On both branches of a forked log, word for word: one node, and a first access value from each.
             let mut node = self.node(ino)?;
             node.born.push(at);

@@ -8,6 +8,8 @@
 //! Invariants of a [`Commit`]: the changes hash to the header's root, the signature is the
 //! header's device's, the encoding is the one this program would have made.
 
+use std::io;
+
 use crypto::{
     DeviceId, DevicePublic, EpochId, Hash, Label, PublicKey, Signature, UserId, UserPublic, VolumeId, verify,
 };
@@ -417,10 +419,25 @@ pub(crate) fn encode_into<T: Serialize>(bytes: &mut Vec<u8>, value: &T) {
 /// Decodes a structure of the format; only the canonical encoding is taken, without trailing bytes.
 pub fn decode<T: Serialize + DeserializeOwned>(what: &'static str, bytes: &[u8]) -> Result<T, Malformed> {
     let value: T = rmp_serde::from_slice(bytes).map_err(|_| Malformed::Encoding(what))?;
-    if encode(&value) != bytes {
-        return Err(Malformed::Encoding(what));
+    let mut expected = Expected(bytes);
+    match rmp_serde::encode::write(&mut expected, &value) {
+        Ok(()) if expected.0.is_empty() => Ok(value),
+        _ => Err(Malformed::Encoding(what)),
     }
-    Ok(value)
+}
+
+/// Takes only the bytes it begins with: an encoding is compared as it is made, and needs no memory.
+struct Expected<'a>(&'a [u8]);
+
+impl io::Write for Expected<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0 = self.0.strip_prefix(bytes).ok_or(io::ErrorKind::InvalidData)?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// Hash over the changes: over the hashes of all heads and bodies in order, so that a body can

@@ -140,7 +140,7 @@ pub(crate) struct Overlay {
     pub pending: Vec<Arc<RawChange>>,
     /// The commit being taken in, before it is stored, and its changes.
     pub entering: Option<(Dot, CommitRow)>,
-    pub arriving: Option<(Dot, Vec<RawChange>)>,
+    pub arriving: Option<(Dot, Arc<Vec<RawChange>>)>,
     pub nodes_made: u64,
     /// Those of them whose births the pending commit will hold, and whether it is closed.
     pub open_births: u64,
@@ -256,6 +256,11 @@ pub(crate) fn decode_row<T: serde::de::DeserializeOwned>(what: &str, bytes: &[u8
 
 fn capacity(n: usize) -> NonZeroUsize {
     NonZeroUsize::new(n).unwrap_or(NonZeroUsize::MIN)
+}
+
+/// Whether to put this drives nothing else out.
+fn has_room<K: std::hash::Hash + Eq, V>(cache: &LruCache<K, V>, key: &K) -> bool {
+    cache.len() < cache.cap().get() || cache.contains(key)
 }
 
 impl Core {
@@ -615,7 +620,9 @@ impl Core {
             }
             None => {
                 let entry = Arc::new(Entry { name: name.to_vec(), ..Entry::default() });
-                self.entries.put(key, entry.clone());
+                if self.overlay.arriving.is_none() || has_room(&self.entries, &key) {
+                    self.entries.put(key, entry.clone());
+                }
                 entry
             }
         };
@@ -765,6 +772,23 @@ impl Core {
         Ino(next)
     }
 
+    /// The number that the next node will have.
+    pub(crate) fn next_ino(&self) -> Ino {
+        Ino(self.counters.next_ino)
+    }
+
+    /// Whether somebody may have cached this who met no node from `unborn` on.
+    pub(crate) fn may_be_cached(&mut self, change: &Changed, unborn: Ino) -> bool {
+        match change {
+            Changed::Content(ino) | Changed::Attributes(ino) => *ino < unborn,
+            // One that is older may show as part of it.
+            Changed::Entry { parent, .. } => {
+                *parent < unborn || self.with_node(*parent, |n| !n.merged.is_empty()).unwrap_or(true)
+            }
+            Changed::Members => true,
+        }
+    }
+
     /// How many nodes were ever born.
     pub(crate) fn node_count(&self) -> u64 {
         self.counters.nodes
@@ -842,7 +866,8 @@ impl Core {
         if undoable {
             self.undo.added();
         }
-        // Only what is stored is remembered.
+        // Only what is stored is remembered; and what others made drives nothing out that is used here.
+        let arrived = overlay.arriving.is_some();
         self.settled = overlay.changed;
         self.counters = counters;
         self.open_births = open_births;
@@ -850,12 +875,15 @@ impl Core {
             self.stored_counters = stored;
         }
         for (ino, row) in overlay.nodes {
-            self.nodes.put(ino, row);
+            if !arrived || has_room(&self.nodes, &ino) {
+                self.nodes.put(ino, row);
+            }
         }
         for (key, ino) in overlay.ids {
             if let Some(id) = key.strip_prefix(b"n".as_slice()).and_then(|id| NodeId::try_from(id).ok()) {
                 match ino {
-                    Some(ino) => self.inos.put(id, ino),
+                    Some(ino) if !arrived || has_room(&self.inos, &id) => self.inos.put(id, ino),
+                    Some(_) => None,
                     None => self.inos.pop(&id),
                 };
             }
@@ -863,7 +891,9 @@ impl Core {
         self.keep_items(overlay.links);
         self.keep_items(overlay.xattrs);
         for (key, entry) in overlay.entries {
-            self.entries.put(key, entry);
+            if !arrived || has_room(&self.entries, &key) {
+                self.entries.put(key, entry);
+            }
         }
         for row in overlay.members {
             self.members.put(row);

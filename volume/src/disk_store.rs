@@ -13,6 +13,8 @@ use std::{
     ops::Bound,
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
+    thread,
+    time::Duration,
 };
 
 use fjall::{
@@ -35,6 +37,11 @@ const CACHE_BYTES: u64 = 24 << 20;
 const MEMTABLE_BYTES: u64 = 4 << 20;
 /// Journals may grow to this before the oldest write buffers are written out to let them go.
 const JOURNAL_BYTES: u64 = 128 << 20;
+/// At rest, so much is not left to be read from the journals again.
+const REST_BYTES: u64 = 4 << 20;
+/// How often it is looked whether that is written out, and the pause between: ten seconds in all.
+const REST_LOOKS: usize = 2000;
+const REST_PAUSE: Duration = Duration::from_millis(5);
 /// Tables kept open. With the packs' and the sockets' this stays far below the 1024 descriptors of a usual process.
 const OPEN_TABLES: usize = 128;
 
@@ -190,6 +197,28 @@ impl Open {
             }
         }
         write.durability(Some(PersistMode::Buffer)).commit()
+    }
+}
+
+impl Open {
+    /// Writes out what the journals would have to be read for at the next opening, if it is much.
+    fn rest(&self) {
+        if self.database.write_buffer_size() < REST_BYTES {
+            return;
+        }
+        for space in &self.spaces {
+            if let Err(error) = space.rotate_memtable() {
+                log::debug!("store: not written out: {error}");
+                return;
+            }
+        }
+        // A disk that fails, or is very slow, must not keep anybody from ending.
+        for _ in 0..REST_LOOKS {
+            if self.spaces.iter().all(|space| space.sealed_memtable_count() == 0) {
+                return;
+            }
+            thread::sleep(REST_PAUSE);
+        }
     }
 }
 
@@ -362,6 +391,14 @@ impl Store for DiskStore {
         }
     }
 
+    fn rest(&self) {
+        if let Ok(_health) = self.writing()
+            && let Some(open) = &*self.open.read()
+        {
+            open.rest();
+        }
+    }
+
     fn sync(&self) -> io::Result<()> {
         let (newest, applied) = {
             let health = self.writing()?;
@@ -445,6 +482,34 @@ mod tests {
             assert!(syncs(&store));
             assert!(!syncs(&store));
             put(&store);
+        }
+    }
+
+    #[test]
+    fn what_was_put_to_rest_is_there_and_need_not_be_read_from_the_journals() {
+        let folder = tempfile::tempdir().unwrap();
+        // Less than a write buffer in each of them.
+        let spaces = [Space::Changes, Space::Nodes];
+        let put = |store: &DiskStore, round: u8| {
+            for i in 0..6_u8 {
+                let mut batch = Batch::new();
+                batch.put(spaces[usize::from(i % 2)], [round, i], vec![i; 1 << 20]);
+                store.apply(batch).unwrap();
+            }
+        };
+        let left = |store: &DiskStore| store.open.read().as_ref().unwrap().database.write_buffer_size();
+        for (round, rests) in [(0, false), (1, true)] {
+            let store = DiskStore::open(folder.path()).unwrap();
+            put(&store, round);
+            if rests {
+                store.rest();
+            }
+            drop(store);
+            let store = DiskStore::open(folder.path()).unwrap();
+            assert_eq!(left(&store) < REST_BYTES, rests, "{} bytes are left", left(&store));
+            for i in 0..6_u8 {
+                assert_eq!(store.get(spaces[usize::from(i % 2)], &[round, i]).unwrap(), Some(vec![i; 1 << 20]));
+            }
         }
     }
 

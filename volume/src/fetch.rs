@@ -10,7 +10,10 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -51,6 +54,13 @@ struct Walk {
     visited: BTreeSet<(BlockHash, u32)>,
 }
 
+/// Somebody who waits for blocks, told once the last of them came: a waiter is woken once, however many they are.
+#[derive(Default)]
+struct Reader {
+    left: AtomicUsize,
+    came: Condvar,
+}
+
 struct Want {
     height: u32,
     /// Contents that wait for it; none: only a reader does.
@@ -62,6 +72,7 @@ struct Want {
     urgent: bool,
     /// No connected peer has it: out of the queue, and out of the limits, until another connects.
     parked: bool,
+    readers: Vec<Arc<Reader>>,
 }
 
 #[derive(Default)]
@@ -89,7 +100,6 @@ struct State {
 /// The list of what to fetch.
 pub(crate) struct Fetch {
     state: Mutex<State>,
-    arrival: Condvar,
     /// Somebody is done with settling.
     settled: Condvar,
     blocks: Blocks,
@@ -109,7 +119,7 @@ pub(crate) fn height(blocks: u64) -> u32 {
 impl Fetch {
     pub(crate) fn new(blocks: Blocks, store: SealedStore) -> Self {
         let state = State { more: true, ..State::default() };
-        Self { state: Mutex::new(state), arrival: Condvar::new(), settled: Condvar::new(), blocks, store }
+        Self { state: Mutex::new(state), settled: Condvar::new(), blocks, store }
     }
 
     /// Notes that the store has new contents to fetch.
@@ -193,7 +203,7 @@ impl Fetch {
                 want.enqueue(&mut state.queue, *hash);
                 return;
             }
-            if want.walks.is_empty() && want.height < u32::MAX {
+            if want.walks.is_empty() && want.readers.is_empty() && want.height < u32::MAX {
                 // The contents that need it were set aside meanwhile.
                 state.wants.remove(hash);
                 return;
@@ -218,36 +228,22 @@ impl Fetch {
         }
     }
 
-    /// A block came; it is checked, stored, and what it leads to is listed.
-    ///
-    /// # Errors
-    /// [`crate::Error::Damaged`] when it isn't what its name says.
-    pub(crate) fn arrived(&self, hash: &BlockHash, bytes: &[u8]) -> Result<()> {
-        let kind = self.blocks.put_received(hash, bytes)?;
-        let state = &mut *self.state.lock();
-        if let Some(want) = state.wants.remove(hash) {
-            let list_due = want.height > 0 && want.height < u32::MAX;
-            let leads_to = match kind {
-                BlockKind::List if list_due => children(bytes, want.height),
-                _ if list_due => {
-                    log::warn!("block {} stands where a list should: its content is damaged", hash.short());
-                    Vec::new()
-                }
-                BlockKind::Patch { base } => vec![(base, 0)],
-                BlockKind::List | BlockKind::Block => Vec::new(),
-            };
-            state.parked_wants -= usize::from(want.parked);
-            for at in want.walks {
-                let Some(walk) = state.walks.get_mut(&at) else { continue };
-                walk.listed -= 1;
-                if want.parked && walk.parked > 0 {
-                    walk.parked -= 1;
-                    state.parked_walks -= usize::from(walk.parked == 0);
-                }
-                walk.todo.extend(leads_to.iter().copied());
+    /// Blocks came that are what their names say; they are stored together, and what they lead to is listed.
+    pub(crate) fn arrived(&self, blocks: &[(BlockHash, &[u8], BlockKind)]) -> Result<()> {
+        let store = self.blocks.store();
+        let mut new = Vec::with_capacity(blocks.len());
+        for (hash, bytes, _) in blocks {
+            if !store.contains(hash)? {
+                new.push((*hash, *bytes));
             }
         }
-        self.arrival.notify_all();
+        if !new.is_empty() {
+            store.put_many(&new)?;
+        }
+        let state = &mut *self.state.lock();
+        for (hash, bytes, kind) in blocks {
+            state.arrived(hash, bytes, *kind);
+        }
         Ok(())
     }
 
@@ -322,39 +318,46 @@ impl Fetch {
         wake: impl Fn(),
     ) -> bool {
         let here = |hash: &BlockHash| self.blocks.store().head(hash).is_ok_and(|h| h.is_some());
-        let missing: Vec<BlockHash> = hashes.iter().copied().filter(|h| !h.is_hole() && !here(h)).collect();
+        let reader = Arc::new(Reader::default());
+        let mut missing = Vec::new();
         {
+            // Looked for with the lock held: what isn't here now will be noted to have come, and this reader with it.
             let state = &mut *self.state.lock();
-            for hash in &missing {
-                let want = state.wants.entry(*hash).or_insert_with(|| Want::new(u32::MAX, Vec::new()));
+            let wanted: BTreeSet<BlockHash> = hashes.iter().copied().filter(|h| !h.is_hole() && !here(h)).collect();
+            for hash in wanted {
+                let want = state.wants.entry(hash).or_insert_with(|| Want::new(u32::MAX, Vec::new()));
+                want.readers.push(reader.clone());
                 if want.asked.is_none() && !want.parked && !want.urgent {
                     want.urgent = true;
-                    state.urgent.push_back(*hash);
+                    state.urgent.push_back(hash);
                 }
+                missing.push(hash);
             }
+            reader.left.store(missing.len(), Ordering::Relaxed);
         }
         wake();
         let deadline = now() + timeout;
         let mut state = self.state.lock();
-        loop {
-            if missing.iter().all(here) {
-                return true;
-            }
+        while reader.left.load(Ordering::Relaxed) > 0 {
             let left = deadline.saturating_sub(now());
             if left.is_zero() {
-                // Nobody waits for them any more, but the contents that need them.
                 for hash in &missing {
-                    if state.wants.get(hash).is_some_and(|w| w.walks.is_empty() && w.asked.is_none() && !w.parked) {
+                    let Some(want) = state.wants.get_mut(hash) else { continue };
+                    want.readers.retain(|other| !Arc::ptr_eq(other, &reader));
+                    // Nobody waits for it any more, but the contents that need it.
+                    let unused = want.readers.is_empty() && want.walks.is_empty();
+                    if unused && want.asked.is_none() && !want.parked {
                         state.wants.remove(hash);
                     }
                 }
                 let State { wants, queue, urgent, .. } = &mut *state;
                 urgent.retain(|hash| wants.contains_key(hash));
                 queue.retain(|hash| wants.contains_key(hash));
-                return false;
+                return missing.iter().all(here);
             }
-            self.arrival.wait_for(&mut state, left);
+            reader.came.wait_for(&mut state, left);
         }
+        true
     }
 
     /// Goes on walking until the window is full or everything is looked at.
@@ -480,8 +483,8 @@ impl Fetch {
 
 impl Want {
     fn new(height: u32, walks: Vec<ValueRef>) -> Self {
-        let lacked_by = BTreeSet::new();
-        Self { height, walks, asked: None, lacked_by, queued: false, urgent: false, parked: false }
+        let (lacked_by, readers) = (BTreeSet::new(), Vec::new());
+        Self { height, walks, asked: None, lacked_by, queued: false, urgent: false, parked: false, readers }
     }
 
     fn enqueue(&mut self, queue: &mut VecDeque<BlockHash>, hash: BlockHash) {
@@ -498,6 +501,36 @@ impl Want {
 }
 
 impl State {
+    /// Notes that a block is stored.
+    fn arrived(&mut self, hash: &BlockHash, bytes: &[u8], kind: BlockKind) {
+        let Some(want) = self.wants.remove(hash) else { return };
+        for reader in &want.readers {
+            if reader.left.fetch_sub(1, Ordering::Relaxed) == 1 {
+                reader.came.notify_one();
+            }
+        }
+        let list_due = want.height > 0 && want.height < u32::MAX;
+        let leads_to = match kind {
+            BlockKind::List if list_due => children(bytes, want.height),
+            _ if list_due => {
+                log::warn!("block {} stands where a list should: its content is damaged", hash.short());
+                Vec::new()
+            }
+            BlockKind::Patch { base } => vec![(base, 0)],
+            BlockKind::List | BlockKind::Block => Vec::new(),
+        };
+        self.parked_wants -= usize::from(want.parked);
+        for at in want.walks {
+            let Some(walk) = self.walks.get_mut(&at) else { continue };
+            walk.listed -= 1;
+            if want.parked && walk.parked > 0 {
+                walk.parked -= 1;
+                self.parked_walks -= usize::from(walk.parked == 0);
+            }
+            walk.todo.extend(leads_to.iter().copied());
+        }
+    }
+
     /// Whether another content may be walked.
     fn has_room(&self) -> bool {
         self.walks.len() - self.parked_walks < CONTENTS
@@ -532,7 +565,8 @@ impl State {
         self.wants.retain(|_, want| {
             let waited_for = !want.walks.is_empty();
             want.walks.retain(|at| !forgotten.contains(at));
-            let keep = !waited_for || !want.walks.is_empty() || want.asked.is_some() || want.urgent;
+            let needed = !want.walks.is_empty() || !want.readers.is_empty();
+            let keep = !waited_for || needed || want.asked.is_some() || want.urgent;
             *parked_wants -= usize::from(want.parked && !keep);
             keep
         });

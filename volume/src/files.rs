@@ -25,6 +25,9 @@ use crate::{
 
 /// A file that stays open is published this long after its first unpublished write.
 pub(crate) const PUBLISH_AFTER: Duration = Duration::from_millis(1500);
+/// While others are connected, a file that grew by so much since it was last published is published again: they fetch
+/// what is written while more is.
+const PUBLISH_GROWTH: u64 = 128 << 20;
 /// Unsealed bytes of all open files together; beyond, writers seal their own.
 const DIRTY_MAX: usize = 48 << 20;
 
@@ -71,6 +74,8 @@ struct Branch {
     logged: bool,
     /// Bytes it counts for in the sum of all.
     counted: usize,
+    /// Its size when it was last published.
+    published: u64,
 }
 
 /// What a writer starts from: the values it saw, and what they say.
@@ -289,7 +294,8 @@ impl Volume {
             let mtime = self.inner.clock.now();
             let draft = Draft::new(self.inner.blocks.clone(), version.content, version.keys);
             self.inner.core.lock().own.insert(file, seen.clone());
-            state.branch = Some(Branch { draft, seen, mtime, dirty: false, logged: false, counted: 0 });
+            let published = draft.size();
+            state.branch = Some(Branch { draft, seen, mtime, dirty: false, logged: false, counted: 0, published });
         }
         state.branch.as_mut().ok_or(Error::BadHandle)
     }
@@ -389,6 +395,16 @@ impl Volume {
         self.change(&handle.file, &mut state, handle.base.as_ref().ok_or(Error::BadHandle)?, who, |draft| {
             draft.write(if append { draft.size() } else { offset }, data)
         })?;
+        if let Some(branch) = &mut state.branch
+            && branch.draft.size().saturating_sub(branch.published) >= PUBLISH_GROWTH
+            && !self.inner.sessions.lock().is_empty()
+        {
+            branch.published = branch.draft.size();
+            // Written it is; what can't be published now is tried again in time, as always.
+            if let Err(e) = self.publish(&handle.file, &mut state) {
+                log::debug!("inode {}: not published while it is written: {e}", handle.file.ino.0);
+            }
+        }
         Ok(data.len())
     }
 
@@ -471,6 +487,7 @@ impl Volume {
         branch.seen = vec![at];
         branch.dirty = false;
         branch.logged = false;
+        branch.published = branch.draft.size();
         self.count_dirty(branch.counted, branch.draft.dirty_bytes());
         branch.counted = branch.draft.dirty_bytes();
         self.inner.dirty_files.lock().remove(&ino);
@@ -588,7 +605,7 @@ impl Volume {
         let file = self.hold(ino);
         let mut state = file.state.write();
         self.inner.core.lock().own.insert(ino, seen.clone());
-        state.branch = Some(Branch { draft, seen, mtime, dirty: true, logged: true, counted: 0 });
+        state.branch = Some(Branch { draft, seen, mtime, dirty: true, logged: true, counted: 0, published: 0 });
         state.kept = true;
         if let Err(e) = self.publish(&file, &mut state) {
             self.inner.dirty_files.lock().insert(ino, self.inner.clock.monotonic());

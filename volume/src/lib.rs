@@ -64,6 +64,6 @@ pub use node::{
     RenameMode, SetTime, SetXattr, Statistics,
 };
 pub use store::Store;
-pub use sync::{Message, PeerProgress, Session, SessionError};
+pub use sync::{CheckedMessage, Message, PeerProgress, Session, SessionError};
 pub use time::{Clock, Timestamp};
 pub use volume::{Changed, Parts, Status, Volume};

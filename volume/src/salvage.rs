@@ -208,7 +208,7 @@ impl Replay<'_> {
         {
             return Ok(false);
         }
-        let Ok(commit) = claimed.and_then(|c| c.check().map_err(|e| Error::damaged(e.to_string()))) else {
+        let Ok(mut commit) = claimed.and_then(|c| c.check().map_err(|e| Error::damaged(e.to_string()))) else {
             match source {
                 Source::Store(dot) => self.unread.push(*dot),
                 Source::Archive(_) => log::warn!("a record of the archive of commits is damaged"),
@@ -218,7 +218,7 @@ impl Replay<'_> {
         if let Source::Store(dot) = source {
             old.logs.insert(dot.branch, (commit.header.device, commit.header.log));
         }
-        match self.core.receive(&commit) {
+        match self.core.receive(&mut commit) {
             Ok(Received::Applied | Received::Known) => self.salvaged.commits += 1,
             Ok(Received::Missing(_)) => return Ok(true),
             Err(Error::Refused(rule)) => {
@@ -339,14 +339,14 @@ impl Volume {
         let mut waiting = self.inner.waiting.lock();
         for (key, bytes) in core.store.scan(Space::Meta, WAITING, &prefix_end(WAITING), usize::MAX)? {
             let claimed: Option<ClaimedCommit> = rmp_serde::from_slice(&bytes).ok();
-            let Some(Ok(commit)) = claimed.map(ClaimedCommit::check) else { continue };
+            let Some(Ok(mut commit)) = claimed.map(ClaimedCommit::check) else { continue };
             if core.dot_of(&commit.hash)?.is_some() {
                 let mut batch = Batch::new();
                 batch.remove(Space::Meta, key);
                 core.store.apply(batch)?;
                 continue;
             }
-            match core.receive(&commit) {
+            match core.receive(&mut commit) {
                 Ok(Received::Missing(cause)) => {
                     waiting.keep(cause, commit, None);
                 }

@@ -126,6 +126,10 @@ pub trait Store: Send + Sync + 'static {
 
     /// Makes everything applied before durable against power loss.
     fn sync(&self) -> io::Result<()>;
+
+    /// Nothing more will be applied for now: time to do what makes opening quick. Whatever becomes of that, the store
+    /// holds the same.
+    fn rest(&self) {}
 }
 
 /// The smallest key greater than all keys that start with `prefix`; empty when there is none.

@@ -24,7 +24,7 @@ use crate::{
     Volume,
     apply::Received,
     commit::{ClaimedCommit, Commit, MAX_COMMIT_BYTES, Malformed, decode, encode},
-    content::BlockHash,
+    content::{BlockHash, BlockKind},
     core::{Core, arrival_key},
     error::{Error, Result},
     fetch::PeerNo,
@@ -123,6 +123,45 @@ impl Message {
             return Err(Malformed::TooLarge("message"));
         }
         decode("message", bytes)
+    }
+}
+
+/// A message of which all is checked that needs no state: by any thread, also while the messages before it are taken
+/// in. What is wrong with it shows when its turn comes.
+pub struct CheckedMessage(Checked);
+
+enum Checked {
+    Commits(Vec<Commit>),
+    /// Commits of which one isn't well-formed.
+    Bad(Malformed),
+    Other(Message),
+}
+
+impl From<Message> for CheckedMessage {
+    fn from(message: Message) -> Self {
+        Self(match message {
+            Message::Commits(commits) => match commits.into_iter().map(ClaimedCommit::check).collect() {
+                Ok(commits) => Checked::Commits(commits),
+                Err(flaw) => Checked::Bad(flaw),
+            },
+            other => Checked::Other(other),
+        })
+    }
+}
+
+impl CheckedMessage {
+    /// Adds the commits of the message that came next, so that both are synced together.
+    ///
+    /// # Errors
+    /// That message, if these aren't both well-formed commits.
+    pub fn join(&mut self, next: CheckedMessage) -> Result<(), CheckedMessage> {
+        match (&mut self.0, next.0) {
+            (Checked::Commits(commits), Checked::Commits(mut more)) if !commits.is_empty() && !more.is_empty() => {
+                commits.append(&mut more);
+                Ok(())
+            }
+            (_, next) => Err(Self(next)),
+        }
     }
 }
 
@@ -499,7 +538,8 @@ impl Session {
     ///
     /// # Errors
     /// [`SessionError`]: end the connection.
-    pub fn receive(&self, message: Message) -> Result<(), SessionError> {
+    pub fn receive(&self, message: impl Into<CheckedMessage>) -> Result<(), SessionError> {
+        let CheckedMessage(message) = message.into();
         let taken = self.spend(self.cost(&message)).and_then(|()| self.take(message));
         if matches!(taken, Err(Misbehaved(_))) {
             self.volume.inner.waiting.lock().forget(self.number);
@@ -508,7 +548,12 @@ impl Session {
     }
 
     /// What a message costs, for as much as can be told before it is taken in.
-    fn cost(&self, message: &Message) -> u64 {
+    fn cost(&self, message: &Checked) -> u64 {
+        let message = match message {
+            Checked::Commits(commits) => return u64::from(commits.is_empty()),
+            Checked::Bad(_) => return 0,
+            Checked::Other(message) => message,
+        };
         match message {
             Message::State { commits, .. } => {
                 let said = self.shared.state.lock().theirs.map(|(_, _, commits)| commits);
@@ -529,7 +574,17 @@ impl Session {
         self.shared.state.lock().credit.spend(now, cost)
     }
 
-    fn take(&self, message: Message) -> Result<(), SessionError> {
+    fn take(&self, message: Checked) -> Result<(), SessionError> {
+        match message {
+            Checked::Commits(commits) => self.receive_commits(commits)?,
+            Checked::Bad(flaw) => return Err(Misbehaved(flaw.to_string())),
+            Checked::Other(message) => self.take_other(message)?,
+        }
+        self.shared.wake();
+        Ok(())
+    }
+
+    fn take_other(&self, message: Message) -> Result<(), SessionError> {
         match message {
             Message::State { digest, complete, commits } => {
                 let (own, _, _) = self.volume.own_state();
@@ -560,7 +615,7 @@ impl Session {
                     state.tips_due = true;
                 }
             }
-            Message::Commits(commits) => self.receive_commits(commits)?,
+            Message::Commits(_) => return self.take(CheckedMessage::from(message).0),
             Message::Want(hash) => {
                 let mut state = self.shared.state.lock();
                 let row = {
@@ -588,17 +643,12 @@ impl Session {
                 state.flush.answered = number.min(state.flush.sent).max(state.flush.answered);
             }
         }
-        self.shared.wake();
         Ok(())
     }
 
-    fn receive_commits(&self, commits: Vec<ClaimedCommit>) -> Result<(), SessionError> {
-        let mut checked = Vec::with_capacity(commits.len());
-        for commit in commits {
-            checked.push(commit.check().map_err(|e| Misbehaved(e.to_string()))?);
-        }
-        let hashes: Vec<CommitHash> = checked.iter().map(|c| c.hash).collect();
-        let Taken { missing, dropped, known, waiting } = match self.volume.take_commits(checked, Some(self.number)) {
+    fn receive_commits(&self, commits: Vec<Commit>) -> Result<(), SessionError> {
+        let hashes: Vec<CommitHash> = commits.iter().map(|c| c.hash).collect();
+        let Taken { missing, dropped, known, waiting } = match self.volume.take_commits(commits, Some(self.number)) {
             Ok(taken) => taken,
             Err(Error::Refused(rule)) => return Err(Misbehaved(rule)),
             Err(e) => {
@@ -812,32 +862,43 @@ impl Session {
     /// A block asked for has come.
     ///
     /// # Errors
-    /// [`SessionError::Misbehaved`] when it isn't what was asked for.
+    /// As [`Self::blocks_arrived`].
     pub fn block_arrived(&self, hash: &BlockHash, bytes: &[u8]) -> Result<(), SessionError> {
-        let room = self.volume.check_space(bytes.len());
+        self.blocks_arrived(&[(*hash, bytes)])
+    }
+
+    /// Blocks asked for have come; they are stored together.
+    ///
+    /// # Errors
+    /// [`SessionError::Misbehaved`] when one isn't what was asked for: those before it are stored.
+    pub fn blocks_arrived(&self, blocks: &[(BlockHash, impl AsRef<[u8]>)]) -> Result<(), SessionError> {
+        let checked = blocks.iter().map_while(|(hash, bytes)| {
+            let bytes = bytes.as_ref();
+            BlockKind::of(hash, bytes).map(|kind| (*hash, bytes, kind))
+        });
+        let checked: Vec<_> = checked.collect();
         let fetch = &self.volume.inner.fetch;
-        match room.and_then(|()| fetch.arrived(hash, bytes)) {
+        let room = self.volume.check_space(checked.iter().map(|(_, bytes, _)| bytes.len()).sum());
+        match room.and_then(|()| fetch.arrived(&checked)) {
             Ok(()) => {
                 if let Err(e) = fetch.go_on() {
                     self.retry_later(&e, false);
                 }
-                if !self.volume.inner.fetch.has_work() {
+                if !fetch.has_work() {
                     // Perhaps that was the last one: say so.
                     self.volume.wake_sessions();
                 }
-                Ok(())
-            }
-            Err(Error::Damaged(what)) => {
-                self.block_failed(hash);
-                Err(Misbehaved(format!("sent a wrong block: {what}")))
             }
             Err(e) => {
                 self.retry_later(&e, false);
-                self.volume.inner.fetch.give_back(self.number, hash);
+                checked.iter().for_each(|(hash, ..)| fetch.give_back(self.number, hash));
                 self.volume.wake_sessions();
-                Ok(())
             }
         }
+        let Some((wrong, bytes)) = blocks.get(checked.len()) else { return Ok(()) };
+        blocks[checked.len()..].iter().for_each(|(hash, _)| self.block_failed(hash));
+        let len = bytes.as_ref().len();
+        Err(Misbehaved(format!("sent a wrong block: {len} bytes that are not the block {}", wrong.short())))
     }
 
     /// The peer hasn't got a block it was asked for, or the stream broke.
@@ -908,15 +969,19 @@ impl Volume {
         let result = {
             let mut core = self.inner.core.lock();
             let mut waiting = self.inner.waiting.lock();
+            // What is born from here on nobody can have met before all of this is stored.
+            let unborn = core.next_ino();
             let sent: BTreeSet<CommitHash> = commits.iter().map(|c| c.hash).collect();
             let mut todo: Vec<Commit> = commits;
             todo.reverse();
             let mut result = Ok(());
-            while let Some(commit) = todo.pop() {
-                match core.receive(&commit) {
+            while let Some(mut commit) = todo.pop() {
+                match core.receive(&mut commit) {
                     Ok(Received::Applied) => {
                         applied = true;
-                        changed.append(&mut core.settled);
+                        let mut settled = std::mem::take(&mut core.settled);
+                        settled.retain(|change| core.may_be_cached(change, unborn));
+                        changed.append(&mut settled);
                         todo.extend(waiting.take(&commit.hash));
                     }
                     Ok(Received::Known) => taken.known += 1,

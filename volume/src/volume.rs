@@ -638,6 +638,9 @@ impl Volume {
         let result = if self.inner.closed.load(Ordering::Acquire) { Ok(()) } else { self.commit_now() };
         self.archive_all();
         self.inner.closed.store(true, Ordering::Release);
+        if result.is_ok() {
+            self.inner.store.raw().rest();
+        }
         let _work = self.inner.committer.lock();
         self.inner.committer_wake.notify_all();
         result

@@ -10,16 +10,19 @@
 use std::{
     fs,
     path::Path,
-    sync::Arc,
+    sync::{Arc, mpsc},
     thread,
     time::{Duration, Instant, SystemTime},
 };
 
 use crypto::{DeviceId, DeviceKeys, Entropy, OsEntropy, SeededEntropy, SymmetricKey, UserKeys, VolumeId};
 use p2pfs_volume::{
-    Attributes, Caller, Clock, Ino, JoinRequest, Message, NewNode, OpenMode, Parts, Role, Session, Timestamp, Volume,
-    archive::Archive, content::Packs, disk_store::DiskStore, sealed_store::SealedStore,
+    Attributes, Caller, CheckedMessage, Clock, Ino, JoinRequest, Message, NewNode, OpenMode, Parts, Role, Session,
+    Timestamp, Volume, archive::Archive, content::Packs, disk_store::DiskStore, sealed_store::SealedStore,
 };
+
+/// Commits of so many bytes are taken in together.
+const TOGETHER: usize = 1 << 20;
 
 /// The machine's own.
 struct RealClock(Instant);
@@ -195,10 +198,7 @@ impl Connection {
         loop {
             let mut moved = false;
             for (here, there) in [(&self.at_a, &self.at_b), (&self.at_b, &self.at_a)] {
-                while let Some(message) = here.next_outgoing() {
-                    there.receive(carried(message)).unwrap();
-                    moved = true;
-                }
+                moved |= stream(here, there);
                 for hash in here.wanted(64) {
                     match there.serve_block(&hash) {
                         Some(bytes) => here.block_arrived(&hash, &bytes).unwrap(),
@@ -216,4 +216,42 @@ impl Connection {
 
 fn carried(message: Message) -> Message {
     Message::decode(&message.encode()).unwrap()
+}
+
+/// What one wants to say to the other, as the network has it done: one thread makes messages, one checks them, one has
+/// them taken in, those that wait together. Whether there was something.
+fn stream(here: &Session, there: &Session) -> bool {
+    let Some(first) = here.next_outgoing() else { return false };
+    let (wire, arriving) = mpsc::sync_channel::<Vec<u8>>(1);
+    let (queue, came) = mpsc::sync_channel::<(CheckedMessage, usize)>(2);
+    thread::scope(|scope| {
+        scope.spawn(move || {
+            let mut next = Some(first);
+            while let Some(message) = next {
+                wire.send(message.encode()).unwrap();
+                next = here.next_outgoing();
+            }
+        });
+        scope.spawn(move || {
+            for bytes in arriving {
+                queue.send((Message::decode(&bytes).unwrap().into(), bytes.len())).unwrap();
+            }
+        });
+        let mut next = None;
+        while let Some((mut message, mut bytes)) = next.take().or_else(|| came.recv().ok()) {
+            while bytes < TOGETHER
+                && let Ok((more, len)) = came.try_recv()
+            {
+                match message.join(more) {
+                    Ok(()) => bytes += len,
+                    Err(other) => {
+                        next = Some((other, len));
+                        break;
+                    }
+                }
+            }
+            there.receive(message).unwrap();
+        }
+    });
+    true
 }

@@ -56,7 +56,10 @@ impl Device {
             asked += hashes.len();
             for hash in hashes {
                 match found.get(&hash) {
-                    Some(bytes) => self.fetch.arrived(&hash, bytes).unwrap(),
+                    Some(bytes) => {
+                        let kind = BlockKind::of(&hash, bytes).unwrap();
+                        self.fetch.arrived(&[(hash, bytes, kind)]).unwrap();
+                    }
                     None => self.fetch.failed(peer, &hash),
                 }
             }

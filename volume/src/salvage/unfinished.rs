@@ -90,7 +90,7 @@ fn pending(core: &mut Core, old: &Old, store: &SealedStore, branch: BranchNo) ->
         let signature = core.device.signing.sign(Label::CommitSignature, &header);
         let claimed = ClaimedCommit { header, signature, changes };
         let commit = claimed.check().map_err(|e| Error::damaged(e.to_string()));
-        let received = commit.and_then(|commit| core.receive(&commit));
+        let received = commit.and_then(|mut commit| core.receive(&mut commit));
         match received {
             Ok(Received::Applied) => made += 1,
             Ok(Received::Known | Received::Missing(_)) => return Ok(made),
