@@ -933,9 +933,14 @@ fn logs_without_end_are_seen_in_several_commits() {
     let known = commits(&alice, &bob);
     let history = History::new(&known, &alice.user_keys());
     let begun: Vec<_> = (0..3000).map(|log| Forger::new(&known, &history, &bob, 51 + log).sign(Vec::new())).collect();
-    told(&alice, &bob, &begun.iter().collect::<Vec<_>>());
+    for replica in [&alice, &carol] {
+        told(replica, &bob, &begun.iter().collect::<Vec<_>>());
+    }
     alice.write("f", b"alice's").unwrap();
+    // Hers is the first commit of her log.
+    carol.write("h", b"carol's").unwrap();
     meet(&alice, &carol);
+    assert_eq!(alice.read("h").unwrap(), b"carol's");
     assert_eq!(carol.read("f").unwrap(), b"alice's");
     for replica in [&alice, &carol] {
         for commit in commits(replica, &bob) {
