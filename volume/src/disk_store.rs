@@ -34,7 +34,13 @@ mod tail;
 /// Block cache of the store, in bytes.
 const CACHE_BYTES: u64 = 24 << 20;
 /// A key space's write buffer, in bytes, before it is written out as a table.
-const MEMTABLE_BYTES: u64 = 4 << 20;
+const MEMTABLE_BYTES: u64 = 3 << 20;
+/// From this size on fjall asks its own worker for that. It never gets there: it asks with every batch, and a worker that
+/// is busy for a thousand of them finds its queue full, waits to put one more thing into it, and with it for itself. Then
+/// nothing is written out any more, and memory and journal grow without end (3.1.13).
+const MEMTABLE_BYTES_OF_FJALL: u64 = 64 << 20;
+/// What a row takes in a write buffer beside its key and value; rather more than less.
+const ROW_BYTES: u64 = 128;
 /// Journals may grow to this before the oldest write buffers are written out to let them go.
 const JOURNAL_BYTES: u64 = 128 << 20;
 /// At rest, so much is not left to be read from the journals again.
@@ -89,6 +95,8 @@ impl Health {
 struct Open {
     database: Database,
     spaces: Vec<Keyspace>,
+    /// By key space, about how many bytes its write buffer has.
+    buffered: Mutex<Vec<u64>>,
     syncing: Mutex<Syncing>,
 }
 
@@ -154,7 +162,7 @@ impl Open {
         for space in Space::ALL {
             let options = || {
                 KeyspaceCreateOptions::default()
-                    .max_memtable_size(MEMTABLE_BYTES)
+                    .max_memtable_size(MEMTABLE_BYTES_OF_FJALL)
                     // What is stored is sealed: it doesn't compress.
                     .data_block_compression_policy(CompressionPolicy::all(CompressionType::None))
                     .filter_policy(FilterPolicy::all(FilterPolicyEntry::Bloom(BloomConstructionPolicy::BitsPerKey(
@@ -163,7 +171,9 @@ impl Open {
             };
             spaces.push(database.keyspace(space.name(), options)?);
         }
-        Ok(Self { database, spaces, syncing: Mutex::default() })
+        // What the journals had: of any of them.
+        let buffered = Mutex::new(vec![database.write_buffer_size(); spaces.len()]);
+        Ok(Self { database, spaces, buffered, syncing: Mutex::default() })
     }
 
     /// Makes what was applied so far durable. Each batch has reached the journal's file by then, and fjall syncs a
@@ -196,7 +206,25 @@ impl Open {
                 None => write.remove(self.space(*space), key.as_slice()),
             }
         }
-        write.durability(Some(PersistMode::Buffer)).commit()
+        write.durability(Some(PersistMode::Buffer)).commit()?;
+        self.write_out(batch);
+        Ok(())
+    }
+
+    /// Has the write buffers written out that have grown enough with `batch`.
+    fn write_out(&self, batch: &Batch) {
+        let mut buffered = self.buffered.lock();
+        for (space, key, value) in &batch.writes {
+            let bytes = &mut buffered[*space as usize];
+            *bytes += (key.len() + value.as_ref().map_or(0, Vec::len)) as u64 + ROW_BYTES;
+            if *bytes > MEMTABLE_BYTES {
+                *bytes = 0;
+                if let Err(error) = self.space(*space).rotate_memtable() {
+                    // What failed is met by the next batch.
+                    log::debug!("store: not written out: {error}");
+                }
+            }
+        }
     }
 }
 
@@ -485,13 +513,37 @@ mod tests {
         }
     }
 
+    /// fjall's own way to do it can come to a stop: see [`MEMTABLE_BYTES_OF_FJALL`].
+    #[test]
+    fn write_buffers_are_written_out_long_before_fjall_would_see_to_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let left = |store: &DiskStore| store.open.read().as_ref().unwrap().database.write_buffer_size();
+        let settles = |store: &DiskStore| {
+            let settled = |_: &usize| {
+                thread::sleep(REST_PAUSE);
+                left(store) < 2 * MEMTABLE_BYTES
+            };
+            (0..REST_LOOKS).find(settled).is_some()
+        };
+        for round in 0..3_u8 {
+            let store = DiskStore::open(folder.path()).unwrap();
+            for i in 0..40_u8 {
+                let mut batch = Batch::new();
+                batch.put(Space::Changes, [round, i], vec![i; 256 << 10]);
+                store.apply(batch).unwrap();
+            }
+            assert!(settles(&store), "{} bytes are left", left(&store));
+            assert_eq!(store.scan(Space::Changes, &[], &[], 1000).unwrap().len(), 40 * (usize::from(round) + 1));
+        }
+    }
+
     #[test]
     fn what_was_put_to_rest_is_there_and_need_not_be_read_from_the_journals() {
         let folder = tempfile::tempdir().unwrap();
         // Less than a write buffer in each of them.
         let spaces = [Space::Changes, Space::Nodes];
         let put = |store: &DiskStore, round: u8| {
-            for i in 0..6_u8 {
+            for i in 0..4_u8 {
                 let mut batch = Batch::new();
                 batch.put(spaces[usize::from(i % 2)], [round, i], vec![i; 1 << 20]);
                 store.apply(batch).unwrap();
@@ -507,7 +559,7 @@ mod tests {
             drop(store);
             let store = DiskStore::open(folder.path()).unwrap();
             assert_eq!(left(&store) < REST_BYTES, rests, "{} bytes are left", left(&store));
-            for i in 0..6_u8 {
+            for i in 0..4_u8 {
                 assert_eq!(store.get(spaces[usize::from(i % 2)], &[round, i]).unwrap(), Some(vec![i; 1 << 20]));
             }
         }
