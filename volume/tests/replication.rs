@@ -2,7 +2,7 @@
 
 mod common;
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use common::{
     Replica,
@@ -11,7 +11,7 @@ use common::{
 };
 use crypto::{Label, SymmetricKey, keyed_tag};
 use p2pfs_volume::{
-    AttributeChange, Caller, Error, Message, OpenMode, Role, SetTime, SetXattr, Timestamp,
+    AttributeChange, Attributes, Caller, Error, Message, OpenMode, Role, SetTime, SetXattr, Timestamp,
     commit::{ChangeKind, ClaimedCommit, Commit, Head, Header, RawChange, XattrBody, changes_root, decode, encode},
     id::{Birthplace, CommitHash, NodeId, ValueId},
     store::Space,
@@ -483,6 +483,22 @@ fn who_fills_the_room_for_waiting_commits_shuts_nobody_out() {
     assert_eq!(alice.volume.status().waiting_commits, waiting);
     drop(floods);
     assert_eq!(alice.volume.status().waiting_commits, 0);
+}
+
+#[test]
+fn attributes_set_to_what_they_are_are_no_change_for_others() {
+    let (alice, _) = pair();
+    alice.write("f", b"").unwrap();
+    let ino = alice.find("f").unwrap();
+    alice.volume.commit_now().unwrap();
+    let before = (alice.volume.attributes(ino).unwrap(), alice.volume.status().commits);
+    alice.clock.advance(Duration::from_secs(1));
+    let Attributes { mode, uid, gid, .. } = before.0;
+    let same = AttributeChange { mode: Some(mode), uid: Some(uid), gid: Some(gid), ..AttributeChange::default() };
+    alice.volume.set_attributes(ino, None, &same, &Caller::default()).unwrap();
+    alice.volume.commit_now().unwrap();
+    assert!(alice.volume.attributes(ino).unwrap().ctime > before.0.ctime);
+    assert_eq!(alice.volume.status().commits, before.1);
 }
 
 /// What could not be stored at a file's last close is kept as a branch of its own. Once it is published, whichever call

@@ -100,6 +100,7 @@ fn a_change_of_attributes_moves_only_ctime() {
     };
     let mode = |mode| fs::set_permissions(peer.at("f"), std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
     check("chmod", &|| mode(0o600));
+    check("chmod to what it is", &|| mode(0o600));
     check("setxattr", &|| xattr::set(peer.at("f"), "user.x", b"1").unwrap());
     check("removexattr", &|| xattr::remove(peer.at("f"), "user.x").unwrap());
     check("link", &|| fs::hard_link(peer.at("f"), peer.at("g")).unwrap());
