@@ -280,6 +280,65 @@ fn a_writer_keeps_what_somebody_else_removed_meanwhile() {
     assert_eq!(alice.read("f").unwrap(), b"long work done");
 }
 
+/// Bob learns what Alice did, who learns nothing, and what he has open stays as it is.
+fn hear(alice: &Replica, bob: &Replica) {
+    let all = commits(alice, bob);
+    told(bob, alice, &all.iter().map(|c| &c.raw).collect::<Vec<_>>());
+}
+
+/// Bob had removed the file himself. A move that had not seen that brings it back, and he opens it.
+#[test]
+fn a_writer_keeps_what_was_removed_after_their_own_removal_lost_to_a_move() {
+    let (alice, bob) = pair();
+    alice.write("f", b"base").unwrap();
+    meet(&alice, &bob);
+    bob.remove("f").unwrap();
+    alice.rename("f", "g").unwrap();
+    hear(&alice, &bob);
+    let handle = bob.open_to_write("g").unwrap();
+    bob.volume.write(handle, 0, b"long work", &Caller::default()).unwrap();
+    alice.remove("g").unwrap();
+    hear(&alice, &bob);
+    bob.close(handle).unwrap();
+    meet(&alice, &bob);
+    assert_eq!(alice.read("g").unwrap(), b"long work");
+}
+
+/// The same with an edit.
+#[test]
+fn a_writer_keeps_what_was_removed_after_their_own_removal_lost_to_an_edit() {
+    let (alice, bob) = pair();
+    alice.write("f", b"base").unwrap();
+    meet(&alice, &bob);
+    bob.remove("f").unwrap();
+    alice.write("f", b"edit").unwrap();
+    hear(&alice, &bob);
+    let handle = bob.open_to_write("f").unwrap();
+    bob.volume.write(handle, 0, b"long work", &Caller::default()).unwrap();
+    alice.remove("f").unwrap();
+    hear(&alice, &bob);
+    bob.close(handle).unwrap();
+    meet(&alice, &bob);
+    assert_eq!(alice.read("f").unwrap(), b"long work");
+}
+
+#[test]
+fn a_file_that_its_writer_removed_is_gone_though_somebody_else_removed_it_too() {
+    let (alice, bob) = pair();
+    alice.write("f", b"base").unwrap();
+    meet(&alice, &bob);
+    let handle = bob.open_to_write("f").unwrap();
+    bob.volume.write(handle, 0, b"a try", &Caller::default()).unwrap();
+    bob.volume.flush(handle).unwrap();
+    bob.volume.write(handle, 0, b"another", &Caller::default()).unwrap();
+    bob.remove("f").unwrap();
+    alice.remove("f").unwrap();
+    hear(&alice, &bob);
+    bob.close(handle).unwrap();
+    let tree = meet(&alice, &bob);
+    assert!(tree.is_empty(), "{tree:?}");
+}
+
 #[test]
 fn a_writer_who_had_not_seen_the_newer_version_does_not_overwrite_it() {
     let (alice, bob) = pair();
