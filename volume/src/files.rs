@@ -193,6 +193,15 @@ impl Volume {
         other_shows
     }
 
+    /// Lets go of what a failed last close had kept, once that has no name any more: what could not be published for that
+    /// reason lives as long as its handles.
+    fn forsake(&self, file: &OpenFile, state: &mut FileState) {
+        if state.kept && state.writers == 0 && state.branch.as_ref().is_some_and(|branch| branch.dirty) {
+            state.kept = false;
+            self.let_go(file, state);
+        }
+    }
+
     fn drop_branch(&self, ino: Ino, branch: Option<Branch>) {
         if let Some(branch) = branch {
             self.count_dirty(branch.counted, 0);
@@ -501,12 +510,7 @@ impl Volume {
             let result = self.publish(&file, &mut state);
             let mut other_shows = false;
             if result.is_ok() && state.kept {
-                if state.writers == 0
-                    && let Some(branch) = state.branch.take_if(|branch| branch.dirty)
-                {
-                    // Its last name was taken away here: nobody can open it.
-                    self.drop_branch(ino, Some(branch));
-                }
+                self.forsake(&file, &mut state);
                 other_shows = self.end_branch(&file, &mut state);
             }
             drop(state);
@@ -618,6 +622,9 @@ impl Volume {
             state.writers -= 1;
             if state.writers == 0 {
                 result = self.publish(file, &mut state);
+                if result.is_ok() {
+                    self.forsake(file, &mut state);
+                }
                 other_shows = self.end_branch(file, &mut state);
             }
         }

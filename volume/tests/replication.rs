@@ -578,6 +578,50 @@ fn a_file_whose_last_close_failed_shows_what_others_write_later() {
     }
 }
 
+/// Alice's file, with what could not be stored at its last close.
+fn with_a_failed_close() -> (Replica, Replica) {
+    let (alice, bob) = pair();
+    alice.write("f", b"base").expect("a good disk");
+    meet(&alice, &bob);
+    let handle = alice.open_to_write("f").expect("it is there");
+    alice.volume.write(handle, 0, b"alice's", &Caller::default()).expect("a good disk");
+    alice.store.fail_after(Some(0));
+    assert!(alice.volume.flush(handle).is_err() && alice.volume.release(handle).is_err());
+    alice.store.fail_after(None);
+    (alice, bob)
+}
+
+/// What a failed last close had kept goes with the last handle of a file that was removed here, and does not show when
+/// somebody else's edit brings the file back.
+#[test]
+fn what_a_failed_close_had_kept_of_a_removed_file_does_not_hide_what_others_write() {
+    let (alice, bob) = with_a_failed_close();
+    let handle = alice.open_to_write("f").unwrap();
+    alice.remove("f").unwrap();
+    // It is time to try again, but the file has no name, and a handle.
+    alice.clock.advance(std::time::Duration::from_secs(2));
+    alice.volume.work();
+    alice.close(handle).unwrap();
+    bob.write("f", b"bob's").unwrap();
+    meet(&alice, &bob);
+    assert_eq!(bob.read("f").unwrap(), b"bob's");
+    assert_eq!(alice.read("f").unwrap(), b"bob's");
+}
+
+#[test]
+fn who_has_a_removed_file_open_reads_what_a_failed_close_had_kept() {
+    let (alice, _) = with_a_failed_close();
+    let mode = OpenMode { read: true, ..OpenMode::default() };
+    let handle = alice.volume.open(alice.find("f").unwrap(), mode, &Caller::default()).unwrap();
+    alice.remove("f").unwrap();
+    alice.clock.advance(std::time::Duration::from_secs(2));
+    alice.volume.work();
+    let mut bytes = Vec::new();
+    alice.volume.read(handle, 0, 100, &mut bytes).unwrap();
+    assert_eq!(bytes, b"alice's");
+    alice.volume.release(handle).unwrap();
+}
+
 /// Who joined twice, in two roles, at admins who are apart: each commit is judged by the admissions that it had seen.
 #[test]
 fn admissions_by_admins_apart_split_nobody() {
