@@ -18,7 +18,7 @@ use crate::{
     core::Core,
     error::{Error, Result},
     node::{Allocate, AttributeChange, Attributes, Caller, Handle, Ino, NewNode, NodeKind, OpenMode, SetTime},
-    row::{Link, NodeRow},
+    row::{Node, NodeRow},
     time::Timestamp,
     version::ValueRef,
 };
@@ -135,20 +135,9 @@ impl Core {
         Ok(Base { seen, version: self.version(ino)? })
     }
 
-    /// Whether a file has a name, or lost its last one to somebody elsewhere.
-    fn is_linked(&mut self, ino: Ino) -> Result<bool> {
-        let me = self.me;
-        let row = self.row(ino)?;
-        let Some(NodeRow::Node(node)) = row.as_deref() else { return Err(Error::NotFound) };
-        if node.is_shown() {
-            return Ok(true);
-        }
-        let mut by_others = false;
-        self.each_item::<Link>(ino, node, false, |link| {
-            by_others = link.values.iter().any(|v| v.at.dot.branch != me);
-            !by_others
-        })?;
-        Ok(by_others)
+    /// Whether a file has a name, or lost its last one to somebody elsewhere after its writers had opened it at `seen`.
+    fn is_linked(&mut self, ino: Ino, seen: &[ValueRef]) -> Result<bool> {
+        Ok(self.with_node(ino, Node::is_shown)? || self.lost_link(ino, seen)?.is_some())
     }
 }
 
@@ -202,6 +191,15 @@ impl Volume {
             self.let_go(file, state);
         }
         other_shows
+    }
+
+    /// Lets go of what a failed last close had kept, once that has no name any more: what could not be published for that
+    /// reason lives as long as its handles.
+    fn forsake(&self, file: &OpenFile, state: &mut FileState) {
+        if state.kept && state.writers == 0 && state.branch.as_ref().is_some_and(|branch| branch.dirty) {
+            state.kept = false;
+            self.let_go(file, state);
+        }
     }
 
     fn drop_branch(&self, ino: Ino, branch: Option<Branch>) {
@@ -468,7 +466,7 @@ impl Volume {
     fn publish(&self, file: &Arc<OpenFile>, state: &mut FileState) -> Result<()> {
         let Some(branch) = state.branch.as_mut().filter(|b| b.dirty) else { return Ok(()) };
         let ino = file.ino;
-        if !self.inner.core.lock().is_linked(ino)? {
+        if !self.inner.core.lock().is_linked(ino, &branch.seen)? {
             // Nobody can ever open it again: it lives as long as its handles.
             return Ok(());
         }
@@ -512,12 +510,7 @@ impl Volume {
             let result = self.publish(&file, &mut state);
             let mut other_shows = false;
             if result.is_ok() && state.kept {
-                if state.writers == 0
-                    && let Some(branch) = state.branch.take_if(|branch| branch.dirty)
-                {
-                    // Its last name was taken away here: nobody can open it.
-                    self.drop_branch(ino, Some(branch));
-                }
+                self.forsake(&file, &mut state);
                 other_shows = self.end_branch(&file, &mut state);
             }
             drop(state);
@@ -566,7 +559,7 @@ impl Volume {
     /// Puts an unpublished draft into the store's log, so that it survives the death of the daemon.
     fn log_draft(&self, file: &OpenFile, state: &mut FileState) -> Result<()> {
         let Some(branch) = state.branch.as_mut().filter(|b| b.dirty) else { return Ok(()) };
-        if !self.inner.core.lock().is_linked(file.ino)? {
+        if !self.inner.core.lock().is_linked(file.ino, &branch.seen)? {
             return Ok(());
         }
         let header = encode(&(&branch.seen, branch.mtime));
@@ -595,7 +588,7 @@ impl Volume {
         let Some((draft, header)) = found else { return Ok(()) };
         let (seen, mtime): (Vec<ValueRef>, Timestamp) =
             rmp_serde::from_slice(&header).map_err(|_| Error::damaged("a draft's header"))?;
-        if !self.inner.core.lock().is_linked(ino)? {
+        if !self.inner.core.lock().is_linked(ino, &seen)? {
             return self.local(&[], |core| {
                 let store = core.store.clone();
                 Draft::forget(ino.0, &store, &mut core.overlay.batch)
@@ -629,6 +622,9 @@ impl Volume {
             state.writers -= 1;
             if state.writers == 0 {
                 result = self.publish(file, &mut state);
+                if result.is_ok() {
+                    self.forsake(file, &mut state);
+                }
                 other_shows = self.end_branch(file, &mut state);
             }
         }

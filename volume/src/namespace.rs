@@ -976,7 +976,7 @@ impl Core {
         gone: &[ValueRef],
     ) -> Result<ValueRef> {
         self.anchor(ino)?;
-        self.relink(ino)?;
+        self.relink(ino, gone)?;
         let id = self.with_node(ino, |n| n.id)?;
         let (generation, key) = self.body_key(ino)?;
         let (root, blocks) = match &content.data {
@@ -1004,24 +1004,55 @@ impl Core {
     }
 
     /// Puts a file whose links others removed back to its last place: its writer had it open.
-    fn relink(&mut self, ino: Ino) -> Result<()> {
-        let me = self.me;
-        let row = self.row(ino)?;
-        let Some(NodeRow::Node(node)) = row.as_deref() else { return Err(Error::NotFound) };
-        if node.is_shown() {
+    fn relink(&mut self, ino: Ino, seen: &[ValueRef]) -> Result<()> {
+        if self.with_node(ino, Node::is_shown)? {
             return Ok(());
         }
-        let mut removed = None;
-        self.each_item::<Link>(ino, node, false, |link| {
-            let by_others = !link.values.is_empty()
-                && link.values.iter().all(|v| v.at.dot.branch != me && v.value == Some(Place::Removed));
-            removed = by_others.then(|| link.clone());
-            removed.is_none()
-        })?;
-        let (id, Some(link)) = (node.id, removed) else { return Ok(()) };
+        let Some(link) = self.lost_link(ino, seen)? else { return Ok(()) };
+        let id = self.with_node(ino, |n| n.id)?;
         let Some((parent, name)) = self.last_place(&link)? else { return Ok(()) };
         let directory = self.live_again(parent)?;
         self.place(Some(link.id), id, directory, &name, &places(&link))
+    }
+
+    /// A link of a file that shows nowhere which others removed, while its writers here had the file open at `seen`.
+    pub(crate) fn lost_link(&mut self, ino: Ino, seen: &[ValueRef]) -> Result<Option<Link>> {
+        let me = self.me;
+        let row = self.row(ino)?;
+        let Some(NodeRow::Node(node)) = row.as_deref() else { return Err(Error::NotFound) };
+        let mut removed = Vec::new();
+        self.each_item::<Link>(ino, node, false, |link| {
+            if link.values.iter().any(|v| v.at.dot.branch != me) {
+                removed.push(link.clone());
+            }
+            true
+        })?;
+        for link in removed {
+            if !self.was_forsaken(&link, seen)? {
+                return Ok(Some((*link).clone()));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Whether a link was removed here, too, from under the writers who had the file open at `seen`. A removal that had
+    /// not seen what they opened, or where it showed since, is older than that: an edit or a move had outlived it.
+    fn was_forsaken(&mut self, link: &Link, seen: &[ValueRef]) -> Result<bool> {
+        let own: Vec<ValueRef> = link.values.iter().map(|v| v.at).filter(|at| at.dot.branch == self.me).collect();
+        if own.is_empty() {
+            return Ok(false);
+        }
+        let places = self.past_places(link)?;
+        for at in seen.iter().copied().chain(places.iter().map(|place| place.at)) {
+            let mut known = false;
+            for removal in &own {
+                known |= self.value_covers(*removal, at)?;
+            }
+            if !known {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 }
 

@@ -37,7 +37,7 @@ const RECHECK_MAX: usize = 16;
 pub(crate) struct PastPlace {
     pub parent: Ino,
     name: Vec<u8>,
-    at: ValueRef,
+    pub(crate) at: ValueRef,
     count: u64,
 }
 
@@ -286,7 +286,7 @@ impl Core {
     }
 
     /// The places a link had before its present values, in rising order.
-    fn past_places(&mut self, link: &Link) -> Result<Vec<PastPlace>> {
+    pub(crate) fn past_places(&mut self, link: &Link) -> Result<Vec<PastPlace>> {
         let mut found: Vec<PastPlace> = Vec::new();
         let mut todo: Vec<ValueRef> = link.values.iter().map(|v| v.at).collect();
         let mut seen: BTreeSet<ValueRef> = todo.iter().copied().collect();

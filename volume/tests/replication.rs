@@ -280,6 +280,65 @@ fn a_writer_keeps_what_somebody_else_removed_meanwhile() {
     assert_eq!(alice.read("f").unwrap(), b"long work done");
 }
 
+/// Bob learns what Alice did, who learns nothing, and what he has open stays as it is.
+fn hear(alice: &Replica, bob: &Replica) {
+    let all = commits(alice, bob);
+    told(bob, alice, &all.iter().map(|c| &c.raw).collect::<Vec<_>>());
+}
+
+/// Bob had removed the file himself. A move that had not seen that brings it back, and he opens it.
+#[test]
+fn a_writer_keeps_what_was_removed_after_their_own_removal_lost_to_a_move() {
+    let (alice, bob) = pair();
+    alice.write("f", b"base").unwrap();
+    meet(&alice, &bob);
+    bob.remove("f").unwrap();
+    alice.rename("f", "g").unwrap();
+    hear(&alice, &bob);
+    let handle = bob.open_to_write("g").unwrap();
+    bob.volume.write(handle, 0, b"long work", &Caller::default()).unwrap();
+    alice.remove("g").unwrap();
+    hear(&alice, &bob);
+    bob.close(handle).unwrap();
+    meet(&alice, &bob);
+    assert_eq!(alice.read("g").unwrap(), b"long work");
+}
+
+/// The same with an edit.
+#[test]
+fn a_writer_keeps_what_was_removed_after_their_own_removal_lost_to_an_edit() {
+    let (alice, bob) = pair();
+    alice.write("f", b"base").unwrap();
+    meet(&alice, &bob);
+    bob.remove("f").unwrap();
+    alice.write("f", b"edit").unwrap();
+    hear(&alice, &bob);
+    let handle = bob.open_to_write("f").unwrap();
+    bob.volume.write(handle, 0, b"long work", &Caller::default()).unwrap();
+    alice.remove("f").unwrap();
+    hear(&alice, &bob);
+    bob.close(handle).unwrap();
+    meet(&alice, &bob);
+    assert_eq!(alice.read("f").unwrap(), b"long work");
+}
+
+#[test]
+fn a_file_that_its_writer_removed_is_gone_though_somebody_else_removed_it_too() {
+    let (alice, bob) = pair();
+    alice.write("f", b"base").unwrap();
+    meet(&alice, &bob);
+    let handle = bob.open_to_write("f").unwrap();
+    bob.volume.write(handle, 0, b"a try", &Caller::default()).unwrap();
+    bob.volume.flush(handle).unwrap();
+    bob.volume.write(handle, 0, b"another", &Caller::default()).unwrap();
+    bob.remove("f").unwrap();
+    alice.remove("f").unwrap();
+    hear(&alice, &bob);
+    bob.close(handle).unwrap();
+    let tree = meet(&alice, &bob);
+    assert!(tree.is_empty(), "{tree:?}");
+}
+
 #[test]
 fn a_writer_who_had_not_seen_the_newer_version_does_not_overwrite_it() {
     let (alice, bob) = pair();
@@ -533,6 +592,50 @@ fn a_file_whose_last_close_failed_shows_what_others_write_later() {
         meet(&alice, &bob);
         assert_eq!(alice.read("f").unwrap(), b"bob's");
     }
+}
+
+/// Alice's file, with what could not be stored at its last close.
+fn with_a_failed_close() -> (Replica, Replica) {
+    let (alice, bob) = pair();
+    alice.write("f", b"base").expect("a good disk");
+    meet(&alice, &bob);
+    let handle = alice.open_to_write("f").expect("it is there");
+    alice.volume.write(handle, 0, b"alice's", &Caller::default()).expect("a good disk");
+    alice.store.fail_after(Some(0));
+    assert!(alice.volume.flush(handle).is_err() && alice.volume.release(handle).is_err());
+    alice.store.fail_after(None);
+    (alice, bob)
+}
+
+/// What a failed last close had kept goes with the last handle of a file that was removed here, and does not show when
+/// somebody else's edit brings the file back.
+#[test]
+fn what_a_failed_close_had_kept_of_a_removed_file_does_not_hide_what_others_write() {
+    let (alice, bob) = with_a_failed_close();
+    let handle = alice.open_to_write("f").unwrap();
+    alice.remove("f").unwrap();
+    // It is time to try again, but the file has no name, and a handle.
+    alice.clock.advance(std::time::Duration::from_secs(2));
+    alice.volume.work();
+    alice.close(handle).unwrap();
+    bob.write("f", b"bob's").unwrap();
+    meet(&alice, &bob);
+    assert_eq!(bob.read("f").unwrap(), b"bob's");
+    assert_eq!(alice.read("f").unwrap(), b"bob's");
+}
+
+#[test]
+fn who_has_a_removed_file_open_reads_what_a_failed_close_had_kept() {
+    let (alice, _) = with_a_failed_close();
+    let mode = OpenMode { read: true, ..OpenMode::default() };
+    let handle = alice.volume.open(alice.find("f").unwrap(), mode, &Caller::default()).unwrap();
+    alice.remove("f").unwrap();
+    alice.clock.advance(std::time::Duration::from_secs(2));
+    alice.volume.work();
+    let mut bytes = Vec::new();
+    alice.volume.read(handle, 0, 100, &mut bytes).unwrap();
+    assert_eq!(bytes, b"alice's");
+    alice.volume.release(handle).unwrap();
 }
 
 /// Who joined twice, in two roles, at admins who are apart: each commit is judged by the admissions that it had seen.
