@@ -207,28 +207,29 @@ impl Open {
             }
         }
         write.durability(Some(PersistMode::Buffer)).commit()?;
-        self.write_out(batch);
+        if synced.is_some() {
+            self.buffered(Space::Index, journal::SYNCED.len() + size_of::<u64>());
+        }
+        for (space, key, value) in &batch.writes {
+            self.buffered(*space, key.len() + value.as_ref().map_or(0, Vec::len));
+        }
         Ok(())
     }
 
-    /// Has the write buffers written out that have grown enough with `batch`.
-    fn write_out(&self, batch: &Batch) {
+    /// Counts a row of so many bytes, and has its space's write buffer written out once that has grown enough.
+    fn buffered(&self, space: Space, row: usize) {
         let mut buffered = self.buffered.lock();
-        for (space, key, value) in &batch.writes {
-            let bytes = &mut buffered[*space as usize];
-            *bytes += (key.len() + value.as_ref().map_or(0, Vec::len)) as u64 + ROW_BYTES;
-            if *bytes > MEMTABLE_BYTES {
-                *bytes = 0;
-                if let Err(error) = self.space(*space).rotate_memtable() {
-                    // What failed is met by the next batch.
-                    log::debug!("store: not written out: {error}");
-                }
+        let bytes = &mut buffered[space as usize];
+        *bytes += row as u64 + ROW_BYTES;
+        if *bytes > MEMTABLE_BYTES {
+            *bytes = 0;
+            if let Err(error) = self.space(space).rotate_memtable() {
+                // What failed is met by the next batch.
+                log::debug!("store: not written out: {error}");
             }
         }
     }
-}
 
-impl Open {
     /// Writes out what the journals would have to be read for at the next opening, if it is much.
     fn rest(&self) {
         if self.database.write_buffer_size() < REST_BYTES {
