@@ -9,6 +9,9 @@ const SETTINGS: &str = "GLIBC_TUNABLES";
 /// are made. A thread keeps 4 MiB in this way at most.
 const KEEP_MORE: &str = "glibc.malloc.tcache_count=128";
 
+/// Says that this was tried: a program with privileges of its own gets its environment without [`SETTINGS`].
+const TRIED: (&str, &str) = ("P2PFS_MALLOC_SET", "1");
+
 /// What the environment of a daemon lacks; nothing if somebody has set it otherwise.
 pub(super) fn missing_settings() -> Option<(&'static str, &'static str)> {
     env::var_os(SETTINGS).is_none().then_some((SETTINGS, KEEP_MORE))
@@ -17,10 +20,13 @@ pub(super) fn missing_settings() -> Option<(&'static str, &'static str)> {
 /// Has a process that becomes a daemon begin anew with the settings that can only be given at the start. To be called
 /// before anything else is done. Without them it works as well, only slower.
 pub(crate) fn begin_with_settings() {
+    if env::var_os(TRIED.0).is_some() {
+        return;
+    }
     let (Some(settings), Ok(program)) = (missing_settings(), env::current_exe()) else { return };
     let mut arguments = env::args_os();
     let mut command = Command::new(program);
-    command.arg0(arguments.next().unwrap_or_default()).args(arguments).envs([settings]);
+    command.arg0(arguments.next().unwrap_or_default()).args(arguments).envs([settings, TRIED]);
     // Returns only when it failed.
     let _ = command.exec();
 }
