@@ -5,19 +5,19 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// The path of the program `name`: in `P2PFS_BIN_DIR`, else in the release build beside the test's own folder.
+/// The path of the program `name`: in `P2PFS_BIN_DIR`, else beside the test itself.
 pub fn program(name: &str) -> PathBuf {
     let folder = match env::var_os("P2PFS_BIN_DIR") {
         Some(given) => PathBuf::from(given),
-        None => target_folder().join("release"),
+        None => profile_folder(),
     };
     let path = folder.join(name);
-    assert!(path.is_file(), "{} is not there: `cargo build --release`, or run scripts/test", path.display());
+    assert!(path.is_file(), "{} is not there: `cargo build --profile quick`, or run scripts/test", path.display());
     path
 }
 
-/// `target/`: the test runs from `target/PROFILE/deps/`.
-fn target_folder() -> PathBuf {
+/// `target/PROFILE/`: the test runs from `deps` in it.
+fn profile_folder() -> PathBuf {
     let me = env::current_exe().unwrap();
-    me.ancestors().nth(3).map(Path::to_owned).unwrap()
+    me.ancestors().nth(2).map(Path::to_owned).unwrap()
 }

@@ -1,7 +1,7 @@
 //! Alone with a volume whose disk goes bad: whatever is hurt of what the device keeps, no wrong byte is read, no other
 //! file is missing, and after `p2pfs verify --repair` only contents that were hit themselves can't be read.
 //!
-//! `P2PFS_DAMAGE_ROUNDS=500 cargo nextest run --release -p p2pfs-tests --test damage` looks longer.
+//! `P2PFS_DAMAGE_ROUNDS=500 cargo nextest run --cargo-profile quick -p p2pfs-tests --test damage` looks longer.
 
 #![allow(clippy::unwrap_used, reason = "whatever fails here fails the test")]
 
