@@ -2,7 +2,8 @@
 //! `scripts/bench` runs it; it knows the volume alone, not the mount.
 //!
 //!     size make DIR FILES     a volume in DIR with so many files of 1 KiB, 1000 to a directory
-//!     size measure DIR        prints what was measured in it as one line of JSON
+//!     size measure DIR        prints what calls take in it, as one line of JSON
+//!     size sync DIR           the same of replication with a peer that has nothing of it yet
 
 #![allow(clippy::unwrap_used, reason = "what fails here ends the measurement")]
 
@@ -12,7 +13,8 @@ mod on_disk;
 use std::{
     env, fs,
     path::Path,
-    process::ExitCode,
+    process::{self, ExitCode},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -21,6 +23,12 @@ use on_disk::{Connection, Replica};
 use p2pfs_volume::Ino;
 
 const IN_A_DIRECTORY: usize = 1000;
+/// How often the volume is opened anew.
+const OPENS: usize = 9;
+/// Of one file, each time.
+const CHANGES: usize = 40;
+/// After a first sync.
+const PAUSE: Duration = Duration::from_secs(20);
 const BODY: [u8; 1024] = [7; 1024];
 
 fn main() -> ExitCode {
@@ -28,8 +36,9 @@ fn main() -> ExitCode {
     match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["make", dir, files] => make(Path::new(dir), files.parse().unwrap()),
         ["measure", dir] => measure(Path::new(dir)),
+        ["sync", dir] => sync(Path::new(dir)),
         _ => {
-            eprintln!("usage: size make DIR FILES | size measure DIR");
+            eprintln!("usage: size make DIR FILES | size measure DIR | size sync DIR");
             return ExitCode::from(2);
         }
     }
@@ -52,61 +61,112 @@ fn make(dir: &Path, files: usize) {
 }
 
 fn measure(dir: &Path) {
-    let files: usize = fs::read_to_string(dir.join("files")).unwrap().parse().unwrap();
-    let id = VolumeId::from_bytes(fs::read(dir.join("id")).unwrap().try_into().unwrap());
-    let directories = files.div_ceil(IN_A_DIRECTORY);
+    let (files, id) = made(dir);
+    let whole = files.div_ceil(IN_A_DIRECTORY) - usize::from(!files.is_multiple_of(IN_A_DIRECTORY));
+    let path = |at: usize| (format!("d{}", at / IN_A_DIRECTORY), format!("f{}", at % IN_A_DIRECTORY));
+    let find = |alice: &Replica, at: usize| {
+        let (directory, name) = path(at);
+        let home = alice.volume.lookup(Ino::ROOT, directory.as_bytes()).unwrap().ino;
+        alice.volume.lookup(home, name.as_bytes()).unwrap();
+    };
+    let list = |alice: &Replica, directory: usize| {
+        let home = alice.volume.lookup(Ino::ROOT, format!("d{directory}").as_bytes()).unwrap().ino;
+        assert!(alice.list(home) >= IN_A_DIRECTORY);
+    };
+    let reopened = || Replica::opened(&dir.join("alice"), 1, id);
 
-    let begun = Instant::now();
-    let alice = Replica::opened(&dir.join("alice"), 1, id);
-    let open = begun.elapsed();
+    // What is in no cache of this program: each time in a volume just opened.
+    let (mut opens, mut first_lookups, mut first_lists) = (Vec::new(), Vec::new(), Vec::new());
+    for i in 0..OPENS {
+        let begun = Instant::now();
+        let alice = reopened();
+        opens.push(begun.elapsed());
+        first_lookups.extend(samples(1, |_| find(&alice, (i * 7919 + 389) % files)));
+        alice.close();
+        let alice = reopened();
+        first_lists.extend(samples(1, |_| list(&alice, (i * 31 + 7) % whole)));
+        alice.close();
+    }
+    let alice = reopened();
     let memory_open = resident();
 
-    // Far apart, so that no two are neighbours in the store.
-    let lookups = samples(2000, |i| {
-        let at = i * 7919 % files;
-        let home = alice.volume.lookup(Ino::ROOT, format!("d{}", at / IN_A_DIRECTORY).as_bytes()).unwrap().ino;
-        alice.volume.lookup(home, format!("f{}", at % IN_A_DIRECTORY).as_bytes()).unwrap();
-    });
-    let whole = directories - usize::from(!files.is_multiple_of(IN_A_DIRECTORY));
-    let lists = samples(20, |i| {
-        let home = alice.volume.lookup(Ino::ROOT, format!("d{}", i * 31 % whole).as_bytes()).unwrap().ino;
-        assert!(alice.list(home) >= IN_A_DIRECTORY);
-    });
-    let home = alice.directory(Ino::ROOT, "new");
+    // As many files and directories as the small volume has, as far apart as they can be, looked at again.
+    let apart = |i: usize| i % IN_A_DIRECTORY * (files / IN_A_DIRECTORY);
+    (0..2 * IN_A_DIRECTORY).for_each(|i| find(&alice, apart(i)));
+    let lookups = samples(IN_A_DIRECTORY, |i| find(&alice, apart(i)));
+    let lists = {
+        (0..3).for_each(|_| list(&alice, whole / 2));
+        samples(20, |_| list(&alice, whole / 2))
+    };
+    // All over the volume, more than is ever kept in memory.
+    let wide_lookups = samples(2000, |i| find(&alice, i * 7919 % files));
+    let wide_lists = samples(20, |i| list(&alice, i * 31 % whole));
+
+    let home = alice.directory(Ino::ROOT, &format!("new of {}", process::id()));
     let creates = samples(200, |i| {
         alice.file(home, &format!("f{i}"), &BODY);
     });
-    let memory_used = resident();
+    println!(
+        "{{\"open_ms\": {}, \"first_lookup_us\": {}, \"lookup_us\": {}, \"wide_lookup_us\": {}, \"first_list_ms\": {}, \
+         \"list_ms\": {}, \"wide_list_ms\": {}, \"create_us\": {}, \"memory_open_mib\": {}, \"memory_used_mib\": {}}}",
+        median(opens) * 1e3,
+        median(first_lookups) * 1e6,
+        median(lookups) * 1e6,
+        median(wide_lookups) * 1e6,
+        median(first_lists) * 1e3,
+        median(lists) * 1e3,
+        median(wide_lists) * 1e3,
+        median(creates) * 1e6,
+        memory_open,
+        resident(),
+    );
+    alice.close();
+}
 
+fn sync(dir: &Path) {
+    let (files, id) = made(dir);
+    let alice = Replica::opened(&dir.join("alice"), 1, id);
+    let changed = format!("changes of {}", process::id());
+    let home = alice.directory(Ino::ROOT, &changed);
     let bob = Replica::admitted(&dir.join("bob"), 2, &alice);
     let begun = Instant::now();
     let connection = Connection::between(&alice, &bob);
     connection.settle();
     let first_sync = begun.elapsed();
-    let last = format!("d{}", directories - 1);
-    bob.volume.lookup(Ino::ROOT, last.as_bytes()).unwrap();
-    let there = bob.volume.lookup(Ino::ROOT, b"new").unwrap().ino;
-    let changes = samples(20, |i| {
-        let name = format!("change{i}");
-        alice.file(home, &name, &BODY);
-        alice.volume.commit_now().unwrap();
-        connection.settle();
-        bob.volume.lookup(there, name.as_bytes()).unwrap();
-    });
+    let memory = peak();
+    let last = files - 1;
+    let there = bob.volume.lookup(Ino::ROOT, format!("d{}", last / IN_A_DIRECTORY).as_bytes()).unwrap().ino;
+    bob.volume.lookup(there, format!("f{}", last % IN_A_DIRECTORY).as_bytes()).unwrap();
+    let there = bob.volume.lookup(Ino::ROOT, changed.as_bytes()).unwrap().ino;
+    let changes = |first: usize| {
+        let change = |i: usize| {
+            let name = format!("change{}", first + i);
+            alice.file(home, &name, &BODY);
+            alice.volume.commit_now().unwrap();
+            connection.settle();
+            bob.volume.lookup(there, name.as_bytes()).unwrap();
+        };
+        median(samples(CHANGES, change)) * 1e3
+    };
+    // At once, and when the new peer's store has put in order what came.
+    let at_once = changes(0);
+    thread::sleep(PAUSE);
+    let later = changes(CHANGES);
     println!(
-        "{{\"open_ms\": {}, \"lookup_us\": {}, \"list_ms\": {}, \"create_us\": {}, \"change_ms\": {}, \
-         \"first_sync_per_s\": {}, \"memory_open_mib\": {}, \"memory_used_mib\": {}}}",
-        open.as_secs_f64() * 1e3,
-        median(lookups) * 1e6,
-        median(lists) * 1e3,
-        median(creates) * 1e6,
-        median(changes) * 1e3,
+        "{{\"first_sync_per_s\": {}, \"early_change_ms\": {}, \"change_ms\": {}, \"memory_sync_mib\": {}}}",
         files as f64 / first_sync.as_secs_f64(),
-        memory_open,
-        memory_used,
+        at_once,
+        later,
+        memory,
     );
     bob.close();
     alice.close();
+}
+
+/// How many files there are, and in which volume.
+fn made(dir: &Path) -> (usize, VolumeId) {
+    let files = fs::read_to_string(dir.join("files")).unwrap().parse().unwrap();
+    (files, VolumeId::from_bytes(fs::read(dir.join("id")).unwrap().try_into().unwrap()))
 }
 
 fn samples(count: usize, mut run: impl FnMut(usize)) -> Vec<Duration> {
@@ -126,7 +186,16 @@ fn median(mut samples: Vec<Duration>) -> f64 {
 
 /// MiB of this process that are in memory.
 fn resident() -> u64 {
+    memory("VmRSS:")
+}
+
+/// MiB of this process that were in memory at most.
+fn peak() -> u64 {
+    memory("VmHWM:")
+}
+
+fn memory(what: &str) -> u64 {
     let status = fs::read_to_string("/proc/self/status").unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix(what)).unwrap();
     line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() / 1024
 }

@@ -655,9 +655,6 @@ impl Core {
                         }
                         // If it is there, then on both branches of a forked log: one link, and a place from each.
                         let old = self.link_of(ino, &node, &id)?;
-                        if old.is_none() {
-                            self.set_ino_of_link(&id, ino);
-                        }
                         (id, old)
                     }
                     Some(link) => {

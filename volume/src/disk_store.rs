@@ -13,13 +13,17 @@ use std::{
     ops::Bound,
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
+    sync::Arc,
     thread,
     time::Duration,
 };
 
 use fjall::{
     CompressionType, Database, Keyspace, KeyspaceCreateOptions, PersistMode,
-    config::{BloomConstructionPolicy, CompressionPolicy, FilterPolicy, FilterPolicyEntry},
+    compaction::Leveled,
+    config::{
+        BloomConstructionPolicy, CompressionPolicy, FilterPolicy, FilterPolicyEntry, PartitioningPolicy, PinningPolicy,
+    },
 };
 use parking_lot::{Mutex, MutexGuard, RwLock};
 
@@ -35,6 +39,13 @@ mod tail;
 const CACHE_BYTES: u64 = 24 << 20;
 /// A key space's write buffer, in bytes, before it is written out as a table.
 const MEMTABLE_BYTES: u64 = 3 << 20;
+/// That of changes. Their keys rise, so that their tables stay as they are written out, and each is opened with the store.
+const CHANGES_MEMTABLE_BYTES: u64 = 16 << 20;
+/// Length of the tables that are made of others. Four of them are the first level that is merged with what is written out:
+/// a row that is always written, as the root's, has all of that level written again.
+const TABLE_BYTES: u64 = 8 << 20;
+/// That of changes.
+const CHANGES_TABLE_BYTES: u64 = 32 << 20;
 /// From this size on fjall asks its own worker for that. It never gets there: it asks with every batch, and a worker that
 /// is busy for a thousand of them finds its queue full, waits to put one more thing into it, and with it for itself. Then
 /// nothing is written out any more, and memory and journal grow without end (3.1.13).
@@ -150,6 +161,23 @@ impl Syncing {
     }
 }
 
+fn memtable_bytes(space: Space) -> u64 {
+    if space == Space::Changes { CHANGES_MEMTABLE_BYTES } else { MEMTABLE_BYTES }
+}
+
+fn table_bytes(space: Space) -> u64 {
+    if space == Space::Changes { CHANGES_TABLE_BYTES } else { TABLE_BYTES }
+}
+
+/// What tells of most keys that they are not in a table. Whoever asks for a commit or a change knows that it is there, and
+/// few tables have keys on both sides of it.
+fn filter(space: Space) -> FilterPolicyEntry {
+    match space {
+        Space::Commits | Space::Changes => FilterPolicyEntry::None,
+        _ => FilterPolicyEntry::Bloom(BloomConstructionPolicy::BitsPerKey(10.0)),
+    }
+}
+
 impl Open {
     fn new(dir: &Path) -> fjall::Result<Self> {
         let database = Database::builder(dir)
@@ -163,11 +191,15 @@ impl Open {
             let options = || {
                 KeyspaceCreateOptions::default()
                     .max_memtable_size(MEMTABLE_BYTES_OF_FJALL)
+                    .compaction_strategy(Arc::new(Leveled::default().with_table_target_size(table_bytes(space))))
+                    // Of a large table what leads to a row is read, not all that leads to any.
+                    .filter_block_partitioning_policy(PartitioningPolicy::new([false, true]))
+                    .index_block_partitioning_policy(PartitioningPolicy::new([false, true]))
+                    .filter_block_pinning_policy(PinningPolicy::all(true))
+                    .index_block_pinning_policy(PinningPolicy::all(true))
                     // What is stored is sealed: it doesn't compress.
                     .data_block_compression_policy(CompressionPolicy::all(CompressionType::None))
-                    .filter_policy(FilterPolicy::all(FilterPolicyEntry::Bloom(BloomConstructionPolicy::BitsPerKey(
-                        10.0,
-                    ))))
+                    .filter_policy(FilterPolicy::all(filter(space)))
             };
             spaces.push(database.keyspace(space.name(), options)?);
         }
@@ -221,7 +253,7 @@ impl Open {
         let mut buffered = self.buffered.lock();
         let bytes = &mut buffered[space as usize];
         *bytes += row as u64 + ROW_BYTES;
-        if *bytes > MEMTABLE_BYTES {
+        if *bytes > memtable_bytes(space) {
             *bytes = 0;
             if let Err(error) = self.space(space).rotate_memtable() {
                 // What failed is met by the next batch.
@@ -230,9 +262,14 @@ impl Open {
         }
     }
 
-    /// Writes out what the journals would have to be read for at the next opening, if it is much.
-    fn rest(&self) {
-        if self.database.write_buffer_size() < REST_BYTES {
+    /// Writes out what the journals would have to be read for at the next opening, if it is much, and empties them: whole
+    /// batches are read there and checked, needed or not. No batch may come meanwhile.
+    fn rest(&self, dir: &Path, ahead: &mut Ahead) {
+        let journals = || -> io::Result<Vec<u64>> {
+            tail::newest_first(dir)?.iter().map(|path| tail::written(&File::open(path)?)).collect()
+        };
+        let written = journals().map_or(u64::MAX, |journals| journals.iter().sum());
+        if self.database.write_buffer_size() < REST_BYTES && written < REST_BYTES {
             return;
         }
         for space in &self.spaces {
@@ -243,7 +280,13 @@ impl Open {
         }
         // A disk that fails, or is very slow, must not keep anybody from ending.
         for _ in 0..REST_LOOKS {
-            if self.spaces.iter().all(|space| space.sealed_memtable_count() == 0) {
+            // (Those before the newest go when all in them is written out.)
+            if self.spaces.iter().all(|space| space.sealed_memtable_count() == 0)
+                && journals().is_ok_and(|journals| journals.len() == 1)
+            {
+                if let Err(error) = ahead.empty(dir) {
+                    log::debug!("store: the journal is not emptied: {error}");
+                }
                 return;
             }
             thread::sleep(REST_PAUSE);
@@ -268,7 +311,9 @@ impl DiskStore {
             opened => opened,
         };
         let open = RwLock::new(Some(open.map_err(to_io)?));
-        Ok(Self { dir: dir.to_owned(), health: Mutex::new(Health::good()), open })
+        // As the kernel names what is in it, wherever this process goes.
+        let dir = dir.canonicalize()?;
+        Ok(Self { dir, health: Mutex::new(Health::good()), open })
     }
 
     /// Takes what is damaged out of the journals of the closed store in `dir`, keeping them as they were in `kept`, so
@@ -421,10 +466,10 @@ impl Store for DiskStore {
     }
 
     fn rest(&self) {
-        if let Ok(_health) = self.writing()
+        if let Ok(mut health) = self.writing()
             && let Some(open) = &*self.open.read()
         {
-            open.rest();
+            open.rest(&self.dir, &mut health.ahead);
         }
     }
 
@@ -522,7 +567,7 @@ mod tests {
         let settles = |store: &DiskStore| {
             let settled = |_: &usize| {
                 thread::sleep(REST_PAUSE);
-                left(store) < 2 * MEMTABLE_BYTES
+                left(store) < 2 * CHANGES_MEMTABLE_BYTES
             };
             (0..REST_LOOKS).find(settled).is_some()
         };
@@ -564,6 +609,44 @@ mod tests {
                 assert_eq!(store.get(spaces[usize::from(i % 2)], &[round, i]).unwrap(), Some(vec![i; 1 << 20]));
             }
         }
+    }
+
+    /// What is in tables need not be read from the journals, and isn't: they are emptied, with the store open.
+    #[test]
+    fn at_rest_the_journals_are_emptied_and_what_follows_is_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let journals = || -> u64 {
+            let journals = tail::newest_first(folder.path()).unwrap();
+            journals.iter().map(|path| tail::written(&File::open(path).unwrap()).unwrap()).sum()
+        };
+        let put = |store: &DiskStore, number: u32, bytes: usize| {
+            let mut batch = Batch::new();
+            batch.put(Space::Nodes, number.to_be_bytes(), vec![number as u8; bytes]);
+            store.apply(batch).unwrap();
+        };
+        for round in 0..4_u32 {
+            let store = DiskStore::open(folder.path()).unwrap();
+            assert_eq!(store.scan(Space::Nodes, &[], &[], 1000).unwrap().len(), round as usize * 120);
+            for number in 0..100 {
+                put(&store, round * 120 + number, 64 << 10);
+            }
+            assert!(journals() > REST_BYTES);
+            store.rest();
+            assert_eq!(journals(), 0);
+            for number in 100..120 {
+                put(&store, round * 120 + number, 10);
+                store.sync().unwrap();
+            }
+            assert!(journals() > 0);
+            // Once in order, once not.
+            if round % 2 == 0 {
+                store.rest();
+            }
+        }
+        let store = DiskStore::open(folder.path()).unwrap();
+        let rows = store.scan(Space::Nodes, &[], &[], 1000).unwrap();
+        assert_eq!(rows.len(), 480);
+        assert!(rows.iter().all(|(key, value)| value.iter().all(|byte| *byte == key[3])));
     }
 
     #[test]

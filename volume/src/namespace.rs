@@ -33,6 +33,8 @@ pub(crate) const XATTR_NAME_MAX: usize = 255;
 const XATTR_VALUE_MAX: usize = 65_536;
 /// All names of one node's extended attributes together, as `listxattr` can return.
 const XATTR_LIST_MAX: usize = 65_536;
+/// So many entries are looked at to have what they lead to read in one go.
+const LIST_AHEAD: usize = 1024;
 /// Permission bits that replicas judge by, for now: members read and write everything.
 const JUDGED_MODE: u16 = 0o660;
 
@@ -171,8 +173,17 @@ impl Core {
             let entries = self.scan_entries(directory, &from, batch)?;
             let Some((last, _)) = entries.last() else { break };
             let last = *last;
-            let children = entries.iter().filter_map(|(_, entry)| entry.shown().map(|(child, _)| child));
-            self.load_nodes(children.take(limit - found.len()).collect());
+            let wanted = &entries[..entries.len().min(limit - found.len())];
+            let absent = self.absent_nodes(wanted);
+            if absent.len() > wanted.len() / 2 {
+                // What was made together lies together, but a few entries are spread over all of it: of many entries
+                // the nodes lie beside each other.
+                let ahead = self.scan_entries(directory, &from, LIST_AHEAD)?;
+                let absent = self.absent_nodes(&ahead);
+                self.load_nodes(absent);
+            } else {
+                self.load_nodes(absent);
+            }
             for (tag, entry) in entries {
                 if found.len() >= limit {
                     return Ok(found);
@@ -192,6 +203,12 @@ impl Core {
             }
         }
         Ok(found)
+    }
+
+    /// What entries lead to that is not in memory.
+    fn absent_nodes(&self, entries: &[([u8; 16], Arc<Entry>)]) -> Vec<Ino> {
+        let children = entries.iter().filter_map(|(_, entry)| entry.shown().map(|(child, _)| child));
+        children.filter(|child| !self.has_node(*child)).collect()
     }
 
     // ---- making

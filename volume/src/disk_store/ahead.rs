@@ -63,7 +63,21 @@ impl Ahead {
         self.room = PIECE + LEFT;
     }
 
-    fn fill(&mut self, dir: &Path) -> io::Result<()> {
+    /// Empties the journal, if there is but one and nothing in it is needed any more: all of it must be in tables. Tells
+    /// whether it did.
+    pub(super) fn empty(&mut self, dir: &Path) -> io::Result<bool> {
+        let journals = tail::newest_first(dir)?;
+        self.look(dir)?;
+        let Some(journal) = self.journal.as_mut().filter(|journal| journals == [journal.path.clone()]) else {
+            return Ok(false);
+        };
+        let emptied = journal.empty();
+        self.room = 0;
+        emptied
+    }
+
+    /// Looks which journal is written to.
+    fn look(&mut self, dir: &Path) -> io::Result<()> {
         let Some(newest) = tail::newest_first(dir)?.into_iter().next() else { return Ok(()) };
         if self.journal.as_ref().is_none_or(|journal| journal.path != newest) {
             // Before it is opened here: one that can write to it is fjall's.
@@ -71,6 +85,11 @@ impl Ahead {
             let file = OpenOptions::new().read(true).write(true).open(&newest)?;
             self.journal = Some(Journal { path: newest, file, fjalls, filled: 0 });
         }
+        Ok(())
+    }
+
+    fn fill(&mut self, dir: &Path) -> io::Result<()> {
+        self.look(dir)?;
         self.journal.as_mut().map_or(Ok(()), Journal::fill)
     }
 }
@@ -90,6 +109,21 @@ impl Journal {
         }
         self.filled = to;
         Ok(())
+    }
+
+    fn empty(&mut self) -> io::Result<bool> {
+        let Some(mut fjalls) = self.fjalls.take() else { return Ok(false) };
+        let end = fjalls.stream_position()?;
+        self.check_end(end)?;
+        // fjall writes on where its file stands: never behind a hole.
+        fjalls.rewind()?;
+        if let Err(error) = self.file.set_len(0) {
+            fjalls.seek(SeekFrom::Start(end))?;
+            return Err(error);
+        }
+        self.filled = 0;
+        self.fjalls = Some(fjalls);
+        Ok(true)
     }
 
     /// Makes sure that a batch ends at `end`, and nothing follows.

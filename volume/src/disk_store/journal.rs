@@ -19,6 +19,8 @@ use std::{
 
 use xxhash_rust::xxh3::Xxh3;
 
+use super::tail;
+
 /// The key, in `index`, whose value is the number (or a little less) of a batch that is on the disk with all before it.
 pub(super) const SYNCED: &[u8] = b"synced";
 const START: u8 = 1;
@@ -58,9 +60,8 @@ fn journals(dir: &Path) -> io::Result<Vec<PathBuf>> {
 /// # Errors
 /// `InvalidData` when one is damaged, or the disk fails.
 pub(super) fn check(dir: &Path) -> io::Result<()> {
-    let synced = synced(dir)?;
-    for path in journals(dir)? {
-        if let Some(at) = damaged(&path, synced)?.first() {
+    for (path, damaged) in looked_at(dir)? {
+        if let Some(at) = damaged.first() {
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
             let text = format!("the store's journal {name} is damaged at byte {}", at.start);
             return Err(io::Error::new(io::ErrorKind::InvalidData, text));
@@ -76,9 +77,7 @@ pub(super) fn check(dir: &Path) -> io::Result<()> {
 /// The disk fails.
 pub(super) fn mend(dir: &Path, kept: &Path) -> io::Result<usize> {
     let mut places = 0;
-    let synced = synced(dir)?;
-    for path in journals(dir)? {
-        let damaged = damaged(&path, synced)?;
+    for (path, damaged) in looked_at(dir)? {
         if damaged.is_empty() {
             continue;
         }
@@ -103,44 +102,50 @@ pub(super) fn mend(dir: &Path, kept: &Path) -> io::Result<usize> {
     Ok(places)
 }
 
-/// The newest batch that any journal tells to be on the disk.
-fn synced(dir: &Path) -> io::Result<u64> {
-    let mut synced = 0;
-    for path in journals(dir)? {
-        let mut reader = Window::open(&path)?;
-        while reader.fill(START_LEN)? {
-            match reader.batch()? {
-                Some((len, _)) => {
-                    synced = synced.max(reader.synced);
-                    reader.skip(len);
-                }
-                None => reader.skip_to_start(),
-            }
-        }
-    }
-    Ok(synced)
+/// The journals with their damaged places.
+fn looked_at(dir: &Path) -> io::Result<Vec<(PathBuf, Vec<Range<u64>>)>> {
+    let looks: Vec<(PathBuf, Look)> =
+        journals(dir)?.into_iter().map(|path| Ok((path.clone(), look(&path)?))).collect::<io::Result<_>>()?;
+    let synced = looks.iter().map(|(_, look)| look.synced).max().unwrap_or(0);
+    Ok(looks.into_iter().map(|(path, look)| (path, look.damaged(synced))).collect())
 }
 
-/// The damaged places of a journal: between whole batches, before the batch `synced`. What follows the last whole one,
-/// or that batch, is no damage.
-fn damaged(path: &Path, synced: u64) -> io::Result<Vec<Range<u64>>> {
+/// What reading a journal once has shown.
+#[derive(Default)]
+struct Look {
+    /// The newest batch that it tells to be on the disk.
+    synced: u64,
+    /// What lies between whole batches and is none, with the number of the batch before.
+    gaps: Vec<(Range<u64>, Option<u64>)>,
+    /// From there to the end of a whole batch that has the wrong number, behind the last one with a right one.
+    odd: Option<Range<u64>>,
+}
+
+impl Look {
+    /// The damaged places: between whole batches, before the batch `synced`. What follows the last whole one, or that batch,
+    /// is no damage.
+    fn damaged(self, synced: u64) -> Vec<Range<u64>> {
+        let before = |newest: Option<u64>| newest.is_none_or(|newest| newest < synced);
+        let all = self.gaps.iter().all(|(_, newest)| before(*newest));
+        let gaps = self.gaps.into_iter().take_while(|(_, newest)| before(*newest)).map(|(gap, _)| gap);
+        gaps.chain(self.odd.filter(|_| all)).collect()
+    }
+}
+
+fn look(path: &Path) -> io::Result<Look> {
     let mut reader = Window::open(path)?;
-    let mut found = Vec::new();
+    let mut found = Look::default();
     let mut bad: Option<u64> = None;
     let mut newest = None;
-    // A whole batch that has the wrong number.
+    // Where a whole batch ends that has the wrong number.
     let mut odd: Option<u64> = None;
     while reader.fill(START_LEN)? {
         let at = reader.at;
         let batch = reader.batch()?;
+        found.synced = found.synced.max(reader.synced);
         match batch {
             Some((len, number)) if newest.is_none_or(|newest| follows(newest, number)) => {
-                if let Some(start) = bad.take() {
-                    if newest.is_some_and(|newest| newest >= synced) {
-                        return Ok(found);
-                    }
-                    found.push(start..at);
-                }
+                found.gaps.extend(bad.take().map(|start| (start..at, newest)));
                 newest = Some(number);
                 odd = None;
                 reader.skip(len);
@@ -156,7 +161,7 @@ fn damaged(path: &Path, synced: u64) -> io::Result<Vec<Range<u64>>> {
             }
         }
     }
-    found.extend(bad.zip(odd).map(|(start, end)| start..end));
+    found.odd = bad.zip(odd).map(|(start, end)| start..end);
     Ok(found)
 }
 
@@ -167,20 +172,23 @@ fn follows(newest: u64, number: u64) -> bool {
 
 /// A part of a file in memory.
 struct Window {
-    file: File,
+    file: io::Take<File>,
     bytes: Vec<u8>,
     /// Read so far of `bytes`.
     start: usize,
     /// Offset of `bytes[start]` in the file.
     at: u64,
     ended: bool,
-    /// What the batch looked at last tells to be on the disk.
+    /// What the batch looked at last tells to be on the disk; 0 if it was none.
     synced: u64,
 }
 
 impl Window {
     fn open(path: &Path) -> io::Result<Self> {
-        Ok(Self { file: File::open(path)?, bytes: Vec::new(), start: 0, at: 0, ended: false, synced: 0 })
+        let file = File::open(path)?;
+        // fjall makes its journals as one hole of many megabytes.
+        let written = tail::written(&file)?;
+        Ok(Self { file: file.take(written), bytes: Vec::new(), start: 0, at: 0, ended: false, synced: 0 })
     }
 
     /// Makes sure of `len` more bytes; false when the file ends before.
@@ -214,6 +222,7 @@ impl Window {
 
     /// Length and sequence number of the whole batch that begins here, if one does.
     fn batch(&mut self) -> io::Result<Option<(usize, u64)>> {
+        self.synced = 0;
         if self.bytes[self.start] != START {
             return Ok(None);
         }
@@ -261,7 +270,9 @@ impl Window {
         let end = self.start + len;
         let whole =
             u64::from_le_bytes(self.int(len + 1)) == checksum.digest() && self.bytes[end + 9..].starts_with(MAGIC);
-        self.synced = if whole { synced } else { 0 };
+        if whole {
+            self.synced = synced;
+        }
         Ok((whole && items > 0).then_some((len + END_LEN, number)))
     }
 }
@@ -306,14 +317,14 @@ mod tests {
         store(folder.path(), 200);
         let path = journal(folder.path());
         let whole = fs::read(&path).unwrap();
-        assert!(damaged(&path, u64::MAX).unwrap().is_empty());
+        assert!(look(&path).unwrap().damaged(u64::MAX).is_empty());
         // Torn anywhere, or filled up with zeros: no damage.
         for cut in (0..whole.len()).step_by(whole.len() / 7) {
             fs::write(&path, &whole[..cut]).unwrap();
-            assert!(damaged(&path, u64::MAX).unwrap().is_empty(), "cut at {cut}");
+            assert!(look(&path).unwrap().damaged(u64::MAX).is_empty(), "cut at {cut}");
             let padded = [&whole[..cut], &vec![0; 4096]].concat();
             fs::write(&path, &padded).unwrap();
-            assert!(damaged(&path, u64::MAX).unwrap().is_empty(), "cut and padded at {cut}");
+            assert!(look(&path).unwrap().damaged(u64::MAX).is_empty(), "cut and padded at {cut}");
         }
     }
 
@@ -328,7 +339,7 @@ mod tests {
                 store.apply(batch).unwrap();
             }
         }
-        assert!(damaged(&journal(folder.path()), u64::MAX).unwrap().is_empty());
+        assert!(look(&journal(folder.path())).unwrap().damaged(u64::MAX).is_empty());
     }
 
     #[test]

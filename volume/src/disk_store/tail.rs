@@ -46,6 +46,22 @@ pub(super) fn next(journal: &Path) -> io::Result<PathBuf> {
     Ok(journal.with_file_name(format!("{next}.jnl")))
 }
 
+/// How long a file is without the hole at its end, if it ends in one.
+pub(super) fn written(file: &File) -> io::Result<u64> {
+    use rustix::{fs::SeekFrom, io::Errno};
+    let mut at = 0;
+    loop {
+        // Where the next bytes begin, and where these end.
+        match rustix::fs::seek(file, SeekFrom::Data(at)) {
+            Ok(data) => at = rustix::fs::seek(file, SeekFrom::Hole(data))?,
+            Err(Errno::NXIO) => break,
+            Err(error) => return Err(error.into()),
+        }
+    }
+    rustix::fs::seek(file, SeekFrom::Start(0))?;
+    Ok(at)
+}
+
 /// Cuts the newest journal in `dir` behind its last batch that is whole and numbered below `before`. Returns how many
 /// bytes of others were cut off (zeros at its end don't count).
 ///

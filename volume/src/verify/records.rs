@@ -4,7 +4,6 @@ use serde::de::DeserializeOwned;
 
 use crate::{
     core::{entry_key, node_id_key},
-    id::LinkId,
     member::MemberRow,
     node::Ino,
     row::{Entry, Link, Node, NodeRow, Xattr},
@@ -118,7 +117,6 @@ impl Verifier<'_> {
         let core = &mut *self.volume.inner.core.lock();
         let by_id = core.stored_ino_of_node(&node.id);
         by_id.is_ok_and(|found| found != Some(ino))
-            || node.links.iter().any(|link| core.ino_of_link(&link.id).is_ok_and(|found| found != Some(ino)))
     }
 
     /// Looks whether a link shows where it says.
@@ -166,12 +164,10 @@ impl Verifier<'_> {
                 // Told for the node's own record.
                 Err(_) => return,
             };
-            let found = item.link().map(|link| core.ino_of_link(&link.id));
-            let sound = known && found.is_none_or(|found| found.is_ok_and(|found| found == Some(ino)));
-            (sound, if sound { None } else { core.path_of(ino) })
+            (known, if known { None } else { core.path_of(ino) })
         };
         if !sound {
-            let what = "a link or extended attribute whose node or id does not lead to it".to_owned();
+            let what = "a link or extended attribute whose node does not lead to it".to_owned();
             return self.damage(DamageKind::Record, what, path, None);
         }
         if let Some(link) = item.link() {
@@ -245,12 +241,7 @@ impl Verifier<'_> {
         let mut wrong = Vec::new();
         for (key, value) in rows {
             let ino = ino_of(&value).filter(|_| value.len() == 8);
-            let fits = ino.is_some_and(|ino| match key.split_first() {
-                Some((b'l', id)) => {
-                    LinkId::try_from(id).is_ok_and(|id| core.found_link(ino, &id).is_ok_and(|(_, link)| link.is_some()))
-                }
-                _ => core.with_node(ino, |node| key == node_id_key(&node.id)).unwrap_or(false),
-            });
+            let fits = ino.is_some_and(|ino| core.with_node(ino, |node| key == node_id_key(&node.id)).unwrap_or(false));
             if !fits {
                 wrong.push(ino.and_then(|ino| core.path_of(ino)));
             }
