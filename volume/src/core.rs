@@ -26,7 +26,7 @@ use crate::{
         RawChange, encode, encode_into,
     },
     error::{Error, Result},
-    id::{Birthplace, CommitHash, LinkId, NodeId, ValueId},
+    id::{Birthplace, CommitHash, NodeId, ValueId},
     member::{MemberRow, Members},
     node::Ino,
     row::{Entry, Link, Node, NodeRow, Xattr},
@@ -226,7 +226,7 @@ const COUNTERS: &[u8] = b"counters";
 pub(crate) const VOLUME: &[u8] = b"volume";
 pub(crate) const BRANCH_PREFIX: &[u8] = b"branch/";
 
-/// Key of a node's or a link's id.
+/// Key of a node's id.
 pub(crate) type IdKey = [u8; 17];
 
 pub(crate) fn entry_key(directory: Ino, tag: &[u8; 16]) -> [u8; 24] {
@@ -237,16 +237,8 @@ pub(crate) fn entry_key(directory: Ino, tag: &[u8; 16]) -> [u8; 24] {
 }
 
 pub(crate) fn node_id_key(id: &NodeId) -> IdKey {
-    id_key(b'n', id.as_bytes())
-}
-
-pub(crate) fn link_id_key(id: &LinkId) -> IdKey {
-    id_key(b'l', id.as_bytes())
-}
-
-fn id_key(kind: u8, id: &[u8; 16]) -> IdKey {
-    let mut key = [kind; 17];
-    key[1..].copy_from_slice(id);
+    let mut key = [b'n'; 17];
+    key[1..].copy_from_slice(id.as_bytes());
     key
 }
 
@@ -736,15 +728,8 @@ impl Core {
     }
 
     /// The same, as the store has it now.
-    pub(crate) fn stored_ino_of_node(&mut self, id: &NodeId) -> Result<Option<Ino>> {
-        self.ino_by_key(node_id_key(id))
-    }
-
-    fn ino_by_key(&mut self, key: IdKey) -> Result<Option<Ino>> {
-        if let Some(ino) = self.overlay.ids.get(&key) {
-            return Ok(*ino);
-        }
-        match self.store.raw().get(Space::Ids, &key)? {
+    pub(crate) fn stored_ino_of_node(&self, id: &NodeId) -> Result<Option<Ino>> {
+        match self.store.raw().get(Space::Ids, &node_id_key(id))? {
             Some(bytes) => {
                 let bytes = bytes.try_into().map_err(|_| Error::damaged("id record"))?;
                 Ok(Some(Ino(u64::from_be_bytes(bytes))))
@@ -753,16 +738,8 @@ impl Core {
         }
     }
 
-    pub(crate) fn ino_of_link(&mut self, id: &LinkId) -> Result<Option<Ino>> {
-        self.ino_by_key(link_id_key(id))
-    }
-
     pub(crate) fn set_ino_of_node(&mut self, id: &NodeId, ino: Ino) {
         self.overlay.ids.insert(node_id_key(id), Some(ino));
-    }
-
-    pub(crate) fn set_ino_of_link(&mut self, id: &LinkId, ino: Ino) {
-        self.overlay.ids.insert(link_id_key(id), Some(ino));
     }
 
     /// A new inode number.
