@@ -25,6 +25,7 @@ mod mount_tests;
 mod mounted;
 mod negotiation;
 mod open_files;
+mod placement;
 mod pool;
 mod replies;
 mod requests;

@@ -654,8 +654,7 @@ impl Core {
                             return rule("a directory's link must be born with it");
                         }
                         // If it is there, then on both branches of a forked log: one link, and a place from each.
-                        let old = self.link_of(ino, &node, &id)?;
-                        (id, old)
+                        (id, self.link_of(ino, &node, &id)?)
                     }
                     Some(link) => {
                         let Some(old) = self.link_of(ino, &node, link)? else {

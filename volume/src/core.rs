@@ -733,15 +733,8 @@ impl Core {
     }
 
     /// The same, as the store has it now.
-    pub(crate) fn stored_ino_of_node(&mut self, id: &NodeId) -> Result<Option<Ino>> {
-        self.ino_by_key(node_id_key(id))
-    }
-
-    fn ino_by_key(&mut self, key: IdKey) -> Result<Option<Ino>> {
-        if let Some(ino) = self.overlay.ids.get(&key) {
-            return Ok(*ino);
-        }
-        match self.store.raw().get(Space::Ids, &key)? {
+    pub(crate) fn stored_ino_of_node(&self, id: &NodeId) -> Result<Option<Ino>> {
+        match self.store.raw().get(Space::Ids, &node_id_key(id))? {
             Some(bytes) => {
                 let bytes = bytes.try_into().map_err(|_| Error::damaged("id record"))?;
                 Ok(Some(Ino(u64::from_be_bytes(bytes))))

@@ -235,12 +235,17 @@ impl Volume {
         } else {
             None
         };
+        self.opened(ino, mode, who, attributes.mode, base)
+    }
+
+    /// A handle of a file with these permissions, for a writer who starts from `base`.
+    fn opened(&self, ino: Ino, mode: OpenMode, who: &Caller, bits: u16, base: Option<Arc<Base>>) -> Result<Handle> {
         let file = self.hold(ino);
         let handle = OpenHandle { mode, who: *who, base, file: file.clone() };
         {
             let mut state = file.state.write();
-            state.privileged = attributes.mode & 0o6000 != 0;
-            if writing {
+            state.privileged = bits & 0o6000 != 0;
+            if handle.base.is_some() {
                 state.writers += 1;
                 if state.pages.is_none() {
                     state.pages = handle.base.clone();
@@ -275,13 +280,26 @@ impl Volume {
         exclusive: bool,
         who: &Caller,
     ) -> Result<(Attributes, Handle)> {
-        let (attributes, open) = match self.make(parent, name, NewNode::File, mode, who) {
-            Err(Error::Exists) if !exclusive => (self.lookup(parent, name)?, open),
-            // What was just made is empty as it is.
-            other => (other?, OpenMode { truncate: false, ..open }),
-        };
-        let handle = self.open(attributes.ino, open, who)?;
-        Ok((self.attributes(attributes.ino)?, handle))
+        let made = self.local(&[name], |core| {
+            let ino = core.make(parent, name, NewNode::File, mode, who)?;
+            // All that opening it would ask for next.
+            let base = if open.write { Some(Arc::new(core.base(ino)?)) } else { None };
+            Ok((core.attributes(ino)?, base))
+        });
+        match made {
+            Err(Error::Exists) if !exclusive => {
+                let ino = self.lookup(parent, name)?.ino;
+                let handle = self.open(ino, open, who)?;
+                Ok((self.attributes(ino)?, handle))
+            }
+            made => {
+                let (attributes, base) = made?;
+                // What was just made is empty as it is.
+                let open = OpenMode { truncate: false, ..open };
+                let handle = self.opened(attributes.ino, open, who, attributes.mode, base)?;
+                Ok((attributes, handle))
+            }
+        }
     }
 
     /// The branch to write to, begun from what is shown if there is none.

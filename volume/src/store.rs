@@ -24,7 +24,7 @@ pub enum Space {
     /// Inode number -> node row (the node's registers); with a link's id or an attribute's tag after it: that one, where
     /// a node has many.
     Nodes,
-    /// Node, link and register ids -> inode number.
+    /// Node ids -> inode number.
     Ids,
     /// (directory inode, tag of the name) -> entry row.
     Entries,

@@ -34,6 +34,7 @@ use super::{
     mounted::Ending,
     negotiation::{MAX_IO, negotiate},
     open_files::OpenFiles,
+    placement::Placement,
     pool::Pool,
     replies::{GENERATION, VALID, answer_attributes, answer_empty, answer_statistics, answer_written, answer_xattr},
     xattr_name,
@@ -60,6 +61,7 @@ pub(super) struct Driver {
     syncing: Arc<AtomicUsize>,
     sync_pool: Pool,
     ending: Arc<Ending>,
+    placement: Placement,
 }
 
 impl Driver {
@@ -74,6 +76,7 @@ impl Driver {
             listings: Listings::default(),
             syncing: Arc::default(),
             sync_pool: Pool::new("p2pfs-sync", SYNCING_MAX),
+            placement: Placement::new(),
         }
     }
 
@@ -151,7 +154,8 @@ impl Filesystem for Driver {
         self.ending.told(finished.map_err(|error| format!("bringing changes to the disk: {error}")));
     }
 
-    fn lookup(&self, _req: &fuser::Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+    fn lookup(&self, req: &fuser::Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        self.placement.serves(req.pid());
         let at = Place::new("lookup", parent, name);
         let found = at.name().and_then(|name| {
             self.calls.read(at.request, |volume| match name {
@@ -174,7 +178,8 @@ impl Filesystem for Driver {
         self.calls.forget(request, Ino(ino.0), nlookup);
     }
 
-    fn getattr(&self, _req: &fuser::Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
+    fn getattr(&self, req: &fuser::Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
+        self.placement.serves(req.pid());
         let request = Request::new("getattr", ino);
         let node = self.calls.read(request, |volume| volume.attributes(Ino(ino.0)));
         answer_attributes(request, node, &self.view, reply);
@@ -198,6 +203,7 @@ impl Filesystem for Driver {
         _flags: Option<BsdFileFlags>,
         reply: ReplyAttr,
     ) {
+        self.placement.serves(req.pid());
         let request = Request::new("setattr", ino);
         let asked = AttributeChange {
             mode: mode.map(bits),
@@ -223,7 +229,8 @@ impl Filesystem for Driver {
         self.calls.patiently(request, call, move |node| answer_attributes(request, node, &view, reply));
     }
 
-    fn readlink(&self, _req: &fuser::Request, ino: INodeNo, reply: ReplyData) {
+    fn readlink(&self, req: &fuser::Request, ino: INodeNo, reply: ReplyData) {
+        self.placement.serves(req.pid());
         let request = Request::new("readlink", ino);
         match self.calls.read(request, |volume| volume.readlink(Ino(ino.0))) {
             Ok(target) => reply.data(&target),
@@ -241,6 +248,7 @@ impl Filesystem for Driver {
         rdev: u32,
         reply: ReplyEntry,
     ) {
+        self.placement.serves(req.pid());
         let at = Place::new("mknod", parent, name);
         match node_of_type(mode, rdev) {
             Ok(node) => self.make(req, at, node, mode, umask, reply),
@@ -249,34 +257,39 @@ impl Filesystem for Driver {
     }
 
     fn mkdir(&self, req: &fuser::Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, reply: ReplyEntry) {
+        self.placement.serves(req.pid());
         self.make(req, Place::new("mkdir", parent, name), NewNode::Directory, mode, umask, reply);
     }
 
     fn symlink(&self, req: &fuser::Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
+        self.placement.serves(req.pid());
         let node = NewNode::Symlink(target.as_os_str().as_bytes());
         self.make(req, Place::new("symlink", parent, name), node, 0o777, 0, reply);
     }
 
-    fn link(&self, _req: &fuser::Request, ino: INodeNo, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+    fn link(&self, req: &fuser::Request, ino: INodeNo, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        self.placement.serves(req.pid());
         let at = Place::new("link", parent, name);
         let linked =
             at.name().and_then(|name| self.calls.change(at.request, |volume| volume.link(Ino(ino.0), at.parent, name)));
         self.reply_entry(at.request, linked, reply);
     }
 
-    fn unlink(&self, _req: &fuser::Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+    fn unlink(&self, req: &fuser::Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        self.placement.serves(req.pid());
         let at = Place::new("unlink", parent, name);
         self.change_names(at.request, reply, |volume| volume.unlink(at.parent, at.name()?));
     }
 
-    fn rmdir(&self, _req: &fuser::Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+    fn rmdir(&self, req: &fuser::Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        self.placement.serves(req.pid());
         let at = Place::new("rmdir", parent, name);
         self.change_names(at.request, reply, |volume| volume.rmdir(at.parent, at.name()?));
     }
 
     fn rename(
         &self,
-        _req: &fuser::Request,
+        req: &fuser::Request,
         parent: INodeNo,
         name: &OsStr,
         newparent: INodeNo,
@@ -284,6 +297,7 @@ impl Filesystem for Driver {
         flags: RenameFlags,
         reply: ReplyEmpty,
     ) {
+        self.placement.serves(req.pid());
         let from = Place::new("rename", parent, name);
         let to = Place::new("rename", newparent, newname);
         self.change_names(from.request, reply, |volume| {
@@ -292,6 +306,7 @@ impl Filesystem for Driver {
     }
 
     fn open(&self, req: &fuser::Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        self.placement.serves(req.pid());
         let request = Request::new("open", ino);
         let mode = open_mode(flags);
         let who = caller(req, 0);
@@ -321,6 +336,7 @@ impl Filesystem for Driver {
         flags: i32,
         reply: ReplyCreate,
     ) {
+        self.placement.serves(req.pid());
         let at = Place::new("create", parent, name);
         let (open, exclusive) = (open_mode(OpenFlags(flags)), flags & libc::O_EXCL != 0);
         let created = at.name().and_then(|name| {
@@ -342,7 +358,7 @@ impl Filesystem for Driver {
 
     fn read(
         &self,
-        _req: &fuser::Request,
+        req: &fuser::Request,
         ino: INodeNo,
         fh: FileHandle,
         offset: u64,
@@ -351,6 +367,7 @@ impl Filesystem for Driver {
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
+        self.placement.transfers(req.pid(), size as usize);
         let request = Request::new("read", ino);
         let len = size.min(MAX_IO) as usize;
         READ_BUFFER.with_borrow_mut(|buffer| {
@@ -385,6 +402,7 @@ impl Filesystem for Driver {
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
+        self.placement.transfers(req.pid(), data.len());
         let request = Request::new("write", ino);
         let who = caller(req, 0);
         // Stores through a mapping come with a guessed handle, which may be another program's.
@@ -409,13 +427,15 @@ impl Filesystem for Driver {
         }
     }
 
-    fn flush(&self, _req: &fuser::Request, ino: INodeNo, fh: FileHandle, _owner: LockOwner, reply: ReplyEmpty) {
+    fn flush(&self, req: &fuser::Request, ino: INodeNo, fh: FileHandle, _owner: LockOwner, reply: ReplyEmpty) {
+        self.placement.serves(req.pid());
         let request = Request::new("flush", ino);
         let call = move |volume: &Volume| volume.flush(handle(fh));
         self.calls.patiently(request, call, move |flushed| answer_empty(request, flushed, reply));
     }
 
-    fn fsync(&self, _req: &fuser::Request, ino: INodeNo, fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
+    fn fsync(&self, req: &fuser::Request, ino: INodeNo, fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
+        self.placement.serves(req.pid());
         self.sync(Request::new("fsync", ino), reply, move |volume| volume.fsync(handle(fh)));
     }
 
@@ -438,12 +458,14 @@ impl Filesystem for Driver {
         });
     }
 
-    fn opendir(&self, _req: &fuser::Request, _ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+    fn opendir(&self, req: &fuser::Request, _ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        self.placement.serves(req.pid());
         // The kernel keeps the listing as long as it isn't told of a change.
         reply.opened(self.listings.open(), FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_CACHE_DIR);
     }
 
-    fn readdir(&self, _req: &fuser::Request, ino: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectory) {
+    fn readdir(&self, req: &fuser::Request, ino: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectory) {
+        self.placement.serves(req.pid());
         let request = Request::new("readdir", ino);
         let read = self.listings.read(&self.calls, request, fh, Ino(ino.0), offset, |entry| {
             let node = &entry.attributes;
@@ -462,12 +484,13 @@ impl Filesystem for Driver {
 
     fn readdirplus(
         &self,
-        _req: &fuser::Request,
+        req: &fuser::Request,
         ino: INodeNo,
         fh: FileHandle,
         offset: u64,
         mut reply: ReplyDirectoryPlus,
     ) {
+        self.placement.serves(req.pid());
         let request = Request::new("readdirplus", ino);
         let read = self.listings.read(&self.calls, request, fh, Ino(ino.0), offset, |entry| {
             let shown = self.view.shown(&entry.attributes);
@@ -499,7 +522,8 @@ impl Filesystem for Driver {
         answer_statistics(request, self.calls.read(request, Volume::statistics), reply);
     }
 
-    fn getxattr(&self, _req: &fuser::Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+    fn getxattr(&self, req: &fuser::Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        self.placement.serves(req.pid());
         let request = Request::new("getxattr", ino);
         let value = xattr_name::supported(name.as_bytes())
             .and_then(|name| self.calls.read(request, |volume| volume.get_xattr(Ino(ino.0), name)));
@@ -507,6 +531,7 @@ impl Filesystem for Driver {
     }
 
     fn listxattr(&self, req: &fuser::Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+        self.placement.serves(req.pid());
         let request = Request::new("listxattr", ino);
         let names = self.calls.read(request, |volume| volume.list_xattrs(Ino(ino.0)));
         answer_xattr(request, names.map(|names| xattr_name::list(&names, req.uid())), size, reply);
@@ -522,6 +547,7 @@ impl Filesystem for Driver {
         _position: u32,
         reply: ReplyEmpty,
     ) {
+        self.placement.serves(req.pid());
         let request = Request::new("setxattr", ino);
         let set = xattr_name::supported(name.as_bytes()).and_then(|name| {
             let how = set_xattr(flags)?;
@@ -530,7 +556,8 @@ impl Filesystem for Driver {
         answer_empty(request, set, reply);
     }
 
-    fn removexattr(&self, _req: &fuser::Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+    fn removexattr(&self, req: &fuser::Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        self.placement.serves(req.pid());
         let request = Request::new("removexattr", ino);
         let removed = xattr_name::supported(name.as_bytes())
             .and_then(|name| self.calls.change(request, |volume| volume.remove_xattr(Ino(ino.0), name)));
