@@ -14,6 +14,7 @@
 //! - A panic in a handler is an I/O error of that one request.
 //! - No name, path or content is logged: inode numbers only.
 
+mod ahead;
 mod arguments;
 mod attributes;
 mod calls;

@@ -15,7 +15,7 @@ use crate::{
     Changed, acl,
     commit::{
         self, AccessBody, AccessHead, BirthBody, ChangeKind, Commit, ContentBody, Head, Malformed, MemberBody,
-        MetaBody, PlaceBody, RawChange, RemovalBody, SealedKey, XattrBody,
+        MetaBody, PlaceBody, RawChange, SealedKey, XattrBody,
     },
     content::{BlockHash, ContentData},
     core::Core,
@@ -52,6 +52,13 @@ pub(crate) struct Origin {
     pub time: Timestamp,
     /// Made here: its bodies are at hand in clear, and its references are right.
     pub local: bool,
+}
+
+/// A new value of a link's register.
+struct LinkChange {
+    at: ValueRef,
+    time: Timestamp,
+    value: Place,
 }
 
 /// A body, opened or not.
@@ -415,7 +422,7 @@ impl Core {
     }
 
     fn same_register(&self, at: ValueRef, old: &ChangeKind, new: &ChangeKind) -> Result<bool> {
-        use ChangeKind::{Access, Birth, Content, Meta, Place, Settle, Xattr};
+        use ChangeKind::{Access, Birth, Content, Meta, Place, Removal, Settle, Xattr};
         let branch = self.branch_of(at.dot)?;
         let place = Birthplace { device: branch.device, log: branch.log, seq: at.dot.seq, index: at.index };
         let raw = self.change(at)?;
@@ -425,7 +432,8 @@ impl Core {
             | (Meta { node: a, .. }, Meta { node: b, .. })
             | (Content { node: a, .. } | Settle { node: a }, Content { node: b, .. } | Settle { node: b }) => a == b,
             (Xattr { node: a, tag: s, .. }, Xattr { node: b, tag: t, .. }) => a == b && s == t,
-            (Place { link: a, child, .. }, Place { link: Some(b), .. }) => {
+            (Removal { link: a, .. }, Place { link: Some(b), .. } | Removal { link: b, .. }) => a == b,
+            (Place { link: a, child, .. }, Place { link: Some(b), .. } | Removal { link: b, .. }) => {
                 // Whether of a directory or not: no link of another kind of node has such an id.
                 let is_made = |link| place.link(&raw.head, &raw.body) == link || LinkId::of_directory(child) == link;
                 a.map_or_else(|| is_made(*b), |a| a == *b)
@@ -502,6 +510,95 @@ impl Core {
 
     fn touch(node: &mut Node, origin: &Origin, time: Timestamp) {
         node.ctime = if origin.local { time } else { node.ctime.max(time) };
+    }
+
+    /// A link that a change gives another place, or none. It must supersede something.
+    fn replaced_link(
+        &mut self,
+        origin: &Origin,
+        head: &Head,
+        ino: Ino,
+        node: &Node,
+        link: &LinkId,
+        gone: &[ValueRef],
+    ) -> Result<Arc<Link>> {
+        let Some(old) = self.link_of(ino, node, link)? else {
+            return rule("a place of a link that is not the node's");
+        };
+        // One that counts: a void place alone tells of no link that all who know it have.
+        let mut counts = false;
+        for old in gone {
+            counts |= old.dot == origin.dot || !self.commit_info(old.dot)?.void;
+        }
+        if !counts {
+            return rule("a new place for a link that supersedes none");
+        }
+        let live: Vec<ValueRef> = old.values.iter().map(|v| v.at).collect();
+        self.check_same_register(origin, head, gone, &live)?;
+        Ok(old)
+    }
+
+    /// Writes a value of a link's register, and derives anew what follows from it.
+    fn change_link(
+        &mut self,
+        origin: &Origin,
+        (ino, mut node): (Ino, Box<Node>),
+        (id, old): (LinkId, Option<Arc<Link>>),
+        LinkChange { at, time, value }: LinkChange,
+        gone: &[ValueRef],
+    ) -> Result<()> {
+        let parent = match &value {
+            Place::In { parent, .. } => Some(*parent),
+            Place::Removed => None,
+        };
+        let mut link = old.as_deref().cloned().unwrap_or(Link { id, values: Vec::new(), shown: None });
+        // By a first place, too, a directory can close a cycle: into itself, or below what was put into it before.
+        let holds = node.entry_change.is_some() || parent == Some(ino);
+        let moved = !link.values.is_empty() || holds;
+        let was_placed = node.is_placed();
+        let was_in = if node.hung_at.is_some() { self.last_parent(ino)? } else { None };
+        // The directories whose entries this changes: the new one, and those of the places it supersedes.
+        let mut directories: Vec<Ino> = parent.into_iter().collect();
+        for old in gone {
+            let live = link.values.iter().find(|v| v.at == *old);
+            let was = match live.and_then(|v| v.value.clone()) {
+                Some(Place::In { parent, .. }) => Some(parent),
+                Some(Place::Removed) => None,
+                None => self.past_place(*old)?.map(|p| p.parent),
+            };
+            directories.extend(was.filter(|d| !directories.contains(d)));
+        }
+        self.replace(&mut link.values, gone, Some(Value { at, count: origin.count, value: Some(value) }))?;
+        self.put_item(ino, &mut node, old.as_deref(), Arc::new(link));
+        Self::touch(&mut node, origin, time);
+        // Whether removed links come back depends on whether any is placed.
+        let links: Vec<LinkId> = match was_placed == node.is_placed() {
+            true => vec![id],
+            false => self.link_ids(ino, &node)?,
+        };
+        let kind = node.kind;
+        self.put_node(ino, node);
+        if kind == NodeKind::Directory && moved {
+            self.recheck_cycles(ino)?;
+        }
+        for id in &links {
+            self.refresh_link(ino, id)?;
+        }
+        if kind == NodeKind::Directory && moved {
+            self.recheck_cycles(ino)?;
+        }
+        if let Some(was_in) = was_in {
+            // By its winning place it keeps those above, though it hangs elsewhere.
+            self.recheck_removed(was_in)?;
+            if let Some(is_in) = self.last_parent(ino)? {
+                self.recheck_removed(is_in)?;
+            }
+        }
+        for directory in directories {
+            self.entries_changed(origin, directory, at, time)?;
+        }
+        self.changed(Changed::Attributes(ino));
+        Ok(())
     }
 
     /// Makes one change, which supersedes `gone`, part of the state.
@@ -615,29 +712,19 @@ impl Core {
                 self.content_changed(ino)?;
             }
             ChangeKind::Place { link, child, parent, generation } => {
-                let (ino, mut node) = self.target(origin, child)?;
-                let (name, time, parent) = match parent {
-                    Some(parent) => {
-                        let parent = self.known(origin, parent)?;
-                        let (kind, key) =
-                            self.with_node(parent, |n| (n.kind, n.key(*generation).map(|k| k.derive(Label::NameKey))))?;
-                        if kind != NodeKind::Directory {
-                            return rule("a place in something that is no directory");
-                        }
-                        let body: Option<PlaceBody> = self.open(origin, index, encoded, key.as_ref(), body);
-                        let time = body.as_ref().map_or(origin.time, |b| b.time);
-                        (body.map(|b| b.name).filter(|n| is_name(n)), time, Some(parent))
-                    }
+                let (ino, node) = self.target(origin, child)?;
+                let parent = self.known(origin, parent)?;
+                let (kind, key) =
+                    self.with_node(parent, |n| (n.kind, n.key(*generation).map(|k| k.derive(Label::NameKey))))?;
+                if kind != NodeKind::Directory {
+                    return rule("a place in something that is no directory");
+                }
+                let body: Option<PlaceBody> = self.open(origin, index, encoded, key.as_ref(), body);
+                let time = body.as_ref().map_or(origin.time, |b| b.time);
+                let (id, old) = match link {
                     None => {
-                        let key = node.key(*generation).map(|k| k.derive(Label::BodyKey));
-                        let body: Option<RemovalBody> = self.open(origin, index, encoded, key.as_ref(), body);
-                        (None, body.map_or(origin.time, |b| b.time), None)
-                    }
-                };
-                let old = match link {
-                    None => {
-                        if parent.is_none() || !gone.is_empty() {
-                            return rule("a new link without a place");
+                        if !gone.is_empty() {
+                            return rule("a new link that supersedes");
                         }
                         let is_directory = node.kind == NodeKind::Directory;
                         let id = match is_directory {
@@ -656,79 +743,18 @@ impl Core {
                         // If it is there, then on both branches of a forked log: one link, and a place from each.
                         (id, self.link_of(ino, &node, &id)?)
                     }
-                    Some(link) => {
-                        let Some(old) = self.link_of(ino, &node, link)? else {
-                            return rule("a place of a link that is not the node's");
-                        };
-                        // One that counts: a void place alone tells of no link that all who know it have.
-                        let mut counts = false;
-                        for old in gone {
-                            counts |= old.dot == origin.dot || !self.commit_info(old.dot)?.void;
-                        }
-                        if !counts {
-                            return rule("a new place for a link that supersedes none");
-                        }
-                        let live: Vec<ValueRef> = old.values.iter().map(|v| v.at).collect();
-                        self.check_same_register(origin, head, gone, &live)?;
-                        (*link, Some(old))
-                    }
+                    Some(link) => (*link, Some(self.replaced_link(origin, head, ino, &node, link, gone)?)),
                 };
-                let (id, old) = old;
-                let mut link = old.as_deref().cloned().unwrap_or(Link { id, values: Vec::new(), shown: None });
-                let value = match parent {
-                    Some(parent) => {
-                        // A name that can't be is shown as the link's id, so that what it leads to isn't lost.
-                        let name = name.unwrap_or_else(|| format!("~{id}").into_bytes());
-                        Place::In { parent, name }
-                    }
-                    None => Place::Removed,
-                };
-                // By a first place, too, a directory can close a cycle: into itself, or below what was put into it before.
-                let holds = node.entry_change.is_some() || parent == Some(ino);
-                let moved = !link.values.is_empty() || holds;
-                let was_placed = node.is_placed();
-                let was_in = if node.hung_at.is_some() { self.last_parent(ino)? } else { None };
-                // The directories whose entries this changes: the new one, and those of the places it supersedes.
-                let mut directories: Vec<Ino> = parent.into_iter().collect();
-                for old in gone {
-                    let live = link.values.iter().find(|v| v.at == *old);
-                    let was = match live.and_then(|v| v.value.clone()) {
-                        Some(Place::In { parent, .. }) => Some(parent),
-                        Some(Place::Removed) => None,
-                        None => self.past_place(*old)?.map(|p| p.parent),
-                    };
-                    directories.extend(was.filter(|d| !directories.contains(d)));
-                }
-                self.replace(&mut link.values, gone, Some(Value { at, count: origin.count, value: Some(value) }))?;
-                self.put_item(ino, &mut node, old.as_deref(), Arc::new(link));
-                Self::touch(&mut node, origin, time);
-                // Whether removed links come back depends on whether any is placed.
-                let links: Vec<LinkId> = match was_placed == node.is_placed() {
-                    true => vec![id],
-                    false => self.link_ids(ino, &node)?,
-                };
-                let kind = node.kind;
-                self.put_node(ino, node);
-                if kind == NodeKind::Directory && moved {
-                    self.recheck_cycles(ino)?;
-                }
-                for id in &links {
-                    self.refresh_link(ino, id)?;
-                }
-                if kind == NodeKind::Directory && moved {
-                    self.recheck_cycles(ino)?;
-                }
-                if let Some(was_in) = was_in {
-                    // By its winning place it keeps those above, though it hangs elsewhere.
-                    self.recheck_removed(was_in)?;
-                    if let Some(is_in) = self.last_parent(ino)? {
-                        self.recheck_removed(is_in)?;
-                    }
-                }
-                for directory in directories {
-                    self.entries_changed(origin, directory, at, time)?;
-                }
-                self.changed(Changed::Attributes(ino));
+                // A name that can't be is shown as the link's id, so that what it leads to isn't lost.
+                let name = body.map(|b| b.name).filter(|n| is_name(n)).unwrap_or_else(|| format!("~{id}").into_bytes());
+                let change = LinkChange { at, time, value: Place::In { parent, name } };
+                self.change_link(origin, (ino, node), (id, old), change, gone)?;
+            }
+            ChangeKind::Removal { link, child, time } => {
+                let (ino, node) = self.target(origin, child)?;
+                let old = self.replaced_link(origin, head, ino, &node, link, gone)?;
+                let change = LinkChange { at, time: *time, value: Place::Removed };
+                self.change_link(origin, (ino, node), (*link, Some(old)), change, gone)?;
             }
             ChangeKind::Genesis { user, device, certificate, .. } => {
                 if place.seq != 1 || index != 0 || origin.volume != VolumeId::ZERO || device.id != origin.device {

@@ -175,17 +175,27 @@ pub enum ChangeKind {
         /// Whose.
         node: NodeId,
     },
-    /// A link's place, or that it was removed. Body: [`PlaceBody`] under the parent's key, [`RemovalBody`] under the child's.
+    /// A link's place. Body: [`PlaceBody`] under the parent's name key.
     #[serde(rename = "p")]
     Place {
         /// Which link; `None`: born here, its id follows from where this stands.
         link: Option<LinkId>,
         /// The node it leads to.
         child: NodeId,
-        /// The directory; `None`: removed.
-        parent: Option<NodeId>,
+        /// The directory.
+        parent: NodeId,
         /// Generation of the key that seals the body.
         generation: u32,
+    },
+    /// A link was removed. No body: many are made at once, and a sealed one would be more than all the rest.
+    #[serde(rename = "r")]
+    Removal {
+        /// Which link.
+        link: LinkId,
+        /// The node it led to.
+        child: NodeId,
+        /// When.
+        time: Timestamp,
     },
     /// The first change of a volume: its owner. No body.
     #[serde(rename = "g")]
@@ -336,13 +346,6 @@ pub struct PlaceBody {
     /// The name in the directory.
     #[serde(with = "serde_bytes")]
     pub name: Vec<u8>,
-}
-
-/// Sealed part of a removal.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RemovalBody {
-    /// When.
-    pub time: Timestamp,
 }
 
 /// Sealed part of what concerns a member.
@@ -529,6 +532,9 @@ impl ClaimedCommit {
             }
             if head.supersedes.windows(2).any(|pair| pair[0] >= pair[1]) {
                 return Err(Malformed::Rule("superseded values out of order"));
+            }
+            if matches!(head.kind, ChangeKind::Removal { time, .. } if !time.is_valid()) {
+                return Err(Malformed::Rule("impossible time of a removal"));
             }
             heads.push(head);
         }

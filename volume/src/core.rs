@@ -20,7 +20,7 @@ use lru::LruCache;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    BlockStore, Changed,
+    BlockStore, Changed, ahead,
     commit::{
         self, ChangeKind, ClaimedCommit, FORMAT_VERSION, Head, Header, MAX_CHANGES, MAX_COMMIT_BYTES, MAX_HEADER,
         RawChange, encode, encode_into,
@@ -49,9 +49,6 @@ const XATTR_CACHE: usize = 128;
 const READ_AHEAD: usize = 128;
 /// Directories of which it is known how far they were read ahead.
 const AHEAD_CACHE: usize = 256;
-/// Nodes whose numbers are no further apart are read in one go, with so many rows of links and attributes among them.
-const NEAR: u64 = 4;
-const NODE_PAGE: usize = 16;
 const VECTOR_CACHE: usize = 256;
 const COMMIT_CACHE: usize = 4096;
 /// Inode numbers that are set aside at once.
@@ -214,6 +211,10 @@ pub(crate) struct Core {
     pub xattrs: ItemCache<Xattr>,
     /// Where reading ahead in a directory goes on; nothing where all was read.
     ahead: LruCache<Ino, Option<[u8; 16]>>,
+    /// Directories read ahead as a whole ([`crate::ahead`]): the tags of all their entries, in order.
+    listed: LruCache<Ino, Arc<[[u8; 16]]>>,
+    /// How many batches were begun so far. What was read beside the lock at another count may be out of date.
+    settles: u64,
     vectors: LruCache<Dot, Arc<VersionVector>>,
     commits: LruCache<Dot, CommitInfo>,
     /// When free space was last looked at, and whether there was enough.
@@ -225,6 +226,8 @@ pub(crate) struct Core {
 const COUNTERS: &[u8] = b"counters";
 pub(crate) const VOLUME: &[u8] = b"volume";
 pub(crate) const BRANCH_PREFIX: &[u8] = b"branch/";
+
+type EntriesByTag = BTreeMap<[u8; 16], Arc<Entry>>;
 
 /// Key of a node's id.
 pub(crate) type IdKey = [u8; 17];
@@ -303,6 +306,8 @@ impl Core {
             links: LruCache::new(capacity(LINK_CACHE)),
             xattrs: LruCache::new(capacity(XATTR_CACHE)),
             ahead: LruCache::new(capacity(AHEAD_CACHE)),
+            listed: LruCache::new(capacity(AHEAD_CACHE)),
+            settles: 0,
             vectors: LruCache::new(capacity(VECTOR_CACHE)),
             commits: LruCache::new(capacity(COMMIT_CACHE)),
             space: crate::space::SpaceGuard::new(parts.directory),
@@ -639,7 +644,7 @@ impl Core {
             let Ok(tag) = key[8..].try_into() else { return };
             last = Some(tag);
             if !self.entries.contains(&(directory, tag))
-                && let Some(entry) = self.readable::<Entry>(Space::Entries, &key, &sealed)
+                && let Some(entry) = ahead::readable::<Entry>(&self.store, Space::Entries, &key, &sealed)
             {
                 children.extend(entry.shown().map(|(child, _)| child));
                 self.entries.put((directory, tag), Arc::new(entry));
@@ -647,10 +652,6 @@ impl Core {
         }
         self.ahead.put(directory, last.filter(|_| !complete).and_then(next_tag));
         self.load_nodes(children);
-    }
-
-    fn readable<T: serde::de::DeserializeOwned>(&self, space: Space, key: &[u8], sealed: &[u8]) -> Option<T> {
-        rmp_serde::from_slice(&self.store.open(space, key, sealed).ok()?).ok()
     }
 
     /// Whether the row of a node is in memory.
@@ -661,30 +662,72 @@ impl Core {
     /// Brings the rows of these nodes into memory, as far as they can be read: numbers given one after the other lie
     /// beside each other.
     pub(crate) fn load_nodes(&mut self, mut inos: Vec<Ino>) {
-        inos.retain(|ino| !self.has_node(*ino));
-        inos.sort_unstable();
-        inos.dedup();
-        for run in inos.chunk_by(|a, b| b.0 - a.0 <= NEAR) {
-            let [first, .., last] = run else { continue };
-            let end = (last.0 + 1).to_be_bytes();
-            // Links and attributes that lie between them may fill the page: the rest is read when it is asked for.
-            let limit = (last.0 - first.0) as usize + NODE_PAGE;
-            let rows = self.store.raw().scan(Space::Nodes, &first.0.to_be_bytes(), &end, limit).unwrap_or_default();
-            for (key, sealed) in rows {
-                let Ok(number) = key.as_slice().try_into() else { continue };
-                let ino = Ino(u64::from_be_bytes(number));
-                if !self.nodes.contains(&ino)
-                    && let Some(row) = self.readable(Space::Nodes, &key, &sealed)
-                {
-                    self.nodes.put(ino, Some(Arc::new(row)));
-                }
+        self.retain_absent(&mut inos);
+        let store = self.store.clone();
+        ahead::nodes(&store, inos, |ino, read| {
+            if !self.nodes.contains(&ino)
+                && let Some(row) = read()
+            {
+                self.nodes.put(ino, Some(Arc::new(row)));
             }
+        });
+    }
+
+    /// Keeps those of which no row is in memory.
+    pub(crate) fn retain_absent(&self, inos: &mut Vec<Ino>) {
+        inos.retain(|ino| !self.has_node(*ino));
+    }
+
+    /// What to read ahead where `directory` is asked for, and as of which count of batches; nothing if it is no directory,
+    /// or in memory already.
+    pub(crate) fn next_ahead(&mut self, directory: Ino) -> Option<(Ino, u64)> {
+        let directory = self.directory(directory).ok()?;
+        (!self.listed.contains(&directory)).then_some((directory, self.settles))
+    }
+
+    /// Takes over a whole directory that was read beside the lock, unless something changed since.
+    pub(crate) fn take_read_ahead(&mut self, directory: Ino, as_of: u64, read: ahead::Directory) -> bool {
+        if self.settles != as_of {
+            return false;
         }
+        let mut tags = Vec::with_capacity(read.entries.len());
+        for (tag, entry) in read.entries {
+            tags.push(tag);
+            self.entries.put((directory, tag), entry);
+        }
+        for (ino, row) in read.nodes {
+            self.nodes.put(ino, Some(row));
+        }
+        self.listed.put(directory, tags.into());
+        self.ahead.put(directory, None);
+        true
+    }
+
+    /// Entries of a directory that was read ahead as a whole, as far as all of them are still in memory.
+    fn listed_entries(&mut self, directory: Ino, from: &[u8; 16], limit: usize) -> Option<EntriesByTag> {
+        let tags = self.listed.get(&directory)?.clone();
+        let first = tags.partition_point(|tag| tag < from);
+        let mut found = BTreeMap::new();
+        for tag in tags[first..].iter().take(limit) {
+            found.insert(*tag, self.entries.get(&(directory, *tag))?.clone());
+        }
+        Some(found)
     }
 
     pub(crate) fn put_entry(&mut self, directory: Ino, entry: Entry) {
         let key = (directory, self.tag(&entry.name));
         self.overlay.entries.insert(key, Arc::new(entry));
+    }
+
+    fn stored_entries(&self, directory: Ino, from: &[u8; 16], limit: usize) -> Result<EntriesByTag> {
+        let prefix = directory.0.to_be_bytes();
+        let rows = self.store.scan(Space::Entries, &entry_key(directory, from), &prefix_end(&prefix), limit)?;
+        let mut found = BTreeMap::new();
+        for (key, bytes) in rows {
+            let tag: [u8; 16] = key[8..].try_into().map_err(|_| Error::damaged("entry key"))?;
+            found.insert(tag, Arc::new(decode_row("entry", &bytes)?));
+        }
+        Ok(found)
     }
 
     /// About `limit` entries of a directory from a tag on, in the order of their tags, with what the running call changed.
@@ -697,14 +740,11 @@ impl Core {
     ) -> Result<Vec<([u8; 16], Arc<Entry>)>> {
         let mut from = *from;
         loop {
-            let prefix = directory.0.to_be_bytes();
-            let rows = self.store.scan(Space::Entries, &entry_key(directory, &from), &prefix_end(&prefix), limit)?;
-            let complete = rows.len() < limit;
-            let mut found = BTreeMap::new();
-            for (key, bytes) in rows {
-                let tag: [u8; 16] = key[8..].try_into().map_err(|_| Error::damaged("entry key"))?;
-                found.insert(tag, Arc::new(decode_row("entry", &bytes)?));
-            }
+            let mut found = match self.listed_entries(directory, &from, limit) {
+                Some(found) => found,
+                None => self.stored_entries(directory, &from, limit)?,
+            };
+            let complete = found.len() < limit;
             let last = found.last_key_value().map(|(tag, _)| *tag);
             let end = if complete { [u8::MAX; 16] } else { last.unwrap_or([u8::MAX; 16]) };
             for ((_, tag), entry) in self.overlay.entries.range((directory, from)..=(directory, end)) {
@@ -790,7 +830,11 @@ impl Core {
 
     /// Applies what the call changed as one batch, with `batch` on top.
     pub(crate) fn settle(&mut self, mut batch: Batch) -> Result<()> {
+        self.settles += 1;
         let overlay = std::mem::take(&mut self.overlay);
+        for (directory, _) in overlay.entries.keys() {
+            self.listed.pop(directory);
+        }
         batch.writes.extend(overlay.batch.writes);
         // Rows are encoded one after the other in one place.
         let mut plain = Vec::with_capacity(ROW_BYTES);

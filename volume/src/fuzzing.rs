@@ -10,7 +10,7 @@ use crate::{
     acl::Acl,
     commit::{
         AccessBody, BirthBody, ClaimedCommit, ContentBody, Head, Header, MemberBody, MetaBody, PlaceBody, RawChange,
-        RemovalBody, XattrBody, decode, encode,
+        XattrBody, decode, encode,
     },
     content::BlockHash,
     core::{CommitRow, Counters},
@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// The formats whose values have one encoding only: what decodes is what encoding gives.
-pub const CANONICAL: [&str; 16] = [
+pub const CANONICAL: [&str; 15] = [
     "commit",
     "header",
     "head",
@@ -34,7 +34,6 @@ pub const CANONICAL: [&str; 16] = [
     "body_xattr",
     "body_content",
     "body_place",
-    "body_removal",
     "body_member",
     "list_node",
     "patch",
@@ -84,7 +83,6 @@ pub fn recode(format: &str, bytes: &[u8]) -> Result<Vec<u8>, String> {
             Ok(encode(&body))
         }
         "body_place" => strict::<PlaceBody>(bytes).map(|v| encode(&v)),
-        "body_removal" => strict::<RemovalBody>(bytes).map(|v| encode(&v)),
         "body_member" => strict::<MemberBody>(bytes).map(|v| encode(&v)),
         "list_node" => crate::content::fuzzing::list_node(bytes).map_err(told),
         "patch" => crate::content::fuzzing::patch(bytes).map_err(told),

@@ -30,6 +30,7 @@ pub mod content;
 
 // The merged state.
 mod acl;
+mod ahead;
 mod apply;
 mod core;
 mod namespace;

@@ -11,7 +11,7 @@ use serde_bytes::ByteBuf;
 use crate::{
     acl::{self, Acl},
     apply::wrap_node_key,
-    commit::{AccessBody, AccessHead, BirthBody, ChangeKind, ContentBody, MetaBody, PlaceBody, RemovalBody, XattrBody},
+    commit::{AccessBody, AccessHead, BirthBody, ChangeKind, ContentBody, MetaBody, PlaceBody, XattrBody},
     content::{Content, ContentData},
     core::Core,
     error::{Error, Result},
@@ -59,7 +59,7 @@ impl Core {
     }
 
     /// The directory to look things up in.
-    fn directory(&mut self, ino: Ino) -> Result<Ino> {
+    pub(crate) fn directory(&mut self, ino: Ino) -> Result<Ino> {
         match self.with_node(ino, |n| n.kind)? {
             NodeKind::Directory => self.canonical(ino),
             _ => Err(Error::NotDirectory),
@@ -301,7 +301,7 @@ impl Core {
         })?;
         let (Some(generation), Some(key)) = (generation, key) else { return Err(Error::damaged("a directory's key")) };
         let body = PlaceBody { time: self.now(), name: name.to_vec() };
-        let kind = ChangeKind::Place { link, child, parent: Some(parent), generation };
+        let kind = ChangeKind::Place { link, child, parent, generation };
         self.emit(kind, gone, Some((&key, &body)))?;
         Ok(())
     }
@@ -310,10 +310,8 @@ impl Core {
     fn remove_link(&mut self, ino: Ino, link: &LinkId) -> Result<()> {
         let (child, found) = self.found_link(ino, link)?;
         let gone = places(&*found.ok_or(Error::NotFound)?);
-        let (generation, key) = self.body_key(ino)?;
-        let kind = ChangeKind::Place { link: Some(*link), child, parent: None, generation };
-        let body = RemovalBody { time: self.now() };
-        self.emit(kind, &gone, Some((&key, &body)))?;
+        let kind = ChangeKind::Removal { link: *link, child, time: self.now() };
+        self.emit::<PlaceBody>(kind, &gone, None)?;
         Ok(())
     }
 
@@ -452,7 +450,7 @@ impl Core {
     fn settle_conflict(&mut self, of: Ino, value: ValueRef) -> Result<()> {
         self.anchor(of)?;
         let node = self.with_node(of, |n| n.id)?;
-        self.emit::<RemovalBody>(ChangeKind::Settle { node }, &[value], None)?;
+        self.emit::<PlaceBody>(ChangeKind::Settle { node }, &[value], None)?;
         Ok(())
     }
 

@@ -261,7 +261,7 @@ impl Core {
             let head: Head = decode(&self.change(at)?.head)?;
             let seen = self.value_covers(value, at)?;
             known |= seen;
-            if seen && matches!(head.kind, ChangeKind::Place { parent: Some(_), .. }) {
+            if seen && matches!(head.kind, ChangeKind::Place { .. }) {
                 places.insert(at);
             }
             for id in head.supersedes {
@@ -324,7 +324,7 @@ impl Core {
     pub(crate) fn past_place(&mut self, at: ValueRef) -> Result<Option<PastPlace>> {
         let raw = self.change(at)?;
         let head: Head = decode(&raw.head)?;
-        let ChangeKind::Place { link, child, parent: Some(parent), generation } = head.kind else { return Ok(None) };
+        let ChangeKind::Place { link, child, parent, generation } = head.kind else { return Ok(None) };
         if !self.is_pending(at.dot) && self.commit_info(at.dot)?.void {
             return Ok(None);
         }

@@ -14,7 +14,7 @@ use crate::{
     BlockHash, BlockStore, Ino, Message, NodeKind, Role, Timestamp,
     commit::{
         AccessBody, AccessHead, BirthBody, ChangeKind, ClaimedCommit, ContentBody, Head, Header, MemberBody, MetaBody,
-        PlaceBody, RawChange, RemovalBody, SealedKey, XattrBody, changes_root, encode,
+        PlaceBody, RawChange, SealedKey, XattrBody, changes_root, encode,
     },
     content::{Content, ContentData, Packs},
     core::{CommitRow, Counters},
@@ -91,7 +91,7 @@ fn change(kind: ChangeKind) -> RawChange {
 fn changes() -> Vec<RawChange> {
     vec![
         change(ChangeKind::Birth { kind: NodeKind::File, access: access_head() }),
-        change(ChangeKind::Place { link: None, child: NODE, parent: Some(NodeId::ZERO), generation: 1 }),
+        change(ChangeKind::Place { link: None, child: NODE, parent: NodeId::ZERO, generation: 1 }),
     ]
 }
 
@@ -145,10 +145,13 @@ fn commits() {
     missing.changes.pop();
     let loose = signed(good().header, vec![RawChange { head: cut(&changes()[0].head), body: Vec::new() }]);
     let loose = commit(loose.changes, |_| {});
+    let removal = encode(&Head { call: 0, ..head(ChangeKind::Removal { link: LINK, child: NODE, time: TIME }) });
+    let removal = RawChange { head: removal, body: Vec::new() };
     let inputs = "device keys generated from SeededEntropy(1)";
     let vectors = [
         Vector::ok("commit_of_a_new_file", "commit", bytes.clone()).with(inputs),
         Vector::ok("commit_without_changes", "commit", encode(&commit(Vec::new(), |_| {}))).with(inputs),
+        Vector::ok("commit_of_a_removal", "commit", encode(&commit(vec![removal], |_| {}))).with(inputs),
         Vector::ok(
             "commit_first_of_a_log",
             "commit",
@@ -186,6 +189,9 @@ fn commits() {
         rule("commit_observed_twice", "observed commits out of order", |h| h.observed[1] = h.observed[0]),
         heads("commit_first_call_not_zero", "call numbers out of order", |h| h.call = 2),
         heads("commit_superseded_out_of_order", "superseded values out of order", |h| h.supersedes.reverse()),
+        heads("commit_removal_nanoseconds_over_limit", "impossible time of a removal", |h| {
+            h.kind = ChangeKind::Removal { link: LINK, child: NODE, time: Timestamp { nanos: 1_000_000_000, ..TIME } };
+        }),
     ];
     check("commit", &vectors, by_format);
 }
@@ -211,8 +217,8 @@ fn heads() {
         ok("head_xattr", ChangeKind::Xattr { node: NODE, generation: 1, tag: NodeId::from_bytes([7; 16]) }),
         ok("head_content", ChangeKind::Content { node: NODE, generation: 1, root: ROOT, blocks: 3 }),
         ok("head_settle", ChangeKind::Settle { node: NODE }),
-        ok("head_place", ChangeKind::Place { link: Some(LINK), child: NODE, parent: Some(NODE), generation: 1 }),
-        ok("head_removal", ChangeKind::Place { link: Some(LINK), child: NODE, parent: None, generation: 1 }),
+        ok("head_place", ChangeKind::Place { link: Some(LINK), child: NODE, parent: NODE, generation: 1 }),
+        ok("head_removal", ChangeKind::Removal { link: LINK, child: NODE, time: TIME }),
         ok(
             "head_genesis",
             ChangeKind::Genesis { user: user.public(), device: device.public(), certificate, user_key: vec![8; 80] },
@@ -258,6 +264,7 @@ fn bodies() {
     };
     let (inline, tree) =
         (|bytes: &[u8]| ContentData::Inline(bytes.to_vec()), |blocks| ContentData::Tree { root: ROOT, blocks });
+    let place = encode(&PlaceBody { time: TIME, name: b"notes.txt".to_vec() });
     let disagree = "whose size, blocks and bytes disagree";
     let refused =
         |name, size, allocated, data| Vector::refused(name, "body_content", disagree, content(size, allocated, data));
@@ -281,8 +288,7 @@ fn bodies() {
         ),
         Vector::ok("body_content_inline", "body_content", content(2, 2, inline(b"hi"))),
         Vector::ok("body_content_tree", "body_content", content(70_000, 4464, tree(2))),
-        Vector::ok("body_place", "body_place", encode(&PlaceBody { time: TIME, name: b"notes.txt".to_vec() })),
-        Vector::ok("body_removal", "body_removal", encode(&RemovalBody { time: TIME })),
+        Vector::ok("body_place", "body_place", place.clone()),
         Vector::ok("body_member", "body_member", encode(&MemberBody { name: "ada".to_owned() })),
         refused("body_content_inline_size", 3, 3, inline(b"hi")),
         refused("body_content_inline_over_limit", 16_385, 16_385, inline(&[0; 16_385])),
@@ -292,7 +298,7 @@ fn bodies() {
         refused("body_content_part_of_a_block_allocated", 70_000, 4463, tree(2)),
         refused("body_content_nothing_allocated_under_a_root", 70_000, 0, tree(2)),
         refused("body_content_over_longest", (1 << 46) + 1, 65_536, tree((1 << 30) + 1)),
-        Vector::refused("body_trailing_byte", "body_removal", NO_VALUE, and(encode(&RemovalBody { time: TIME }), &[0])),
+        Vector::refused("body_trailing_byte", "body_place", NO_VALUE, and(place, &[0])),
         Vector::refused("body_member_not_text", "body_member", NO_VALUE, vec![0x91, 0xa1, 0xff]),
     ];
     check("body", &vectors, by_format);

@@ -21,11 +21,12 @@ use fuser::{
 };
 use volume::{
     Error, Result, Volume,
-    node::{AttributeChange, Attributes, Ino, NewNode, OpenMode},
+    node::{AttributeChange, Attributes, Ino, NewNode, NodeKind, OpenMode},
 };
 
 use super::{
     MountOptions,
+    ahead::Ahead,
     arguments::{Place, allocation, bits, caller, handle, node_of_type, open_mode, rename_mode, set_xattr},
     attributes::{self, View},
     calls::{Calls, Request, failed, node_failed},
@@ -54,6 +55,7 @@ thread_local! {
 /// A volume as fuser drives it.
 pub(super) struct Driver {
     calls: Calls,
+    ahead: Ahead,
     view: View,
     outdated: Outdated,
     open_files: Arc<OpenFiles>,
@@ -67,9 +69,11 @@ pub(super) struct Driver {
 impl Driver {
     /// Tells `ending` when the session is over and everything is on the disk.
     pub(super) fn new(volume: Volume, options: &MountOptions, noticed: Noticed, ending: Arc<Ending>) -> Self {
+        let calls = Calls::new(volume, noticed.changes, options.absent_timeout);
         Self {
             ending,
-            calls: Calls::new(volume, noticed.changes, options.absent_timeout),
+            ahead: Ahead::new(calls.clone()),
+            calls,
             view: View::new(options.owner, noticed.set_ids),
             outdated: noticed.outdated,
             open_files: Arc::default(),
@@ -141,6 +145,7 @@ impl Filesystem for Driver {
     fn destroy(&mut self) {
         self.calls.close();
         self.sync_pool.close();
+        self.ahead.close();
         for handle in self.open_files.take_all() {
             let request = Request::new("release at unmount", INodeNo(0));
             if let Err(error) = self.calls.change(request, |volume| volume.release(handle)) {
@@ -169,6 +174,11 @@ impl Filesystem for Driver {
         });
         match found {
             Err(Error::NotFound) => reply.entry(&VALID, &attributes::no_node(), GENERATION),
+            Ok(node) if node.kind == NodeKind::Directory => {
+                let directory = node.ino;
+                self.reply_entry(at.request, Ok(node), reply);
+                self.ahead.found(at.parent, directory);
+            }
             found => self.reply_entry(at.request, found, reply),
         }
     }
@@ -492,6 +502,10 @@ impl Filesystem for Driver {
     ) {
         self.placement.serves(req.pid());
         let request = Request::new("readdirplus", ino);
+        if offset == 0 {
+            self.ahead.listed(Ino(ino.0));
+        }
+        let mut subdirectories = Vec::new();
         let read = self.listings.read(&self.calls, request, fh, Ino(ino.0), offset, |entry| {
             let shown = self.view.shown(&entry.attributes);
             let name = OsStr::from_bytes(&entry.name);
@@ -499,6 +513,9 @@ impl Filesystem for Driver {
             // The kernel counts every entry but these two.
             if !full && name != "." && name != ".." {
                 let _ = self.calls.remember(request, entry.attributes.ino);
+                if entry.attributes.kind == NodeKind::Directory {
+                    subdirectories.push(entry.attributes.ino);
+                }
             }
             full
         });
@@ -506,6 +523,7 @@ impl Filesystem for Driver {
             Ok(()) => reply.ok(),
             Err(error) => reply.error(node_failed(request, &error)),
         }
+        self.ahead.told(Ino(ino.0), offset == 0, subdirectories);
     }
 
     fn releasedir(&self, _req: &fuser::Request, _ino: INodeNo, fh: FileHandle, _flags: OpenFlags, reply: ReplyEmpty) {

@@ -12,8 +12,8 @@ use volume::{
     BlockHash, JoinRequest, NodeKind, Role, Timestamp,
     commit::{
         AccessBody, AccessHead, BirthBody, ChangeKind, ClaimedCommit, Commit, ContentBody, FORMAT_VERSION, Head,
-        Header, MemberBody, MetaBody, PlaceBody, RawChange, RemovalBody, SealedKey, XattrBody, body_aad, changes_root,
-        commit_hash, encode,
+        Header, MemberBody, MetaBody, PlaceBody, RawChange, SealedKey, XattrBody, body_aad, changes_root, commit_hash,
+        encode,
     },
     content::{Content, ContentData},
     id::{Birthplace, CommitHash, LinkId, NodeId, RealmId, ValueId},
@@ -245,7 +245,7 @@ impl Draft<'_> {
     fn add<T: Serialize>(&mut self, kind: ChangeKind, mut supersedes: Values, key: &SymmetricKey, body: &T) {
         supersedes.sort_unstable();
         let label = match kind {
-            ChangeKind::Place { parent: Some(_), .. } => Label::NameKey,
+            ChangeKind::Place { .. } => Label::NameKey,
             _ => Label::BodyKey,
         };
         let head = encode(&Head { call: 0, kind, supersedes });
@@ -280,15 +280,16 @@ impl Draft<'_> {
     }
 
     fn place(&mut self, link: Option<LinkId>, child: NodeId, parent: NodeId, supersedes: Values, time: Timestamp) {
-        let kind = ChangeKind::Place { link, child, parent: Some(parent), generation: 1 };
+        let kind = ChangeKind::Place { link, child, parent, generation: 1 };
         let body = PlaceBody { time, name: self.name.to_vec() };
         let key = if self.history.births().contains_key(&parent) { self.key(parent) } else { self.key(NodeId::ROOT) };
         self.add(kind, supersedes, &key, &body);
     }
 
-    fn removal(&mut self, link: Option<LinkId>, child: NodeId, supersedes: Values, time: Timestamp) {
-        let kind = ChangeKind::Place { link, child, parent: None, generation: 1 };
-        self.add(kind, supersedes, &self.key(child), &RemovalBody { time });
+    fn removal(&mut self, (link, child): (LinkId, NodeId), mut supersedes: Values, time: Timestamp) {
+        supersedes.sort_unstable();
+        let head = encode(&Head { call: 0, kind: ChangeKind::Removal { link, child, time }, supersedes });
+        self.changes.push(RawChange { head, body: Vec::new() });
     }
 
     /// A node, and its key.
@@ -453,7 +454,11 @@ impl Forger<'_> {
     }
 
     fn of_link(&self, of: LinkId) -> Values {
-        self.live(|c| matches!(c.head.kind, ChangeKind::Place { link, .. } if c.link(link) == of))
+        self.live(|c| match c.head.kind {
+            ChangeKind::Place { link, .. } => c.link(link) == of,
+            ChangeKind::Removal { link, .. } => link == of,
+            _ => false,
+        })
     }
 
     fn nodes(&self, kind: NodeKind) -> Vec<NodeId> {
@@ -468,9 +473,7 @@ impl Forger<'_> {
             .history
             .changes()
             .filter_map(|c| match c.head.kind {
-                ChangeKind::Place { link, child, parent: Some(_), .. } if self.history.is_live(&c) => {
-                    Some((c.link(link), child))
-                }
+                ChangeKind::Place { link, child, .. } if self.history.is_live(&c) => Some((c.link(link), child)),
                 _ => None,
             })
             .collect();
@@ -507,7 +510,7 @@ impl Forger<'_> {
             }
             Deed::Removal => {
                 let (link, child) = self.a_link()?;
-                draft.removal(Some(link), child, self.of_link(link), time);
+                draft.removal((link, child), self.of_link(link), time);
             }
             Deed::Birth => draft.birth(me, time, bytes),
             Deed::Link => draft.place(None, file?, NodeId::ROOT, Vec::new(), time),
@@ -646,13 +649,19 @@ impl Forger<'_> {
             Beyond::LinkOfAnother => {
                 let (link, child) = self.a_link()?;
                 let other: Vec<NodeId> = files.into_iter().filter(|f| *f != child).collect();
-                draft.place(Some(link), *self.lot.pick(&other)?, NodeId::ROOT, self.of_link(link), time);
+                let other = *self.lot.pick(&other)?;
+                match self.lot.chance(500) {
+                    true => draft.place(Some(link), other, NodeId::ROOT, self.of_link(link), time),
+                    false => draft.removal((link, other), self.of_link(link), time),
+                }
             }
             Beyond::MoveOverNothing => {
                 let (link, child) = self.a_link()?;
                 draft.place(Some(link), child, NodeId::ROOT, Vec::new(), time);
             }
-            Beyond::LinkNowhere => draft.removal(None, file?, Vec::new(), time),
+            Beyond::LinkNowhere => {
+                draft.removal((LinkId::from_bytes(random_array(self.lot)), file.or(directory)?), Vec::new(), time);
+            }
             Beyond::Unborn => {
                 let node = NodeId::from_bytes(random_array(self.lot));
                 let body = MetaBody { time, mtime: None, atime: time };
@@ -759,7 +768,7 @@ impl Forger<'_> {
                     None => (NodeId::ROOT, draft.key(NodeId::ROOT)),
                 };
                 let name = self.lot.pick(&[&b"a"[..], b"b", b"twice"])?.to_vec();
-                let kind = ChangeKind::Place { link: None, child: *child, parent: Some(parent), generation: 1 };
+                let kind = ChangeKind::Place { link: None, child: *child, parent, generation: 1 };
                 draft.add(kind, Vec::new(), &key, &PlaceBody { time: self.time, name });
             }
             self.sign(draft, false, frontier(self.history.commits()))

@@ -20,6 +20,7 @@ use std::{
     fs::{self, File, OpenOptions},
     io::{self, IoSlice},
     num::{NonZeroU64, NonZeroUsize},
+    ops::Range,
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
     sync::Arc,
@@ -53,6 +54,12 @@ const PAGE: u64 = 64 << 10;
 const RECORD_SYNC_BYTES: u64 = 4 << 20;
 /// Key in [`Space::Meta`], before the hash, of the row of a block that was put aside.
 const ASIDE: &[u8] = b"aside/";
+/// Shorter pieces of a block make no run: who reads here and there comes again.
+const RUN_PART: usize = 32 << 10;
+/// How far apart reads of one run may be.
+const RUN_GAP: u64 = 4 << 20;
+/// The kernel is told to forget pages of a run in steps of so much.
+const FORGET_BYTES: u64 = 4 << 20;
 /// Blocks written with one system call.
 const GROUP: usize = 256;
 
@@ -91,6 +98,35 @@ struct Pack {
     file: File,
     /// Its length when it was opened.
     len: u64,
+    run: Mutex<Run>,
+}
+
+/// Where files are being read from a pack one block after the other.
+#[derive(Default)]
+struct Run {
+    /// Up to where the kernel was told to forget its pages.
+    start: u64,
+    /// Behind the last block read.
+    end: u64,
+}
+
+impl Run {
+    /// Notes that a part was read; which one the kernel may forget now.
+    fn read(&mut self, from: u64, to: u64) -> Option<Range<u64>> {
+        // Several threads read side by side, and list nodes and headers lie between blocks.
+        if from.abs_diff(self.end) > RUN_GAP || from < self.start {
+            *self = Run { start: from, end: to };
+            return None;
+        }
+        self.end = self.end.max(to);
+        let past = self.end.saturating_sub(RUN_GAP) / PAGE * PAGE;
+        let start = self.start.next_multiple_of(PAGE);
+        if past.saturating_sub(start) < FORGET_BYTES {
+            return None;
+        }
+        self.start = past;
+        Some(start..past)
+    }
 }
 
 /// The end at which blocks are appended.
@@ -203,7 +239,7 @@ impl Packs {
             Err(error) => return Err(error.into()),
         };
         let len = file.metadata()?.len();
-        let pack = Arc::new(Pack { number, file, len });
+        let pack = Arc::new(Pack { number, file, len, run: Mutex::default() });
         files.put(number, pack.clone());
         Ok(Some(pack))
     }
@@ -273,7 +309,7 @@ impl Packs {
         synced.point.closed = false;
         self.record(synced)?;
         tail.next_number = number.checked_add(1).ok_or(Error::NoSpace)?;
-        let pack = Arc::new(Pack { number, file, len: PACK_HEADER });
+        let pack = Arc::new(Pack { number, file, len: PACK_HEADER, run: Mutex::default() });
         self.files.lock().put(number, pack.clone());
         let end = tail.end;
         tail.unsynced.extend(tail.pack.replace(pack).map(|full| (full, end)));
@@ -363,6 +399,9 @@ impl BlockStore for Packs {
             let known = &known[..known.len().min(out.len())];
             out[..known.len()].copy_from_slice(known);
         }
+        if out.len() >= RUN_PART {
+            was_read(&pack, &place);
+        }
         Ok(true)
     }
 
@@ -374,7 +413,6 @@ impl BlockStore for Packs {
         }
         blocks.chunks(GROUP).try_for_each(|group| self.put_group(group))
     }
-
     fn set_aside(&self, hash: &BlockHash) -> Result<()> {
         let mut batch = Batch::new();
         if let Some(row) = self.store.get(Space::Blocks, hash.as_bytes())? {
@@ -493,6 +531,15 @@ fn write_all(file: &File, mut parts: &mut [IoSlice<'_>], mut offset: u64) -> io:
         }
     }
     Ok(())
+}
+
+/// Has the kernel forget blocks that were read one after the other. What a program read lies in the mount's pages as well, and
+/// what a peer was sent will not be sent to it again: memory would fill with second copies.
+fn was_read(pack: &Pack, place: &Place) {
+    let past = pack.run.lock().read(place.offset, place.end());
+    if let Some(past) = past {
+        write_out(&pack.file, past.start, past.end);
+    }
 }
 
 /// Has the kernel begin to write out a range of a file; only a hint.

@@ -43,7 +43,7 @@ impl<'a> Forger<'a> {
         body: &T,
     ) -> RawChange {
         let label = match kind {
-            ChangeKind::Place { parent: Some(_), .. } => Label::NameKey,
+            ChangeKind::Place { .. } => Label::NameKey,
             _ => Label::BodyKey,
         };
         supersedes.sort_unstable();
@@ -88,7 +88,7 @@ impl<'a> Forger<'a> {
         name: &str,
         supersedes: Vec<ValueId>,
     ) -> RawChange {
-        let kind = ChangeKind::Place { link, child, parent: Some(parent), generation: 1 };
+        let kind = ChangeKind::Place { link, child, parent, generation: 1 };
         self.change(index, kind, supersedes, key, &PlaceBody { time: TIME, name: name.into() })
     }
 

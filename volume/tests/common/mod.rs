@@ -282,6 +282,9 @@ impl Replica {
 
     fn walk(&self, directory: Ino, path: &str, depth: usize, lines: &mut Vec<String>) {
         assert!(depth < 64, "{}: directories without end", self.name);
+        if depth.is_multiple_of(2) {
+            self.volume.read_ahead(directory);
+        }
         let mut after = 0;
         loop {
             let entries = self.volume.read_directory(directory, after, 7).unwrap();

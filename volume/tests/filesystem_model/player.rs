@@ -439,6 +439,9 @@ impl Player {
             assert!(matches!(refused, Err(Error::NotDirectory)));
             return;
         }
+        if self.listings.len().is_multiple_of(2) {
+            self.volume().read_ahead(self.ino(dir));
+        }
         let names = self.names_in(dir);
         self.listings.push(Listing { dir, after: 0, seen: BTreeSet::new(), always: names.clone(), ever: names });
     }

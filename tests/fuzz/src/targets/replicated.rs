@@ -112,18 +112,17 @@ pub(crate) mod message {
 pub(crate) mod body {
     use p2pfs_volume::{
         Timestamp,
-        commit::{AccessBody, BirthBody, ContentBody, MemberBody, MetaBody, PlaceBody, RemovalBody, XattrBody, encode},
+        commit::{AccessBody, BirthBody, ContentBody, MemberBody, MetaBody, PlaceBody, XattrBody, encode},
         content::{BlockHash, Content, ContentData},
     };
 
-    const BODIES: [&str; 8] = [
+    const BODIES: [&str; 7] = [
         "body_birth",
         "body_access",
         "body_meta",
         "body_xattr",
         "body_content",
         "body_place",
-        "body_removal",
         "body_member",
     ];
 
@@ -150,8 +149,7 @@ pub(crate) mod body {
             (4, encode(&content(ContentData::Inline(b"hi".to_vec()), 2))),
             (4, encode(&content(tree, 70_000))),
             (5, encode(&PlaceBody { time, name: name.clone().into_bytes() })),
-            (6, encode(&RemovalBody { time })),
-            (7, encode(&MemberBody { name })),
+            (6, encode(&MemberBody { name })),
         ];
         bodies.into_iter().map(|(kind, body)| [&[kind][..], &body].concat()).collect()
     }

@@ -352,7 +352,7 @@ impl<'a> History<'a> {
     /// What a change says in its sealed part, under the key of `node`.
     pub fn body<T: Serialize + DeserializeOwned>(&self, change: &Change<'_>, node: NodeId) -> T {
         let label = match change.head.kind {
-            ChangeKind::Place { parent: Some(_), .. } => Label::NameKey,
+            ChangeKind::Place { .. } => Label::NameKey,
             _ => Label::BodyKey,
         };
         let header = &change.commit.header;

@@ -29,6 +29,7 @@ fn register(change: &Change<'_>) -> Register {
         ChangeKind::Xattr { node, tag, .. } => Register::Xattr(node, tag),
         ChangeKind::Content { node, .. } | ChangeKind::Settle { node } => Register::Content(node),
         ChangeKind::Place { link, .. } => Register::Place(change.link(link)),
+        ChangeKind::Removal { link, .. } => Register::Place(link),
         _ => Register::Other,
     }
 }
@@ -114,6 +115,7 @@ impl<'a> History<'a> {
                 breaks(self.kind(change, *node) != Some(NodeKind::File), "content of what is no file")
             }
             ChangeKind::Place { link, child, parent, .. } => self.broken_by_place(change, *link, *child, *parent),
+            ChangeKind::Removal { link, child, .. } => self.broken_by_replacing(change, *link, *child),
             ChangeKind::Genesis { .. } => breaks(!founding, "a second genesis"),
             ChangeKind::Epoch { realm, .. } => breaks(!founding || *realm != RealmId::MEMBERS, "a second epoch"),
             ChangeKind::Invite { role, .. } => breaks(!admits || *role == Role::Owner, "an invitation by who may not"),
@@ -144,10 +146,10 @@ impl<'a> History<'a> {
         change: &Change<'_>,
         link: Option<LinkId>,
         child: NodeId,
-        parent: Option<NodeId>,
+        parent: NodeId,
     ) -> Option<&'static str> {
         let Some(kind) = self.kind(change, child) else { return Some("a place of a node not seen") };
-        if parent.is_some_and(|parent| self.kind(change, parent) != Some(NodeKind::Directory)) {
+        if self.kind(change, parent) != Some(NodeKind::Directory) {
             return Some("a place in what is no directory");
         }
         let supersedes = change.supersedes().next().is_some();
@@ -157,24 +159,33 @@ impl<'a> History<'a> {
                 let same = matches!(c.head.kind, ChangeKind::Place { child: other, .. } if other == child);
                 same && c.id().commit == change.id().commit && c.index < change.index
             });
-            return match parent {
-                None => Some("a new link without a place"),
-                Some(_) if supersedes => Some("a new link that supersedes"),
-                Some(_) if kind == NodeKind::Directory && (!born_with || others) => {
-                    Some("a second link to a directory")
-                }
-                Some(_) => None,
+            return match kind {
+                _ if supersedes => Some("a new link that supersedes"),
+                NodeKind::Directory if !born_with || others => Some("a second link to a directory"),
+                _ => None,
             };
         };
+        self.broken_by_replacing(change, link, child)
+    }
+
+    /// What breaks a rule in another place for a link, or in its removal.
+    fn broken_by_replacing(&self, change: &Change<'_>, link: LinkId, child: NodeId) -> Option<&'static str> {
+        if self.kind(change, child).is_none() {
+            return Some("a removal of a node not seen");
+        }
         let of_child = self.changes().any(|c| match c.head.kind {
             ChangeKind::Place { link: other, child: of, .. } => of == child && c.link(other) == link,
             _ => false,
         });
-        let counts = self.gone_by(change).iter().any(|old| self.counts(old));
-        match (counts, of_child) {
-            (false, _) => Some("a new place that supersedes none"),
-            (_, false) => Some("a place of another node's link"),
+        match (self.replaces(change), of_child) {
+            (false, _) => Some("a new place or removal that supersedes none"),
+            (_, false) => Some("a place or removal of another node's link"),
             _ => None,
         }
+    }
+
+    /// Whether something that counts goes with what a change supersedes.
+    fn replaces(&self, change: &Change<'_>) -> bool {
+        self.gone_by(change).iter().any(|old| self.counts(old))
     }
 }

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crypto::{DeviceId, Label, SymmetricKey, keyed_tag};
 use volume::{
     NodeKind, Timestamp,
-    commit::{AccessBody, BirthBody, ChangeKind, ContentBody, MetaBody, PlaceBody, RemovalBody, XattrBody},
+    commit::{AccessBody, BirthBody, ChangeKind, ContentBody, MetaBody, PlaceBody, XattrBody},
     content::Content,
     id::{LinkId, NodeId, ValueId},
 };
@@ -101,13 +101,19 @@ impl<'a> Reference<'a> {
     fn find_links(&mut self) {
         let mut changes: BTreeMap<LinkId, Vec<Change<'a>>> = BTreeMap::new();
         for change in self.history.changes() {
-            if let ChangeKind::Place { link, .. } = change.head.kind {
-                changes.entry(change.link(link)).or_default().push(change);
+            match change.head.kind {
+                ChangeKind::Place { link, .. } => changes.entry(change.link(link)).or_default().push(change),
+                ChangeKind::Removal { link, .. } => changes.entry(link).or_default().push(change),
+                _ => {}
             }
         }
         for (id, mut changes) in changes {
             changes.sort_by_key(|c| std::cmp::Reverse(c.rank()));
-            let ChangeKind::Place { child, .. } = changes[0].head.kind else { unreachable!() };
+            let child = changes.iter().find_map(|c| match c.head.kind {
+                ChangeKind::Place { child, .. } => Some(child),
+                _ => None,
+            });
+            let child = child.expect("what was removed was placed before");
             let places = |live: bool| {
                 let changes = changes.iter().filter(|c| self.history.is_live(c) == live);
                 changes.filter_map(|c| self.place(c)).collect::<Vec<_>>()
@@ -120,7 +126,7 @@ impl<'a> Reference<'a> {
     }
 
     fn place(&self, change: &Change<'_>) -> Option<Place> {
-        let ChangeKind::Place { parent: Some(parent), .. } = change.head.kind else { return None };
+        let ChangeKind::Place { parent, .. } = change.head.kind else { return None };
         let body: PlaceBody = self.history.body(change, parent);
         Some(Place { parent, name: body.name, rank: change.rank(), at: change.id() })
     }
@@ -168,7 +174,7 @@ impl<'a> Reference<'a> {
     fn saw_it_gone(&self, link: &Link, value: ValueId) -> bool {
         let seen: Vec<Change<'a>> =
             link.all.iter().map(|id| self.history.change(*id)).filter(|c| self.history.saw(value, c.id())).collect();
-        let is_place = |c: &Change<'_>| matches!(c.head.kind, ChangeKind::Place { parent: Some(_), .. });
+        let is_place = |c: &Change<'_>| matches!(c.head.kind, ChangeKind::Place { .. });
         let superseded =
             |c: &Change<'_>| seen.iter().any(|later| self.history.gone_by(later).iter().any(|old| old.id() == c.id()));
         !seen.is_empty() && !seen.iter().any(|c| is_place(c) && !superseded(c))
@@ -269,14 +275,13 @@ impl<'a> Reference<'a> {
 
     /// The greatest change of a link in a directory: its place value names it, or supersedes one that did.
     fn entry_change(&self, directory: NodeId) -> Option<(ValueId, Timestamp)> {
-        let names_it =
-            |c: &Change<'_>| matches!(c.head.kind, ChangeKind::Place { parent, .. } if parent == Some(directory));
+        let names_it = |c: &Change<'_>| matches!(c.head.kind, ChangeKind::Place { parent, .. } if parent == directory);
         let touches = |c: &Change<'_>| names_it(c) || self.history.gone_by(c).iter().any(names_it);
         let change = self.history.changes().filter(touches).max_by_key(Change::rank)?;
-        let ChangeKind::Place { child, parent, .. } = change.head.kind else { unreachable!() };
-        let time = match parent {
-            Some(parent) => self.history.body::<PlaceBody>(&change, parent).time,
-            None => self.history.body::<RemovalBody>(&change, child).time,
+        let time = match change.head.kind {
+            ChangeKind::Place { parent, .. } => self.history.body::<PlaceBody>(&change, parent).time,
+            ChangeKind::Removal { time, .. } => time,
+            _ => unreachable!(),
         };
         Some((change.id(), time))
     }

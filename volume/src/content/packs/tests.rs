@@ -57,6 +57,32 @@ fn blocks_are_there_again_after_closing_and_go_on_in_the_same_pack() {
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
 }
 
+/// What is forgotten of a pack while these blocks are read.
+fn forgotten(reads: impl IntoIterator<Item = u64>) -> Vec<Range<u64>> {
+    let mut run = Run::default();
+    reads.into_iter().filter_map(|n| run.read(n * 65_728 + 16, (n + 1) * 65_728 + 16)).collect()
+}
+
+#[test]
+fn who_reads_on_and_on_has_no_second_copy_in_memory() {
+    let in_order = forgotten(0..2000);
+    // Two threads, one ahead of the other.
+    let side_by_side = forgotten((0..2000).map(|n| n ^ 3));
+    for parts in [in_order, side_by_side] {
+        assert!(parts.windows(2).all(|pair| pair[0].end == pair[1].start), "{parts:?}");
+        let (first, last) = (parts.first().unwrap(), parts.last().unwrap());
+        assert!(first.start < 1 << 20 && last.end > 2000 * 65_728 - 2 * (RUN_GAP + FORGET_BYTES), "{parts:?}");
+        assert!(last.end < 2000 * 65_728 - RUN_GAP + PAGE, "what was read just now stays");
+    }
+}
+
+#[test]
+fn who_reads_here_and_there_or_behind_another_has_pages_kept() {
+    assert_eq!(forgotten((0..2000).map(|n| n * 7919 % 2000)), []);
+    let two = (0..1000).flat_map(|n| [n, n + 1000]);
+    assert_eq!(forgotten(two), []);
+}
+
 #[test]
 fn the_death_of_the_process_loses_nothing() {
     let (dir, (_, store)) = (TempDir::new().unwrap(), sealed());
