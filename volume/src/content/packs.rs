@@ -413,6 +413,7 @@ impl BlockStore for Packs {
         }
         blocks.chunks(GROUP).try_for_each(|group| self.put_group(group))
     }
+
     fn set_aside(&self, hash: &BlockHash) -> Result<()> {
         let mut batch = Batch::new();
         if let Some(row) = self.store.get(Space::Blocks, hash.as_bytes())? {
