@@ -10,7 +10,7 @@ FULL = (1_000, 1_000_000)
 QUICK = (1_000, 20_000)
 ROWS = {
     "open_ms": "open, ms", "first_lookup_us": "two lookups, the first after opening, us",
-    "lookup_us": "two lookups among 1,000 in memory, us", "wide_lookup_us": "two lookups anywhere, us",
+    "lookup_us": "two lookups in a directory that is in memory, us", "wide_lookup_us": "two lookups anywhere, us",
     "first_list_ms": "list a directory of 1,000, the first after opening, ms",
     "list_ms": "list one again, ms", "wide_list_ms": "list any, ms",
     "create_us": "create, write and close a file of 1 KiB, us",

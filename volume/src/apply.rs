@@ -214,6 +214,7 @@ impl Core {
         self.put_new_branch(&mut batch, dot.branch);
         self.settle(batch)?;
         self.entered(dot, header, observed);
+        self.keep_fresh(&commit.raw.header, commit.raw.signature, changes);
         Ok(())
     }
 

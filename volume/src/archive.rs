@@ -8,8 +8,8 @@
 //! anew, and has a run of its own: the segments of the run before go when all that is in them is in the new one.
 //!
 //! Invariants: a record gets in only after its commit is synced in the store, in the order of arrival; so a store that
-//! lacks what the archive has is damaged, however whole it looks. What this device signed comes as it was signed, all else
-//! is read back from the store. Segments before the last one are on the disk. Nothing here is on the way of a call: the
+//! lacks what the archive has is damaged, however whole it looks. What is still at hand comes as
+//! it was signed, all else is read back from the store. Segments before the last one are on the disk. Nothing here is on the way of a call: the
 //! committer appends when everybody who waited has been answered.
 
 use std::{
@@ -608,11 +608,11 @@ impl Volume {
             }
             return Ok(false);
         }
+        let mut fresh = self.inner.core.lock().take_fresh(after, synced, CHUNK);
         let (mut commits, mut bytes) = (Vec::new(), 0);
-        while at < synced && bytes < CHUNK {
+        while at < synced && (bytes < CHUNK || !fresh.is_empty()) {
             at += 1;
-            let fresh = self.inner.core.lock().take_fresh(at);
-            let commit = match fresh {
+            let commit = match fresh.pop_front_if(|commit| commit.arrival == at) {
                 Some(fresh) => Ok(Some(fresh.encoded())),
                 None => stored_at(store, at).map(|commit| commit.map(|commit| encode(&commit))),
             };

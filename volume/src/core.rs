@@ -53,7 +53,7 @@ const VECTOR_CACHE: usize = 256;
 const COMMIT_CACHE: usize = 4096;
 /// Inode numbers that are set aside at once.
 const INOS_AHEAD: u64 = 256;
-/// Bytes of own commits that wait in memory for the archive.
+/// Bytes of commits that wait in memory for the archive.
 const FRESH_BYTES: usize = 4 << 20;
 /// Room for most rows.
 const ROW_BYTES: usize = 1000;
@@ -97,24 +97,66 @@ pub(crate) struct Pending {
     pub since: std::time::Duration,
 }
 
-/// A commit of this device as it was signed, at hand until it is in the archive.
+/// A commit as it was signed, at hand until it is in the archive.
 pub(crate) struct Fresh {
-    arrival: u64,
+    pub arrival: u64,
     header: Vec<u8>,
     signature: crypto::Signature,
-    changes: Vec<Arc<RawChange>>,
+    changes: FreshChanges,
+}
+
+/// The changes of a commit of this device, or of one that came.
+enum FreshChanges {
+    Own(Vec<Arc<RawChange>>),
+    Came(Arc<Vec<RawChange>>),
 }
 
 impl Fresh {
     fn bytes(&self) -> usize {
-        self.header.len() + self.changes.iter().map(|change| change.size()).sum::<usize>()
+        let changes: usize = match &self.changes {
+            FreshChanges::Own(changes) => changes.iter().map(|change| change.size()).sum(),
+            FreshChanges::Came(changes) => changes.iter().map(RawChange::size).sum(),
+        };
+        self.header.len() + changes
     }
 
     /// As the [`ClaimedCommit`] that the store would give is encoded.
     pub(crate) fn encoded(&self) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(self.bytes() + 16 * self.changes.len() + 128);
-        encode_into(&mut bytes, &(serde_bytes::Bytes::new(&self.header), &self.signature, &self.changes));
+        let header = serde_bytes::Bytes::new(&self.header);
+        let (mut bytes, len) = (Vec::new(), self.bytes() + 128);
+        match &self.changes {
+            FreshChanges::Own(changes) => {
+                bytes.reserve(len + 16 * changes.len());
+                encode_into(&mut bytes, &(header, &self.signature, changes));
+            }
+            FreshChanges::Came(changes) => {
+                bytes.reserve(len + 16 * changes.len());
+                encode_into(&mut bytes, &(header, &self.signature, &**changes));
+            }
+        }
         bytes
+    }
+}
+
+/// Commits that the archive may not have yet, the oldest first.
+#[derive(Default)]
+struct FreshCommits {
+    commits: VecDeque<Fresh>,
+    bytes: usize,
+}
+
+impl FreshCommits {
+    fn keep(&mut self, commit: Fresh) {
+        self.bytes += commit.bytes();
+        self.commits.push_back(commit);
+        // What doesn't fit is read back from the store.
+        while self.bytes > FRESH_BYTES && self.take().is_some() {}
+    }
+
+    fn take(&mut self) -> Option<Fresh> {
+        let oldest = self.commits.pop_front()?;
+        self.bytes -= oldest.bytes();
+        Some(oldest)
     }
 }
 
@@ -193,8 +235,8 @@ pub(crate) struct Core {
     pub pending: Option<Pending>,
     pub next_arrival: u64,
     pub overlay: Overlay,
-    /// Own commits that the archive may not have yet, the oldest first; nothing without an archive.
-    fresh: Option<VecDeque<Fresh>>,
+    /// Nothing without an archive.
+    fresh: Option<FreshCommits>,
     counters: Counters,
     /// As they are stored.
     stored_counters: Counters,
@@ -295,7 +337,7 @@ impl Core {
             pending: None,
             next_arrival: 1,
             overlay: Overlay::default(),
-            fresh: parts.archive.map(|_| VecDeque::new()),
+            fresh: parts.archive.map(|_| FreshCommits::default()),
             stored_counters: counters.clone(),
             counters,
             open_births: 0,
@@ -1218,25 +1260,35 @@ impl Core {
         let arrival = self.next_arrival;
         self.entered(dot, &header, observed);
         if let Some(fresh) = &mut self.fresh {
-            fresh.push_back(Fresh { arrival, header: bytes, signature, changes });
-            // What doesn't fit is read back from the store.
-            let mut held: usize = fresh.iter().map(Fresh::bytes).sum();
-            while held > FRESH_BYTES
-                && let Some(oldest) = fresh.pop_front()
-            {
-                held -= oldest.bytes();
-            }
+            fresh.keep(Fresh { arrival, header: bytes, signature, changes: FreshChanges::Own(changes) });
         }
         Ok(())
     }
 
-    /// The own commit with an arrival number, for the archive, if it is still at hand. Those before it are let go.
-    pub(crate) fn take_fresh(&mut self, arrival: u64) -> Option<Fresh> {
-        let fresh = self.fresh.as_mut()?;
-        while fresh.front().is_some_and(|commit| commit.arrival < arrival) {
-            fresh.pop_front();
+    /// Keeps the newest commit, which came from elsewhere, at hand for the archive.
+    pub(crate) fn keep_fresh(&mut self, header: &[u8], signature: crypto::Signature, changes: Arc<Vec<RawChange>>) {
+        let arrival = self.next_arrival - 1;
+        if let Some(fresh) = &mut self.fresh {
+            let changes = FreshChanges::Came(changes);
+            fresh.keep(Fresh { arrival, header: header.to_vec(), signature, changes });
         }
-        fresh.pop_front_if(|commit| commit.arrival == arrival)
+    }
+
+    /// The commits that arrived after one and up to another, for the archive, as far as they are at hand: the oldest, about
+    /// `most` bytes of them. Those before are let go.
+    pub(crate) fn take_fresh(&mut self, after: u64, until: u64, most: usize) -> VecDeque<Fresh> {
+        let (mut taken, mut bytes) = (VecDeque::new(), 0);
+        let Some(fresh) = &mut self.fresh else { return taken };
+        while bytes < most
+            && fresh.commits.front().is_some_and(|commit| commit.arrival <= until)
+            && let Some(commit) = fresh.take()
+        {
+            if commit.arrival > after {
+                bytes += commit.bytes();
+                taken.push_back(commit);
+            }
+        }
+        taken
     }
 
     /// The count that the pending commit will have.
