@@ -241,6 +241,8 @@ struct State {
     tips_sent: bool,
     /// What the peer is known to know; `None` before its tips came.
     known: Option<VersionVector>,
+    /// What it has sent and is being taken in: to be sent on to others, not back to it.
+    coming: BTreeSet<CommitHash>,
     /// Where in the order of arrival sending goes on.
     next_arrival: u64,
     wants: Vec<CommitHash>,
@@ -648,15 +650,19 @@ impl Session {
 
     fn receive_commits(&self, commits: Vec<Commit>) -> Result<(), SessionError> {
         let hashes: Vec<CommitHash> = commits.iter().map(|c| c.hash).collect();
-        let Taken { missing, dropped, known, waiting } = match self.volume.take_commits(commits, Some(self.number)) {
+        self.shared.state.lock().coming = hashes.iter().copied().collect();
+        let taken = self.volume.take_commits(commits, Some(self.number));
+        let mut state = self.shared.state.lock();
+        state.coming.clear();
+        let Taken { missing, dropped, known, waiting } = match taken {
             Ok(taken) => taken,
             Err(Error::Refused(rule)) => return Err(Misbehaved(rule)),
             Err(e) => {
+                drop(state);
                 self.retry_later(&e, true);
                 return Ok(());
             }
         };
-        let mut state = self.shared.state.lock();
         state.repeated += known;
         let mut cost = if state.has_let_go { 0 } else { waiting * WAITING_COST };
         if state.repeated > state.repeats_allowed {
@@ -794,8 +800,8 @@ impl Session {
     /// Goes on in the order of arrival; tells what was found, unless there is more to look at.
     fn look_for_commits(&self) -> Result<ControlFlow<Option<Message>>> {
         let sendable = self.volume.inner.synced_arrival.load(Ordering::Acquire);
-        let mut state = self.shared.state.lock();
-        let core = self.volume.inner.core.lock();
+        let state = &mut *self.shared.state.lock();
+        let mut core = self.volume.inner.core.lock();
         let mut commits = Vec::new();
         let mut bytes = 0;
         while let Some(hash) = state.wants.pop() {
@@ -826,6 +832,10 @@ impl Session {
             let dot = Dot::from_key(&key).ok_or_else(|| Error::damaged("arrival index"))?;
             let Some(known) = &mut state.known else { break };
             if known.covers(dot) {
+                continue;
+            }
+            if !state.coming.is_empty() && state.coming.contains(&core.commit_info(dot)?.hash) {
+                known.add(dot);
                 continue;
             }
             let Some(commit) = core.export(dot)? else { continue };

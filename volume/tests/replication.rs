@@ -2,7 +2,12 @@
 
 mod common;
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex},
+    thread,
+    time::Duration,
+};
 
 use common::{
     Replica,
@@ -28,6 +33,44 @@ fn meet(a: &Replica, b: &Replica) -> Vec<String> {
     sync(a, b);
     assert_eq!(a.tree(), b.tree());
     a.tree()
+}
+
+#[test]
+fn what_is_being_taken_in_is_not_sent_back() {
+    let (alice, bob) = pair();
+    meet(&alice, &bob);
+    let (at_a, at_b) = (alice.volume.session(bob.device_id()), Arc::new(bob.volume.session(alice.device_id())));
+    at_a.opening().into_iter().for_each(|message| at_b.receive(message).unwrap());
+    at_b.opening().into_iter().for_each(|message| at_a.receive(message).unwrap());
+    let mine = bob.mkdir("of bob").unwrap();
+    bob.volume.commit_now().unwrap();
+    for _ in 0..4 {
+        while let Some(message) = at_a.next_outgoing() {
+            at_b.receive(message).unwrap();
+        }
+        while let Some(message) = at_b.next_outgoing() {
+            at_a.receive(message).unwrap();
+        }
+    }
+    assert!(alice.find("of bob").is_ok() && bob.find("of bob").unwrap() == mine, "they are in step");
+
+    // Another thread sends whatever it can as soon as the mount is told.
+    let said = Arc::new(Mutex::new(Vec::new()));
+    let (session, noted) = (at_b.clone(), said.clone());
+    bob.volume.on_change(Box::new(move |_| {
+        let session = session.clone();
+        let sending = thread::spawn(move || std::iter::from_fn(|| session.next_outgoing()).collect::<Vec<_>>());
+        noted.lock().unwrap().extend(sending.join().unwrap());
+    }));
+    alice.write("of bob/new", b"hello").unwrap();
+    alice.volume.commit_now().unwrap();
+    while let Some(message) = at_a.next_outgoing() {
+        at_b.receive(message).unwrap();
+    }
+    assert_eq!(bob.read("of bob/new").unwrap(), b"hello");
+    let said = said.lock().unwrap();
+    assert!(!said.is_empty(), "the mount was told");
+    assert!(!said.iter().any(|message| matches!(message, Message::Commits(_))), "{said:?}");
 }
 
 #[test]
