@@ -17,6 +17,7 @@
 mod ahead;
 mod arguments;
 mod attributes;
+mod awake;
 mod calls;
 mod invalidation;
 mod listing;
@@ -26,7 +27,6 @@ mod mount_tests;
 mod mounted;
 mod negotiation;
 mod open_files;
-mod placement;
 mod pool;
 mod replies;
 mod requests;

@@ -4,9 +4,6 @@ use std::{collections::VecDeque, panic, sync::Arc, thread, time::Duration};
 
 use log::{error, warn};
 use parking_lot::{Condvar, Mutex};
-use rustix::thread::CpuSet;
-
-use super::placement;
 
 /// How long a thread without work stays around.
 const IDLE: Duration = Duration::from_secs(5);
@@ -26,8 +23,6 @@ pub(super) struct Pool(Arc<Shared>);
 struct Shared {
     name: &'static str,
     threads_max: usize,
-    /// Where its threads may run.
-    allowed: Option<CpuSet>,
     state: Mutex<State>,
     work: Condvar,
 }
@@ -43,8 +38,7 @@ struct State {
 impl Pool {
     /// A pool of at most `threads_max` threads; `name` is what they are called.
     pub(super) fn new(name: &'static str, threads_max: usize) -> Self {
-        let allowed = placement::allowed();
-        Self(Arc::new(Shared { name, threads_max, allowed, state: Mutex::default(), work: Condvar::new() }))
+        Self(Arc::new(Shared { name, threads_max, state: Mutex::default(), work: Condvar::new() }))
     }
 
     /// Has `job` run by one of the threads, or drops it.
@@ -102,7 +96,6 @@ impl Pool {
 
 impl Shared {
     fn work(&self) {
-        self.allowed.as_ref().inspect(|allowed| placement::run_at(allowed));
         while let Some(job) = self.next_job() {
             if panic::catch_unwind(panic::AssertUnwindSafe(job)).is_err() {
                 error!("{}: a job panicked", self.name);

@@ -29,13 +29,13 @@ use super::{
     ahead::Ahead,
     arguments::{Place, allocation, bits, caller, handle, node_of_type, open_mode, rename_mode, set_xattr},
     attributes::{self, View},
+    awake::Awake,
     calls::{Calls, Request, failed, node_failed},
     invalidation::{Invalidation, Noticed, Outdated},
     listing::Listings,
     mounted::Ending,
     negotiation::{MAX_IO, negotiate},
     open_files::OpenFiles,
-    placement::Placement,
     pool::Pool,
     replies::{GENERATION, VALID, answer_attributes, answer_empty, answer_statistics, answer_written, answer_xattr},
     xattr_name,
@@ -54,6 +54,7 @@ thread_local! {
 
 /// A volume as fuser drives it.
 pub(super) struct Driver {
+    awake: Awake,
     calls: Calls,
     ahead: Ahead,
     view: View,
@@ -63,7 +64,6 @@ pub(super) struct Driver {
     syncing: Arc<AtomicUsize>,
     sync_pool: Pool,
     ending: Arc<Ending>,
-    placement: Placement,
 }
 
 impl Driver {
@@ -72,6 +72,7 @@ impl Driver {
         let calls = Calls::new(volume, noticed.changes, options.absent_timeout);
         Self {
             ending,
+            awake: Awake::new(),
             ahead: Ahead::new(calls.clone()),
             calls,
             view: View::new(options.owner, noticed.set_ids),
@@ -80,7 +81,6 @@ impl Driver {
             listings: Listings::default(),
             syncing: Arc::default(),
             sync_pool: Pool::new("p2pfs-sync", SYNCING_MAX),
-            placement: Placement::new(),
         }
     }
 
@@ -160,7 +160,7 @@ impl Filesystem for Driver {
     }
 
     fn lookup(&self, req: &fuser::Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        self.placement.serves(req.pid());
+        self.awake.serves(req.pid());
         let at = Place::new("lookup", parent, name);
         let found = at.name().and_then(|name| {
             self.calls.read(at.request, |volume| match name {
@@ -189,7 +189,7 @@ impl Filesystem for Driver {
     }
 
     fn getattr(&self, req: &fuser::Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
-        self.placement.serves(req.pid());
+        self.awake.serves(req.pid());
         let request = Request::new("getattr", ino);
         let node = self.calls.read(request, |volume| volume.attributes(Ino(ino.0)));
         answer_attributes(request, node, &self.view, reply);
@@ -213,7 +213,7 @@ impl Filesystem for Driver {
         _flags: Option<BsdFileFlags>,
         reply: ReplyAttr,
     ) {
-        self.placement.serves(req.pid());
+        self.awake.serves(req.pid());
         let request = Request::new("setattr", ino);
         let asked = AttributeChange {
             mode: mode.map(bits),
@@ -240,7 +240,7 @@ impl Filesystem for Driver {
     }
 
     fn readlink(&self, req: &fuser::Request, ino: INodeNo, reply: ReplyData) {
-        self.placement.serves(req.pid());
+        self.awake.serves(req.pid());
         let request = Request::new("readlink", ino);
         match self.calls.read(request, |volume| volume.readlink(Ino(ino.0))) {
             Ok(target) => reply.data(&target),
@@ -258,7 +258,7 @@ impl Filesystem for Driver {
         rdev: u32,
         reply: ReplyEntry,
     ) {
-        self.placement.serves(req.pid());
+        self.awake.serves(req.pid());
         let at = Place::new("mknod", parent, name);
         match node_of_type(mode, rdev) {
             Ok(node) => self.make(req, at, node, mode, umask, reply),
@@ -267,18 +267,18 @@ impl Filesystem for Driver {
     }
 
     fn mkdir(&self, req: &fuser::Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, reply: ReplyEntry) {
-        self.placement.serves(req.pid());
+        self.awake.serves(req.pid());
         self.make(req, Place::new("mkdir", parent, name), NewNode::Directory, mode, umask, reply);
     }
 
     fn symlink(&self, req: &fuser::Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
-        self.placement.serves(req.pid());
+        self.awake.serves(req.pid());
         let node = NewNode::Symlink(target.as_os_str().as_bytes());
         self.make(req, Place::new("symlink", parent, name), node, 0o777, 0, reply);
     }
 
     fn link(&self, req: &fuser::Request, ino: INodeNo, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        self.placement.serves(req.pid());
+        self.awake.serves(req.pid());
         let at = Place::new("link", parent, name);
         let linked =
             at.name().and_then(|name| self.calls.change(at.request, |volume| volume.link(Ino(ino.0), at.parent, name)));
@@ -286,13 +286,13 @@ impl Filesystem for Driver {
     }
 
     fn unlink(&self, req: &fuser::Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        self.placement.serves(req.pid());
+        self.awake.serves(req.pid());
         let at = Place::new("unlink", parent, name);
         self.change_names(at.request, reply, |volume| volume.unlink(at.parent, at.name()?));
     }
 
     fn rmdir(&self, req: &fuser::Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        self.placement.serves(req.pid());
+        self.awake.serves(req.pid());
         let at = Place::new("rmdir", parent, name);
         self.change_names(at.request, reply, |volume| volume.rmdir(at.parent, at.name()?));
     }
@@ -307,7 +307,7 @@ impl Filesystem for Driver {
         flags: RenameFlags,
         reply: ReplyEmpty,
     ) {
-        self.placement.serves(req.pid());
+        self.awake.serves(req.pid());
         let from = Place::new("rename", parent, name);
         let to = Place::new("rename", newparent, newname);
         self.change_names(from.request, reply, |volume| {
@@ -316,7 +316,7 @@ impl Filesystem for Driver {
     }
 
     fn open(&self, req: &fuser::Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        self.placement.serves(req.pid());
+        self.awake.serves(req.pid());
         let request = Request::new("open", ino);
         let mode = open_mode(flags);
         let who = caller(req, 0);
@@ -346,7 +346,7 @@ impl Filesystem for Driver {
         flags: i32,
         reply: ReplyCreate,
     ) {
-        self.placement.serves(req.pid());
+        self.awake.serves(req.pid());
         let at = Place::new("create", parent, name);
         let (open, exclusive) = (open_mode(OpenFlags(flags)), flags & libc::O_EXCL != 0);
         let created = at.name().and_then(|name| {
@@ -377,7 +377,7 @@ impl Filesystem for Driver {
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        self.placement.transfers(req.pid(), size as usize);
+        self.awake.serves(req.pid());
         let request = Request::new("read", ino);
         let len = size.min(MAX_IO) as usize;
         READ_BUFFER.with_borrow_mut(|buffer| {
@@ -412,7 +412,7 @@ impl Filesystem for Driver {
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        self.placement.transfers(req.pid(), data.len());
+        self.awake.serves(req.pid());
         let request = Request::new("write", ino);
         let who = caller(req, 0);
         // Stores through a mapping come with a guessed handle, which may be another program's.
@@ -438,14 +438,14 @@ impl Filesystem for Driver {
     }
 
     fn flush(&self, req: &fuser::Request, ino: INodeNo, fh: FileHandle, _owner: LockOwner, reply: ReplyEmpty) {
-        self.placement.serves(req.pid());
+        self.awake.serves(req.pid());
         let request = Request::new("flush", ino);
         let call = move |volume: &Volume| volume.flush(handle(fh));
         self.calls.patiently(request, call, move |flushed| answer_empty(request, flushed, reply));
     }
 
     fn fsync(&self, req: &fuser::Request, ino: INodeNo, fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
-        self.placement.serves(req.pid());
+        self.awake.serves(req.pid());
         self.sync(Request::new("fsync", ino), reply, move |volume| volume.fsync(handle(fh)));
     }
 
@@ -469,13 +469,13 @@ impl Filesystem for Driver {
     }
 
     fn opendir(&self, req: &fuser::Request, _ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        self.placement.serves(req.pid());
+        self.awake.serves(req.pid());
         // The kernel keeps the listing as long as it isn't told of a change.
         reply.opened(self.listings.open(), FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_CACHE_DIR);
     }
 
     fn readdir(&self, req: &fuser::Request, ino: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectory) {
-        self.placement.serves(req.pid());
+        self.awake.serves(req.pid());
         let request = Request::new("readdir", ino);
         let read = self.listings.read(&self.calls, request, fh, Ino(ino.0), offset, |entry| {
             let node = &entry.attributes;
@@ -500,7 +500,7 @@ impl Filesystem for Driver {
         offset: u64,
         mut reply: ReplyDirectoryPlus,
     ) {
-        self.placement.serves(req.pid());
+        self.awake.serves(req.pid());
         let request = Request::new("readdirplus", ino);
         if offset == 0 {
             self.ahead.listed(Ino(ino.0));
@@ -541,7 +541,7 @@ impl Filesystem for Driver {
     }
 
     fn getxattr(&self, req: &fuser::Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
-        self.placement.serves(req.pid());
+        self.awake.serves(req.pid());
         let request = Request::new("getxattr", ino);
         let value = xattr_name::supported(name.as_bytes())
             .and_then(|name| self.calls.read(request, |volume| volume.get_xattr(Ino(ino.0), name)));
@@ -549,7 +549,7 @@ impl Filesystem for Driver {
     }
 
     fn listxattr(&self, req: &fuser::Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
-        self.placement.serves(req.pid());
+        self.awake.serves(req.pid());
         let request = Request::new("listxattr", ino);
         let names = self.calls.read(request, |volume| volume.list_xattrs(Ino(ino.0)));
         answer_xattr(request, names.map(|names| xattr_name::list(&names, req.uid())), size, reply);
@@ -565,7 +565,7 @@ impl Filesystem for Driver {
         _position: u32,
         reply: ReplyEmpty,
     ) {
-        self.placement.serves(req.pid());
+        self.awake.serves(req.pid());
         let request = Request::new("setxattr", ino);
         let set = xattr_name::supported(name.as_bytes()).and_then(|name| {
             let how = set_xattr(flags)?;
@@ -575,7 +575,7 @@ impl Filesystem for Driver {
     }
 
     fn removexattr(&self, req: &fuser::Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        self.placement.serves(req.pid());
+        self.awake.serves(req.pid());
         let request = Request::new("removexattr", ino);
         let removed = xattr_name::supported(name.as_bytes())
             .and_then(|name| self.calls.change(request, |volume| volume.remove_xattr(Ino(ino.0), name)));
