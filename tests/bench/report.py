@@ -119,6 +119,8 @@ def page(run):
         *table(["", ""], [[k, machine[k]] for k in ("date", "processor", "memory", "disk", "kernel")]
                + [["load average at the start, at the end", f"{machine['load']}, {run['load_at_end']}"]]),
         machine["versions"] + ".", "",
+        "In a virtual machine of up to four processors whose kernel halts idle ones at once, p2pfs run by root has them poll while",
+        "programs make quick calls (ARCHITECTURE.md, Locks and threads). Elsewhere names and small files may take up to twice as long.", "",
     ]
     if run["local"]:
         text += local_part(run)
