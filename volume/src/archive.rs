@@ -8,8 +8,8 @@
 //! anew, and has a run of its own: the segments of the run before go when all that is in them is in the new one.
 //!
 //! Invariants: a record gets in only after its commit is synced in the store, in the order of arrival; so a store that
-//! lacks what the archive has is damaged, however whole it looks. What is still at hand comes as
-//! it was signed, all else is read back from the store. Segments before the last one are on the disk. Nothing here is on the way of a call: the
+//! lacks what the archive has is damaged, however whole it looks. What is still at hand comes as it was signed, all else
+//! is read back from the store. Segments before the last one are on the disk. Nothing here is on the way of a call: the
 //! committer appends when everybody who waited has been answered.
 
 use std::{

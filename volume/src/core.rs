@@ -123,16 +123,14 @@ impl Fresh {
     /// As the [`ClaimedCommit`] that the store would give is encoded.
     pub(crate) fn encoded(&self) -> Vec<u8> {
         let header = serde_bytes::Bytes::new(&self.header);
-        let (mut bytes, len) = (Vec::new(), self.bytes() + 128);
+        let count = match &self.changes {
+            FreshChanges::Own(changes) => changes.len(),
+            FreshChanges::Came(changes) => changes.len(),
+        };
+        let mut bytes = Vec::with_capacity(self.bytes() + 16 * count + 128);
         match &self.changes {
-            FreshChanges::Own(changes) => {
-                bytes.reserve(len + 16 * changes.len());
-                encode_into(&mut bytes, &(header, &self.signature, changes));
-            }
-            FreshChanges::Came(changes) => {
-                bytes.reserve(len + 16 * changes.len());
-                encode_into(&mut bytes, &(header, &self.signature, &**changes));
-            }
+            FreshChanges::Own(changes) => encode_into(&mut bytes, &(header, &self.signature, changes)),
+            FreshChanges::Came(changes) => encode_into(&mut bytes, &(header, &self.signature, &**changes)),
         }
         bytes
     }

@@ -174,16 +174,14 @@ impl Core {
             let Some((last, _)) = entries.last() else { break };
             let last = *last;
             let wanted = &entries[..entries.len().min(limit - found.len())];
-            let absent = self.absent_nodes(wanted);
+            let mut absent = self.absent_nodes(wanted);
             if absent.len() > wanted.len() / 2 {
                 // What was made together lies together, but a few entries are spread over all of it: of many entries
                 // the nodes lie beside each other.
                 let ahead = self.scan_entries(directory, &from, LIST_AHEAD)?;
-                let absent = self.absent_nodes(&ahead);
-                self.load_nodes(absent);
-            } else {
-                self.load_nodes(absent);
+                absent = self.absent_nodes(&ahead);
             }
+            self.load_nodes(absent);
             for (tag, entry) in entries {
                 if found.len() >= limit {
                     return Ok(found);
