@@ -24,6 +24,8 @@ pub(crate) struct Status {
     pub(crate) wanted_bytes: u64,
     pub(crate) conflicts: u64,
     pub(crate) nodes: u64,
+    /// Nothing more is stored until there is room.
+    pub(crate) disk_full: bool,
     pub(crate) peers_connected: usize,
     pub(crate) peers_known: usize,
     pub(crate) registries: Vec<Registry>,
@@ -176,6 +178,7 @@ pub(crate) fn status(volume: &Volume, profile: &Profile) -> Status {
         wanted_bytes: status.wanted_bytes,
         conflicts: status.conflicts,
         nodes: status.nodes,
+        disk_full: status.disk_full,
         peers_connected: 0,
         peers_known: volume.devices().iter().filter(|d| !d.me).count(),
         registries: profile

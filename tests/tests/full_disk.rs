@@ -116,6 +116,10 @@ fn a_peer_whose_disk_is_full_catches_up() {
         let free = now.f_bavail * now.f_frsize;
         if free < 64 << 20 { Ok(()) } else { Err(format!("{free} bytes are free")) }
     });
+    let told = bob.run(["status"]);
+    assert!(told.contains("disk        full"), "{told}");
+    let told = bob.refused(["wait", "--timeout", "1s"]);
+    assert!(told.contains("full"), "{told}");
     // Running out of room is no misbehaviour: they stay connected, what bob does reaches alice, and what he removes is gone.
     fs::remove_file(bob.at("fill 0")).expect("removing is what a full disk needs");
     eventually("alice hears of it", || {

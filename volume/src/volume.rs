@@ -98,6 +98,8 @@ pub struct Status {
     pub nodes: u64,
     /// Logs, and branches of them.
     pub branches: u64,
+    /// The disk is full: what peers send, and what programs write, is refused until there is room.
+    pub disk_full: bool,
 }
 
 /// A replicated, encrypted volume. Cheap to clone; every call is local and short.
@@ -807,6 +809,7 @@ impl Volume {
     /// Figures for people.
     pub fn status(&self) -> Status {
         let (wanted_blocks, _) = self.inner.fetch.missing();
+        let disk_full = matches!(self.check_space(0), Err(Error::NoSpace));
         let core = self.inner.core.lock();
         let waiting_commits = self.inner.waiting.lock().len() as u64;
         Status {
@@ -818,6 +821,7 @@ impl Volume {
             conflicts: core.conflict_count(),
             nodes: core.node_count(),
             branches: core.branches.len() as u64,
+            disk_full,
         }
     }
 }

@@ -39,6 +39,9 @@ fn screen(status: &Status) -> String {
         let wanted = count(status.wanted_blocks, "block");
         lines.push(format!("to fetch    {wanted}, about {}", bytes(status.wanted_bytes)));
     }
+    if status.disk_full {
+        lines.push("disk        full: nothing is stored until there is room".to_owned());
+    }
     if status.conflicts > 0 {
         lines.push(format!("conflicts   {}", count(status.conflicts, "file")));
     }

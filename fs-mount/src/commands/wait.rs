@@ -28,7 +28,7 @@ pub(crate) fn run(home: &Home, args: &Wait) -> Outcome<()> {
 }
 
 fn show(bar: &Bar, how_far: &Progress) {
-    let Progress { peers, in_step, commits, blocks } = how_far;
+    let Progress { peers, in_step, commits, blocks, .. } = how_far;
     let message = match peers {
         0 => "nobody is connected".to_owned(),
         _ => format!(

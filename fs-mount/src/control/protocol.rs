@@ -35,6 +35,8 @@ pub(crate) struct Progress {
     pub(crate) commits: u64,
     /// Blocks of content that are still to come.
     pub(crate) blocks: u64,
+    /// The disk here is full: what is to come waits for room.
+    pub(crate) disk_full: bool,
 }
 
 /// What the daemon answers.

@@ -44,8 +44,9 @@ impl<'a> Waiter<'a> {
     /// How far it is.
     pub(crate) fn how_far(&mut self) -> Progress {
         let peers = self.network.connected();
-        let blocks = self.volume.status().wanted_blocks;
-        let mut how_far = Progress { peers: peers.len(), blocks, ..Progress::default() };
+        let status = self.volume.status();
+        let (blocks, disk_full) = (status.wanted_blocks, status.disk_full);
+        let mut how_far = Progress { peers: peers.len(), blocks, disk_full, ..Progress::default() };
         for peer in &peers {
             let flush = match self.flushes.get(&peer.connection) {
                 Some(flush) => *flush,
@@ -67,7 +68,10 @@ impl<'a> Waiter<'a> {
 
 /// What to say when the time is up.
 pub(crate) fn too_late(how_far: &Progress) -> String {
-    let Progress { peers, in_step, commits, blocks } = how_far;
+    let Progress { peers, in_step, commits, blocks, disk_full } = how_far;
+    if *disk_full {
+        return "time is up: this device's disk is full, and what peers send waits for room on it".to_owned();
+    }
     if *peers == 0 {
         return "no peer is connected: see `p2pfs peers` and `p2pfs status`".to_owned();
     }
