@@ -76,7 +76,32 @@ pub(crate) fn nodes(store: &SealedStore, mut inos: Vec<Ino>, mut each: impl FnMu
     }
 }
 
+/// Whether most of these nodes would be read in one go if there were `times` as many of them: their numbers are no
+/// further apart. Puts them in order.
+pub(crate) fn would_be_near(inos: &mut [Ino], times: usize) -> bool {
+    inos.sort_unstable();
+    let near = inos.windows(2).filter(|pair| pair[1].0 - pair[0].0 <= NEAR.saturating_mul(times as u64)).count();
+    near > inos.len() / 2
+}
+
 /// A row, if it opens and decodes.
 pub(crate) fn readable<T: DeserializeOwned>(store: &SealedStore, space: Space, key: &[u8], sealed: &[u8]) -> Option<T> {
     rmp_serde::from_slice(&store.open(space, key, sealed).ok()?).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sample_tells_whether_more_of_it_would_lie_together() {
+        let apart = |by: u64| (0..192).map(|n| Ino(7 + n * 5 % 192 * by)).collect::<Vec<_>>();
+        for (by, near) in [(1, true), (20, true), (21, false), (150, false)] {
+            assert_eq!(would_be_near(&mut apart(by), 5), near, "{by}");
+        }
+        // Made at two times.
+        let mut twice = [apart(10), apart(10).iter().map(|ino| Ino(ino.0 + (1 << 40))).collect()].concat();
+        assert!(would_be_near(&mut twice, 5));
+        assert!(!would_be_near(&mut [], 5) && !would_be_near(&mut [Ino(2)], 5));
+    }
 }

@@ -1272,16 +1272,19 @@ impl Core {
         }
     }
 
-    /// The commits that arrived after one and up to another, for the archive, as far as they are at hand: the oldest, about
-    /// `most` bytes of them. Those before are let go.
+    /// The commits that arrived right after one and up to another, for the archive, as far as they are at hand without a
+    /// gap: the oldest, about `most` bytes of them. Those before are let go; those behind a gap, which may be long, wait
+    /// until it is filled.
     pub(crate) fn take_fresh(&mut self, after: u64, until: u64, most: usize) -> VecDeque<Fresh> {
         let (mut taken, mut bytes) = (VecDeque::new(), 0);
         let Some(fresh) = &mut self.fresh else { return taken };
+        let mut next = after + 1;
         while bytes < most
-            && fresh.commits.front().is_some_and(|commit| commit.arrival <= until)
+            && fresh.commits.front().is_some_and(|commit| commit.arrival <= next.min(until))
             && let Some(commit) = fresh.take()
         {
-            if commit.arrival > after {
+            if commit.arrival == next {
+                next += 1;
                 bytes += commit.bytes();
                 taken.push_back(commit);
             }

@@ -10,6 +10,7 @@ use serde_bytes::ByteBuf;
 
 use crate::{
     acl::{self, Acl},
+    ahead,
     apply::wrap_node_key,
     commit::{AccessBody, AccessHead, BirthBody, ChangeKind, ContentBody, MetaBody, PlaceBody, XattrBody},
     content::{Content, ContentData},
@@ -175,9 +176,9 @@ impl Core {
             let last = *last;
             let wanted = &entries[..entries.len().min(limit - found.len())];
             let mut absent = self.absent_nodes(wanted);
-            if absent.len() > wanted.len() / 2 {
+            if absent.len() > wanted.len() / 2 && ahead::would_be_near(&mut absent, LIST_AHEAD / wanted.len()) {
                 // What was made together lies together, but a few entries are spread over all of it: of many entries
-                // the nodes lie beside each other.
+                // the nodes lie beside each other, unless the directory is large or was filled along with others.
                 let ahead = self.scan_entries(directory, &from, LIST_AHEAD)?;
                 absent = self.absent_nodes(&ahead);
             }

@@ -62,6 +62,35 @@ fn segments(folder: &TempDir) -> Vec<PathBuf> {
     found
 }
 
+/// Whatever is at hand: commits are taken into memory a little at a time.
+#[test]
+fn an_archive_that_is_far_behind_catches_up_in_small_steps() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut alice = Replica::founder("alice", 1);
+    for number in 0..100_u32 {
+        let bytes = number.to_le_bytes().repeat(4000);
+        (0..4).for_each(|file| alice.write(&format!("{file}"), &bytes).unwrap());
+        alice.volume.commit_now().unwrap();
+    }
+    alice.archive = Some(folder.path().join("commits"));
+    alice.restart(2);
+    let archived = || segments(&folder).iter().map(|path| path.metadata().unwrap().len()).sum::<u64>();
+    let (mut before, mut steps) = (archived(), 0);
+    alice.write("new", b"at hand").unwrap();
+    alice.volume.commit_now().unwrap();
+    loop {
+        let more = alice.volume.work().is_some();
+        let now = archived();
+        assert!(now - before < 2 << 20, "{} bytes at once", now - before);
+        (before, steps) = (now, steps + 1);
+        if !more {
+            break;
+        }
+    }
+    assert!(before > 6 << 20 && steps > 3, "{before} bytes in {steps} steps");
+    check_sound(&alice, &alice.tree());
+}
+
 #[test]
 fn a_lost_store_comes_back_from_the_archive_alone() {
     let (mut alice, folder) = alone();

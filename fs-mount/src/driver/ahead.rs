@@ -74,7 +74,7 @@ impl Ahead {
         entries.sort_unstable_by(|a, b| a.name.cmp(&b.name));
         let siblings = entries.iter().map(|entry| entry.attributes.ino).collect();
         let mut walks = self.walks.lock();
-        walks.told(parent, true, siblings);
+        walks.learned(parent, siblings);
         walks.entered(directory);
         drop(walks);
         self.read();
@@ -103,7 +103,7 @@ impl Ahead {
 /// Where somebody walks.
 #[derive(Default)]
 struct Walks {
-    /// The newest first.
+    /// What was walked last first.
     siblings: VecDeque<Siblings>,
     /// Where a directory was looked up of which nothing is known.
     looked_in: VecDeque<Ino>,
@@ -114,6 +114,8 @@ struct Walks {
 /// The subdirectories of one directory.
 struct Siblings {
     parent: Ino,
+    /// It was looked for them: there is no more to find out.
+    learned: bool,
     /// Each, and whether somebody went in or it was read ahead.
     directories: Vec<(Ino, bool)>,
     /// Into how many somebody went.
@@ -130,31 +132,50 @@ impl Walks {
             }
             _ => {
                 self.siblings.retain(|known| known.parent != parent);
-                self.siblings.push_front(Siblings { parent, directories: new.take(SIBLINGS).collect(), entered: 0 });
+                let directories = new.take(SIBLINGS).collect();
+                self.siblings.push_front(Siblings { parent, learned: false, directories, entered: 0 });
                 self.siblings.truncate(PARENTS);
             }
         }
     }
 
+    /// These subdirectories were found in `parent`.
+    fn learned(&mut self, parent: Ino, subdirectories: Vec<Ino>) {
+        self.told(parent, true, subdirectories);
+        self.siblings[0].learned = true;
+    }
+
+    /// Brings siblings to the front.
+    fn walked(&mut self, at: usize) -> &mut Siblings {
+        self.siblings.make_contiguous()[..=at].rotate_right(1);
+        &mut self.siblings[0]
+    }
+
     /// Notes that somebody goes into a directory. Whether there is something to read ahead now.
     fn entered(&mut self, directory: Ino) -> bool {
         let place = |s: &Siblings| s.directories.iter().position(|(ino, _)| *ino == directory);
-        let Some((known, at)) = self.siblings.iter_mut().find_map(|s| place(s).map(|at| (s, at))) else { return false };
+        let found = self.siblings.iter().enumerate().find_map(|(number, s)| Some((number, place(s)?)));
+        let Some((number, at)) = found else { return false };
+        let known = self.walked(number);
         known.directories[at].1 = true;
         known.entered += 1;
         if known.entered < 2 {
             return false;
         }
-        let before = self.queue.len();
-        for (ino, asked) in known.directories[at + 1..].iter_mut().take(WINDOW).filter(|(_, asked)| !asked) {
-            *asked = true;
-            self.queue.push_back(*ino);
-        }
-        self.queue.len() > before
+        let window = known.directories[at + 1..].iter_mut().take(WINDOW);
+        let next: Vec<Ino> =
+            window.filter_map(|(ino, asked)| (!std::mem::replace(asked, true)).then_some(*ino)).collect();
+        self.queue.extend(&next);
+        !next.is_empty()
     }
 
     /// Whether this is not the first directory looked up in `parent` while nothing is known of what is in there.
     fn is_second_in(&mut self, parent: Ino) -> bool {
+        // In a large directory most are not among those remembered, and to look again costs as much each time.
+        if let Some(at) = self.siblings.iter().position(|known| known.learned && known.parent == parent) {
+            self.walked(at);
+            return false;
+        }
         if let Some(at) = self.looked_in.iter().position(|known| *known == parent) {
             self.looked_in.remove(at);
             return true;
@@ -221,6 +242,32 @@ mod tests {
         assert!(!walks.is_second_in(PARENT));
         assert!(!walks.is_second_in(Ino(3)));
         assert!(walks.is_second_in(PARENT));
+    }
+
+    #[test]
+    fn a_large_directory_is_not_looked_through_for_each_name() {
+        let mut walks = Walks::default();
+        let looks = (1000..1100).filter(|name| {
+            let looks = !walks.entered(Ino(*name)) && walks.is_second_in(PARENT);
+            if looks {
+                // Those looked up are not among the first.
+                walks.learned(PARENT, (10..20).map(Ino).collect());
+            }
+            // Deeper down, too, somebody goes by names.
+            walks.learned(Ino(*name), Vec::new());
+            looks
+        });
+        assert_eq!(looks.count(), 1);
+    }
+
+    #[test]
+    fn who_walks_deeper_goes_on_where_he_was() {
+        let mut walks = walks(10..100);
+        walks.entered(Ino(10));
+        for directory in 11..80 {
+            walks.learned(Ino(1000 + directory), Vec::new());
+            assert!(walks.entered(Ino(directory)), "{directory}");
+        }
     }
 
     #[test]
