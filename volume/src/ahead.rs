@@ -21,6 +21,8 @@ const MOST_ENTRIES: usize = 512;
 /// Nodes whose numbers are no further apart are read in one go, with so many rows of links and attributes among them.
 const NEAR: u64 = 4;
 const NODE_PAGE: usize = 16;
+/// So many of them at most: a row may hold an attribute of 64 KiB.
+const AT_ONCE: usize = 64;
 
 /// All entries of a directory, in the order of their tags, and what they lead to as far as it was not in memory.
 pub(crate) struct Directory {
@@ -63,7 +65,7 @@ fn entries(store: &SealedStore, directory: Ino) -> Option<Vec<([u8; 16], Arc<Ent
 pub(crate) fn nodes(store: &SealedStore, mut inos: Vec<Ino>, mut each: impl FnMut(Ino, &dyn Fn() -> Option<NodeRow>)) {
     inos.sort_unstable();
     inos.dedup();
-    for run in inos.chunk_by(|a, b| b.0 - a.0 <= NEAR) {
+    for run in inos.chunk_by(|a, b| b.0 - a.0 <= NEAR).flat_map(|run| run.chunks(AT_ONCE)) {
         let [first, .., last] = run else { continue };
         let end = (last.0 + 1).to_be_bytes();
         // Links and attributes that lie between them may fill the page: the rest is read when it is asked for.
