@@ -29,6 +29,7 @@ use crate::{
     id::{Birthplace, CommitHash, NodeId, ValueId},
     member::{MemberRow, Members},
     node::Ino,
+    record,
     row::{Entry, Link, Node, NodeRow, Xattr},
     sealed_store::SealedStore,
     spilled::{ItemCache, Items},
@@ -286,7 +287,7 @@ pub(crate) fn node_id_key(id: &NodeId) -> IdKey {
 }
 
 pub(crate) fn decode_row<T: serde::de::DeserializeOwned>(what: &str, bytes: &[u8]) -> Result<T> {
-    rmp_serde::from_slice(bytes).map_err(|_| Error::damaged(what))
+    record::read(bytes).map_err(|_| Error::damaged(what))
 }
 
 fn capacity(n: usize) -> NonZeroUsize {
