@@ -10,6 +10,7 @@ use serde::de::DeserializeOwned;
 use crate::{
     core::entry_key,
     node::Ino,
+    record,
     row::{Entry, NodeRow},
     sealed_store::SealedStore,
     store::{Space, prefix_end},
@@ -88,7 +89,7 @@ pub(crate) fn would_be_near(inos: &mut [Ino], times: usize) -> bool {
 
 /// A row, if it opens and decodes.
 pub(crate) fn readable<T: DeserializeOwned>(store: &SealedStore, space: Space, key: &[u8], sealed: &[u8]) -> Option<T> {
-    rmp_serde::from_slice(&store.open(space, key, sealed).ok()?).ok()
+    record::read(&store.open(space, key, sealed).ok()?).ok()
 }
 
 #[cfg(test)]

@@ -29,6 +29,7 @@ use crate::{
     id::{Birthplace, CommitHash, NodeId, ValueId},
     member::{MemberRow, Members},
     node::Ino,
+    record,
     row::{Entry, Link, Node, NodeRow, Xattr},
     sealed_store::SealedStore,
     spilled::{ItemCache, Items},
@@ -47,8 +48,11 @@ const LINK_CACHE: usize = 4096;
 const XATTR_CACHE: usize = 128;
 /// Entries of a directory that are read ahead at once.
 const READ_AHEAD: usize = 128;
-/// Directories of which it is known how far they were read ahead.
-const AHEAD_CACHE: usize = 256;
+/// Directories in which somebody looked something up lately that was not in memory: a second time in one of them is taken for
+/// a walk. With many more, who asks here and there in a large tree would have all of it read.
+const AHEAD_CACHE: usize = 16;
+/// Directories read ahead as a whole.
+const LISTED_CACHE: usize = 256;
 const VECTOR_CACHE: usize = 256;
 const COMMIT_CACHE: usize = 4096;
 /// Inode numbers that are set aside at once.
@@ -286,7 +290,7 @@ pub(crate) fn node_id_key(id: &NodeId) -> IdKey {
 }
 
 pub(crate) fn decode_row<T: serde::de::DeserializeOwned>(what: &str, bytes: &[u8]) -> Result<T> {
-    rmp_serde::from_slice(bytes).map_err(|_| Error::damaged(what))
+    record::read(bytes).map_err(|_| Error::damaged(what))
 }
 
 fn capacity(n: usize) -> NonZeroUsize {
@@ -346,7 +350,7 @@ impl Core {
             links: LruCache::new(capacity(LINK_CACHE)),
             xattrs: LruCache::new(capacity(XATTR_CACHE)),
             ahead: LruCache::new(capacity(AHEAD_CACHE)),
-            listed: LruCache::new(capacity(AHEAD_CACHE)),
+            listed: LruCache::new(capacity(LISTED_CACHE)),
             settles: 0,
             vectors: LruCache::new(capacity(VECTOR_CACHE)),
             commits: LruCache::new(capacity(COMMIT_CACHE)),

@@ -34,6 +34,7 @@ mod ahead;
 mod apply;
 mod core;
 mod namespace;
+mod record;
 mod row;
 mod spilled;
 mod tree;

@@ -15,6 +15,7 @@ use crate::{
     error::{Error, Result},
     id::{CommitHash, NodeId},
     node::Ino,
+    record,
     row::NodeRow,
     sealed_store::SealedStore,
     store::{Space, prefix_end},
@@ -152,7 +153,7 @@ fn draft(core: &mut Core, old: &Old, store: &SealedStore, ino: Ino) -> Result<()
 
 /// The node behind an inode number of the old store.
 fn node_of(store: &SealedStore, ino: Ino) -> Option<NodeId> {
-    match store.get(Space::Nodes, &ino.0.to_be_bytes()).ok().flatten().map(|row| rmp_serde::from_slice(&row)) {
+    match store.get(Space::Nodes, &ino.0.to_be_bytes()).ok().flatten().map(|row| record::read(&row)) {
         Some(Ok(NodeRow::Node(node))) => return Some(node.id),
         Some(Ok(NodeRow::View { of, .. })) if of != ino => return node_of(store, of),
         _ => {}

@@ -6,6 +6,7 @@ use crate::{
     error::Error,
     fetch::{children, height},
     node::Ino,
+    record,
     row::NodeRow,
     store::Space,
     version::ValueRef,
@@ -31,7 +32,7 @@ impl Verifier<'_> {
                 let Ok(number) = <[u8; 8]>::try_from(key.as_slice()) else { continue };
                 // A record that doesn't open was told before.
                 let Ok(plain) = this.volume.inner.store.open(Space::Nodes, &key, &sealed) else { continue };
-                let Ok(row) = rmp_serde::from_slice::<NodeRow>(&plain) else { continue };
+                let Ok(row) = record::read::<NodeRow>(&plain) else { continue };
                 let contents = match &row {
                     NodeRow::Node(node) => node.content.len(),
                     // The value that shows there is none of the node's shown one: it has its own number.

@@ -6,6 +6,7 @@ use crate::{
     core::{entry_key, node_id_key},
     member::MemberRow,
     node::Ino,
+    record,
     row::{Entry, Link, Node, NodeRow, Xattr},
     spilled::{self, Item, Spilled},
     store::{Row, Space},
@@ -18,7 +19,7 @@ use super::{DamageKind, Verifier};
 const SYNCED: &[u8] = b"synced";
 
 fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Option<T> {
-    rmp_serde::from_slice(bytes).ok()
+    record::read(bytes).ok()
 }
 
 fn ino_of(key: &[u8]) -> Option<Ino> {
