@@ -2,7 +2,7 @@
 //!
 //! Locks: a file's own lock is taken before the core's, never after. What is written gathers in
 //! the file's draft; `close` publishes it (a signed content value), as does time for files that
-//! stay open; `fsync` makes it recoverable without publishing.
+//! stay open; `fsync` makes it recoverable, a small file by publishing it the first time, else without.
 
 use std::{
     sync::{Arc, atomic::Ordering},
@@ -14,7 +14,7 @@ use parking_lot::RwLock;
 use crate::{
     Changed, Volume,
     commit::encode,
-    content::{Content, ContentData, Draft, KeyRing},
+    content::{Content, ContentData, Draft, INLINE_MAX, KeyRing},
     core::Core,
     error::{Error, Result},
     node::{Allocate, AttributeChange, Attributes, Caller, Handle, Ino, NewNode, NodeKind, OpenMode, SetTime},
@@ -76,6 +76,8 @@ struct Branch {
     counted: usize,
     /// Its size when it was last published.
     published: u64,
+    /// A version was made of it.
+    shared: bool,
 }
 
 /// What a writer starts from: the values it saw, and what they say.
@@ -311,7 +313,8 @@ impl Volume {
             let draft = Draft::new(self.inner.blocks.clone(), version.content, version.keys);
             self.inner.core.lock().own.insert(file, seen.clone());
             let published = draft.size();
-            state.branch = Some(Branch { draft, seen, mtime, dirty: false, logged: false, counted: 0, published });
+            state.branch =
+                Some(Branch { draft, seen, mtime, dirty: false, logged: false, counted: 0, published, shared: false });
         }
         state.branch.as_mut().ok_or(Error::BadHandle)
     }
@@ -504,6 +507,7 @@ impl Volume {
         branch.dirty = false;
         branch.logged = false;
         branch.published = branch.draft.size();
+        branch.shared = true;
         self.count_dirty(branch.counted, branch.draft.dirty_bytes());
         branch.counted = branch.draft.dirty_bytes();
         self.inner.dirty_files.lock().remove(&ino);
@@ -569,6 +573,14 @@ impl Volume {
         let handle = self.handle(handle)?;
         {
             let mut state = handle.file.state.write();
+            // Most small files are synced just before they are closed. What is then published needs no row in the log
+            // before, nor a second one that drops it. Whoever syncs on and on is given the log.
+            let first = |b: &Branch| b.dirty && !b.shared && !b.logged && b.draft.size() <= INLINE_MAX as u64;
+            let published = state.branch.as_ref().is_some_and(first).then(|| self.publish(&handle.file, &mut state));
+            if let Some(Err(e)) = &published {
+                // The next close tells, if it can't be published then.
+                log::debug!("inode {}: synced without being published: {e}", handle.file.ino.0);
+            }
             self.log_draft(&handle.file, &mut state)?;
         }
         self.sync_store()
@@ -616,7 +628,8 @@ impl Volume {
         let file = self.hold(ino);
         let mut state = file.state.write();
         self.inner.core.lock().own.insert(ino, seen.clone());
-        state.branch = Some(Branch { draft, seen, mtime, dirty: true, logged: true, counted: 0, published: 0 });
+        state.branch =
+            Some(Branch { draft, seen, mtime, dirty: true, logged: true, counted: 0, published: 0, shared: false });
         state.kept = true;
         if let Err(e) = self.publish(&file, &mut state) {
             self.inner.dirty_files.lock().insert(ino, self.inner.clock.monotonic());

@@ -279,6 +279,11 @@ fn what_was_under_way_outlives_a_damaged_store() {
     alice.volume.write(new, 0, b"synced too", &Default::default()).unwrap();
     alice.volume.fsync(old).unwrap();
     alice.volume.fsync(new).unwrap();
+    // The first time made a version, the second does not.
+    alice.volume.write(old, 18, b" yet", &Default::default()).unwrap();
+    alice.volume.write(new, 10, b", again", &Default::default()).unwrap();
+    alice.volume.fsync(old).unwrap();
+    alice.volume.fsync(new).unwrap();
     alice.rename("again", "renamed").unwrap();
     // The daemon dies, and a record is damaged without which the volume doesn't open.
     let key = alice.store.keys(Space::Meta).into_iter().find(|key| key == b"counters").unwrap();
@@ -286,8 +291,8 @@ fn what_was_under_way_outlives_a_damaged_store() {
     assert!(alice.try_restart(20).is_err());
     let salvaged = alice.salvage(21);
     assert_eq!((salvaged.damaged, salvaged.waiting), (0, 0));
-    assert_eq!(alice.read("file 2").unwrap(), b"synced, not closed");
-    assert_eq!(alice.read("fresh/file").unwrap(), b"synced too");
+    assert_eq!(alice.read("file 2").unwrap(), b"synced, not closed yet");
+    assert_eq!(alice.read("fresh/file").unwrap(), b"synced too, again");
     assert!(alice.find("renamed").is_ok() && alice.find("again").is_err());
     let tree = alice.tree();
     assert!(!tree.iter().any(|line| line.contains("conflict")), "{tree:?}");

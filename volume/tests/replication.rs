@@ -298,14 +298,51 @@ fn what_was_answered_survives_the_death_of_the_process() {
     alice.mkdir("d").unwrap();
     alice.write("d/f", b"kept").unwrap();
     let handle = alice.open_to_write("open").unwrap();
-    alice.volume.write(handle, 0, b"synced", &p2pfs_volume::Caller::default()).unwrap();
-    alice.volume.fsync(handle).unwrap();
+    for text in [&b"synced"[..], b"synced, once more"] {
+        alice.volume.write(handle, 0, text, &p2pfs_volume::Caller::default()).unwrap();
+        alice.volume.fsync(handle).unwrap();
+    }
     alice.restart(7);
     assert_eq!(alice.read("d/f").unwrap(), b"kept");
-    assert_eq!(alice.read("open").unwrap(), b"synced");
+    assert_eq!(alice.read("open").unwrap(), b"synced, once more");
     meet(&alice, &bob);
     alice.restart(8);
     meet(&alice, &bob);
+}
+
+/// Who saves a small file syncs it once and closes it; who syncs on and on is no reason for a version each time.
+#[test]
+fn the_first_sync_of_a_small_file_makes_a_version_and_no_other_does() {
+    let (mut alice, bob) = pair();
+    let handle = alice.open_to_write("f").unwrap();
+    let write = |alice: &Replica, text: &[u8]| {
+        alice.volume.write(handle, 0, text, &Caller::default()).unwrap();
+        alice.volume.fsync(handle).unwrap();
+    };
+    let drafts = |alice: &Replica| alice.store.keys(Space::Drafts).len();
+    write(&alice, b"one");
+    assert_eq!(drafts(&alice), 0);
+    // (What is closed now has nothing left to store.)
+    let stored = alice.store.keys(Space::Changes).len();
+    for text in [b"two", b"three"] as [&[u8]; 2] {
+        write(&alice, text);
+    }
+    assert_eq!(alice.store.keys(Space::Changes).len(), stored);
+    assert!(drafts(&alice) > 0);
+    alice.volume.flush(handle).unwrap();
+    assert_eq!((alice.store.keys(Space::Changes).len(), drafts(&alice)), (stored + 1, 0));
+    alice.close(handle).unwrap();
+    let handle = alice.open_to_write("g").unwrap();
+    alice.volume.write(handle, 0, b"saved", &Caller::default()).unwrap();
+    alice.volume.fsync(handle).unwrap();
+    let unsynced = alice.store.unsynced();
+    alice.volume.flush(handle).unwrap();
+    assert_eq!(alice.store.unsynced(), unsynced, "closing stores nothing more");
+    alice.store.lose_power(0);
+    alice.restart(7);
+    assert_eq!((alice.read("f").unwrap(), alice.read("g").unwrap()), (b"three".to_vec(), b"saved".to_vec()));
+    meet(&alice, &bob);
+    assert_eq!((bob.read("f").unwrap(), bob.read("g").unwrap()), (b"three".to_vec(), b"saved".to_vec()));
 }
 
 #[test]
@@ -793,16 +830,20 @@ fn a_synced_draft_that_can_not_be_published_at_the_start_shows_and_is_published_
     alice.write("f", b"base").unwrap();
     meet(&alice, &bob);
     let handle = alice.open_to_write("f").unwrap();
-    alice.volume.write(handle, 0, b"synced", &Caller::default()).unwrap();
-    alice.volume.fsync(handle).unwrap();
+    for text in [b"a version", b"in no one"] {
+        // (A commit that is not cut yet can't be cut on that disk.)
+        alice.volume.commit_now().unwrap();
+        alice.volume.write(handle, 0, text, &Caller::default()).unwrap();
+        alice.volume.fsync(handle).unwrap();
+    }
     alice.store.lose_power(0);
     alice.store.fail_after(Some(0));
     alice.restart(7);
-    assert_eq!(alice.read("f").unwrap(), b"synced");
+    assert_eq!(alice.read("f").unwrap(), b"in no one");
     alice.store.fail_after(None);
     alice.clock.advance(std::time::Duration::from_secs(2));
     meet(&alice, &bob);
-    assert_eq!(bob.read("f").unwrap(), b"synced");
+    assert_eq!(bob.read("f").unwrap(), b"in no one");
     bob.write("f", b"bob's").unwrap();
     meet(&alice, &bob);
     assert_eq!(alice.read("f").unwrap(), b"bob's");
