@@ -56,10 +56,12 @@ const RECORD_SYNC_BYTES: u64 = 4 << 20;
 const ASIDE: &[u8] = b"aside/";
 /// Shorter pieces of a block make no run: who reads here and there comes again.
 const RUN_PART: usize = 32 << 10;
-/// How far apart reads of one run may be.
-const RUN_GAP: u64 = 4 << 20;
-/// The kernel is told to forget pages of a run in steps of so much.
-const FORGET_BYTES: u64 = 4 << 20;
+/// The kernel is told to forget pages in parts of so much, aligned to it: it keeps each of its larger pages that a range cuts.
+const PART: u64 = 4 << 20;
+/// Parts of packs in which it is followed what was read.
+const PARTS: usize = 8;
+/// Of the 64 pieces of a part, those that may seem not to have been read: list nodes and headers lie between blocks.
+const UNREAD: u32 = 2;
 /// Blocks written with one system call.
 const GROUP: usize = 256;
 
@@ -84,6 +86,7 @@ pub struct Packs {
     recovery: Recovery,
     rows: Mutex<LruCache<BlockHash, Place>>,
     files: Mutex<LruCache<u32, Arc<Pack>>>,
+    reading: Mutex<Reading>,
     /// The pack continued from the time before, if it was closed in order.
     continued: Option<u32>,
     // Locks, in the order in which they may be taken while another is held.
@@ -98,34 +101,45 @@ struct Pack {
     file: File,
     /// Its length when it was opened.
     len: u64,
-    run: Mutex<Run>,
 }
 
-/// Where files are being read from a pack one block after the other.
+/// The parts of packs read last: what was wholly read is forgotten as soon as reading goes on in others.
 #[derive(Default)]
-struct Run {
-    /// Up to where the kernel was told to forget its pages.
-    start: u64,
-    /// Behind the last block read.
-    end: u64,
+struct Reading {
+    /// The one read last at the end: which part of which pack, and which pieces of it were read.
+    parts: Vec<(u32, u64, u64)>,
 }
 
-impl Run {
-    /// Notes that a part was read; which one the kernel may forget now.
-    fn read(&mut self, from: u64, to: u64) -> Option<Range<u64>> {
-        // Several threads read side by side, and list nodes and headers lie between blocks.
-        if from.abs_diff(self.end) > RUN_GAP || from < self.start {
-            *self = Run { start: from, end: to };
-            return None;
+impl Reading {
+    /// Notes that bytes of a pack were read; which ones the kernel may forget now.
+    ///
+    /// Several threads and peers read side by side, and blocks lie in the order in which they came: so the order of
+    /// reads says nothing, only what was read of a part before it is left for others.
+    fn read(&mut self, pack: u32, from: u64, to: u64) -> Option<(u32, Range<u64>)> {
+        const PIECE: u64 = PART / 64;
+        let mut past = None;
+        // A piece was read by whoever read its middle.
+        let pieces = (from + PIECE / 2) / PIECE..(to + PIECE / 2) / PIECE;
+        for piece in pieces {
+            let (part, bit) = (piece / 64, 1 << (piece % 64));
+            match self.parts.iter().rposition(|known| (known.0, known.1) == (pack, part)) {
+                Some(at) => {
+                    self.parts[at].2 |= bit;
+                    let last = self.parts.len() - 1;
+                    self.parts[at..].rotate_left(usize::from(at < last));
+                }
+                None => {
+                    if self.parts.len() == PARTS {
+                        let (pack, part, read) = self.parts.remove(0);
+                        if read.count_zeros() <= UNREAD {
+                            past = Some((pack, part * PART..(part + 1) * PART));
+                        }
+                    }
+                    self.parts.push((pack, part, bit));
+                }
+            }
         }
-        self.end = self.end.max(to);
-        let past = self.end.saturating_sub(RUN_GAP) / PAGE * PAGE;
-        let start = self.start.next_multiple_of(PAGE);
-        if past.saturating_sub(start) < FORGET_BYTES {
-            return None;
-        }
-        self.start = past;
-        Some(start..past)
+        past
     }
 }
 
@@ -176,6 +190,7 @@ impl Packs {
             recovery: opened.recovery,
             rows: Mutex::new(LruCache::new(NonZeroUsize::new(INDEX_ROWS).expect("a positive constant"))),
             files: Mutex::new(LruCache::new(NonZeroUsize::new(OPEN_PACKS).expect("a positive constant"))),
+            reading: Mutex::default(),
             tail: Mutex::new(Tail {
                 end: 0,
                 written_out: 0,
@@ -239,7 +254,7 @@ impl Packs {
             Err(error) => return Err(error.into()),
         };
         let len = file.metadata()?.len();
-        let pack = Arc::new(Pack { number, file, len, run: Mutex::default() });
+        let pack = Arc::new(Pack { number, file, len });
         files.put(number, pack.clone());
         Ok(Some(pack))
     }
@@ -309,7 +324,7 @@ impl Packs {
         synced.point.closed = false;
         self.record(synced)?;
         tail.next_number = number.checked_add(1).ok_or(Error::NoSpace)?;
-        let pack = Arc::new(Pack { number, file, len: PACK_HEADER, run: Mutex::default() });
+        let pack = Arc::new(Pack { number, file, len: PACK_HEADER });
         self.files.lock().put(number, pack.clone());
         let end = tail.end;
         tail.unsynced.extend(tail.pack.replace(pack).map(|full| (full, end)));
@@ -344,6 +359,17 @@ impl Packs {
             }
         }
         Ok(())
+    }
+
+    /// Has the kernel forget blocks that were read one after the other. What a program read lies in the mount's pages as
+    /// well, and what a peer was sent will not be sent to it again: memory would fill with second copies.
+    fn was_read(&self, place: &Place) {
+        let past = self.reading.lock().read(place.pack, place.offset, place.end());
+        if let Some((number, range)) = past
+            && let Ok(Some(pack)) = self.pack(number)
+        {
+            write_out(&pack.file, range.start, range.end);
+        }
     }
 
     fn put_group(&self, blocks: &[(BlockHash, &[u8])]) -> Result<()> {
@@ -400,7 +426,7 @@ impl BlockStore for Packs {
             out[..known.len()].copy_from_slice(known);
         }
         if out.len() >= RUN_PART {
-            was_read(&pack, &place);
+            self.was_read(&place);
         }
         Ok(true)
     }
@@ -532,15 +558,6 @@ fn write_all(file: &File, mut parts: &mut [IoSlice<'_>], mut offset: u64) -> io:
         }
     }
     Ok(())
-}
-
-/// Has the kernel forget blocks that were read one after the other. What a program read lies in the mount's pages as well, and
-/// what a peer was sent will not be sent to it again: memory would fill with second copies.
-fn was_read(pack: &Pack, place: &Place) {
-    let past = pack.run.lock().read(place.offset, place.end());
-    if let Some(past) = past {
-        write_out(&pack.file, past.start, past.end);
-    }
 }
 
 /// Has the kernel begin to write out a range of a file; only a hint.
