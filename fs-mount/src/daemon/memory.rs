@@ -1,6 +1,6 @@
 //! Keeping the process small, and its memory quick to get.
 
-use std::{env, os::unix::process::CommandExt, process::Command};
+use std::{env, os::unix::process::CommandExt, process::Command, thread};
 
 /// Where the C library looks, as a program starts, for how its allocator shall be.
 const SETTINGS: &str = "GLIBC_TUNABLES";
@@ -31,7 +31,8 @@ pub(crate) fn begin_with_settings() {
     let _ = command.exec();
 }
 
-/// Each thread would get a heap of its own from the C library, and each would keep what was freed in it.
+/// Each thread would get a heap of its own from the C library, and each would keep what was freed in it. To be called
+/// before there are other threads.
 #[allow(unsafe_code, reason = "no safe wrapper exists; sets two numbers in the allocator")]
 pub(super) fn keep_small() {
     const ARENAS: libc::c_int = 2;
@@ -40,5 +41,23 @@ pub(super) fn keep_small() {
     unsafe {
         libc::mallopt(libc::M_ARENA_MAX, ARENAS);
         libc::mallopt(libc::M_TRIM_THRESHOLD, TRIM_ABOVE);
+    }
+    grow_second_heap();
+}
+
+/// The heap of the other threads asks the kernel for each page that it grows by, the first time: thousands of calls while a
+/// fresh daemon reads a tree. Once grown and given back, its pages cost no call any more, and no memory.
+fn grow_second_heap() {
+    // More than a daemon has there before a tree of some 10,000 files is in its memory; each piece is too small to be
+    // mapped by itself.
+    const PIECES: usize = 400;
+    const PIECE: usize = 64 << 10;
+    let grown = thread::Builder::new().spawn(|| {
+        let pieces: Vec<Vec<u8>> = (0..PIECES).map(|_| Vec::with_capacity(PIECE)).collect();
+        drop(std::hint::black_box(pieces));
+    });
+    if let Ok(grown) = grown {
+        // It can't panic; without it all works as well.
+        let _ = grown.join();
     }
 }
