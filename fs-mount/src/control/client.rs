@@ -169,7 +169,10 @@ mod tests {
     fn answers() {
         check("{\"reply\":\"done\"}\n", Ok("Done"));
         check(
-            concat!(r#"{"progress":{"peers":2,"in_step":1,"commits":3,"blocks":4}}"#, "\n{\"reply\":\"done\"}\n"),
+            concat!(
+                r#"{"progress":{"peers":2,"in_step":1,"commits":3,"blocks":4,"disk_full":false}}"#,
+                "\n{\"reply\":\"done\"}\n"
+            ),
             Ok("[2]"),
         );
         check("{\"failed\":\"time is up\"}\n", Err("time is up"));
