@@ -105,6 +105,9 @@ pub(crate) struct Shared {
     asked_to_end: AtomicBool,
     /// Whether everything is closed: turns true once, just before the process ends.
     finished: watch::Sender<bool>,
+    /// Held while somebody's unmounting is under way. The kernel forgets all files after it has told the daemon of
+    /// the end: with a million of them that takes longer than closing.
+    unmounting: Mutex<()>,
     /// Held until the process ends, and so for longer than the store is open.
     _lock: VolumeLock,
 }
@@ -145,6 +148,7 @@ pub(crate) fn run(config: Config, ready: impl FnOnce(Ready)) -> Outcome<()> {
         state: Mutex::new(state),
         asked_to_end: AtomicBool::new(false),
         finished: watch::Sender::new(false),
+        unmounting: Mutex::new(()),
         _lock: lock,
     });
     let committer = spawn_committer(&shared.volume)?;
@@ -288,6 +292,7 @@ impl Shared {
         let Some(mounted) = self.mounted.get() else {
             return Err(Failure::new("the volume is just being mounted: try again"));
         };
+        let _under_way = self.unmounting.lock();
         match mounted.unmount() {
             Ok(()) => Ok(()),
             Err(MountError::Busy(_)) => Err(mountpoint::busy(&self.mountpoint)),
@@ -317,7 +322,9 @@ impl Shared {
     }
 
     /// Tells those who wait for the end, and gives them time to pass it on.
-    async fn say_finished(&self) {
+    async fn say_finished(self: &Arc<Self>) {
+        let shared = self.clone();
+        blocking(move || drop(shared.unmounting.lock())).await;
         self.finished.send_replace(true);
         let _ = tokio::time::timeout(CLOSING, self.finished.closed()).await;
     }
