@@ -27,6 +27,7 @@ mod mount_tests;
 mod mounted;
 mod negotiation;
 mod open_files;
+mod past;
 mod pool;
 mod replies;
 mod requests;

@@ -896,6 +896,7 @@ impl Core {
             merged: Vec::new(),
             hung_at: None,
             views: Vec::new(),
+            since: 0,
             spilled: Spilled::default(),
         });
         // The key of what is made here is at hand.

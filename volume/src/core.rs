@@ -26,6 +26,7 @@ use crate::{
         RawChange, encode, encode_into,
     },
     error::{Error, Result},
+    history::{self, Past},
     id::{Birthplace, CommitHash, NodeId, ValueId},
     member::{MemberRow, Members},
     node::Ino,
@@ -81,6 +82,10 @@ pub(crate) struct CommitRow {
     /// What its version vector has that its predecessor's on the branch hasn't; all of it at every 64th.
     pub vector: Vec<Dot>,
     pub vector_whole: bool,
+    /// Since when it shows here: no earlier than those that arrived before it. The least time in a row from before there
+    /// was history.
+    #[serde(default)]
+    pub shown: Timestamp,
 }
 
 /// The essentials of a commit, cached.
@@ -236,6 +241,10 @@ pub(crate) struct Core {
     pub me: BranchNo,
     pub pending: Option<Pending>,
     pub next_arrival: u64,
+    /// Since when the commit shows that arrived last.
+    last_shown: Timestamp,
+    /// Since when the commit showed that is taken in, when a store is built anew.
+    pub(crate) showed: Option<Timestamp>,
     pub overlay: Overlay,
     /// Nothing without an archive.
     fresh: Option<FreshCommits>,
@@ -257,6 +266,10 @@ pub(crate) struct Core {
     ahead: LruCache<Ino, Option<[u8; 16]>>,
     /// Directories read ahead as a whole ([`crate::ahead`]): the tags of all their entries, in order.
     listed: LruCache<Ino, Arc<[[u8; 16]]>>,
+    /// The first arrival after which the state can be read as it was.
+    pub(crate) history_from: u64,
+    /// The state is looked at as it was then.
+    pub(crate) past: Option<Past>,
     /// How many batches were begun so far. What was read beside the lock at another count may be out of date.
     settles: u64,
     vectors: LruCache<Dot, Arc<VersionVector>>,
@@ -268,10 +281,12 @@ pub(crate) struct Core {
 }
 
 const COUNTERS: &[u8] = b"counters";
+/// The first arrival after which the state can be read as it was.
+const HISTORY: &[u8] = b"history";
 pub(crate) const VOLUME: &[u8] = b"volume";
 pub(crate) const BRANCH_PREFIX: &[u8] = b"branch/";
 
-type EntriesByTag = BTreeMap<[u8; 16], Arc<Entry>>;
+pub(crate) type EntriesByTag = BTreeMap<[u8; 16], Arc<Entry>>;
 
 /// Key of a node's id.
 pub(crate) type IdKey = [u8; 17];
@@ -338,6 +353,8 @@ impl Core {
             me: BranchNo(0),
             pending: None,
             next_arrival: 1,
+            last_shown: Timestamp::default(),
+            showed: None,
             overlay: Overlay::default(),
             fresh: parts.archive.map(|_| FreshCommits::default()),
             stored_counters: counters.clone(),
@@ -351,6 +368,8 @@ impl Core {
             xattrs: LruCache::new(capacity(XATTR_CACHE)),
             ahead: LruCache::new(capacity(AHEAD_CACHE)),
             listed: LruCache::new(capacity(LISTED_CACHE)),
+            history_from: 0,
+            past: None,
             settles: 0,
             vectors: LruCache::new(capacity(VECTOR_CACHE)),
             commits: LruCache::new(capacity(COMMIT_CACHE)),
@@ -398,7 +417,19 @@ impl Core {
         if let Some((key, _)) = self.store.raw().last(Space::Index, b"a", &prefix_end(b"a"))? {
             let bytes = key.get(1..9).and_then(|b| b.try_into().ok()).ok_or_else(|| Error::damaged("arrival key"))?;
             self.next_arrival = u64::from_be_bytes(bytes) + 1;
+            self.last_shown = self.shown_since(self.next_arrival - 1)?;
         }
+        self.history_from = match self.store.get(Space::Meta, HISTORY)? {
+            Some(bytes) => decode_row("where history begins", &bytes)?,
+            None => {
+                // A store from before there was history keeps it from here on; a new one from the first commit.
+                let from = self.next_arrival - 1;
+                let mut batch = Batch::new();
+                self.store.put(&mut batch, Space::Meta, HISTORY, &encode(&from));
+                self.store.apply(batch)?;
+                from
+            }
+        };
         self.me = self.own_branch()?;
         // The frontier: tips that no other tip's author had seen.
         let tips: Vec<Dot> = self.tips().collect();
@@ -573,6 +604,13 @@ impl Core {
 
     /// The row of an inode number.
     pub(crate) fn row(&mut self, ino: Ino) -> Result<Option<Arc<NodeRow>>> {
+        match self.past {
+            Some(past) => self.past_row(ino, past.arrival),
+            None => self.present_row(ino),
+        }
+    }
+
+    pub(crate) fn present_row(&mut self, ino: Ino) -> Result<Option<Arc<NodeRow>>> {
         if let Some(row) = self.overlay.nodes.get(&ino) {
             return Ok(row.clone());
         }
@@ -645,6 +683,9 @@ impl Core {
 
     /// The entry of a name; an empty one when nothing has that name.
     pub(crate) fn entry(&mut self, directory: Ino, name: &[u8]) -> Result<Arc<Entry>> {
+        if let Some(past) = self.past {
+            return self.past_entry(directory, name, past.arrival);
+        }
         let key = (directory, self.tag(name));
         if let Some(entry) = self.overlay.entries.get(&key) {
             return Ok(entry.clone());
@@ -763,7 +804,7 @@ impl Core {
         self.overlay.entries.insert(key, Arc::new(entry));
     }
 
-    fn stored_entries(&self, directory: Ino, from: &[u8; 16], limit: usize) -> Result<EntriesByTag> {
+    pub(crate) fn stored_entries(&self, directory: Ino, from: &[u8; 16], limit: usize) -> Result<EntriesByTag> {
         let prefix = directory.0.to_be_bytes();
         let rows = self.store.scan(Space::Entries, &entry_key(directory, from), &prefix_end(&prefix), limit)?;
         let mut found = BTreeMap::new();
@@ -782,6 +823,9 @@ impl Core {
         from: &[u8; 16],
         limit: usize,
     ) -> Result<Vec<([u8; 16], Arc<Entry>)>> {
+        if let Some(past) = self.past {
+            return self.past_entries(directory, from, limit, past.arrival);
+        }
         let mut from = *from;
         loop {
             let mut found = match self.listed_entries(directory, &from, limit) {
@@ -875,13 +919,14 @@ impl Core {
     /// Applies what the call changed as one batch, with `batch` on top.
     pub(crate) fn settle(&mut self, mut batch: Batch) -> Result<()> {
         self.settles += 1;
-        let overlay = std::mem::take(&mut self.overlay);
+        let mut overlay = std::mem::take(&mut self.overlay);
         for (directory, _) in overlay.entries.keys() {
             self.listed.pop(directory);
         }
-        batch.writes.extend(overlay.batch.writes);
+        batch.writes.append(&mut overlay.batch.writes);
         // Rows are encoded one after the other in one place.
         let mut plain = Vec::with_capacity(ROW_BYTES);
+        self.keep_history(&mut batch, &mut overlay, &mut plain)?;
         for (ino, row) in &overlay.nodes {
             match row {
                 Some(row) => {
@@ -969,6 +1014,45 @@ impl Core {
             self.members.put(row);
         }
         Ok(())
+    }
+
+    /// Puts rows that other commits made, and that the open one changes, into the history; the new ones are as they are
+    /// since the open one.
+    fn keep_history(&mut self, batch: &mut Batch, overlay: &mut Overlay, plain: &mut Vec<u8>) -> Result<()> {
+        let open = self.next_arrival;
+        for (ino, row) in &mut overlay.nodes {
+            let mut since = open;
+            if *ino < self.next_ino()
+                && let Some(old) = self.present_row(*ino)?
+                && old.since() < open
+            {
+                match (row.as_deref(), &*old) {
+                    (Some(NodeRow::Node(new)), NodeRow::Node(old)) if new.reads_as(old) => since = old.since,
+                    _ => history::keep_node(&self.store, batch, *ino, &old, open, plain),
+                }
+            }
+            if let Some(row) = row {
+                Arc::make_mut(row).set_since(since);
+            }
+        }
+        for ((directory, tag), entry) in &mut overlay.entries {
+            if let Some(old) = self.present_entry(*directory, tag)?
+                && old.since < open
+            {
+                history::keep_entry(&self.store, batch, (*directory, tag), &old, open, plain);
+            }
+            Arc::make_mut(entry).since = open;
+        }
+        self.keep_xattrs(batch, &overlay.xattrs, open)
+    }
+
+    /// The entry with this tag, if there is one.
+    pub(crate) fn present_entry(&mut self, directory: Ino, tag: &[u8; 16]) -> Result<Option<Arc<Entry>>> {
+        if let Some(entry) = self.entries.get(&(directory, *tag)) {
+            return Ok(Some(entry.clone()).filter(|entry| !entry.is_empty()));
+        }
+        let found = self.store.get(Space::Entries, &entry_key(directory, tag))?;
+        found.map(|bytes| Ok(Arc::new(decode_row("entry", &bytes)?))).transpose()
     }
 
     /// Forgets what the call changed.
@@ -1351,6 +1435,7 @@ impl Core {
             void,
             vector,
             vector_whole: whole,
+            shown: self.last_shown.max(self.shows_from(header.time)),
         };
         self.store.put(batch, Space::Commits, dot.key(), &encode(&row));
         batch.put(Space::Index, [b"h", &row.hash.as_bytes()[..]].concat(), dot.key());
@@ -1365,6 +1450,7 @@ impl Core {
     pub(crate) fn entered(&mut self, dot: Dot, header: &Header, observed: &[Dot]) {
         let hash = self.commits.get(&dot).map_or(CommitHash::ZERO, |info| info.hash);
         self.next_arrival += 1;
+        self.last_shown = self.last_shown.max(self.shows_from(header.time));
         let branch = self.branch_mut(dot.branch);
         branch.tip = dot.seq;
         branch.tip_hash = hash;

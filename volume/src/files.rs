@@ -17,6 +17,7 @@ use crate::{
     content::{Content, ContentData, Draft, INLINE_MAX, KeyRing},
     core::Core,
     error::{Error, Result},
+    history,
     node::{Allocate, AttributeChange, Attributes, Caller, Handle, Ino, NewNode, NodeKind, OpenMode, SetTime},
     row::{Node, NodeRow},
     time::Timestamp,
@@ -104,7 +105,7 @@ impl Core {
     pub(crate) fn version(&mut self, ino: Ino) -> Result<Version> {
         let mut row = self.row(ino)?.ok_or(Error::NotFound)?;
         let mut view = None;
-        if let NodeRow::View { of, value } = *row {
+        if let NodeRow::View { of, value, .. } = *row {
             view = Some(value);
             row = self.row(of)?.ok_or(Error::NotFound)?;
         }
@@ -146,6 +147,10 @@ impl Core {
 impl Volume {
     fn handle(&self, handle: Handle) -> Result<Arc<OpenHandle>> {
         self.inner.handles.get(&handle.0).map(|h| h.clone()).ok_or(Error::BadHandle)
+    }
+
+    fn shown_version(&self, ino: Ino) -> Result<Version> {
+        self.reading(ino, |core, ino, _| core.version(ino))
     }
 
     /// The open file of an inode, with one more reference to it.
@@ -229,6 +234,7 @@ impl Volume {
             _ => return Err(Error::Invalid),
         }
         let base = if writing {
+            history::check_present(&[ino])?;
             Some(self.local(&[], |core| {
                 core.may_change()?;
                 core.made_real(ino)?;
@@ -282,6 +288,7 @@ impl Volume {
         exclusive: bool,
         who: &Caller,
     ) -> Result<(Attributes, Handle)> {
+        history::check_present(&[parent])?;
         let made = self.local(&[name], |core| {
             let ino = core.make(parent, name, NewNode::File, mode, who)?;
             // All that opening it would ask for next.
@@ -371,7 +378,9 @@ impl Volume {
     pub fn read(&self, handle: Handle, offset: u64, len: usize, out: &mut Vec<u8>) -> Result<()> {
         let handle = self.handle(handle)?;
         let result = self.read_from(&handle, offset, len, out);
+        // (A version that no longer shows is only fetched for who waits for it.)
         if let Err(Error::Absent(_)) = &result
+            && !history::is_past(handle.file.ino)
             && let Err(e) = self.want_again(handle.file.ino)
         {
             log::error!("inode {}: what it lacks could not be noted: {e}", handle.file.ino.0);
@@ -390,7 +399,7 @@ impl Volume {
         drop(state);
         let mut state = handle.file.state.write();
         if state.branch.is_none() && state.shown.is_none() {
-            state.shown = Some(self.inner.core.lock().version(handle.file.ino)?);
+            state.shown = Some(self.shown_version(handle.file.ino)?);
         }
         match (&state.branch, &state.shown) {
             (Some(branch), _) => branch.draft.read(offset, len, out),
@@ -436,6 +445,7 @@ impl Volume {
     /// # Errors
     /// As [`Self::write`].
     pub fn write_mapped(&self, ino: Ino, offset: u64, data: &[u8]) -> Result<usize> {
+        history::check_present(&[ino])?;
         self.check_space(data.len())?;
         let file = self.hold(ino);
         let mut state = file.state.write();
@@ -688,6 +698,7 @@ impl Volume {
         change: &AttributeChange,
         who: &Caller,
     ) -> Result<Attributes> {
+        history::check_present(&[ino])?;
         if let Some(size) = change.size {
             self.set_size(ino, handle, size, who)?;
         }
@@ -776,7 +787,10 @@ impl Volume {
             let branch = state.branch.as_ref()?;
             Some((branch.draft.size(), branch.draft.allocated(), branch.dirty.then_some(branch.mtime)))
         });
-        let mut attributes = self.inner.core.lock().attributes(ino)?;
+        let mut attributes = self.reading(ino, |core, ino, number| {
+            let attributes = core.attributes(ino)?;
+            Ok(Attributes { ino: number(attributes.ino), ..attributes })
+        })?;
         if let Some((size, allocated, mtime)) = own {
             (attributes.size, attributes.allocated) = (size, allocated);
             if let Some(mtime) = mtime {
@@ -824,7 +838,7 @@ impl Volume {
             return draft(&branch.draft);
         }
         if state.shown.is_none() {
-            state.shown = Some(self.inner.core.lock().version(handle.file.ino)?);
+            state.shown = Some(self.shown_version(handle.file.ino)?);
         }
         version(state.shown.as_ref().ok_or(Error::BadHandle)?)
     }
@@ -870,7 +884,7 @@ impl Volume {
                 }
                 None => {
                     if state.shown.is_none() {
-                        state.shown = Some(self.inner.core.lock().version(source.file.ino)?);
+                        state.shown = Some(self.shown_version(source.file.ino)?);
                     }
                     state.shown.clone().map(|v| (v.content, v.keys)).ok_or(Error::BadHandle)?
                 }

@@ -33,6 +33,7 @@ mod acl;
 mod ahead;
 mod apply;
 mod core;
+mod history;
 mod namespace;
 mod record;
 mod row;
@@ -60,6 +61,7 @@ mod vectors;
 pub use content::{BlockHash, BlockStore};
 pub use error::{Error, Result};
 pub use files::PagesFrom;
+pub use history::is_past;
 pub use member::{DeviceInfo, Invitation, JoinGrant, JoinRequest, Member, Role, TicketSecret};
 pub use node::{
     Allocate, AttributeChange, Attributes, Caller, DirEntry, Handle, Ino, NAME_MAX, NewNode, NodeKind, OpenMode,

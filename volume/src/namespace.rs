@@ -87,7 +87,7 @@ impl Core {
     pub(crate) fn attributes(&mut self, ino: Ino) -> Result<Attributes> {
         let row = self.row(ino)?.ok_or(Error::NotFound)?;
         match &*row {
-            NodeRow::View { of, value } => {
+            NodeRow::View { of, value, .. } => {
                 let mut attributes = self.attributes(*of)?;
                 let (size, allocated, mtime) = self.with_node(*of, |n| {
                     let content = n.content.iter().find(|v| v.at == *value).and_then(|v| v.value.as_ref());
@@ -108,6 +108,9 @@ impl Core {
                     let mut attributes = Self::node_attributes(ino, node);
                     for &part in &node.merged {
                         attributes.mtime = attributes.mtime.max(self.with_node(part, |n| n.mtime)?);
+                    }
+                    if let Some(past) = self.past {
+                        past.correct(&mut attributes);
                     }
                     Ok(attributes)
                 }
@@ -390,7 +393,7 @@ impl Core {
 
     /// Takes away what a name leads to, no directory. A conflict's other values stay, each under its own name.
     fn remove_file(&mut self, directory: Ino, name: &[u8], ino: Ino) -> Result<()> {
-        if let Some(NodeRow::View { of, value }) = self.row(ino)?.as_deref() {
+        if let Some(NodeRow::View { of, value, .. }) = self.row(ino)?.as_deref() {
             return self.settle_conflict(*of, *value);
         }
         let entry = self.entry(directory, name)?;
@@ -622,7 +625,7 @@ impl Core {
     /// The node to work on: a conflicting value is first made a file of its own, which keeps the
     /// inode number it shows under.
     pub(crate) fn made_real(&mut self, ino: Ino) -> Result<Ino> {
-        let Some(NodeRow::View { of, value }) = self.row(ino)?.as_deref().cloned() else { return Ok(ino) };
+        let Some(NodeRow::View { of, value, .. }) = self.row(ino)?.as_deref().cloned() else { return Ok(ino) };
         self.may_change()?;
         let file = self.node(of)?;
         let shown = self.first_shown(of, &file)?.and_then(|link| link.shown.clone()).ok_or(Error::NotFound)?;

@@ -11,7 +11,7 @@ use crate::{
     content::BlockHash,
     id::{LinkId, NodeId, RealmId},
     node::{Ino, NodeKind},
-    spilled::Spilled,
+    spilled::{self, Spilled},
     time::Timestamp,
     tree::is_placed,
     version::ValueRef,
@@ -156,9 +156,13 @@ pub(crate) struct Node {
     pub hung_at: Option<(Ino, ByteBuf, ValueRef, u64)>,
     /// For each value beside the shown one of a file in conflict, the number under which it shows.
     pub views: Vec<(ValueRef, Ino)>,
-    /// What has rows of its own. Rows of nodes without any are as they were before there were such.
-    #[serde(default, skip_serializing_if = "Spilled::is_nothing")]
+    /// What has rows of its own.
+    #[serde(default, with = "spilled::or_nil")]
     pub spilled: Spilled,
+    /// Arrival of the commit since which this row is as it is, but for a removal or a move ([`crate::history`]). 0 in a
+    /// row from before there was history.
+    #[serde(default)]
+    pub since: u64,
 }
 
 impl Node {
@@ -192,6 +196,28 @@ impl Node {
         self.spilled.placed > 0 || self.links.iter().any(|link| is_placed(link))
     }
 
+    /// Whether who reads this file finds no more than another change time than in `old`, wherever it is.
+    pub(crate) fn reads_as(&self, old: &Node) -> bool {
+        fn ats<T>(values: &[Value<T>]) -> impl Iterator<Item = (ValueRef, bool)> {
+            values.iter().map(|value| (value.at, value.value.is_some()))
+        }
+        let same_xattr = |(one, other): (&Arc<Xattr>, &Arc<Xattr>)| {
+            Arc::ptr_eq(one, other) || one.tag == other.tag && ats(&one.values).eq(ats(&other.values))
+        };
+        let (links, before) = (self.shown_count(), old.shown_count());
+        self.kind != NodeKind::Directory
+            && (links == before || before == 1 && links == 0)
+            && self.mtime == old.mtime
+            && ats(&self.content).eq(ats(&old.content))
+            && ats(&self.access).eq(ats(&old.access))
+            && ats(&self.meta).eq(ats(&old.meta))
+            && self.keys.len() == old.keys.len()
+            && self.xattrs.len() == old.xattrs.len()
+            && self.xattrs.iter().zip(&old.xattrs).all(same_xattr)
+            && self.spilled.xattrs == old.spilled.xattrs
+            && self.views == old.views
+    }
+
     /// Whether all links were removed.
     pub(crate) fn is_removed(&self) -> bool {
         let any = !self.links.is_empty() || self.spilled.links != [0; 2];
@@ -212,7 +238,27 @@ pub(crate) enum NodeRow {
         of: Ino,
         /// The value.
         value: ValueRef,
+        /// As [`Node::since`].
+        #[serde(default)]
+        since: u64,
     },
+}
+
+impl NodeRow {
+    /// As [`Node::since`].
+    pub(crate) fn since(&self) -> u64 {
+        match self {
+            NodeRow::Node(node) => node.since,
+            NodeRow::View { since, .. } => *since,
+        }
+    }
+
+    pub(crate) fn set_since(&mut self, arrival: u64) {
+        match self {
+            NodeRow::Node(node) => node.since = arrival,
+            NodeRow::View { since, .. } => *since = arrival,
+        }
+    }
 }
 
 /// A link that wants to show under a name.
@@ -251,6 +297,9 @@ pub(crate) struct Entry {
     pub derives: Vec<ByteBuf>,
     /// Names from which an entry derives that would show here, were it free.
     pub wanted_by: Vec<ByteBuf>,
+    /// As [`Node::since`].
+    #[serde(default)]
+    pub since: u64,
 }
 
 impl Entry {

@@ -25,8 +25,10 @@ use crate::{
     core::{BRANCH_PREFIX, CommitRow, Core, start_new_log, stored_commit},
     error::{Error, Result},
     member::JoinGrant,
+    record,
     sealed_store::SealedStore,
     store::{Batch, Space, Store, prefix_end},
+    time::Timestamp,
     version::{Branch, BranchNo, Dot},
 };
 
@@ -80,6 +82,12 @@ impl Old {
             Source::Store(dot) => stored_commit(self.store.as_ref().ok_or_else(lost)?, *dot)?.ok_or_else(lost),
             Source::Archive(place) => self.archive.as_ref().ok_or_else(lost)?.load(place),
         }
+    }
+
+    /// Since when a commit showed, as the store has it.
+    fn shown(&self, dot: Dot) -> Option<Timestamp> {
+        let row = self.store.as_ref()?.get(Space::Commits, &dot.key()).ok()??;
+        record::read::<CommitRow>(&row).ok().map(|row| row.shown).filter(|shown| *shown != Timestamp::default())
     }
 
     /// A commit, checked as one that just came.
@@ -185,6 +193,7 @@ pub fn salvage(
         }
     }
     salvaged.damaged += unread.iter().filter(|dot| !is_here(&core, &old, **dot)).count() as u64;
+    core.showed = None;
     unfinished::salvage(&mut core, &old, &mut salvaged)?;
     core.store.sync()?;
     Ok(salvaged)
@@ -215,8 +224,10 @@ impl Replay<'_> {
             }
             return Ok(false);
         };
+        self.core.showed = Some(commit.header.time);
         if let Source::Store(dot) = source {
             old.logs.insert(dot.branch, (commit.header.device, commit.header.log));
+            self.core.showed = old.shown(*dot).or(self.core.showed);
         }
         match self.core.receive(&mut commit) {
             Ok(Received::Applied | Received::Known) => self.salvaged.commits += 1,

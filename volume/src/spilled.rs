@@ -15,6 +15,7 @@ use crate::{
     commit::encode,
     core::{Core, Overlay, decode_row},
     error::Result,
+    history,
     id::LinkId,
     node::Ino,
     row::{Link, Node, Xattr, XattrValue},
@@ -46,6 +47,21 @@ pub(crate) struct Spilled {
 impl Spilled {
     pub(crate) fn is_nothing(&self) -> bool {
         *self == Self::default()
+    }
+}
+
+/// Nil in rows, when there is nothing: most rows.
+pub(crate) mod or_nil {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    use super::Spilled;
+
+    pub(crate) fn serialize<S: Serializer>(spilled: &Spilled, serializer: S) -> Result<S::Ok, S::Error> {
+        Some(spilled).filter(|spilled| !spilled.is_nothing()).serialize(serializer)
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Spilled, D::Error> {
+        Ok(Option::deserialize(deserializer)?.unwrap_or_default())
     }
 }
 
@@ -269,6 +285,11 @@ impl Core {
         if counted == [0; 2] {
             return Ok(None);
         }
+        if let Some(past) = self.past
+            && let Some(was) = self.past_item(ino, id, past)?
+        {
+            return Ok(was);
+        }
         if let Some(changed) = T::changed(&self.overlay).get(&(ino, *id)) {
             return Ok(Some(changed.item.clone()));
         }
@@ -319,6 +340,15 @@ impl Core {
         if T::counted(&node.spilled)[usize::from(!shows)] == 0 {
             return Ok(());
         }
+        let changed_since = match self.past {
+            Some(past) => self.items_changed_since::<T>(ino, past)?,
+            None => BTreeMap::new(),
+        };
+        for item in changed_since.values().flatten() {
+            if item.shows() == shows && !each(item) {
+                return Ok(());
+            }
+        }
         for (_, changed) in T::changed(&self.overlay).range((ino, [0; 16])..=(ino, [u8::MAX; 16])) {
             if changed.item.shows() == shows && !each(&changed.item) {
                 return Ok(());
@@ -332,7 +362,8 @@ impl Core {
             from = [last.as_slice(), &[0]].concat();
             for (_, bytes) in rows {
                 let item: Arc<T> = Arc::new(decode_row(T::WHAT, &bytes)?);
-                if !T::changed(&self.overlay).contains_key(&(ino, item.id())) && !each(&item) {
+                let other = T::changed(&self.overlay).contains_key(&(ino, item.id()));
+                if !other && !changed_since.contains_key(&item.id()) && !each(&item) {
                     return Ok(());
                 }
             }
@@ -380,6 +411,23 @@ impl Core {
             }
             self.store.put(batch, Space::Nodes, T::key(*ino, id, shows), &encode(&**item));
         }
+    }
+
+    /// Puts what these attributes were until now into the history, unless the open commit has changed them before.
+    pub(crate) fn keep_xattrs(&self, batch: &mut Batch, items: &Items<Xattr>, open: u64) -> Result<()> {
+        for ((ino, id), Changed { stored, .. }) in items {
+            let key = history::item_key::<Xattr>(*ino, id, open);
+            if self.store.raw().get(Space::History, &key)?.is_some() {
+                continue;
+            }
+            // Sealed as it lies there; nothing stands for none.
+            let old = match stored {
+                Some(shows) => self.store.get(Space::Nodes, &Xattr::key(*ino, id, *shows))?.unwrap_or_default(),
+                None => Vec::new(),
+            };
+            self.store.put(batch, Space::History, key, &old);
+        }
+        Ok(())
     }
 
     /// Remembers what was stored.
@@ -468,16 +516,21 @@ mod tests {
             hung_at: None,
             views: Vec::new(),
             spilled: Spilled::default(),
+            since: 0,
         };
-        let row = encode(&NodeRow::Node(Box::new(node.clone())));
-        // A map of the variant to a list of 21 parts.
-        assert_eq!(row[..6], [0x81, 0xa1, b'n', 0xdc, 0, 21]);
-        let NodeRow::Node(read) = decode_row("node", &row).unwrap() else { panic!("a view") };
-        assert_eq!((read.links.len(), read.shown_count(), read.spilled), (40, 40, Spilled::default()));
-        let many = Node { spilled: Spilled { links: [7, 2], ..Spilled::default() }, ..node };
-        let NodeRow::Node(read) = decode_row("node", &encode(&NodeRow::Node(Box::new(many.clone())))).unwrap() else {
-            panic!("a view")
+        let read = |row: &[u8]| match decode_row("node", row).unwrap() {
+            NodeRow::Node(read) => (read.links.len(), read.shown_count(), read.spilled, read.since),
+            NodeRow::View { .. } => panic!("a view"),
         };
-        assert_eq!((read.spilled, read.shown_count()), (many.spilled, 47));
+        let mut row = encode(&NodeRow::Node(Box::new(node.clone())));
+        // A map of the variant to a list of 23 parts, the last two of which there were not; later the very last.
+        assert_eq!((&row[..6], &row[row.len() - 2..]), (&[0x81, 0xa1, b'n', 0xdc, 0, 23][..], &[0xc0, 0][..]));
+        row[5] = 21;
+        assert_eq!(read(&row[..row.len() - 2]), (40, 40, Spilled::default(), 0));
+        let spilled = Spilled { links: [7, 2], ..Spilled::default() };
+        let mut row = encode(&NodeRow::Node(Box::new(Node { spilled, since: 3, ..node })));
+        assert_eq!(read(&row), (40, 47, spilled, 3));
+        row[5] = 22;
+        assert_eq!(read(&row[..row.len() - 1]), (40, 47, spilled, 0));
     }
 }

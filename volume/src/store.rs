@@ -36,11 +36,13 @@ pub enum Space {
     Drafts,
     /// Contents that are known but not wholly here.
     Wanted,
+    /// Rows of `Nodes` and `Entries` as they were before later commits ([`crate::history`]).
+    History,
 }
 
 impl Space {
     /// All spaces, in the order of their declaration.
-    pub const ALL: [Space; 11] = [
+    pub const ALL: [Space; 12] = [
         Space::Meta,
         Space::Commits,
         Space::Changes,
@@ -52,6 +54,7 @@ impl Space {
         Space::Blocks,
         Space::Drafts,
         Space::Wanted,
+        Space::History,
     ];
 
     /// The name on disk.
@@ -68,6 +71,7 @@ impl Space {
             Space::Blocks => "blocks",
             Space::Drafts => "drafts",
             Space::Wanted => "wanted",
+            Space::History => "history",
         }
     }
 }

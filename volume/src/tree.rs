@@ -634,7 +634,7 @@ impl Core {
                 Some((_, view)) => *view,
                 None => {
                     let view = self.allocate_ino();
-                    self.put_row(view, Some(NodeRow::View { of: ino, value }));
+                    self.put_row(view, Some(NodeRow::View { of: ino, value, since: 0 }));
                     new.push((value, view));
                     view
                 }

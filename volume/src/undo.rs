@@ -72,7 +72,7 @@ impl Undo {
         let mut before = BTreeMap::new();
         for (space, key, _) in &batch.writes {
             // These are written but once.
-            let new = matches!(space, Space::Changes | Space::Commits | Space::Index);
+            let new = matches!(space, Space::Changes | Space::Commits | Space::Index | Space::History);
             let old = if new { Ok(None) } else { whole(store, *space, key) };
             let Ok(old) = old else {
                 // Damage that the batch mends would come back with what takes it back: with the blocks on the disk

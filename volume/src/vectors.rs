@@ -537,6 +537,7 @@ fn node() -> Node {
         hung_at: None,
         views: vec![(AT, Ino(9))],
         spilled: Spilled::default(),
+        since: 5,
     }
 }
 
@@ -552,6 +553,7 @@ fn rows() {
         void: false,
         vector: vec![AT.dot],
         vector_whole: false,
+        shown: TIME,
     };
     let branch =
         Branch { device: device().id(), log: 0, forked_from: Some(AT.dot), tip: 0, tip_hash: CommitHash::ZERO };
@@ -562,6 +564,7 @@ fn rows() {
         derived: Some(Derived { ino: Ino(9), kind: NodeKind::File, base: b"notes.txt".to_vec() }),
         derives: vec![b"notes~1.txt".to_vec().into()],
         wanted_by: Vec::new(),
+        since: 7,
     };
     let spilled = Spilled { links: [300, 7], placed: 300, xattrs: [2, 1], names: 14 };
     let many = Node { spilled, ..node() };
@@ -584,7 +587,7 @@ fn rows() {
         Vector::ok("row_node_of_many_links", "row_node", encode(&NodeRow::Node(Box::new(many)))),
         Vector::ok("row_link", "row_link", encode(&node().links[0])),
         Vector::ok("row_xattr", "row_xattr", encode(&node().xattrs[0])),
-        Vector::ok("row_view", "row_node", encode(&NodeRow::View { of: Ino(5), value: AT })),
+        Vector::ok("row_view", "row_node", encode(&NodeRow::View { of: Ino(5), value: AT, since: 6 })),
         Vector::ok("row_entry", "row_entry", encode(&entry)),
         member(
             "row_user",

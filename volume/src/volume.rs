@@ -22,6 +22,7 @@ use crate::{
     error::{Error, Result},
     fetch::{Fetch, PeerNo, SharedFetch},
     files::{OpenFile, OpenHandle, PUBLISH_AFTER},
+    history::{self, Pasts},
     member::{
         DeviceInfo, EpochRow, Invitation, JoinGrant, JoinRequest, Member, MemberRow, Role, TicketSecret, certify,
         epoch_id, seal_user_key,
@@ -142,6 +143,8 @@ pub(crate) struct Inner {
     pub synced_arrival: AtomicU64,
     /// Held for reading by whoever takes in commits, until the mount was told what they changed. Before the core's.
     pub telling: RwLock<()>,
+    /// Pasts that were looked at.
+    pub pasts: Mutex<Pasts>,
     pub archive: Option<Arc<Archive>>,
     space: Mutex<SpaceGuard>,
     directory: Option<PathBuf>,
@@ -215,6 +218,7 @@ impl Volume {
             waiting: Mutex::default(),
             synced_arrival,
             telling: RwLock::default(),
+            pasts: Mutex::default(),
             archive,
             space: Mutex::new(SpaceGuard::new(directory.clone())),
             directory,
@@ -377,7 +381,7 @@ impl Volume {
     /// # Errors
     /// [`Error::NotFound`], [`Error::NotDirectory`], [`Error::NameTooLong`].
     pub fn lookup(&self, parent: Ino, name: &[u8]) -> Result<Attributes> {
-        let ino = self.inner.core.lock().find(parent, name)?.0;
+        let ino = self.reading(parent, |core, parent, number| Ok(number(core.find(parent, name)?.0)))?;
         self.attributes(ino)
     }
 
@@ -386,6 +390,7 @@ impl Volume {
     /// # Errors
     /// [`Error::Exists`], [`Error::NotFound`] in a removed directory, [`Error::ReadOnly`], [`Error::NoSpace`].
     pub fn make(&self, parent: Ino, name: &[u8], node: NewNode<'_>, mode: u16, who: &Caller) -> Result<Attributes> {
+        history::check_present(&[parent])?;
         let ino = self.local(&[name], |core| core.make(parent, name, node, mode, who))?;
         self.attributes(ino)
     }
@@ -395,6 +400,7 @@ impl Volume {
     /// # Errors
     /// [`Error::NotPermitted`] for directories, [`Error::Exists`], [`Error::TooManyLinks`].
     pub fn link(&self, ino: Ino, parent: Ino, name: &[u8]) -> Result<Attributes> {
+        history::check_present(&[ino, parent])?;
         let ino = self.local(&[name], |core| core.link(ino, parent, name))?;
         self.attributes(ino)
     }
@@ -404,6 +410,7 @@ impl Volume {
     /// # Errors
     /// [`Error::NotFound`], [`Error::IsDirectory`].
     pub fn unlink(&self, parent: Ino, name: &[u8]) -> Result<()> {
+        history::check_present(&[parent])?;
         self.local(&[name], |core| core.unlink(parent, name)).map(|_| ())
     }
 
@@ -412,6 +419,7 @@ impl Volume {
     /// # Errors
     /// [`Error::NotFound`], [`Error::NotDirectory`], [`Error::NotEmpty`].
     pub fn rmdir(&self, parent: Ino, name: &[u8]) -> Result<()> {
+        history::check_present(&[parent])?;
         self.local(&[name], |core| core.rmdir(parent, name)).map(|_| ())
     }
 
@@ -420,6 +428,7 @@ impl Volume {
     /// # Errors
     /// As `renameat2` has them.
     pub fn rename(&self, parent: Ino, name: &[u8], new_parent: Ino, new_name: &[u8], mode: RenameMode) -> Result<()> {
+        history::check_present(&[parent, new_parent])?;
         self.local(&[name, new_name], |core| core.rename(parent, name, new_parent, new_name, mode)).map(|_| ())
     }
 
@@ -428,7 +437,7 @@ impl Volume {
     /// # Errors
     /// [`Error::Invalid`] for anything else.
     pub fn readlink(&self, ino: Ino) -> Result<Vec<u8>> {
-        self.inner.core.lock().readlink(ino)
+        self.reading(ino, |core, ino, _| core.readlink(ino))
     }
 
     /// Entries of a directory after a cookie (0: from the start), "." and ".." first.
@@ -436,7 +445,13 @@ impl Volume {
     /// # Errors
     /// [`Error::NotDirectory`], [`Error::NotFound`].
     pub fn read_directory(&self, ino: Ino, after: u64, limit: usize) -> Result<Vec<DirEntry>> {
-        let mut entries = self.inner.core.lock().list(ino, after, limit)?;
+        let mut entries = self.reading(ino, |core, ino, number| {
+            let mut entries = core.list(ino, after, limit)?;
+            for entry in &mut entries {
+                entry.attributes.ino = number(entry.attributes.ino);
+            }
+            Ok(entries)
+        })?;
         for entry in entries.iter_mut().filter(|e| e.attributes.kind == NodeKind::File) {
             if self.inner.files.contains_key(&entry.attributes.ino) {
                 entry.attributes = self.attributes(entry.attributes.ino)?;
@@ -452,7 +467,7 @@ impl Volume {
     /// # Errors
     /// [`Error::NoAttribute`].
     pub fn get_xattr(&self, ino: Ino, name: &[u8]) -> Result<Vec<u8>> {
-        self.inner.core.lock().get_xattr(ino, name)
+        self.reading(ino, |core, ino, _| core.get_xattr(ino, name))
     }
 
     /// Sets an extended attribute.
@@ -460,6 +475,7 @@ impl Volume {
     /// # Errors
     /// [`Error::Exists`] and [`Error::NoAttribute`] as `how` demands, [`Error::Range`], [`Error::TooBig`].
     pub fn set_xattr(&self, ino: Ino, name: &[u8], value: &[u8], how: SetXattr, who: &Caller) -> Result<()> {
+        history::check_present(&[ino])?;
         self.local(&[], |core| core.set_xattr(ino, name, Some(value), how, who))
     }
 
@@ -468,7 +484,7 @@ impl Volume {
     /// # Errors
     /// [`Error::NotFound`].
     pub fn list_xattrs(&self, ino: Ino) -> Result<Vec<Vec<u8>>> {
-        self.inner.core.lock().list_xattrs(ino)
+        self.reading(ino, |core, ino, _| core.list_xattrs(ino))
     }
 
     /// Removes an extended attribute.
@@ -476,6 +492,7 @@ impl Volume {
     /// # Errors
     /// [`Error::NoAttribute`].
     pub fn remove_xattr(&self, ino: Ino, name: &[u8]) -> Result<()> {
+        history::check_present(&[ino])?;
         self.local(&[], |core| core.remove_xattr(ino, name))
     }
 

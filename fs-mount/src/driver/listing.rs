@@ -18,7 +18,10 @@ use volume::{
     node::{DirEntry, Ino},
 };
 
-use super::calls::{Calls, Request};
+use super::{
+    calls::{Calls, Request},
+    past,
+};
 
 /// Entries fetched at once: about what a reply of 32 KiB (glibc's buffer) holds with attributes.
 const BATCH: usize = 192;
@@ -53,7 +56,7 @@ impl Listings {
     ) -> Result<()> {
         let listing = self.open.lock().get(&handle.0).cloned().ok_or(Error::BadHandle)?;
         let now = || calls.changes();
-        let fetch = |after| calls.read(request, |volume| volume.read_directory(directory, after, BATCH));
+        let fetch = |after| calls.read(request, |volume| past::read_directory(volume, directory, after, BATCH));
         listing.lock().read(after, now, fetch, add)
     }
 }

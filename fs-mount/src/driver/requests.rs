@@ -10,7 +10,7 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use fuser::{
@@ -20,7 +20,7 @@ use fuser::{
     ReplyXattr, TimeOrNow, WriteFlags,
 };
 use volume::{
-    Error, Result, Volume,
+    Error, Result, Volume, is_past,
     node::{AttributeChange, Attributes, Ino, NewNode, NodeKind, OpenMode},
 };
 
@@ -36,6 +36,7 @@ use super::{
     mounted::Ending,
     negotiation::{MAX_IO, negotiate},
     open_files::OpenFiles,
+    past,
     pool::Pool,
     replies::{GENERATION, VALID, answer_attributes, answer_empty, answer_statistics, answer_written, answer_xattr},
     xattr_name,
@@ -86,15 +87,21 @@ impl Driver {
 
     /// Replies with an entry, which the kernel counts from then on.
     fn reply_entry(&self, request: Request, found: Result<Attributes>, reply: ReplyEntry) {
+        self.reply_entry_for(request, found, VALID, reply);
+    }
+
+    /// The same, with for how long the kernel may keep it.
+    fn reply_entry_for(&self, request: Request, found: Result<Attributes>, valid: Duration, reply: ReplyEntry) {
         let told = found.and_then(|node| self.calls.remember(request, node.ino).map(|()| node));
         match told {
-            Ok(node) => reply.entry(&VALID, &self.view.shown(&node), GENERATION),
+            Ok(node) => reply.entry(&valid, &self.view.shown(&node), GENERATION),
             Err(error) => reply.error(failed(request, &error)),
         }
     }
 
     fn make(&self, req: &fuser::Request, at: Place<'_>, node: NewNode<'_>, mode: u32, umask: u32, reply: ReplyEntry) {
         let made = at.name().and_then(|name| {
+            past::check_name(at.parent, name)?;
             self.calls.change(at.request, |volume| volume.make(at.parent, name, node, bits(mode), &caller(req, umask)))
         });
         self.reply_entry(at.request, made, reply);
@@ -162,6 +169,7 @@ impl Filesystem for Driver {
     fn lookup(&self, req: &fuser::Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         self.awake.serves(req.pid());
         let at = Place::new("lookup", parent, name);
+        let mut valid = VALID;
         let found = at.name().and_then(|name| {
             self.calls.read(at.request, |volume| match name {
                 // Asked by number alone, for file handles. They don't reach what has no name any more.
@@ -169,11 +177,20 @@ impl Filesystem for Driver {
                     .attributes(at.parent)
                     .and_then(|node| if node.links > 0 { Ok(node) } else { Err(Error::NotFound) }),
                 b".." => parent_of(volume, at.parent),
-                name => volume.lookup(at.parent, name),
+                name => {
+                    let (node, kept) = past::lookup(volume, at.parent, name)?;
+                    valid = kept;
+                    Ok(node)
+                }
             })
         });
         match found {
+            // What isn't there now will not be there later, but for times that somebody types.
+            Err(Error::NotFound) if past::is_ours(at.parent) => reply.error(failed(at.request, &Error::NotFound)),
             Err(Error::NotFound) => reply.entry(&VALID, &attributes::no_node(), GENERATION),
+            Ok(node) if past::is_ours(node.ino) || is_past(node.ino) => {
+                self.reply_entry_for(at.request, Ok(node), valid, reply);
+            }
             Ok(node) if node.kind == NodeKind::Directory => {
                 let directory = node.ino;
                 self.reply_entry(at.request, Ok(node), reply);
@@ -191,7 +208,7 @@ impl Filesystem for Driver {
     fn getattr(&self, req: &fuser::Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
         self.awake.serves(req.pid());
         let request = Request::new("getattr", ino);
-        let node = self.calls.read(request, |volume| volume.attributes(Ino(ino.0)));
+        let node = self.calls.read(request, |volume| past::attributes(volume, Ino(ino.0)));
         answer_attributes(request, node, &self.view, reply);
     }
 
@@ -280,21 +297,29 @@ impl Filesystem for Driver {
     fn link(&self, req: &fuser::Request, ino: INodeNo, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         self.awake.serves(req.pid());
         let at = Place::new("link", parent, name);
-        let linked =
-            at.name().and_then(|name| self.calls.change(at.request, |volume| volume.link(Ino(ino.0), at.parent, name)));
+        let linked = at.name().and_then(|name| {
+            past::check_name(at.parent, name)?;
+            self.calls.change(at.request, |volume| volume.link(Ino(ino.0), at.parent, name))
+        });
         self.reply_entry(at.request, linked, reply);
     }
 
     fn unlink(&self, req: &fuser::Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         self.awake.serves(req.pid());
         let at = Place::new("unlink", parent, name);
-        self.change_names(at.request, reply, |volume| volume.unlink(at.parent, at.name()?));
+        self.change_names(at.request, reply, |volume| {
+            past::check_name(at.parent, at.name()?)?;
+            volume.unlink(at.parent, at.name()?)
+        });
     }
 
     fn rmdir(&self, req: &fuser::Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         self.awake.serves(req.pid());
         let at = Place::new("rmdir", parent, name);
-        self.change_names(at.request, reply, |volume| volume.rmdir(at.parent, at.name()?));
+        self.change_names(at.request, reply, |volume| {
+            past::check_name(at.parent, at.name()?)?;
+            volume.rmdir(at.parent, at.name()?)
+        });
     }
 
     fn rename(
@@ -311,6 +336,8 @@ impl Filesystem for Driver {
         let from = Place::new("rename", parent, name);
         let to = Place::new("rename", newparent, newname);
         self.change_names(from.request, reply, |volume| {
+            past::check_name(from.parent, from.name()?)?;
+            past::check_name(to.parent, to.name()?)?;
             volume.rename(from.parent, from.name()?, to.parent, to.name()?, rename_mode(flags)?)
         });
     }
@@ -350,6 +377,7 @@ impl Filesystem for Driver {
         let at = Place::new("create", parent, name);
         let (open, exclusive) = (open_mode(OpenFlags(flags)), flags & libc::O_EXCL != 0);
         let created = at.name().and_then(|name| {
+            past::check_name(at.parent, name)?;
             self.calls.change(at.request, |volume| {
                 let created = volume.create(at.parent, name, bits(mode), open, exclusive, &caller(req, umask))?;
                 volume.remember(created.0.ino);
@@ -544,14 +572,14 @@ impl Filesystem for Driver {
         self.awake.serves(req.pid());
         let request = Request::new("getxattr", ino);
         let value = xattr_name::supported(name.as_bytes())
-            .and_then(|name| self.calls.read(request, |volume| volume.get_xattr(Ino(ino.0), name)));
+            .and_then(|name| self.calls.read(request, |volume| past::get_xattr(volume, Ino(ino.0), name)));
         answer_xattr(request, value, size, reply);
     }
 
     fn listxattr(&self, req: &fuser::Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
         self.awake.serves(req.pid());
         let request = Request::new("listxattr", ino);
-        let names = self.calls.read(request, |volume| volume.list_xattrs(Ino(ino.0)));
+        let names = self.calls.read(request, |volume| past::list_xattrs(volume, Ino(ino.0)));
         answer_xattr(request, names.map(|names| xattr_name::list(&names, req.uid())), size, reply);
     }
 
@@ -676,6 +704,6 @@ impl Filesystem for Driver {
 
 /// The directory above `directory`.
 fn parent_of(volume: &Volume, directory: Ino) -> Result<Attributes> {
-    let first = volume.read_directory(directory, 0, 2)?;
+    let first = past::read_directory(volume, directory, 0, 2)?;
     first.into_iter().find(|entry| entry.name == b"..").map(|entry| entry.attributes).ok_or(Error::NotFound)
 }

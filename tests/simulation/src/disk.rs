@@ -107,7 +107,8 @@ impl State {
                 | Space::Entries
                 | Space::Members
                 | Space::Drafts
-                | Space::Wanted => {
+                | Space::Wanted
+                | Space::History => {
                     let middle = bytes.len() / 2;
                     bytes[middle] ^= 1;
                 }

@@ -4,6 +4,7 @@ use serde::de::DeserializeOwned;
 
 use crate::{
     core::{entry_key, node_id_key},
+    history,
     member::MemberRow,
     node::Ino,
     record,
@@ -28,7 +29,7 @@ fn ino_of(key: &[u8]) -> Option<Ino> {
 
 impl Verifier<'_> {
     pub(super) fn records(&mut self) {
-        for space in [Space::Meta, Space::Blocks, Space::Drafts, Space::Wanted, Space::Members] {
+        for space in [Space::Meta, Space::Blocks, Space::Drafts, Space::Wanted, Space::Members, Space::History] {
             self.rows(space, |this, rows| rows.into_iter().for_each(|row| this.plain_record(space, row)));
         }
         self.rows(Space::Nodes, |this, rows| this.nodes(rows));
@@ -61,6 +62,7 @@ impl Verifier<'_> {
                 self.wanted.insert(at);
                 true
             }),
+            Space::History => history::is_sound(&key, &plain),
             Space::Members => decode::<MemberRow>(&plain).is_some_and(|row| row.key() == key),
             _ => true,
         };
