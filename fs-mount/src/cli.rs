@@ -45,6 +45,8 @@ pub(crate) enum Command {
     Wait(Wait),
     /// Check everything that this device keeps of a volume, and repair it
     Verify(Verify),
+    /// Drop what is no longer kept of history and give its room back, which else happens by itself now and then
+    Reclaim(Listing),
     /// Print a completion script for a shell
     Completions(Completions),
 }

@@ -13,6 +13,7 @@ mod invite;
 mod join;
 mod listings;
 mod mount;
+mod reclaim;
 mod unmount;
 mod verify;
 mod wait;
@@ -37,6 +38,7 @@ pub(crate) fn run(command: Command) -> Outcome<()> {
         Command::Volumes(args) => listings::volumes(&home, &args),
         Command::Wait(args) => wait::run(&home, &args),
         Command::Verify(args) => verify::run(&home, &args),
+        Command::Reclaim(args) => reclaim::run(&home, &args),
         Command::Completions(_) => Ok(()),
     }
 }

@@ -48,6 +48,7 @@ pub(crate) mod launch;
 pub(crate) mod logging;
 pub(crate) mod memory;
 pub(crate) mod network;
+pub(crate) mod upkeep;
 pub(crate) mod wait;
 
 use network::Network;
@@ -108,6 +109,8 @@ pub(crate) struct Shared {
     /// Held while somebody's unmounting is under way. The kernel forgets all files after it has told the daemon of
     /// the end: with a million of them that takes longer than closing.
     unmounting: Mutex<()>,
+    /// For what goes on beside everything else.
+    ending: upkeep::Ending,
     /// Held until the process ends, and so for longer than the store is open.
     _lock: VolumeLock,
 }
@@ -149,18 +152,23 @@ pub(crate) fn run(config: Config, ready: impl FnOnce(Ready)) -> Outcome<()> {
         asked_to_end: AtomicBool::new(false),
         finished: watch::Sender::new(false),
         unmounting: Mutex::new(()),
+        ending: upkeep::Ending::default(),
         _lock: lock,
     });
     let committer = spawn_committer(&shared.volume)?;
+    let upkeep = upkeep::spawn(shared.clone())?;
     let served = runtime.block_on(async { server::serve(shared.clone()) });
     let lived = served.and_then(|()| runtime.block_on(live(&shared, config.allow_other, config.source, ready)));
     shared.remember(|state| state.peers = shared.network.known_peers());
+    shared.ending.begin();
+    // It must not write to what is being closed.
+    let tidied = upkeep.join().map_err(|_| Failure::new("the thread that gives room back broke down"));
     let closed = runtime.block_on(close(&shared));
     let ended = committer.join().map_err(|_| Failure::new("the thread that writes commits broke down"));
     shared.remember(|state| state.mountpoint = None);
     server::remove_socket(&shared.dir);
     runtime.block_on(shared.say_finished());
-    lived.and(closed).and(ended)
+    lived.and(closed).and(ended).and(tidied)
 }
 
 /// A device whose first sync was cut off has to finish it before there is anything to mount.

@@ -60,7 +60,7 @@ use crate::error::{Error, Result};
 
 pub use block_store::{BlockHead, BlockStore, MemoryBlocks};
 pub use blocks::Blocks;
-pub(crate) use blocks::is_base;
+pub(crate) use blocks::{is_base, short};
 pub use draft::Draft;
 pub use key_ring::{KeyRing, RingKey};
 pub use list::{FAN_OUT, LIST_NODE_MAX};

@@ -26,7 +26,7 @@ use crate::{
         RawChange, encode, encode_into,
     },
     error::{Error, Result},
-    history::{self, Past},
+    history::{self, Moments, Past},
     id::{Birthplace, CommitHash, NodeId, ValueId},
     member::{MemberRow, Members},
     node::Ino,
@@ -242,7 +242,9 @@ pub(crate) struct Core {
     pub pending: Option<Pending>,
     pub next_arrival: u64,
     /// Since when the commit shows that arrived last.
-    last_shown: Timestamp,
+    pub(crate) last_shown: Timestamp,
+    /// When the clock was set back, as the store has it ([`crate::history`]).
+    pub(crate) set_back: Vec<(u64, Timestamp)>,
     /// Since when the commit showed that is taken in, when a store is built anew.
     pub(crate) showed: Option<Timestamp>,
     pub overlay: Overlay,
@@ -266,8 +268,11 @@ pub(crate) struct Core {
     ahead: LruCache<Ino, Option<[u8; 16]>>,
     /// Directories read ahead as a whole ([`crate::ahead`]): the tags of all their entries, in order.
     listed: LruCache<Ino, Arc<[[u8; 16]]>>,
-    /// The first arrival after which the state can be read as it was.
-    pub(crate) history_from: u64,
+    /// When the state can be read as it was.
+    pub(crate) moments: Moments,
+    /// While it is looked for blocks that nobody needs: the contents, by root and number of blocks, of rows that were put
+    /// or replaced since that was last asked for.
+    pub(crate) touched: Option<Vec<(crate::content::BlockHash, u64)>>,
     /// The state is looked at as it was then.
     pub(crate) past: Option<Past>,
     /// How many batches were begun so far. What was read beside the lock at another count may be out of date.
@@ -281,8 +286,6 @@ pub(crate) struct Core {
 }
 
 const COUNTERS: &[u8] = b"counters";
-/// The first arrival after which the state can be read as it was.
-const HISTORY: &[u8] = b"history";
 pub(crate) const VOLUME: &[u8] = b"volume";
 pub(crate) const BRANCH_PREFIX: &[u8] = b"branch/";
 
@@ -354,6 +357,7 @@ impl Core {
             pending: None,
             next_arrival: 1,
             last_shown: Timestamp::default(),
+            set_back: Vec::new(),
             showed: None,
             overlay: Overlay::default(),
             fresh: parts.archive.map(|_| FreshCommits::default()),
@@ -368,7 +372,8 @@ impl Core {
             xattrs: LruCache::new(capacity(XATTR_CACHE)),
             ahead: LruCache::new(capacity(AHEAD_CACHE)),
             listed: LruCache::new(capacity(LISTED_CACHE)),
-            history_from: 0,
+            moments: Moments::default(),
+            touched: None,
             past: None,
             settles: 0,
             vectors: LruCache::new(capacity(VECTOR_CACHE)),
@@ -417,17 +422,21 @@ impl Core {
         if let Some((key, _)) = self.store.raw().last(Space::Index, b"a", &prefix_end(b"a"))? {
             let bytes = key.get(1..9).and_then(|b| b.try_into().ok()).ok_or_else(|| Error::damaged("arrival key"))?;
             self.next_arrival = u64::from_be_bytes(bytes) + 1;
+            if let Some(bytes) = self.store.get(Space::Meta, history::SET_BACK)? {
+                self.set_back = decode_row("when the clock was set back", &bytes)?;
+            }
             self.last_shown = self.shown_since(self.next_arrival - 1)?;
         }
-        self.history_from = match self.store.get(Space::Meta, HISTORY)? {
-            Some(bytes) => decode_row("where history begins", &bytes)?,
+        self.moments = match self.store.get(Space::Meta, Moments::KEY)? {
+            Some(bytes) => decode_row("what is kept of history", &bytes)?,
             None => {
                 // A store from before there was history keeps it from here on; a new one from the first commit.
                 let from = self.next_arrival - 1;
+                let moments = Moments { from, thinned_to: from, kept: Vec::new() };
                 let mut batch = Batch::new();
-                self.store.put(&mut batch, Space::Meta, HISTORY, &encode(&from));
+                self.store.put(&mut batch, Space::Meta, Moments::KEY, &encode(&moments));
                 self.store.apply(batch)?;
-                from
+                moments
             }
         };
         self.me = self.own_branch()?;
@@ -1026,12 +1035,18 @@ impl Core {
                 && let Some(old) = self.present_row(*ino)?
                 && old.since() < open
             {
+                if let Some(touched) = &mut self.touched {
+                    touched.extend(old.trees());
+                }
                 match (row.as_deref(), &*old) {
                     (Some(NodeRow::Node(new)), NodeRow::Node(old)) if new.reads_as(old) => since = old.since,
                     _ => history::keep_node(&self.store, batch, *ino, &old, open, plain),
                 }
             }
             if let Some(row) = row {
+                if let Some(touched) = &mut self.touched {
+                    touched.extend(row.trees());
+                }
                 Arc::make_mut(row).set_since(since);
             }
         }
@@ -1426,6 +1441,7 @@ impl Core {
         }
         let whole = dot.seq.is_multiple_of(VECTOR_EVERY) || before.is_none_or(|b| b.branch != dot.branch);
         let vector: Vec<Dot> = new.dots().filter(|d| whole || !old.covers(*d)).collect();
+        let shown = self.shows_since(header, batch);
         let row = CommitRow {
             hash: commit::commit_hash(&bytes),
             header: bytes,
@@ -1435,7 +1451,7 @@ impl Core {
             void,
             vector,
             vector_whole: whole,
-            shown: self.last_shown.max(self.shows_from(header.time)),
+            shown,
         };
         self.store.put(batch, Space::Commits, dot.key(), &encode(&row));
         batch.put(Space::Index, [b"h", &row.hash.as_bytes()[..]].concat(), dot.key());
@@ -1450,7 +1466,6 @@ impl Core {
     pub(crate) fn entered(&mut self, dot: Dot, header: &Header, observed: &[Dot]) {
         let hash = self.commits.get(&dot).map_or(CommitHash::ZERO, |info| info.hash);
         self.next_arrival += 1;
-        self.last_shown = self.last_shown.max(self.shows_from(header.time));
         let branch = self.branch_mut(dot.branch);
         branch.tip = dot.seq;
         branch.tip_hash = hash;

@@ -230,16 +230,8 @@ impl Fetch {
 
     /// Blocks came that are what their names say; they are stored together, and what they lead to is listed.
     pub(crate) fn arrived(&self, blocks: &[(BlockHash, &[u8], BlockKind)]) -> Result<()> {
-        let store = self.blocks.store();
-        let mut new = Vec::with_capacity(blocks.len());
-        for (hash, bytes, _) in blocks {
-            if !store.contains(hash)? {
-                new.push((*hash, *bytes));
-            }
-        }
-        if !new.is_empty() {
-            store.put_many(&new)?;
-        }
+        let named: Vec<_> = blocks.iter().map(|(hash, bytes, _)| (*hash, *bytes)).collect();
+        self.blocks.put_all(&named, true)?;
         let state = &mut *self.state.lock();
         for (hash, bytes, kind) in blocks {
             state.arrived(hash, bytes, *kind);

@@ -14,7 +14,7 @@ use parking_lot::RwLock;
 use crate::{
     Changed, Volume,
     commit::encode,
-    content::{Content, ContentData, Draft, INLINE_MAX, KeyRing},
+    content::{BlockHash, Content, ContentData, Draft, INLINE_MAX, KeyRing},
     core::Core,
     error::{Error, Result},
     history,
@@ -99,6 +99,34 @@ pub(crate) struct OpenHandle {
 
 /// What an open file shows, at the moment at which its older pages are about to be dropped.
 pub struct PagesFrom(Arc<Base>);
+
+impl FileState {
+    /// Tells the contents and blocks that may still be read here.
+    pub(crate) fn needs(&self, content: &mut dyn FnMut(&Content), block: &mut dyn FnMut(BlockHash)) {
+        if let Some(shown) = &self.shown {
+            content(&shown.content);
+        }
+        if let Some(pages) = &self.pages {
+            content(&pages.version.content);
+        }
+        if let Some(branch) = &self.branch {
+            let mut list = |root, blocks| {
+                let data = ContentData::Tree { root, blocks };
+                content(&Content { size: 0, allocated: 0, data });
+            };
+            branch.draft.needs(&mut list, block);
+        }
+    }
+}
+
+impl OpenHandle {
+    /// Tells the content that its writer began from.
+    pub(crate) fn needs(&self, content: &mut dyn FnMut(&Content)) {
+        if let Some(base) = &self.base {
+            content(&base.version.content);
+        }
+    }
+}
 
 impl Core {
     /// What a file shows now.

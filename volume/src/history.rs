@@ -14,8 +14,10 @@ use std::{
     sync::Arc,
 };
 
+use serde::{Deserialize, Serialize};
+
 use crate::{
-    commit::encode_into,
+    commit::{Header, encode, encode_into},
     core::{Core, arrival_key, decode_row, entry_key},
     error::{Error, Result},
     node::{Attributes, Ino},
@@ -72,21 +74,24 @@ pub(crate) fn item_key<T: Item>(ino: Ino, id: &[u8; 16], until: u64) -> Vec<u8> 
     key(T::KINDS[0], &[&ino.0.to_be_bytes()[..], id].concat(), until)
 }
 
+/// What a row of the history is of, and from when until when it was so: from 0 for an attribute, whose row doesn't say.
+pub(crate) fn span(row: &[u8], plain: &[u8]) -> Option<(u64, u64)> {
+    let (before, until) = row.split_last_chunk()?;
+    let since = match before.split_first()? {
+        (&NODE, ino) if ino.len() == 8 => record::read::<NodeRow>(plain).ok()?.since(),
+        (&ENTRY, entry) if entry.len() == 24 => record::read::<Entry>(plain).ok()?.since,
+        (kind, item) if *kind == Xattr::KINDS[0] && item.len() == 24 => {
+            plain.is_empty().then_some(()).or_else(|| record::read::<Xattr>(plain).ok().map(|_| ()))?;
+            0
+        }
+        _ => return None,
+    };
+    Some((since, u64::from_be_bytes(*until)))
+}
+
 /// Whether a stored row of the history is one: what it tells of was over when its key says so.
 pub(crate) fn is_sound(row: &[u8], plain: &[u8]) -> bool {
-    let Some((before, until)) = row.split_last_chunk().map(|(before, until)| (before, u64::from_be_bytes(*until)))
-    else {
-        return false;
-    };
-    let since = match before.split_first() {
-        Some((&NODE, ino)) if ino.len() == 8 => record::read::<NodeRow>(plain).ok().map(|row| row.since()),
-        Some((kind, item)) if *kind == Xattr::KINDS[0] && item.len() == 24 => {
-            (plain.is_empty() || record::read::<Xattr>(plain).is_ok()).then_some(0)
-        }
-        Some((&ENTRY, entry)) if entry.len() == 24 => record::read::<Entry>(plain).ok().map(|entry| entry.since),
-        _ => None,
-    };
-    since.is_some_and(|since| since < until)
+    span(row, plain).is_some_and(|(since, until)| since < until)
 }
 
 /// Inode numbers with this bit stand for nodes of the past: behind it is which past, then the number of the node.
@@ -94,6 +99,44 @@ const PAST: u64 = 1 << 62;
 const INO_BITS: u32 = 40;
 /// Pasts that can be looked at while a process runs.
 const MOST: usize = 1 << 20;
+
+/// When the state can be read as it was: after every arrival from `thinned_to` on, and before that after those kept.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Moments {
+    /// Before this arrival there is no history.
+    pub from: u64,
+    pub thinned_to: u64,
+    /// In rising order.
+    pub kept: Vec<u64>,
+}
+
+impl Moments {
+    /// Key in [`Space::Meta`].
+    pub(crate) const KEY: &[u8] = b"history";
+
+    /// The last moment up to an arrival that can be read.
+    pub(crate) fn at(&self, arrival: u64) -> Option<u64> {
+        if arrival >= self.thinned_to {
+            return (arrival >= self.from).then_some(arrival);
+        }
+        self.kept.get(self.kept.partition_point(|kept| *kept <= arrival).checked_sub(1)?).copied()
+    }
+
+    /// Whether what a row says, from `since` until before `until`, is read at any moment.
+    pub(crate) fn need(&self, since: u64, until: u64) -> bool {
+        until > self.thinned_to || {
+            let next = self.kept.get(self.kept.partition_point(|kept| *kept < since));
+            next.is_some_and(|kept| *kept < until)
+        }
+    }
+}
+
+/// Key in [`Space::Meta`] of when the clock was set back, by arrival, and to what; both rise.
+pub(crate) const SET_BACK: &[u8] = b"set back";
+/// More often than that, times are only as good as they can be.
+const MOST_SET_BACK: usize = 1000;
+/// A clock that is set back by less is not worth a note, in seconds.
+const CLOCK_ERROR: i64 = 60;
 
 /// A state that was: after the commit that arrived as number `arrival`, and before the next one.
 #[derive(Clone, Copy)]
@@ -144,13 +187,21 @@ impl Volume {
         self.inner.core.lock().next_arrival - 1
     }
 
+    /// The moment that is shown to who asks for what was after an arrival: that, or the last one before it that is kept.
+    pub fn moment(&self, arrival: u64) -> Option<u64> {
+        self.inner.core.lock().moments.at(arrival)
+    }
+
     /// The root of the tree as it was after the commit that arrived as number `arrival`, before the next one.
     ///
     /// # Errors
     /// [`Error::NotFound`] before history begins here, [`Error::TooManyLinks`] when too many pasts were looked at since
     /// the volume was opened; or the disk failed.
     pub fn past(&self, arrival: u64) -> Result<Ino> {
-        let arrival = arrival.min(self.last_arrival());
+        let arrival = {
+            let core = self.inner.core.lock();
+            core.moments.at(arrival.min(core.next_arrival - 1)).ok_or(Error::NotFound)?
+        };
         let mut pasts = self.inner.pasts.lock();
         if let Some(place) = pasts.places.get(&arrival) {
             return Ok(pasts.pasts[*place].number(Ino::ROOT));
@@ -159,12 +210,7 @@ impl Volume {
         if place >= MOST {
             return Err(Error::TooManyLinks);
         }
-        let core = self.inner.core.lock();
-        if arrival < core.history_from {
-            return Err(Error::NotFound);
-        }
-        let shown = core.shown_since(arrival)?;
-        drop(core);
+        let shown = self.inner.core.lock().shown_since(arrival)?;
         let past = Past { arrival, shown, prefix: PAST | (place as u64) << INO_BITS };
         pasts.pasts.push(past);
         pasts.places.insert(arrival, place);
@@ -193,7 +239,12 @@ impl Volume {
         let place = (ino.0 & !PAST) >> INO_BITS;
         let past = self.inner.pasts.lock().pasts.get(place as usize).copied().ok_or(Error::NotFound)?;
         let node = Ino(ino.0 & ((1 << INO_BITS) - 1));
-        self.inner.core.lock().as_of(past, |core| f(core, node, &|ino| past.number(ino)))
+        let mut core = self.inner.core.lock();
+        // It may have been looked at before it was thinned out.
+        if core.moments.at(past.arrival) != Some(past.arrival) {
+            return Err(Error::NotFound);
+        }
+        core.as_of(past, |core| f(core, node, &|ino| past.number(ino)))
     }
 }
 
@@ -206,16 +257,31 @@ impl Core {
         result
     }
 
-    /// From when on a commit that its author dates at `time` shows, if it is taken in now: what is older than this device's
-    /// admission was never seen to come, and showed to others when it was made.
-    pub(crate) fn shows_from(&self, time: Timestamp) -> Timestamp {
-        let now = self.now();
-        if let Some(showed) = self.showed {
-            return showed.min(now);
+    /// Since when a commit shows that is taken in now. What its author dates before this device's admission was never seen
+    /// to come, and showed to others when it was made.
+    pub(crate) fn shows_since(&mut self, header: &Header, batch: &mut Batch) -> Timestamp {
+        let (now, own) = (self.now(), self.device.id());
+        let comes =
+            header.device == own || self.members.devices.get(&own).is_some_and(|device| header.time >= device.admitted);
+        let shown = match self.showed {
+            Some(showed) => showed.min(now),
+            None if comes => now,
+            None => header.time.min(now),
+        };
+        if comes && self.showed.is_none() && shown.secs.saturating_add(CLOCK_ERROR) < self.last_shown.secs {
+            self.clock_was_ahead(shown, batch);
         }
-        match self.members.devices.get(&self.device.id()) {
-            Some(device) if time >= device.admitted => now,
-            _ => time.min(now),
+        self.last_shown = self.last_shown.max(shown);
+        self.last_shown
+    }
+
+    /// The clock was set back: what is said to show only later shows already.
+    fn clock_was_ahead(&mut self, now: Timestamp, batch: &mut Batch) {
+        self.set_back.retain(|(_, to)| *to < now);
+        if self.set_back.len() < MOST_SET_BACK {
+            self.set_back.push((self.next_arrival, now));
+            self.store.put(batch, Space::Meta, SET_BACK, &encode(&self.set_back));
+            self.last_shown = now;
         }
     }
 
@@ -227,7 +293,10 @@ impl Core {
         }
         let key = self.store.raw().get(Space::Index, &arrival_key(arrival))?.ok_or_else(missing)?;
         let dot = Dot::from_key(&key).ok_or_else(missing)?;
-        Ok(self.commit_row(dot)?.ok_or_else(missing)?.shown)
+        let shown = self.commit_row(dot)?.ok_or_else(missing)?.shown;
+        // The first time that it was set back since says enough: later ones that matter less are not kept.
+        let after = self.set_back.partition_point(|(from, _)| *from <= arrival);
+        Ok(self.set_back.get(after).map_or(shown, |(_, to)| shown.min(*to)))
     }
 
     /// The number of the last commit that showed at `time`; 0 before the first.

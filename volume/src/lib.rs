@@ -47,6 +47,10 @@ mod files;
 pub mod sync;
 mod volume;
 
+// What was, and for how long it is kept.
+mod reclaim;
+mod retention;
+
 // Damage, found and mended.
 pub mod salvage;
 pub mod verify;
@@ -67,6 +71,8 @@ pub use node::{
     Allocate, AttributeChange, Attributes, Caller, DirEntry, Handle, Ino, NAME_MAX, NewNode, NodeKind, OpenMode,
     RenameMode, SetTime, SetXattr, Statistics,
 };
+pub use reclaim::Reclaimed;
+pub use retention::{Keep, Thinned};
 pub use store::Store;
 pub use sync::{CheckedMessage, Message, PeerProgress, Session, SessionError};
 pub use time::{Clock, Timestamp};

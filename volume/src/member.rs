@@ -365,6 +365,11 @@ impl Members {
         self.epochs.iter().rev().find_map(|epoch| epoch.key.as_ref().map(|key| (epoch, key)))
     }
 
+    /// Devices of those who may change something.
+    pub(crate) fn writers(&self) -> impl Iterator<Item = DeviceId> {
+        self.devices.keys().copied().filter(|device| self.user_of(device).is_none_or(|user| user.role.may_write()))
+    }
+
     /// The user of a device, with their row.
     pub(crate) fn user_of(&self, device: &DeviceId) -> Option<&UserRow> {
         self.users.get(&self.devices.get(device)?.user)

@@ -218,6 +218,12 @@ impl Node {
             && self.views == old.views
     }
 
+    /// Whether nobody can come upon it any more, but for those who have it open or look at the past. (What was edited by
+    /// somebody who had not seen its removal shows although all its links were removed.)
+    pub(crate) fn is_gone(&self) -> bool {
+        self.is_removed() && !self.is_shown()
+    }
+
     /// Whether all links were removed.
     pub(crate) fn is_removed(&self) -> bool {
         let any = !self.links.is_empty() || self.spilled.links != [0; 2];
@@ -245,6 +251,15 @@ pub(crate) enum NodeRow {
 }
 
 impl NodeRow {
+    /// Its contents that lie in blocks: root and number of blocks of each.
+    pub(crate) fn trees(&self) -> impl Iterator<Item = (BlockHash, u64)> {
+        let values = match self {
+            NodeRow::Node(node) => node.content.as_slice(),
+            NodeRow::View { .. } => &[],
+        };
+        values.iter().filter_map(|value| value.value.as_ref()?.tree)
+    }
+
     /// As [`Node::since`].
     pub(crate) fn since(&self) -> u64 {
         match self {

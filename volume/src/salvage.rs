@@ -22,8 +22,9 @@ use crate::{
     apply::Received,
     archive::{self, Archive, Place},
     commit::{ChangeKind, ClaimedCommit, Commit, SealedKey, commit_hash},
-    core::{BRANCH_PREFIX, CommitRow, Core, start_new_log, stored_commit},
+    core::{BRANCH_PREFIX, CommitRow, Core, arrival_key, start_new_log, stored_commit},
     error::{Error, Result},
+    history::{Moments, SET_BACK},
     member::JoinGrant,
     record,
     sealed_store::SealedStore,
@@ -73,6 +74,8 @@ struct Old {
     archive: Option<Arc<Archive>>,
     /// Logs by the numbers that the store gave to their branches.
     logs: HashMap<BranchNo, (DeviceId, u64)>,
+    /// When the clock was set back, by arrival.
+    set_back: Vec<(u64, Timestamp)>,
 }
 
 impl Old {
@@ -87,7 +90,9 @@ impl Old {
     /// Since when a commit showed, as the store has it.
     fn shown(&self, dot: Dot) -> Option<Timestamp> {
         let row = self.store.as_ref()?.get(Space::Commits, &dot.key()).ok()??;
-        record::read::<CommitRow>(&row).ok().map(|row| row.shown).filter(|shown| *shown != Timestamp::default())
+        let row = record::read::<CommitRow>(&row).ok().filter(|row| row.shown != Timestamp::default())?;
+        let after = self.set_back.iter().find(|(from, _)| *from > row.arrival);
+        Some(after.map_or(row.shown, |(_, to)| row.shown.min(*to)))
     }
 
     /// A commit, checked as one that just came.
@@ -144,7 +149,9 @@ pub fn salvage(
     let (secret, entropy) = (parts.secret.clone(), parts.entropy.clone());
     let mut core = Core::load(parts, id)?;
     let store = old.store.map(|store| SealedStore::new(store, &secret, entropy));
-    let mut old = Old { store, archive: old.archive, logs: HashMap::new() };
+    let row = store.as_ref().and_then(|store| store.get(Space::Meta, SET_BACK).ok().flatten());
+    let set_back = row.and_then(|row| record::read(&row).ok()).unwrap_or_default();
+    let mut old = Old { store, archive: old.archive, logs: HashMap::new(), set_back };
     old.read_branches();
     let sources = old.sources();
     let mut keys = grant.map(|g| g.keys.clone()).unwrap_or_default();
@@ -194,6 +201,7 @@ pub fn salvage(
     }
     salvaged.damaged += unread.iter().filter(|dot| !is_here(&core, &old, **dot)).count() as u64;
     core.showed = None;
+    take_over_moments(&mut core, &old)?;
     unfinished::salvage(&mut core, &old, &mut salvaged)?;
     core.store.sync()?;
     Ok(salvaged)
@@ -255,6 +263,26 @@ fn new_dot(core: &Core, old: &Old, old_dot: Dot) -> Option<Dot> {
     let branches = core.branches_of(device, *log).iter();
     let mut dots = branches.map(|branch| Dot { branch: *branch, seq: old_dot.seq });
     dots.find(|dot| matches!(core.commit_row(*dot), Ok(Some(_))))
+}
+
+/// What was thinned out stays so: its contents are gone.
+fn take_over_moments(core: &mut Core, old: &Old) -> Result<()> {
+    let Some(store) = &old.store else { return Ok(()) };
+    let row = store.get(Space::Meta, Moments::KEY).ok().flatten();
+    let Some(was) = row.and_then(|row| record::read::<Moments>(&row).ok()) else { return Ok(()) };
+    let new = |arrival: u64| -> Option<u64> {
+        let dot = Dot::from_key(&store.raw().get(Space::Index, &arrival_key(arrival)).ok()??)?;
+        Some(core.commit_row(new_dot(core, old, dot)?).ok()??.arrival)
+    };
+    // The first one from there on that is here.
+    let bound = |arrival: u64| match arrival {
+        0 => 0,
+        _ => (arrival..arrival.saturating_add(GAP)).find_map(new).unwrap_or(core.next_arrival - 1),
+    };
+    let thinned_to = bound(was.thinned_to);
+    let mut kept: Vec<u64> = was.kept.iter().copied().filter_map(new).filter(|kept| *kept < thinned_to).collect();
+    kept.sort_unstable();
+    core.set_moments(Moments { from: bound(was.from), thinned_to, kept })
 }
 
 fn is_here(core: &Core, old: &Old, dot: Dot) -> bool {

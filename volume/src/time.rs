@@ -14,6 +14,11 @@ pub struct Timestamp {
 }
 
 impl Timestamp {
+    /// The moment so long before, in whole seconds.
+    pub(crate) fn before(self, by: std::time::Duration) -> Self {
+        Self { secs: self.secs.saturating_sub_unsigned(by.as_secs()), nanos: self.nanos }
+    }
+
     /// Whether the nanoseconds are in range.
     pub fn is_valid(&self) -> bool {
         self.nanos < 1_000_000_000

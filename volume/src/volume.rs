@@ -145,6 +145,8 @@ pub(crate) struct Inner {
     pub telling: RwLock<()>,
     /// Pasts that were looked at.
     pub pasts: Mutex<Pasts>,
+    /// Held by whoever looks for blocks that nobody needs.
+    pub reclaiming: Mutex<()>,
     pub archive: Option<Arc<Archive>>,
     space: Mutex<SpaceGuard>,
     directory: Option<PathBuf>,
@@ -219,6 +221,7 @@ impl Volume {
             synced_arrival,
             telling: RwLock::default(),
             pasts: Mutex::default(),
+            reclaiming: Mutex::default(),
             archive,
             space: Mutex::new(SpaceGuard::new(directory.clone())),
             directory,

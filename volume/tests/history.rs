@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use common::{Replica, sync};
 use p2pfs_volume::{
-    AttributeChange, Attributes, Caller, Clock, Error, NewNode, NodeKind, OpenMode, RenameMode, Role, SetXattr,
-    Timestamp, Volume, is_past, node::Ino,
+    AttributeChange, Attributes, Caller, Clock, Error, Handle, Keep, NewNode, NodeKind, OpenMode, RenameMode, Role,
+    SetXattr, Timestamp, Volume, is_past, node::Ino,
 };
 use proptest::prelude::*;
 
@@ -56,7 +56,7 @@ fn lines(volume: &Volume, root: Ino) -> Vec<String> {
 }
 
 const NAMES: usize = 6;
-const MOST: usize = 100_000;
+const MOST: usize = 400_000;
 
 #[derive(Clone, Debug)]
 enum Op {
@@ -69,6 +69,12 @@ enum Op {
     Xattr(usize, u8, Option<usize>),
     Link(usize, usize),
     Salvage,
+    /// A small change of a large file.
+    Patch(usize, u32),
+    /// A file that is open and being written, until the next of these.
+    Hold(usize, usize),
+    /// So many days go by, and what is not kept goes.
+    Age(u64),
     Restart,
     Meet,
 }
@@ -82,18 +88,98 @@ fn path(which: usize) -> String {
 fn op() -> impl Strategy<Value = (usize, Op, bool)> {
     let place = || 0..NAMES * 3;
     let op = prop_oneof![
-        4 => (place(), 0usize..40_000).prop_map(|(at, size)| Op::Write(at, size)),
+        4 => (place(), prop_oneof![0usize..40_000, 100_000usize..300_000]).prop_map(|(at, size)| Op::Write(at, size)),
         3 => place().prop_map(Op::Directory),
         3 => place().prop_map(Op::Remove),
         4 => (place(), place()).prop_map(|(from, to)| Op::Rename(from, to)),
         1 => (place(), 0u16..0o1000).prop_map(|(at, mode)| Op::Mode(at, mode)),
         4 => (0..3usize, 0u8..6, proptest::option::of(0usize..1500)).prop_map(|(at, name, size)| Op::Xattr(at, name, size)),
         2 => (place(), place()).prop_map(|(from, to)| Op::Link(from, to)),
+        3 => (place(), 0u32..300_000).prop_map(|(at, offset)| Op::Patch(at, offset)),
+        2 => (0..2usize, 70_000usize..200_000).prop_map(|(at, size)| Op::Hold(at, size)),
+        2 => (1u64..40).prop_map(Op::Age),
         1 => Just(Op::Restart),
         1 => Just(Op::Salvage),
         2 => Just(Op::Meet),
     ];
     (0..2usize, op, any::<bool>())
+}
+
+const DAY: Duration = Duration::from_secs(86_400);
+const KEEP: Keep = Keep {
+    all: Duration::from_secs(20 * 86_400),
+    hourly: Duration::from_secs(30 * 86_400),
+    daily: Duration::from_secs(60 * 86_400),
+    weekly: Duration::from_secs(90 * 86_400),
+    monthly: None,
+};
+
+/// A file that is being written, and what was.
+struct Held {
+    handle: Handle,
+    bytes: Vec<u8>,
+}
+
+/// Ends what is being written, which reads as it was written, and begins anew with another file.
+fn hold(replica: &Replica, held: &mut Option<Held>, next: Option<(usize, usize)>) {
+    if let Some(Held { handle, bytes }) = held.take() {
+        let mut read = Vec::new();
+        replica.volume.read(handle, 0, MOST, &mut read).unwrap();
+        assert!(read == bytes, "what is being written reads otherwise");
+        replica.close(handle).unwrap();
+    }
+    let Some((at, size)) = next else { return };
+    // Under a name that nobody else here writes to.
+    let handle = replica.open_to_write(&format!("held {at} of {}", replica.name)).unwrap();
+    let bytes = vec![size as u8; size];
+    replica.volume.write(handle, 0, &bytes, &Caller::default()).unwrap();
+    *held = Some(Held { handle, bytes });
+}
+
+/// Both have everything then, and know it.
+fn meet(replicas: &[Replica; 2]) {
+    sync(&replicas[0], &replicas[1]);
+    for (one, other) in [(0, 1), (1, 0)] {
+        let arrival = replicas[one].volume.last_arrival();
+        replicas[one].volume.note_in_step(&[replicas[other].device_id()], arrival).unwrap();
+    }
+}
+
+/// Copies a file of the past without reading it.
+fn share(replica: &Replica, past: Option<Ino>, salt: usize) {
+    let volume = &replica.volume;
+    let Some(past) = past else { return };
+    let Ok(entries) = volume.read_directory(past, 2, 100) else { return };
+    let files: Vec<_> = entries.into_iter().filter(|entry| entry.attributes.kind == NodeKind::File).collect();
+    let Some(entry) = files.get(salt % files.len().max(1)) else { return };
+    let mode = OpenMode { read: true, ..OpenMode::default() };
+    let from = volume.open(entry.attributes.ino, mode, &Caller::default()).unwrap();
+    if let Ok(to) = replica.open_to_write(&path(salt % 5)) {
+        // What others had before one met them need not be here.
+        match volume.copy_range(from, 0, to, 0, entry.attributes.size) {
+            Err(Error::Absent(_)) => {}
+            copied => assert_eq!(copied.unwrap(), entry.attributes.size),
+        }
+        replica.close(to).unwrap();
+    }
+    volume.release(from).unwrap();
+}
+
+/// Removes all there is in a directory.
+fn clear(volume: &Volume, directory: Ino) {
+    while let Some(entry) = volume.read_directory(directory, 2, 1).unwrap().pop() {
+        let done = if entry.attributes.kind == NodeKind::Directory {
+            clear(volume, entry.attributes.ino);
+            volume.rmdir(directory, &entry.name)
+        } else {
+            volume.unlink(directory, &entry.name)
+        };
+        match done {
+            // One that showed only for what was in it went with that, or what it hid shows under its name.
+            Err(Error::NotFound | Error::NotDirectory) => {}
+            done => done.unwrap(),
+        }
+    }
 }
 
 fn run(replicas: &mut [Replica; 2], who: usize, op: &Op) {
@@ -121,6 +207,33 @@ fn run(replicas: &mut [Replica; 2], who: usize, op: &Op) {
             }
         }),
         Op::Link(from, to) => replica.link(&path(*from), &path(*to)),
+        Op::Patch(at, offset) => replica.find(&path(*at)).and_then(|ino| {
+            let size = replica.volume.attributes(ino)?.size;
+            if size == 0 {
+                return Ok(());
+            }
+            replica.write_at(&path(*at), u64::from(*offset) % size, &[*offset as u8])
+        }),
+        Op::Hold(..) => Ok(()),
+        Op::Age(days) => {
+            replica.clock.advance(Duration::from_secs(days * 86_400));
+            replica.volume.thin(&KEEP, &[], false, &mut || true).unwrap();
+            // Meanwhile work goes on, with what had been and with what is.
+            let past = replica.volume.past(replica.volume.last_arrival() / 2).ok();
+            let mut steps = 0;
+            let reclaimed = replica.volume.reclaim(&mut || {
+                steps += 1;
+                match steps % 4 {
+                    0 => drop(replica.write(&path(steps % 6), &vec![steps as u8; 100_000])),
+                    1 => drop(replica.remove(&path(steps * 5 % 6))),
+                    2 => share(replica, past, steps),
+                    _ => drop(replica.volume.commit_now()),
+                }
+                true
+            });
+            assert!(reclaimed.unwrap().finished);
+            Ok(())
+        }
         Op::Salvage => {
             replicas[who].salvage(9);
             Ok(())
@@ -130,7 +243,7 @@ fn run(replicas: &mut [Replica; 2], who: usize, op: &Op) {
             Ok(())
         }
         Op::Meet => {
-            sync(&replicas[0], &replicas[1]);
+            meet(replicas);
             Ok(())
         }
     };
@@ -139,7 +252,7 @@ fn run(replicas: &mut [Replica; 2], who: usize, op: &Op) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
 
     #[test]
     fn what_was_seen_is_found_again(ops in proptest::collection::vec(op(), 1..60)) {
@@ -147,7 +260,14 @@ proptest! {
         let bob = Replica::joined("bob", 2, &alice, Role::Writer);
         let mut replicas = [alice, bob];
         let mut seen: [Vec<(u64, Timestamp, Vec<String>)>; 2] = Default::default();
+        let mut held = [None, None];
         for (who, op, closes) in ops {
+            match op {
+                Op::Hold(at, size) => hold(&replicas[who], &mut held[who], Some((at, size))),
+                // The process ends.
+                Op::Restart | Op::Salvage => hold(&replicas[who], &mut held[who], None),
+                _ => {}
+            }
             run(&mut replicas, who, &op);
             if closes || matches!(op, Op::Meet) {
                 for (replica, seen) in replicas.iter().zip(&mut seen) {
@@ -160,11 +280,29 @@ proptest! {
         }
         for (replica, seen) in replicas.iter().zip(&seen) {
             for (arrival, time, before) in seen {
+                if replica.volume.moment(*arrival) != Some(*arrival) {
+                    continue;
+                }
                 let root = replica.volume.past(*arrival).unwrap();
                 prop_assert_eq!(root, replica.volume.past_at(*time).unwrap(), "{} at {:?}", replica.name, time);
                 let now = lines(&replica.volume, root);
                 prop_assert_eq!(&now, before, "{} at {}", replica.name, arrival);
             }
+        }
+        // When nothing is left that was ever there, no block is.
+        for (replica, held) in replicas.iter().zip(&mut held) {
+            hold(replica, held, None);
+        }
+        meet(&replicas);
+        clear(&replicas[0].volume, Ino::ROOT);
+        meet(&replicas);
+        for replica in &replicas {
+            replica.clock.advance(100 * DAY);
+            let nothing = Keep { all: DAY, hourly: DAY, daily: DAY, weekly: DAY, monthly: Some(DAY) };
+            replica.volume.thin(&nothing, &[], false, &mut || true).unwrap();
+            replica.volume.reclaim(&mut || true).unwrap();
+            prop_assert_eq!(lines(&replica.volume, Ino::ROOT), Vec::<String>::new());
+            prop_assert_eq!(replica.blocks.names().len(), 0);
         }
     }
 }
@@ -194,4 +332,30 @@ fn the_past_is_found_by_its_time_and_nobody_can_change_it() {
         assert!(matches!(error, Error::ReadOnly), "{error}");
     }
     assert!(matches!(alice.find("note"), Err(Error::NotFound)));
+}
+
+#[test]
+fn a_clock_that_was_a_year_ahead_hides_nothing_for_a_year() {
+    let mut alice = Replica::founder("alice", 1);
+    let write = |alice: &Replica, text: &[u8]| {
+        alice.write("note", text).unwrap();
+        alice.volume.commit_now().unwrap();
+        alice.clock.now()
+    };
+    let before = write(&alice, b"before");
+    alice.clock.advance(365 * DAY);
+    write(&alice, b"a year ahead");
+    alice.clock.set_back(364 * DAY);
+    let after = write(&alice, b"after");
+    alice.clock.advance(DAY);
+    let later = write(&alice, b"and later");
+    for restarted in [false, true] {
+        if restarted {
+            alice.salvage(5);
+        }
+        for (time, size) in [(before, 6), (after, 5), (later, 9)] {
+            let root = alice.volume.past_at(time).unwrap();
+            assert_eq!(alice.volume.lookup(root, b"note").unwrap().size, size, "{restarted}");
+        }
+    }
 }

@@ -3,7 +3,10 @@
 use serde::{Deserialize, Serialize};
 
 pub(crate) use super::request::Request;
-use crate::report::{Device, Peer, Scrubbed, Status, User, Verified};
+use crate::{
+    daemon::upkeep,
+    report::{Device, Peer, Scrubbed, Status, User, Verified},
+};
 
 /// No request is longer, in bytes.
 pub(crate) const REQUEST_LIMIT: u64 = 16 << 10;
@@ -50,6 +53,7 @@ pub(crate) enum Reply {
     Devices(Vec<Device>),
     Ticket(String),
     Verified(Box<Verified>),
+    Reclaimed(upkeep::Done),
     Done,
 }
 

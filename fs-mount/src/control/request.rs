@@ -24,6 +24,8 @@ pub(crate) enum Request {
     Verify {
         repair: bool,
     },
+    /// Answered when what is no longer kept is gone.
+    Reclaim,
     /// Answered when the mount is gone and the volume is closed.
     Unmount,
 }

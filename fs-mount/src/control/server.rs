@@ -27,7 +27,7 @@ use super::{
 };
 use crate::{
     daemon::{
-        Shared, blocking,
+        Shared, blocking, upkeep,
         wait::{Waiter, too_late},
     },
     failure::{Because, Failure, Outcome},
@@ -169,6 +169,7 @@ async fn answer(shared: &Arc<Shared>, request: Request, writer: &mut OwnedWriteH
         Request::Invite { role, seconds } => blocking(move || invite(&with_volume, &role, seconds)).await,
         Request::Wait { seconds } => wait_for_peers(shared, Duration::from_secs(seconds), writer).await,
         Request::Verify { repair } => verify(shared, repair, writer).await,
+        Request::Reclaim => blocking(move || upkeep::now(&with_volume).map(Reply::Reclaimed)).await,
         Request::Unmount => Err(Failure::new("unmounting ends the conversation")),
     }
 }

@@ -377,6 +377,26 @@ impl BlockStore for Disk {
         Ok(())
     }
 
+    fn names(&self, from: &BlockHash, limit: usize) -> volume::Result<Vec<(BlockHash, BlockHead)>> {
+        let state = self.state.lock();
+        state.read()?;
+        Ok(state.blocks.range(from..).take(limit).map(|(hash, bytes)| (*hash, BlockHead::of(bytes))).collect())
+    }
+
+    fn remove(&self, hashes: &[BlockHash]) -> volume::Result<()> {
+        let state = &mut *self.state.lock();
+        state.write()?;
+        for hash in hashes {
+            state.blocks.remove(hash);
+            state.unsynced.remove(hash);
+        }
+        Ok(())
+    }
+
+    fn give_back(&self, _: &mut dyn FnMut() -> bool) -> volume::Result<()> {
+        Ok(())
+    }
+
     fn reconsider(&self) -> volume::Result<u64> {
         let state = &mut *self.state.lock();
         state.write()?;

@@ -75,6 +75,15 @@ pub trait BlockStore: Send + Sync + 'static {
         Ok(0)
     }
 
+    /// The names and heads of up to `limit` blocks, in the order of their names, from `from` on.
+    fn names(&self, from: &BlockHash, limit: usize) -> Result<Vec<(BlockHash, BlockHead)>>;
+
+    /// Forgets blocks that nobody needs any more. Their room comes back with [`Self::give_back`].
+    fn remove(&self, hashes: &[BlockHash]) -> Result<()>;
+
+    /// Gives the room of removed blocks back to the disk, in small steps with `pace` between them, until that is false.
+    fn give_back(&self, pace: &mut dyn FnMut() -> bool) -> Result<()>;
+
     /// Makes everything put before durable against power loss.
     fn sync(&self) -> Result<()>;
 
@@ -178,6 +187,24 @@ impl BlockStore for MemoryBlocks {
 
     fn set_aside(&self, hash: &BlockHash) -> Result<()> {
         self.evict(hash);
+        Ok(())
+    }
+
+    fn names(&self, from: &BlockHash, limit: usize) -> Result<Vec<(BlockHash, BlockHead)>> {
+        let state = self.state.lock();
+        Ok(state.blocks.range(from..).take(limit).map(|(hash, bytes)| (*hash, BlockHead::of(bytes))).collect())
+    }
+
+    fn remove(&self, hashes: &[BlockHash]) -> Result<()> {
+        let state = &mut *self.state.lock();
+        for hash in hashes {
+            state.blocks.remove(hash);
+            state.unsynced.remove(hash);
+        }
+        Ok(())
+    }
+
+    fn give_back(&self, _: &mut dyn FnMut() -> bool) -> Result<()> {
         Ok(())
     }
 

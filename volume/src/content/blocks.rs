@@ -10,7 +10,7 @@ mod pieces;
 mod recent;
 mod sealing;
 
-use std::{num::NonZeroUsize, sync::Arc};
+use std::{collections::HashSet, num::NonZeroUsize, sync::Arc};
 
 use crypto::{
     BLOCK_SIZE, BlockHeader, Entropy, PAGE_SIZE, PatchHeader, first_page, is_patch, open_pages, plain_len, stored_len,
@@ -21,7 +21,7 @@ use parking_lot::Mutex;
 
 use crate::{
     content::{
-        BLOCK, BlockHash, BlockKind, BlockStore, Content, ContentData, KeyRing,
+        BLOCK, BlockHash, BlockHead, BlockKind, BlockStore, Content, ContentData, KeyRing,
         list::{children, height, parse, span},
         tree,
     },
@@ -43,6 +43,11 @@ const PATCHES: usize = 16 << 10;
 /// Idle buffers that are kept for later.
 const IDLE_BUFFERS: usize = 4;
 
+/// Enough of a name to tell it from others here. (Two that agree are both kept.)
+pub(crate) fn short(hash: &BlockHash) -> u64 {
+    hash.as_bytes().first_chunk().map_or(0, |bytes| u64::from_be_bytes(*bytes))
+}
+
 /// The blocks of this device. Cheap to clone.
 #[derive(Clone)]
 pub struct Blocks(Arc<Inner>);
@@ -57,6 +62,8 @@ struct Inner {
     patches: Mutex<LruCache<BlockHash, PatchHeader>>,
     recent: Mutex<Recent>,
     buffers: Mutex<Vec<Vec<u8>>>,
+    /// While it is looked for what nobody needs: what was put since that began.
+    young: Mutex<Option<HashSet<u64>>>,
 }
 
 impl Blocks {
@@ -71,6 +78,7 @@ impl Blocks {
             patches: Mutex::new(LruCache::new(cache(PATCHES))),
             recent: Mutex::new(Recent::new()),
             buffers: Mutex::new(Vec::new()),
+            young: Mutex::new(None),
         }))
     }
 
@@ -84,6 +92,80 @@ impl Blocks {
         self.0.store.sync()
     }
 
+    /// Stores blocks; of those that may be here already (`known`) only what isn't.
+    pub(crate) fn put_all(&self, blocks: &[(BlockHash, &[u8])], known: bool) -> Result<()> {
+        // Noted first: whoever removes what nobody needs looks here with the lock held.
+        if let Some(young) = &mut *self.0.young.lock() {
+            young.extend(blocks.iter().map(|(hash, _)| short(hash)));
+        }
+        if !known {
+            return self.0.store.put_many(blocks);
+        }
+        let mut new = Vec::with_capacity(blocks.len());
+        for block in blocks {
+            if !self.0.store.contains(&block.0)? {
+                new.push(*block);
+            }
+        }
+        if new.is_empty() { Ok(()) } else { self.0.store.put_many(&new) }
+    }
+
+    /// From now on it is noted what is put, or with false no longer.
+    pub(crate) fn note_young(&self, on: bool) {
+        *self.0.young.lock() = on.then(HashSet::new);
+    }
+
+    /// Removes those of these blocks that weren't put since [`Self::note_young`]. Returns how many bytes they had.
+    pub(crate) fn remove_old(&self, blocks: &[(BlockHash, BlockHead)]) -> Result<u64> {
+        let young = self.0.young.lock();
+        let is_young = |hash: &BlockHash| young.as_ref().is_none_or(|young| young.contains(&short(hash)));
+        let old = blocks.iter().filter(|(hash, _)| !is_young(hash));
+        let (hashes, bytes): (Vec<BlockHash>, Vec<u64>) = old.map(|(hash, head)| (*hash, head.len as u64)).unzip();
+        self.0.store.remove(&hashes)?;
+        drop(young);
+        let (mut lists, mut patches) = (self.0.lists.lock(), self.0.patches.lock());
+        for hash in &hashes {
+            lists.pop(hash);
+            patches.pop(hash);
+        }
+        // Whoever lies above one is not wholly here any more.
+        self.0.complete.lock().clear();
+        Ok(bytes.iter().sum())
+    }
+
+    /// Names every block and list node below a root, each with its height (0: a block); what a list node names only if
+    /// `each` says so. One that is missing or damaged names nothing.
+    pub(crate) fn walk(
+        &self,
+        root: BlockHash,
+        blocks: u64,
+        each: &mut dyn FnMut(&BlockHash, u32) -> bool,
+    ) -> Result<()> {
+        let mut left = vec![(root, height(blocks))];
+        while let Some((hash, height)) = left.pop() {
+            if hash.is_hole() || !each(&hash, height) || height == 0 {
+                continue;
+            }
+            // Not through the nodes in memory: this meets each once.
+            let bytes = match self.0.store.get(&hash) {
+                Ok(Some(bytes)) => bytes,
+                Ok(None) | Err(Error::Damaged(_)) => continue,
+                Err(e) => return Err(e),
+            };
+            let children = bytes.chunks_exact(BlockHash::LEN).filter_map(|hash| BlockHash::try_from(hash).ok());
+            left.extend(children.map(|child| (child, height - 1)));
+        }
+        Ok(())
+    }
+
+    /// The block below a patch.
+    pub(crate) fn patched(&self, hash: &BlockHash, head: &BlockHead) -> Result<Option<BlockHash>> {
+        match self.base_of(hash, head) {
+            Err(Error::Absent(_) | Error::Damaged(_)) => Ok(None),
+            base => base,
+        }
+    }
+
     /// Stores what another device sent as the block, patch or list node `hash`.
     ///
     /// # Errors
@@ -92,7 +174,7 @@ impl Blocks {
         let Some(kind) = BlockKind::of(hash, bytes) else {
             return Err(Error::damaged(format!("{} bytes that are not the block {}", bytes.len(), hash.short())));
         };
-        self.0.store.put(hash, bytes)?;
+        self.put_all(&[(*hash, bytes)], true)?;
         Ok(kind)
     }
 
@@ -164,7 +246,7 @@ impl Blocks {
             return Ok(());
         }
         let named: Vec<_> = nodes.iter().map(|(hash, bytes)| (*hash, bytes.as_slice())).collect();
-        self.0.store.put_many(&named)?;
+        self.put_all(&named, false)?;
         let mut lists = self.0.lists.lock();
         for (hash, bytes) in &nodes {
             lists.put(*hash, parse(bytes, bytes.len() / BlockHash::LEN)?.into());

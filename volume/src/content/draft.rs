@@ -16,7 +16,7 @@ mod share;
 use crypto::SymmetricKey;
 
 use crate::{
-    content::{BLOCK, Blocks, Content, ContentData, INLINE_MAX, KeyRing, MAX_FILE_SIZE},
+    content::{BLOCK, BlockHash, Blocks, Content, ContentData, INLINE_MAX, KeyRing, MAX_FILE_SIZE},
     error::{Error, Result},
 };
 
@@ -61,6 +61,18 @@ impl Draft {
     pub fn with_budget(mut self, bytes: usize) -> Self {
         self.means.budget = bytes;
         self
+    }
+
+    /// Names what it may still read: lists, by root and number of blocks, and single blocks.
+    pub(crate) fn needs(&self, lists: &mut dyn FnMut(BlockHash, u64), block: &mut dyn FnMut(BlockHash)) {
+        for content in [&self.base, self.log.base()] {
+            if let ContentData::Tree { root, blocks } = content.data {
+                lists(root, blocks);
+            }
+        }
+        if let Body::Large(overlay) = &self.body {
+            overlay.needs(lists, block);
+        }
     }
 
     /// The file's length.

@@ -14,6 +14,7 @@
 //!   lies behind it is checked by hash when the store is opened after a crash.
 
 mod format;
+mod holes;
 mod recovery;
 
 use std::{
@@ -449,6 +450,24 @@ impl BlockStore for Packs {
         self.store.apply(batch)?;
         self.rows.lock().pop(hash);
         Ok(())
+    }
+
+    fn names(&self, from: &BlockHash, limit: usize) -> Result<Vec<(BlockHash, BlockHead)>> {
+        let rows = self.store.scan(Space::Blocks, from.as_bytes(), &[], limit)?;
+        let named = |(key, row): (Vec<u8>, Vec<u8>)| {
+            let hash =
+                BlockHash::try_from(key.as_slice()).map_err(|_| Error::damaged("a name in the index of the packs"))?;
+            Ok((hash, Place::decode(&row)?.head))
+        };
+        rows.into_iter().map(named).collect()
+    }
+
+    fn remove(&self, hashes: &[BlockHash]) -> Result<()> {
+        self.make_holes(hashes)
+    }
+
+    fn give_back(&self, pace: &mut dyn FnMut() -> bool) -> Result<()> {
+        self.punch_holes(pace)
     }
 
     fn reconsider(&self) -> Result<u64> {

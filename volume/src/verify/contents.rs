@@ -77,6 +77,8 @@ impl Verifier<'_> {
         match version {
             Ok(version) => match version.content.data {
                 ContentData::Inline(_) => self.report.checked.contents += 1,
+                // Of what was removed nothing need be here.
+                ContentData::Tree { .. } if matches!(row, NodeRow::Node(node) if node.is_gone()) => {}
                 ContentData::Tree { root, blocks } => {
                     self.live.insert(at);
                     self.tree(at, root, blocks, Some(&version.keys), path, "of it");

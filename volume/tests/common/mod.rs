@@ -30,19 +30,24 @@ use p2pfs_volume::{
     salvage::{Remains, Salvaged, salvage},
 };
 
-/// A clock that moves a millisecond with every look.
+/// A clock that moves a millisecond with every look; and by how much its date was set back.
 #[derive(Default)]
-pub struct StepClock(AtomicU64);
+pub struct StepClock(AtomicU64, AtomicU64);
 
 impl StepClock {
     pub fn advance(&self, by: Duration) {
         self.0.fetch_add(by.as_millis() as u64, Ordering::Relaxed);
     }
+
+    /// Sets its date back.
+    pub fn set_back(&self, by: Duration) {
+        self.1.fetch_add(by.as_millis() as u64, Ordering::Relaxed);
+    }
 }
 
 impl Clock for StepClock {
     fn now(&self) -> Timestamp {
-        let millis = self.0.fetch_add(1, Ordering::Relaxed);
+        let millis = self.0.fetch_add(1, Ordering::Relaxed) - self.1.load(Ordering::Relaxed);
         Timestamp { secs: 1_795_338_900 + (millis / 1000) as i64, nanos: (millis % 1000) as u32 * 1_000_000 }
     }
 

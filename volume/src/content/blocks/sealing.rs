@@ -69,7 +69,7 @@ impl Blocks {
             }
             let group: Vec<_> =
                 hashes[first..].iter().zip(&ends).map(|(hash, range)| (*hash, &sealed[range.clone()])).collect();
-            self.0.store.put_many(&group)?;
+            self.put_all(&group, false)?;
         }
         self.give_back(sealed);
         Ok(hashes)

@@ -337,6 +337,15 @@ fn a_damaged_list_node_or_block_is_never_used() {
         fn set_aside(&self, hash: &BlockHash) -> Result<()> {
             self.0.set_aside(hash)
         }
+        fn names(&self, from: &BlockHash, limit: usize) -> Result<Vec<(BlockHash, crate::content::BlockHead)>> {
+            BlockStore::names(&self.0, from, limit)
+        }
+        fn remove(&self, hashes: &[BlockHash]) -> Result<()> {
+            self.0.remove(hashes)
+        }
+        fn give_back(&self, pace: &mut dyn FnMut() -> bool) -> Result<()> {
+            self.0.give_back(pace)
+        }
         fn sync(&self) -> Result<()> {
             self.0.sync()
         }

@@ -45,6 +45,11 @@ impl DirtyBlock {
         Self { units: Default::default(), known, filled: 0, held: 0, under, stamp, base: None }
     }
 
+    /// The blocks that it may still read.
+    pub(super) fn needs(&self) -> [Option<BlockHash>; 2] {
+        [Some(self.under), self.base]
+    }
+
     /// The memory that it takes.
     pub(super) fn cost(&self) -> usize {
         OVERHEAD + usize::from(self.held) * UNIT

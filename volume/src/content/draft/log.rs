@@ -84,6 +84,10 @@ impl Log {
         Self { base, keys, header: None, next_row: 0, logged_bytes: 0, pending, pending_bytes: 0 }
     }
 
+    pub(super) fn base(&self) -> &Content {
+        &self.base
+    }
+
     /// Whether the store has more of it than is worth keeping beside the blocks it became.
     pub(super) fn is_long(&self) -> bool {
         self.header.is_some() && self.logged_bytes > SMALL_BYTES

@@ -88,6 +88,17 @@ impl Overlay {
         }
     }
 
+    /// As [`super::Draft::needs`].
+    pub(super) fn needs(&self, lists: &mut dyn FnMut(BlockHash, u64), block: &mut dyn FnMut(BlockHash)) {
+        lists(self.root, self.count);
+        for piece in self.pieces.values() {
+            match piece {
+                Piece::Sealed(hash) => block(*hash),
+                Piece::Dirty(dirty) => dirty.needs().into_iter().flatten().for_each(&mut *block),
+            }
+        }
+    }
+
     /// A file with these bytes, unsealed.
     pub(super) fn from_bytes(bytes: &[u8]) -> Self {
         let mut overlay = Self::new(bytes.len() as u64, 0, BlockHash::HOLE, 0);

@@ -332,3 +332,41 @@ fn bytes_that_are_no_block_are_not_kept() {
     let (_, blocks) = memory();
     assert!(blocks.absent(&crate::content::Content::empty(), 1).unwrap().is_empty());
 }
+
+#[test]
+fn the_room_of_removed_blocks_is_given_back_and_others_are_whole() {
+    use std::os::unix::fs::MetadataExt;
+    let (dir, (_, store)) = (TempDir::new().unwrap(), sealed());
+    let packs = Packs::open(dir.path(), &store).unwrap();
+    put(&packs, 0..2000);
+    packs.sync().unwrap();
+    let room = || pack_file(&dir, 0).1.metadata().unwrap().blocks() * 512;
+    let before = room();
+    // One here and there first, then the others between them: also what is left of the disk's blocks goes.
+    let gone = |n: &u64| *n < 1500;
+    let names = |keep: fn(&u64) -> bool| (0..2000).filter(move |n| gone(n) && keep(n)).map(|n| block(n).0);
+    packs.remove(&names(|n| n % 3 == 0).collect::<Vec<_>>()).unwrap();
+    packs.give_back(&mut || true).unwrap();
+    check(&packs, 1500..2000, 0..1);
+    packs.remove(&names(|n| n % 3 != 0).collect::<Vec<_>>()).unwrap();
+    packs.give_back(&mut || true).unwrap();
+    check(&packs, 1500..2000, 0..1500);
+    let lens: u64 = (0..1500).map(|n| block(n).1.len() as u64).sum();
+    assert!(before - room() > lens - 2 * 4096, "{before} {} {lens}", room());
+    // Cut short before anything is punched out, and after a crash: it is done later, and nothing is missed.
+    packs.remove(&(1500..1600).map(|n| block(n).0).collect::<Vec<_>>()).unwrap();
+    drop(packs);
+    let packs = Packs::open(dir.path(), &store).unwrap();
+    check(&packs, 1600..2000, 0..1600);
+    put(&packs, 2000..2100);
+    packs.give_back(&mut || true).unwrap();
+    assert!(store.raw().scan(Space::Meta, b"hole/", &prefix_end(b"hole/"), 1).unwrap().is_empty());
+    check(&packs, 1600..2100, 0..1600);
+    put(&packs, 0..100);
+    packs.close().unwrap();
+    drop(packs);
+    let packs = Packs::open(dir.path(), &store).unwrap();
+    check(&packs, 0..100, 100..1600);
+    check(&packs, 1600..2100, 100..101);
+    assert_eq!(packs.names(&BlockHash::ZERO, 10_000).unwrap().len(), 600);
+}
