@@ -32,6 +32,7 @@ pub mod content;
 mod acl;
 mod ahead;
 mod apply;
+mod conflicts;
 mod core;
 mod history;
 mod namespace;
@@ -58,6 +59,7 @@ pub mod fuzzing;
 #[cfg(test)]
 mod vectors;
 
+pub use conflicts::{Conflict, ConflictVersion, Conflicts, Keep};
 pub use content::{BlockHash, BlockStore};
 pub use error::{Error, Result};
 pub use files::PagesFrom;
