@@ -168,6 +168,35 @@ fn two_people_of_one_number_share_a_bin() {
 }
 
 #[test]
+fn people_of_different_numbers_have_a_bin_each() {
+    const THEM: u32 = 65_534;
+    let mut group = Group::two();
+    let bob = &mut group.peers[1];
+    bob.unmount();
+    bob.for_everybody();
+    bob.mount();
+    bob.await_connected(1);
+    let (alice, bob) = (group.alice(), group.bob());
+    fs::set_permissions(bob.root(), fs::Permissions::from_mode(0o777)).unwrap();
+    fs::write(alice.at("a"), "alice's").unwrap();
+    let them = |program: &str, arguments: &[&str]| succeed(as_user(bob, THEM, bob.root(), program).args(arguments));
+    them("bash", &["-c", "echo -n their own > b"]);
+    trash(alice, ["a"]);
+    them("gio", &["trash", "b"]);
+    group.all_read(format!(".Trash-{}/files/a", me()), b"alice's");
+    group.all_read(format!(".Trash-{THEM}/files/b"), b"their own");
+    // Both bins are on both mounts; programs look into their user's.
+    let listed = succeed(&mut as_user(alice, me(), alice.root(), "trash-list"));
+    assert!(listed.contains("/a\n") && !listed.contains("/b\n"), "{listed}");
+    let listed = them("trash-list", &[]);
+    assert!(listed.contains("/b\n") && !listed.contains("/a\n"), "{listed}");
+    them("bash", &["-c", "echo 0 | trash-restore"]);
+    group.all_read("b", b"their own");
+    succeed(&mut as_user(alice, me(), alice.root(), "trash-empty"));
+    assert_eq!(binned(alice), 0);
+}
+
+#[test]
 fn on_a_system_mount_everybody_has_a_bin_below_the_admin_s() {
     const USERS: [u32; 2] = [65_534, 12_345];
     let peer = Peer::system();
