@@ -1,6 +1,6 @@
 //! The command line: what can be typed.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{ffi::OsString, net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
@@ -41,6 +41,10 @@ pub(crate) enum Command {
     Devices(Listing),
     /// List the volumes on this machine
     Volumes(Volumes),
+    /// List what several made at once under one name
+    Conflicts(Conflicts),
+    /// Settle conflicts: keep one version, or both
+    Resolve(Resolve),
     /// Wait until connected peers have everything, and everything of theirs is here
     Wait(Wait),
     /// Check everything that this device keeps of a volume, and repair it
@@ -176,6 +180,32 @@ pub(crate) struct Volumes {
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Conflicts {
+    /// Only what is in conflict there or below; by its own name or by one that shows beside it
+    pub(crate) path: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) which: Which,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Resolve {
+    /// What is in conflict, by its own name or by one that shows beside it
+    #[arg(required_unless_present = "all")]
+    pub(crate) paths: Vec<PathBuf>,
+    /// What to keep: mine, theirs, both, or the name of one as `p2pfs conflicts` lists it
+    #[arg(long, value_name = "mine|theirs|both|NAME")]
+    pub(crate) keep: OsString,
+    /// All conflicts of the volume
+    #[arg(long, conflicts_with = "paths")]
+    pub(crate) all: bool,
+    #[command(flatten)]
+    pub(crate) which: Which,
 }
 
 #[derive(Debug, Args)]

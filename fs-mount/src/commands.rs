@@ -8,6 +8,7 @@ use crate::{
     home::Home,
 };
 
+mod conflicts;
 mod init;
 mod invite;
 mod join;
@@ -36,6 +37,8 @@ pub(crate) fn run(command: Command) -> Outcome<()> {
         Command::Users(args) => listings::users(&home, &args),
         Command::Devices(args) => listings::devices(&home, &args),
         Command::Volumes(args) => listings::volumes(&home, &args),
+        Command::Conflicts(args) => conflicts::list(&home, &args),
+        Command::Resolve(args) => conflicts::resolve(&home, &args),
         Command::Wait(args) => wait::run(&home, &args),
         Command::Verify(args) => verify::run(&home, &args),
         Command::Reclaim(args) => reclaim::run(&home, &args),

@@ -4,6 +4,7 @@
 //! reply. Both ends are one program of one version, so this is no format that others rely on.
 
 pub(crate) mod client;
+pub(crate) mod conflicts;
 pub(crate) mod protocol;
 mod request;
 pub(crate) mod server;

@@ -26,6 +26,7 @@ mod mountpoint;
 
 mod clock;
 mod home;
+mod inside;
 mod open_volume;
 mod profile;
 mod repair;

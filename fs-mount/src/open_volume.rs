@@ -24,7 +24,7 @@ use crate::{
     cli::Which,
     clock::SystemClock,
     control::{
-        client,
+        client, conflicts,
         protocol::{Reply, Request},
     },
     failure::{Because, Failure, Outcome, plain},
@@ -192,9 +192,13 @@ fn answer_here(open: &OpenVolume, request: &Request) -> Outcome<Reply> {
             let invitation = ticket::Invitation { role, expires: Duration::from_secs(*seconds) };
             ticket::issue(volume, &open.profile, invitation, registries, Vec::new()).map(Reply::Ticket)
         }
-        Request::Hello | Request::Wait { .. } | Request::Verify { .. } | Request::Reclaim | Request::Unmount => {
-            Err(not_mounted(&open.dir))
-        }
+        Request::Conflicts { within } => conflicts::list(volume, within).map(Reply::Conflicts),
+        Request::Hello
+        | Request::Wait { .. }
+        | Request::Resolve { .. }
+        | Request::Verify { .. }
+        | Request::Reclaim
+        | Request::Unmount => Err(not_mounted(&open.dir)),
     }
 }
 

@@ -31,7 +31,8 @@ pub(crate) fn table(head: &[&str], rows: &[Vec<String>]) -> Outcome<()> {
     line(&layout(head, rows))
 }
 
-fn layout(head: &[&str], rows: &[Vec<String>]) -> String {
+/// The lines of a table.
+pub(crate) fn layout(head: &[&str], rows: &[Vec<String>]) -> String {
     let head: Vec<String> = head.iter().map(ToString::to_string).collect();
     let widths: Vec<usize> = (0..head.len())
         .map(|column| {

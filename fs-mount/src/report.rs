@@ -22,6 +22,7 @@ pub(crate) struct Status {
     pub(crate) pending: u64,
     pub(crate) wanted_blocks: u64,
     pub(crate) wanted_bytes: u64,
+    /// Names beside which something shows.
     pub(crate) conflicts: u64,
     pub(crate) nodes: u64,
     /// Nothing more is stored until there is room.

@@ -70,16 +70,20 @@ impl Peer {
 
     /// The same, mounted for everybody on this machine as an ordinary disk is. Needs root.
     pub fn system() -> Self {
-        assert!(rustix::process::geteuid().is_root(), "a system mount needs root: run scripts/test");
-        let scratch = Arc::new(Scratch::new());
-        // Other users have to get through to the mount.
-        let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
-        fs::set_permissions(scratch.path(), open).unwrap();
-        let mut peer = Self::new(&scratch, "alice");
-        peer.options = vec!["--allow-other".to_owned()];
+        let mut peer = Self::new(&Arc::new(Scratch::new()), "alice");
+        peer.for_everybody();
         peer.init(&[]);
         peer.mount();
         peer
+    }
+
+    /// Mounts for everybody on this machine from the next mount on, as an ordinary disk is. Needs root.
+    pub fn for_everybody(&mut self) {
+        assert!(rustix::process::geteuid().is_root(), "a system mount needs root: run scripts/test");
+        // Other users have to get through to the mount.
+        let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        fs::set_permissions(self.scratch.path(), open).unwrap();
+        self.options = vec!["--allow-other".to_owned()];
     }
 
     /// The user's name in the volume.

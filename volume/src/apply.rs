@@ -691,9 +691,7 @@ impl Core {
                 if !origin.local && *root != BlockHash::ZERO && value.is_some() {
                     self.overlay.wanted.push((at, *root, *blocks));
                 }
-                let before = node.content.len() > 1;
                 self.replace(&mut node.content, gone, Some(Value { at, count: origin.count, value }))?;
-                self.overlay.conflicts += i64::from(node.content.len() > 1) - i64::from(before);
                 Self::touch(&mut node, origin, time);
                 self.set_mtime(&mut node)?;
                 self.put_node(ino, node);
@@ -704,9 +702,7 @@ impl Core {
                 let (ino, mut node) = self.target(origin, node)?;
                 let live: Vec<ValueRef> = node.content.iter().map(|v| v.at).collect();
                 self.check_same_register(origin, head, gone, &live)?;
-                let before = node.content.len() > 1;
                 self.replace(&mut node.content, gone, None)?;
-                self.overlay.conflicts += i64::from(node.content.len() > 1) - i64::from(before);
                 self.set_mtime(&mut node)?;
                 self.put_node(ino, node);
                 self.changed(Changed::Content(ino));

@@ -195,7 +195,7 @@ pub(crate) struct Overlay {
     pub bearing: Option<DerivingKey>,
     /// A content of blocks is published.
     pub publishes: bool,
-    /// By how much the number of files in conflict changed.
+    /// By how much the number of names changed beside which something shows.
     pub conflicts: i64,
     /// Directories in a would-be cycle, when the set changed.
     pub cyclic: Option<BTreeSet<Ino>>,
@@ -212,7 +212,7 @@ pub(crate) struct Counters {
     next_ino: u64,
     /// As stored: without those whose births are in the pending commit, which are counted when that is found again.
     nodes: u64,
-    /// Files with more than one content value.
+    /// Names beside which something shows ([`crate::conflicts`]).
     conflicts: i64,
     my_log: u64,
     cyclic: BTreeSet<Ino>,
@@ -383,6 +383,7 @@ impl Core {
         };
         core.load_members()?;
         core.load_branches()?;
+        core.load_beside()?;
         core.load_pending()?;
         Ok(core)
     }
@@ -913,9 +914,16 @@ impl Core {
         self.counters.nodes
     }
 
-    /// How many files have more than one content value.
+    /// Beside how many names something shows.
     pub(crate) fn conflict_count(&self) -> u64 {
         u64::try_from(self.counters.conflicts).unwrap_or(0)
+    }
+
+    /// Sets that number, in `batch` too.
+    pub(crate) fn count_beside(&mut self, batch: &mut Batch, count: i64) {
+        self.counters.conflicts = count;
+        self.stored_counters.conflicts = count;
+        self.store.put(batch, Space::Meta, COUNTERS, &encode(&self.stored_counters));
     }
 
     /// Directories in a would-be cycle.
@@ -1026,7 +1034,7 @@ impl Core {
     }
 
     /// Puts rows that other commits made, and that the open one changes, into the history; the new ones are as they are
-    /// since the open one.
+    /// since the open one. Also notes beside which names something shows now.
     fn keep_history(&mut self, batch: &mut Batch, overlay: &mut Overlay, plain: &mut Vec<u8>) -> Result<()> {
         let open = self.next_arrival;
         for (ino, row) in &mut overlay.nodes {
@@ -1051,9 +1059,13 @@ impl Core {
             }
         }
         for ((directory, tag), entry) in &mut overlay.entries {
-            if let Some(old) = self.present_entry(*directory, tag)?
-                && old.since < open
-            {
+            let old = self.present_entry(*directory, tag)?;
+            let beside = !entry.derives.is_empty();
+            if old.as_ref().is_some_and(|old| !old.derives.is_empty()) != beside {
+                self.put_beside(batch, *directory, tag, beside);
+                overlay.conflicts += if beside { 1 } else { -1 };
+            }
+            if let Some(old) = old.filter(|old| old.since < open) {
                 history::keep_entry(&self.store, batch, (*directory, tag), &old, open, plain);
             }
             Arc::make_mut(entry).since = open;

@@ -32,6 +32,7 @@ pub mod content;
 mod acl;
 mod ahead;
 mod apply;
+mod conflicts;
 mod core;
 mod history;
 mod namespace;
@@ -62,6 +63,7 @@ pub mod fuzzing;
 #[cfg(test)]
 mod vectors;
 
+pub use conflicts::{Conflict, ConflictVersion, Conflicts, Keep};
 pub use content::{BlockHash, BlockStore};
 pub use error::{Error, Result};
 pub use files::PagesFrom;
@@ -72,7 +74,7 @@ pub use node::{
     RenameMode, SetTime, SetXattr, Statistics,
 };
 pub use reclaim::Reclaimed;
-pub use retention::{Keep, Thinned};
+pub use retention::{KeptFor, Thinned};
 pub use store::Store;
 pub use sync::{CheckedMessage, Message, PeerProgress, Session, SessionError};
 pub use time::{Clock, Timestamp};

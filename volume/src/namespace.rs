@@ -449,7 +449,7 @@ impl Core {
         Ok(())
     }
 
-    fn settle_conflict(&mut self, of: Ino, value: ValueRef) -> Result<()> {
+    pub(crate) fn settle_conflict(&mut self, of: Ino, value: ValueRef) -> Result<()> {
         self.anchor(of)?;
         let node = self.with_node(of, |n| n.id)?;
         self.emit::<PlaceBody>(ChangeKind::Settle { node }, &[value], None)?;
@@ -497,7 +497,7 @@ impl Core {
 
     /// Gives a file that shows only because an edit outlived its removal its places back, before
     /// what revived it changes.
-    fn anchor(&mut self, ino: Ino) -> Result<()> {
+    pub(crate) fn anchor(&mut self, ino: Ino) -> Result<()> {
         let row = self.row(ino)?;
         let Some(NodeRow::Node(node)) = row.as_deref() else { return Err(Error::NotFound) };
         if node.is_placed() {
@@ -520,7 +520,7 @@ impl Core {
         Ok(parts)
     }
 
-    fn has_entries(&mut self, ino: Ino) -> Result<bool> {
+    pub(crate) fn has_entries(&mut self, ino: Ino) -> Result<bool> {
         let directory = self.canonical(ino)?;
         let mut from = [0; 16];
         loop {
@@ -625,7 +625,7 @@ impl Core {
     /// The node to work on: a conflicting value is first made a file of its own, which keeps the
     /// inode number it shows under.
     pub(crate) fn made_real(&mut self, ino: Ino) -> Result<Ino> {
-        let Some(NodeRow::View { of, value, .. }) = self.row(ino)?.as_deref().cloned() else { return Ok(ino) };
+        let Some(NodeRow::View { of, .. }) = self.row(ino)?.as_deref().cloned() else { return Ok(ino) };
         self.may_change()?;
         let file = self.node(of)?;
         let shown = self.first_shown(of, &file)?.and_then(|link| link.shown.clone()).ok_or(Error::NotFound)?;
@@ -637,10 +637,17 @@ impl Core {
             }
         }
         let name = name.ok_or(Error::NotFound)?;
+        self.make_real_as(ino, directory, &name)?;
+        Ok(ino)
+    }
+
+    /// Makes a conflicting value a file of its own under this name.
+    pub(crate) fn make_real_as(&mut self, ino: Ino, directory: Ino, name: &[u8]) -> Result<()> {
+        let Some(NodeRow::View { of, value, .. }) = self.row(ino)?.as_deref().cloned() else { return Ok(()) };
+        let file = self.node(of)?;
         // Settled first: its derived name must be free for the file.
         self.put_row(ino, None);
-        self.bear_copy(&file, value, ino, directory, &name)?;
-        Ok(ino)
+        self.bear_copy(&file, value, ino, directory, name)
     }
 
     /// Takes a value out of a file's register and makes it the content of a new file.
@@ -685,7 +692,12 @@ impl Core {
     }
 
     /// A content value as the body of a change for another node: with all keys that its blocks need.
-    fn content_body(&mut self, node: &Node, at: ValueRef, content: &crate::row::ContentValue) -> Result<ContentBody> {
+    pub(crate) fn content_body(
+        &mut self,
+        node: &Node,
+        at: ValueRef,
+        content: &crate::row::ContentValue,
+    ) -> Result<ContentBody> {
         let data = match content.tree {
             Some((root, blocks)) => ContentData::Tree { root, blocks },
             None => ContentData::Inline(self.inline_bytes(node, at, content)?),

@@ -21,7 +21,7 @@ const HOUR: u64 = 3600;
 
 /// For how long which moments are kept. Months have 30 days here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Keep {
+pub struct KeptFor {
     /// Everything.
     pub all: Duration,
     /// The last state of each hour.
@@ -36,14 +36,14 @@ pub struct Keep {
 
 const DAY: Duration = Duration::from_secs(24 * HOUR);
 
-impl Default for Keep {
+impl Default for KeptFor {
     /// Everything for 30 days, hourly for 60, daily for a year, weekly for three, monthly for ever.
     fn default() -> Self {
         Self { all: 30 * DAY, hourly: 60 * DAY, daily: 365 * DAY, weekly: 3 * 365 * DAY, monthly: None }
     }
 }
 
-impl Keep {
+impl KeptFor {
     /// How long the time is of which one moment of such an age is kept, in seconds; `None` if none is.
     fn every(&self, age: u64) -> Option<u64> {
         let steps = [(self.hourly, HOUR), (self.daily, 24 * HOUR), (self.weekly, 7 * 24 * HOUR)];
@@ -78,12 +78,12 @@ pub struct Thinned {
 
 impl Volume {
     /// Drops what of history is not to be kept any longer. `pinned` are arrivals that are kept whatever their age. With
-    /// `over` the older half of what is kept beyond [`Keep::all`] goes as well: history takes more room than it may.
+    /// `over` the older half of what is kept beyond [`KeptFor::all`] goes as well: history takes more room than it may.
     /// In small steps with `pace` between them, until that is false.
     ///
     /// # Errors
     /// The disk fails, or the store is damaged.
-    pub fn thin(&self, keep: &Keep, pinned: &[u64], over: bool, pace: &mut dyn FnMut() -> bool) -> Result<Thinned> {
+    pub fn thin(&self, keep: &KeptFor, pinned: &[u64], over: bool, pace: &mut dyn FnMut() -> bool) -> Result<Thinned> {
         let now = self.inner.clock.now();
         let before = self.inner.core.lock().moments.clone();
         let window = self.inner.core.lock().arrival_at(now.before(keep.all))?.max(before.thinned_to);
@@ -173,7 +173,7 @@ mod tests {
 
     #[test]
     fn fewer_and_fewer_moments_are_kept() {
-        let keep = Keep { monthly: Some(5 * 365 * DAY), ..Keep::default() };
+        let keep = KeptFor { monthly: Some(5 * 365 * DAY), ..KeptFor::default() };
         let now = Timestamp { secs: 2_000_000_000, nanos: 0 };
         // Every twenty minutes for seven years, up to 30 days ago.
         let from = 30 * 24 * 3600;

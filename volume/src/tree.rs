@@ -19,11 +19,13 @@ use crate::{
     Changed,
     apply::{decode, is_name},
     commit::{self, ChangeKind, Head, PlaceBody, RawChange},
+    conflicts::Origin,
     core::Core,
     error::{Error, Result},
     id::{Birthplace, CommitHash, LinkId, NodeId},
     node::{Ino, NAME_MAX, NodeKind},
     row::{Claim, Derived, Entry, Link, Node, NodeRow, Place, Shown},
+    time::Timestamp,
     version::ValueRef,
 };
 
@@ -670,18 +672,8 @@ impl Core {
     /// Names for a conflicting value, the preferred one first: who made it and when, and if that
     /// isn't enough a piece of its commit.
     fn conflict_names(&mut self, name: &[u8], value: ValueRef) -> Result<Vec<Vec<u8>>> {
-        let (device, time, hash) = if self.is_pending(value.dot) {
-            (self.device.id(), self.now(), format!("{:064x}", value.index))
-        } else {
-            let row = self.commit_row(value.dot)?.ok_or_else(|| Error::damaged("a commit is missing"))?;
-            let header: commit::Header = decode(&row.header)?;
-            (header.device, header.time, format!("{}{:x}", row.hash, value.index))
-        };
-        let user = self.members.devices.get(&device).map(|d| d.user);
-        let user = user.map_or_else(|| device.short(), |user| self.members.shown_name(&user));
-        let (year, month, day, hour, minute) = civil(time.secs);
-        let when = format!("{year:04}-{month:02}-{day:02} {hour:02}{minute:02}Z");
-        let base = format!(" (conflict of {user} {when}");
+        let Origin { device, made, digits: hash, .. } = self.origin_of(value)?;
+        let base = format!(" (conflict of {} {}", self.user_named(&device), civil_minutes(made));
         let mut names = vec![with_suffix(name, &format!("{base})"))];
         for n in [4, 8, hash.len()] {
             names.push(with_suffix(name, &format!("{base} {})", &hash[..n])));
@@ -910,6 +902,12 @@ pub(crate) fn with_suffix(name: &[u8], suffix: &str) -> Vec<u8> {
         end -= 1;
     }
     [&stem[..end], suffix.as_bytes(), ext].concat()
+}
+
+/// A time as in the names of conflicting versions.
+pub(crate) fn civil_minutes(time: Timestamp) -> String {
+    let (year, month, day, hour, minute) = civil(time.secs);
+    format!("{year:04}-{month:02}-{day:02} {hour:02}{minute:02}Z")
 }
 
 /// Year, month, day, hour and minute (UTC) of seconds since 1970, by Howard Hinnant's `civil_from_days`.

@@ -93,7 +93,7 @@ pub struct Status {
     pub wanted_blocks: u64,
     /// Bytes of them, about.
     pub wanted_bytes: u64,
-    /// Files with more than one version at once.
+    /// Names beside which something shows: files with more than one version at once, and names that were taken twice.
     pub conflicts: u64,
     /// Nodes ever born.
     pub nodes: u64,
@@ -298,17 +298,28 @@ impl Volume {
         Ok(())
     }
 
+    /// Runs a local call; with what it changed.
+    fn called<R>(&self, f: impl FnOnce(&mut Core) -> Result<R>) -> Result<(R, Vec<Changed>)> {
+        self.check_open()?;
+        let mut core = self.inner.core.lock();
+        if core.pending_is_full() {
+            core.cut()?;
+        }
+        let result = core.call(f)?;
+        Ok((result, std::mem::take(&mut core.settled)))
+    }
+
+    /// Runs a local call that doesn't come through the mount: its kernel is told of everything.
+    pub(crate) fn beside_the_mount<R>(&self, f: impl FnOnce(&mut Core) -> Result<R>) -> Result<R> {
+        let (result, changed) = self.called(f)?;
+        self.tell(&changed);
+        self.wake_committer();
+        Ok(result)
+    }
+
     /// Runs a local call. `names` are those the caller's kernel knows to have changed.
     pub(crate) fn local<R>(&self, names: &[&[u8]], f: impl FnOnce(&mut Core) -> Result<R>) -> Result<R> {
-        self.check_open()?;
-        let (result, changed) = {
-            let mut core = self.inner.core.lock();
-            if core.pending_is_full() {
-                core.cut()?;
-            }
-            let result = core.call(f)?;
-            (result, std::mem::take(&mut core.settled))
-        };
+        let (result, changed) = self.called(f)?;
         let unexpected: Vec<Changed> = changed
             .into_iter()
             .filter(|c| matches!(c, Changed::Entry { name, .. } if !names.contains(&name.as_slice())))

@@ -5,7 +5,7 @@
 
 #![allow(unreachable_pub, clippy::unwrap_used, reason = "one test program: what fails anywhere in it is the test")]
 
-use std::fmt;
+use std::{collections::BTreeMap, fmt};
 
 mod common;
 mod model;
@@ -15,7 +15,7 @@ use model::{
     op::{Op, op},
     world::{World, commits, dump},
 };
-use p2pfs_volume::{Caller, Error, Message, OpenMode, SetXattr, commit::ContentBody, content::ContentData};
+use p2pfs_volume::{Caller, Conflict, Error, Message, OpenMode, SetXattr, commit::ContentBody, content::ContentData};
 use proptest::prelude::*;
 use simulation::model::{History, Reference};
 
@@ -77,10 +77,30 @@ fn agree(world: &mut World, order: u64) -> Vec<String> {
         ContentData::Inline(bytes) => format!("{:?}", String::from_utf8_lossy(bytes)),
         ContentData::Tree { .. } => panic!("longer than the test's files"),
     };
-    let expected = Reference::new(&history, &names, &text).tree();
+    let mut reference = Reference::new(&history, &names, &text);
+    let expected = reference.tree();
     assert!(tree == expected, "alice and the model differ:\n{}", differences(&tree, &expected));
+    world.newcomer.salvage(order);
+    for replica in world.replicas.iter().chain([&world.newcomer]) {
+        assert_eq!(conflicts(replica), *reference.conflicts(), "{}", replica.name);
+    }
     assert!(world.lost().is_empty(), "lost: {:?}; left:\n{}", world.lost(), tree.join("\n"));
     tree
+}
+
+/// The paths of names in conflict, with those of what shows beside them.
+fn conflicts(replica: &Replica) -> BTreeMap<String, Vec<String>> {
+    let found = replica.volume.conflicts(b"", usize::MAX).unwrap();
+    assert_eq!((replica.volume.status().conflicts, found.more), (found.conflicts.len() as u64, 0));
+    let paths = |conflict: &Conflict| {
+        let directory = String::from_utf8_lossy(&conflict.directory).into_owned();
+        let above = if directory.is_empty() { directory } else { format!("/{directory}") };
+        let path = |name: &[u8]| format!("{above}/{}", String::from_utf8_lossy(name));
+        let mut beside: Vec<String> = conflict.versions[1..].iter().map(|version| path(&version.name)).collect();
+        beside.sort();
+        (path(&conflict.versions[0].name), beside)
+    };
+    found.conflicts.iter().map(paths).collect()
 }
 
 fn run(story: &Story) {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use common::{Replica, sync};
 use p2pfs_volume::{
-    AttributeChange, Attributes, Caller, Clock, Error, Handle, Keep, NewNode, NodeKind, OpenMode, RenameMode, Role,
+    AttributeChange, Attributes, Caller, Clock, Error, Handle, KeptFor, NewNode, NodeKind, OpenMode, RenameMode, Role,
     SetXattr, Timestamp, Volume, is_past, node::Ino,
 };
 use proptest::prelude::*;
@@ -106,7 +106,7 @@ fn op() -> impl Strategy<Value = (usize, Op, bool)> {
 }
 
 const DAY: Duration = Duration::from_secs(86_400);
-const KEEP: Keep = Keep {
+const KEEP: KeptFor = KeptFor {
     all: Duration::from_secs(20 * 86_400),
     hourly: Duration::from_secs(30 * 86_400),
     daily: Duration::from_secs(60 * 86_400),
@@ -298,7 +298,7 @@ proptest! {
         meet(&replicas);
         for replica in &replicas {
             replica.clock.advance(100 * DAY);
-            let nothing = Keep { all: DAY, hourly: DAY, daily: DAY, weekly: DAY, monthly: Some(DAY) };
+            let nothing = KeptFor { all: DAY, hourly: DAY, daily: DAY, weekly: DAY, monthly: Some(DAY) };
             replica.volume.thin(&nothing, &[], false, &mut || true).unwrap();
             replica.volume.reclaim(&mut || true).unwrap();
             prop_assert_eq!(lines(&replica.volume, Ino::ROOT), Vec::<String>::new());

@@ -43,7 +43,7 @@ fn screen(status: &Status) -> String {
         lines.push("disk        full: nothing is stored until there is room".to_owned());
     }
     if status.conflicts > 0 {
-        lines.push(format!("conflicts   {}", count(status.conflicts, "file")));
+        lines.push(format!("conflicts   {}: `p2pfs conflicts` tells of them", count(status.conflicts, "name")));
     }
     lines.push(format!("peers       {} of {} connected", status.peers_connected, status.peers_known));
     for registry in &status.registries {

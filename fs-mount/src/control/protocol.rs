@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::conflicts::Conflicts;
 pub(crate) use super::request::Request;
 use crate::{
     daemon::upkeep,
@@ -54,6 +55,7 @@ pub(crate) enum Reply {
     Ticket(String),
     Verified(Box<Verified>),
     Reclaimed(upkeep::Done),
+    Conflicts(Conflicts),
     Done,
 }
 

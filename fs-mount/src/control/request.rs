@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::conflicts::{Bytes, Choice};
+
 /// A request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
@@ -19,6 +21,15 @@ pub(crate) enum Request {
     /// Answered when peers are in step, or with a failure when the time is up.
     Wait {
         seconds: u64,
+    },
+    /// What is in conflict at a path or below; all if it is empty.
+    Conflicts {
+        within: Bytes,
+    },
+    /// Answered when the mount shows it.
+    Resolve {
+        path: Bytes,
+        keep: Choice,
     },
     /// Answered when everything is checked and, to repair it, fetched as far as it can be.
     Verify {

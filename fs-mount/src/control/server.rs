@@ -22,6 +22,7 @@ use tokio::{
 use volume::BlockHash;
 
 use super::{
+    conflicts::{self, Choice},
     protocol::{Hello, Line, Progress, REQUEST_LIMIT, Reply, Request},
     socket::with_short_path,
 };
@@ -40,6 +41,8 @@ use crate::{
 const REQUEST_TIME: Duration = Duration::from_secs(10);
 /// How long repairing waits for blocks from connected peers.
 const REPAIR_PATIENCE: Duration = Duration::from_secs(60);
+/// How long a command that changed something waits until the kernel was told.
+const TELLING: Duration = Duration::from_secs(1);
 /// How often a client that waits is told how far it is, at most.
 const PROGRESS_PAUSE: Duration = Duration::from_millis(100);
 /// So long nobody waits; in place of what no clock can tell.
@@ -168,6 +171,10 @@ async fn answer(shared: &Arc<Shared>, request: Request, writer: &mut OwnedWriteH
         Request::Devices => Ok(Reply::Devices(blocking(move || report::devices(&with_volume.volume)).await)),
         Request::Invite { role, seconds } => blocking(move || invite(&with_volume, &role, seconds)).await,
         Request::Wait { seconds } => wait_for_peers(shared, Duration::from_secs(seconds), writer).await,
+        Request::Conflicts { within } => {
+            blocking(move || conflicts::list(&with_volume.volume, &within)).await.map(Reply::Conflicts)
+        }
+        Request::Resolve { path, keep } => resolve(shared, path.0, keep).await,
         Request::Verify { repair } => verify(shared, repair, writer).await,
         Request::Reclaim => blocking(move || upkeep::now(&with_volume).map(Reply::Reclaimed)).await,
         Request::Unmount => Err(Failure::new("unmounting ends the conversation")),
@@ -281,6 +288,17 @@ async fn shown(shared: &Arc<Shared>, deadline: Instant) -> Outcome<Reply> {
         true => Ok(Reply::Done),
         false => Err(Failure::new("time is up while older contents are still being read: wait again")),
     }
+}
+
+async fn resolve(shared: &Arc<Shared>, path: Vec<u8>, keep: Choice) -> Outcome<Reply> {
+    let task = shared.clone();
+    blocking(move || {
+        task.volume.resolve(&path, &keep.keep())?;
+        // Who looks next sees it. (What is being read, maybe from far away, may have to be waited for: not here.)
+        task.wait_until_told(Instant::now() + TELLING);
+        Ok(Reply::Done)
+    })
+    .await
 }
 
 async fn wait_for_peers(shared: &Arc<Shared>, limit: Duration, writer: &mut OwnedWriteHalf) -> Outcome<Reply> {

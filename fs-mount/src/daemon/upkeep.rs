@@ -8,7 +8,7 @@ use std::{
 
 use parking_lot::{Condvar, Mutex};
 use serde::{Deserialize, Serialize};
-use volume::Keep;
+use volume::KeptFor;
 
 use super::Shared;
 use crate::failure::{Because, Failure, Outcome};
@@ -86,7 +86,7 @@ fn tidy(shared: &Shared, pause: Duration, blocks_at: &mut Option<Instant>) -> Ou
     note_who_is_in_step(shared)?;
     let pace = &mut || if pause.is_zero() { !*shared.ending.ending.lock() } else { shared.ending.pause(pause) };
     let failed = || "dropping what is no longer kept".to_owned();
-    let thinned = volume.thin(&Keep::default(), &[], false, pace).because(failed)?;
+    let thinned = volume.thin(&KeptFor::default(), &[], false, pace).because(failed)?;
     let mut done = Done { rows: thinned.rows, moments: thinned.moments, ..Done::default() };
     let due = blocks_at.is_none_or(|at| at.elapsed() >= BLOCKS_EVERY);
     if done.rows == 0 && !due {

@@ -3,6 +3,7 @@
 use serde::de::DeserializeOwned;
 
 use crate::{
+    conflicts::BESIDE,
     core::{entry_key, node_id_key},
     history,
     member::MemberRow,
@@ -35,6 +36,10 @@ impl Verifier<'_> {
         self.rows(Space::Nodes, |this, rows| this.nodes(rows));
         self.rows(Space::Entries, |this, rows| this.entries(rows));
         self.rows(Space::Ids, |this, rows| this.ids(rows));
+        let counted = self.volume.inner.core.lock().are_all_beside();
+        if counted.is_ok_and(|counted| !counted) {
+            self.damage(DamageKind::Record, "the number of names in conflict is wrong".to_owned(), None, None);
+        }
     }
 
     /// Opens a sealed record, or notes that it doesn't.
@@ -63,6 +68,7 @@ impl Verifier<'_> {
                 true
             }),
             Space::History => history::is_sound(&key, &plain),
+            Space::Meta if key.starts_with(BESIDE) => self.volume.inner.core.lock().is_beside(&key).unwrap_or(true),
             Space::Members => decode::<MemberRow>(&plain).is_some_and(|row| row.key() == key),
             _ => true,
         };
@@ -221,8 +227,11 @@ impl Verifier<'_> {
                         || there.derived.as_ref().is_some_and(|d| d.base == entry.name)
                 })
             });
+            let listed = core.is_counted(directory, &entry).unwrap_or(true);
             // If not, perhaps it changed since the page was read.
-            if !(claimed && derived && derives) && core.entry(directory, &entry.name).is_ok_and(|now| *now == entry) {
+            if !(claimed && derived && derives && listed)
+                && core.entry(directory, &entry.name).is_ok_and(|now| *now == entry)
+            {
                 let mut path = core.path_of(directory).unwrap_or_default();
                 if !path.is_empty() {
                     path.push(b'/');

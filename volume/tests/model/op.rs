@@ -44,6 +44,8 @@ pub enum Op {
     Utimens { r: u8, entry: u8, secs: u8 },
     /// Sets an extended attribute, or removes it.
     Xattr { r: u8, entry: u8, name: u8, value: u8 },
+    /// `p2pfs resolve`: keeps one of those that are in conflict, or all.
+    Resolve { r: u8, which: u8, keep: u8 },
     /// Dies and comes back.
     Restart { r: u8 },
     /// Ends the pending commit.
@@ -80,6 +82,7 @@ pub fn op(replicas: u8) -> impl Strategy<Value = Op> {
         1 => (r(), entry(), 0u8..8).prop_map(|(r, entry, mode)| Op::Chmod { r, entry, mode }),
         1 => (r(), entry(), 0u8..4).prop_map(|(r, entry, secs)| Op::Utimens { r, entry, secs }),
         2 => (r(), entry(), 0u8..8, 0u8..3).prop_map(|(r, entry, name, value)| Op::Xattr { r, entry, name, value }),
+        2 => (r(), 0u8..4, 0u8..6).prop_map(|(r, which, keep)| Op::Resolve { r, which, keep }),
         1 => r().prop_map(|r| Op::Restart { r }),
         2 => r().prop_map(|r| Op::Cut { r }),
         6 => (r(), r()).prop_map(|(r, with)| Op::Sync { r, with }),

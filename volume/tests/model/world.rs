@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use p2pfs_volume::{
-    AttributeChange, Attributes, Caller, Error, Handle, Ino, Message, NewNode, NodeKind, OpenMode, RenameMode, Role,
-    Session, SetTime, SetXattr, Timestamp,
+    AttributeChange, Attributes, Caller, Error, Handle, Ino, Keep, Message, NewNode, NodeKind, OpenMode, RenameMode,
+    Role, Session, SetTime, SetXattr, Timestamp,
     commit::{ClaimedCommit, Commit},
     id::CommitHash,
 };
@@ -300,6 +300,10 @@ impl World {
                     _ => volume.set_xattr(entry.ino, name, &[b'0' + value], SetXattr::Any, &ROOT_CALLER)?,
                 }
             }
+            Op::Resolve { r, which, keep } => {
+                let r = self.who(r);
+                self.resolve(r, which, keep)?;
+            }
             Op::Restart { r } => {
                 let r = self.who(r);
                 self.wires.retain(|pair, _| pair.0 != r && pair.1 != r);
@@ -367,6 +371,46 @@ impl World {
             }
             _ => self.replicas[r].volume.rename(entry.parent, &entry.name, dir, name, mode),
         }
+    }
+
+    /// What is not kept was seen, and is done away with.
+    fn resolve(&mut self, r: usize, which: u8, keep: u8) -> Result<(), Error> {
+        let volume = &self.replicas[r].volume;
+        let found = volume.conflicts(b"", usize::MAX)?.conflicts;
+        let Some(conflict) = pick(&found, which) else { return Ok(()) };
+        let versions = &conflict.versions;
+        let keep = match keep {
+            0 => Keep::All,
+            1 => Keep::Mine,
+            2 => Keep::Theirs,
+            _ => Keep::Named(versions[usize::from(keep) % versions.len()].name.clone()),
+        };
+        let kept = |i: usize| match &keep {
+            Keep::All => true,
+            Keep::Mine => versions[i].mine,
+            Keep::Theirs => !versions[i].mine,
+            Keep::Named(name) => versions[i].name == *name,
+        };
+        let directory = self.replicas[r].find(std::str::from_utf8(&conflict.directory).unwrap())?;
+        let mut gone = Vec::new();
+        for (i, version) in versions.iter().enumerate().filter(|(i, _)| !kept(*i)) {
+            let ino = volume.lookup(directory, &version.name)?.ino;
+            let bytes = if version.kind == NodeKind::File { read(&self.replicas[r], ino) } else { Vec::new() };
+            gone.push((i, ino, tokens(&bytes).collect::<Vec<_>>()));
+        }
+        match volume.resolve(&conflict.path(), &keep) {
+            Err(Error::Refused(_)) => return Ok(()),
+            done => done?,
+        }
+        // The file that it shows as, be it one or the other of its versions, stays.
+        let whole = versions.iter().enumerate().any(|(i, v)| kept(i) && !v.own);
+        for (i, ino, tokens) in gone {
+            self.discarded.extend(tokens);
+            for open in self.opens[r].iter_mut().filter(|o| o.ino == ino && (versions[i].own || !whole)) {
+                open.doomed = true;
+            }
+        }
+        Ok(())
     }
 
     fn set(&mut self, r: u8, entry: u8, change: &AttributeChange) -> Result<(), Error> {

@@ -68,6 +68,8 @@ pub struct Reference<'a> {
     shown: Layout,
     /// The directories that show as one, by each of them: the oldest first.
     merged: BTreeMap<NodeId, Vec<NodeId>>,
+    /// Paths of names beside which something shows, with those of what does.
+    beside: BTreeMap<String, Vec<String>>,
 }
 
 impl<'a> Reference<'a> {
@@ -86,6 +88,7 @@ impl<'a> Reference<'a> {
             links: BTreeMap::new(),
             shown: Layout::new(),
             merged: BTreeMap::new(),
+            beside: BTreeMap::new(),
         };
         reference.find_links();
         reference.find_places();
@@ -318,6 +321,11 @@ impl<'a> Reference<'a> {
         lines
     }
 
+    /// The paths of all names beside which something shows, each with those of what does, once [`Self::tree`] was asked for.
+    pub fn conflicts(&self) -> &BTreeMap<String, Vec<String>> {
+        &self.beside
+    }
+
     fn walk(&mut self, parts: &[NodeId], path: &str, found: &mut Vec<(String, Target)>) {
         self.merged.insert(parts[0], parts.to_vec());
         let mut claims: BTreeMap<Vec<u8>, Vec<(Rank, LinkId)>> = BTreeMap::new();
@@ -332,6 +340,7 @@ impl<'a> Reference<'a> {
         }
         for (name, claims) in &claims {
             let mut shown = vec![(name.clone(), self.links[&claims[0].1].child)];
+            let mut beside: Vec<Vec<u8>> = Vec::new();
             for (_, link) in &claims[1..] {
                 let node = self.links[link].child;
                 if self.is_directory(shown[0].1) && self.is_directory(node) {
@@ -340,14 +349,22 @@ impl<'a> Reference<'a> {
                     let name =
                         free(&entries, [4, 8, 32].map(|n| with_suffix(name, &format!("~{}", &link.to_string()[..n]))));
                     entries.insert(name.clone(), vec![Target { node, view: None }]);
+                    beside.push(name.clone());
                     shown.push((name, node));
                 }
             }
             for (name, node) in shown {
                 for value in self.contents(node).into_iter().skip(1) {
                     let name = free(&entries, self.conflict_names(&name, &value));
-                    entries.insert(name, vec![Target { node, view: Some(value.id()) }]);
+                    entries.insert(name.clone(), vec![Target { node, view: Some(value.id()) }]);
+                    beside.push(name);
                 }
+            }
+            if !beside.is_empty() {
+                let path = |name: &[u8]| format!("{path}/{}", String::from_utf8_lossy(name));
+                let mut paths: Vec<String> = beside.iter().map(|name| path(name)).collect();
+                paths.sort();
+                self.beside.insert(path(name), paths);
             }
         }
         for (name, targets) in entries {
