@@ -8,11 +8,13 @@ use crate::{
     home::Home,
 };
 
+mod config;
 mod init;
 mod invite;
 mod join;
 mod listings;
 mod mount;
+mod snapshot;
 mod unmount;
 mod verify;
 mod wait;
@@ -37,6 +39,8 @@ pub(crate) fn run(command: Command) -> Outcome<()> {
         Command::Volumes(args) => listings::volumes(&home, &args),
         Command::Wait(args) => wait::run(&home, &args),
         Command::Verify(args) => verify::run(&home, &args),
+        Command::Config(args) => config::run(&home, args),
+        Command::Snapshot(args) => snapshot::run(&home, args),
         Command::Completions(_) => Ok(()),
     }
 }

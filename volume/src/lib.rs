@@ -30,6 +30,7 @@ pub mod content;
 
 // The merged state.
 mod acl;
+mod agreed;
 mod ahead;
 mod apply;
 mod core;
@@ -44,6 +45,8 @@ mod undo;
 // The volume as a mount and a network task see it.
 mod fetch;
 mod files;
+pub mod settings;
+mod snapshots;
 pub mod sync;
 mod volume;
 
@@ -67,6 +70,7 @@ pub use node::{
     Allocate, AttributeChange, Attributes, Caller, DirEntry, Handle, Ino, NAME_MAX, NewNode, NodeKind, OpenMode,
     RenameMode, SetTime, SetXattr, Statistics,
 };
+pub use snapshots::Snapshot;
 pub use store::Store;
 pub use sync::{CheckedMessage, Message, PeerProgress, Session, SessionError};
 pub use time::{Clock, Timestamp};

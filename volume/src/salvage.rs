@@ -27,6 +27,7 @@ use crate::{
     member::JoinGrant,
     record,
     sealed_store::SealedStore,
+    settings,
     store::{Batch, Space, Store, prefix_end},
     time::Timestamp,
     version::{Branch, BranchNo, Dot},
@@ -195,6 +196,9 @@ pub fn salvage(
     salvaged.damaged += unread.iter().filter(|dot| !is_here(&core, &old, **dot)).count() as u64;
     core.showed = None;
     unfinished::salvage(&mut core, &old, &mut salvaged)?;
+    if let Some(store) = &old.store {
+        settings::copy_own(store, &core.store)?;
+    }
     core.store.sync()?;
     Ok(salvaged)
 }

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::agreed::Agreed;
 pub(crate) use super::request::Request;
 use crate::report::{Device, Peer, Scrubbed, Status, User, Verified};
 
@@ -50,6 +51,7 @@ pub(crate) enum Reply {
     Devices(Vec<Device>),
     Ticket(String),
     Verified(Box<Verified>),
+    Agreed(Agreed),
     Done,
 }
 

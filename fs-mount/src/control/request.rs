@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::agreed::AboutAgreed;
+
 /// A request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
@@ -24,6 +26,8 @@ pub(crate) enum Request {
     Verify {
         repair: bool,
     },
+    /// Settings and snapshots.
+    Agreed(AboutAgreed),
     /// Answered when the mount is gone and the volume is closed.
     Unmount,
 }
@@ -41,6 +45,8 @@ mod tests {
     fn requests_are_lines_of_json() {
         check(Request::Status, "\"status\"");
         check(Request::Wait { seconds: 60 }, r#"{"wait":{"seconds":60}}"#);
+        let set = AboutAgreed::Set { name: "a".into(), value: None, device: true };
+        check(Request::Agreed(set), r#"{"agreed":{"set":{"name":"a","value":null,"device":true}}}"#);
         check(Request::Invite { role: "writer".into(), seconds: 1 }, r#"{"invite":{"role":"writer","seconds":1}}"#);
     }
 

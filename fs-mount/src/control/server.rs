@@ -22,6 +22,7 @@ use tokio::{
 use volume::BlockHash;
 
 use super::{
+    agreed,
     protocol::{Hello, Line, Progress, REQUEST_LIMIT, Reply, Request},
     socket::with_short_path,
 };
@@ -168,6 +169,9 @@ async fn answer(shared: &Arc<Shared>, request: Request, writer: &mut OwnedWriteH
         Request::Devices => Ok(Reply::Devices(blocking(move || report::devices(&with_volume.volume)).await)),
         Request::Invite { role, seconds } => blocking(move || invite(&with_volume, &role, seconds)).await,
         Request::Wait { seconds } => wait_for_peers(shared, Duration::from_secs(seconds), writer).await,
+        Request::Agreed(asked) => {
+            blocking(move || agreed::answer(&with_volume.volume, &asked)).await.map(Reply::Agreed)
+        }
         Request::Verify { repair } => verify(shared, repair, writer).await,
         Request::Unmount => Err(Failure::new("unmounting ends the conversation")),
     }

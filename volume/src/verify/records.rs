@@ -3,12 +3,14 @@
 use serde::de::DeserializeOwned;
 
 use crate::{
+    agreed,
     core::{entry_key, node_id_key},
     history,
     member::MemberRow,
     node::Ino,
     record,
     row::{Entry, Link, Node, NodeRow, Xattr},
+    settings,
     spilled::{self, Item, Spilled},
     store::{Row, Space},
     version::{Dot, ValueRef},
@@ -62,7 +64,9 @@ impl Verifier<'_> {
                 self.wanted.insert(at);
                 true
             }),
+            Space::Meta => settings::is_sound(&key, &plain).unwrap_or(true),
             Space::History => history::is_sound(&key, &plain),
+            Space::Members if agreed::is_ours(&key) => agreed::is_sound(&key, &plain),
             Space::Members => decode::<MemberRow>(&plain).is_some_and(|row| row.key() == key),
             _ => true,
         };
