@@ -60,6 +60,23 @@ pub(crate) struct SnapshotRow {
     pub name: Option<String>,
 }
 
+/// A row of either kind, as the running call left it. Encoded once, at the call's end: one commit may set a setting
+/// thousands of times.
+pub(crate) enum AgreedRow {
+    Setting(SettingRow),
+    Snapshot(SnapshotRow),
+}
+
+impl AgreedRow {
+    /// As it is stored.
+    pub(crate) fn encoded(&self) -> Vec<u8> {
+        match self {
+            AgreedRow::Setting(row) => encode(row),
+            AgreedRow::Snapshot(row) => encode(row),
+        }
+    }
+}
+
 /// Where a value stands in the order of concurrent ones; the greatest shows.
 pub(crate) type Rank = (u64, DeviceId, CommitHash, u32);
 
@@ -118,11 +135,15 @@ impl Core {
             name,
             value,
         });
-        let mut row = self.setting_row(tag)?.unwrap_or(SettingRow { tag: *tag, values: Vec::new() });
+        let row = match self.overlay.agreed.remove(&setting_key(tag)) {
+            Some(Some(AgreedRow::Setting(row))) => Some(row),
+            _ => self.setting_row(tag)?,
+        };
+        let mut row = row.unwrap_or(SettingRow { tag: *tag, values: Vec::new() });
         let live: Vec<ValueRef> = row.values.iter().map(|v| v.at).collect();
         self.check_same_register(origin, head, gone, &live)?;
         self.replace(&mut row.values, gone, Some(Value { at, count: origin.count, value }))?;
-        self.overlay.agreed.insert(setting_key(tag), Some(encode(&row)));
+        self.overlay.agreed.insert(setting_key(tag), Some(AgreedRow::Setting(row)));
         Ok(())
     }
 
@@ -147,7 +168,7 @@ impl Core {
             device: origin.device,
             name: body.map(|b| b.name).filter(|name| snapshots::check_name(name).is_ok()),
         };
-        self.overlay.agreed.insert(snapshot_key(at), Some(encode(&row)));
+        self.overlay.agreed.insert(snapshot_key(at), Some(AgreedRow::Snapshot(row)));
         Ok(())
     }
 
@@ -172,12 +193,9 @@ impl Core {
         Ok(())
     }
 
+    /// A setting, as it is without what the running call made of it.
     pub(crate) fn setting_row(&self, tag: &NodeId) -> Result<Option<SettingRow>> {
-        let key = setting_key(tag);
-        let row = match self.overlay.agreed.get(&key) {
-            Some(row) => row.clone(),
-            None => self.store.get(Space::Members, &key)?,
-        };
+        let row = self.store.get(Space::Members, &setting_key(tag))?;
         row.map(|row| decode_row("setting", &row)).transpose()
     }
 

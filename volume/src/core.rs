@@ -20,7 +20,9 @@ use lru::LruCache;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    BlockStore, Changed, agreed, ahead,
+    BlockStore, Changed,
+    agreed::{self, AgreedRow},
+    ahead,
     commit::{
         self, ChangeKind, ClaimedCommit, FORMAT_VERSION, Head, Header, MAX_CHANGES, MAX_COMMIT_BYTES, MAX_HEADER,
         RawChange, encode, encode_into,
@@ -181,7 +183,7 @@ pub(crate) struct Overlay {
     pub ids: BTreeMap<IdKey, Option<Ino>>,
     pub members: Vec<MemberRow>,
     /// Rows of settings and snapshots ([`crate::agreed`]), by their keys.
-    pub agreed: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
+    pub agreed: BTreeMap<Vec<u8>, Option<AgreedRow>>,
     pub changed: Vec<Changed>,
     /// Contents that came from elsewhere and must be fetched.
     pub wanted: Vec<(ValueRef, crate::content::BlockHash, u64)>,
@@ -964,7 +966,7 @@ impl Core {
         }
         for (key, row) in &overlay.agreed {
             match row {
-                Some(row) => self.store.put(&mut batch, Space::Members, key.as_slice(), row),
+                Some(row) => self.store.put(&mut batch, Space::Members, key.as_slice(), &row.encoded()),
                 None => batch.remove(Space::Members, key.as_slice()),
             }
         }

@@ -102,11 +102,23 @@ fn list_snapshots(volume: &Volume, after: u64, limit: usize) -> Result<Vec<DirEn
     let cookie = |snapshot: &Snapshot| snapshot.number().saturating_add(2);
     let mut left: Vec<&Snapshot> = all.iter().filter(|snapshot| cookie(snapshot) > after).collect();
     left.sort_unstable_by_key(|snapshot| cookie(snapshot));
-    let entry = |snapshot: &Snapshot| {
-        let attributes = volume.attributes(volume.past(snapshot.arrival)?)?;
-        Ok(DirEntry { name: snapshot.name.clone().into_bytes(), attributes, cookie: cookie(snapshot) })
-    };
-    left.into_iter().take(limit).map(entry).collect()
+    let mut found = Vec::new();
+    for snapshot in left {
+        if found.len() == limit {
+            break;
+        }
+        match volume.past(snapshot.arrival) {
+            Ok(root) => found.push(DirEntry {
+                name: snapshot.name.clone().into_bytes(),
+                attributes: volume.attributes(root)?,
+                cookie: cookie(snapshot),
+            }),
+            // From before history begins in this store: looked up, it isn't there either.
+            Err(Error::NotFound) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(found)
 }
 
 /// Whether what is in it may change without the kernel being told.
