@@ -3,31 +3,11 @@
 use serde::{Deserialize, Serialize};
 use volume::{Error, Volume};
 
+pub(crate) use super::request::AboutAgreed;
 use crate::{
     failure::{Failure, Outcome},
     report::moment,
 };
-
-/// What is asked of settings and snapshots.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case", deny_unknown_fields)]
-pub(crate) enum AboutAgreed {
-    Settings,
-    /// Without a value: to the default.
-    Set {
-        name: String,
-        value: Option<String>,
-        /// For this device only.
-        device: bool,
-    },
-    Snapshots,
-    CreateSnapshot {
-        name: String,
-    },
-    RemoveSnapshot {
-        name: String,
-    },
-}
 
 /// What is answered.
 #[derive(Debug, Serialize, Deserialize)]

@@ -2,8 +2,6 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::agreed::AboutAgreed;
-
 /// A request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
@@ -30,6 +28,27 @@ pub(crate) enum Request {
     Agreed(AboutAgreed),
     /// Answered when the mount is gone and the volume is closed.
     Unmount,
+}
+
+/// What is asked of settings and snapshots.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub(crate) enum AboutAgreed {
+    Settings,
+    /// Without a value: to the default.
+    Set {
+        name: String,
+        value: Option<String>,
+        /// For this device only.
+        device: bool,
+    },
+    Snapshots,
+    CreateSnapshot {
+        name: String,
+    },
+    RemoveSnapshot {
+        name: String,
+    },
 }
 
 #[cfg(test)]
