@@ -47,6 +47,8 @@ labels! {
     NameKey = "name key",
     /// Keys the tags by which equal names in one directory find each other.
     LinkTag = "link tag",
+    /// Keys the tags by which the values of one setting of a volume find each other.
+    SettingTag = "setting tag",
     /// Wraps an epoch's predecessors.
     EpochWrap = "epoch wrap",
     /// Wraps a node key under an epoch key.

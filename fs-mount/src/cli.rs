@@ -8,6 +8,10 @@ use peer_net::registry_address::RegistryAddress;
 
 use crate::duration;
 
+mod agreed;
+
+pub(crate) use agreed::{Config, Named, Snapshot, SnapshotDeed};
+
 const EXIT_STATUS: &str = "Exit status: 0 done, 1 failed (one line on standard error says why), 2 wrong usage.\n\
     Everything lives under $P2PFS_HOME when it is set, else under the XDG folders.";
 
@@ -51,6 +55,10 @@ pub(crate) enum Command {
     Verify(Verify),
     /// Drop what is no longer kept of history and give its room back, which else happens by itself now and then
     Reclaim(Listing),
+    /// Show the settings of a volume, or set one
+    Config(Config),
+    /// Keep the tree as it is under a name
+    Snapshot(Snapshot),
     /// Print a completion script for a shell
     Completions(Completions),
 }

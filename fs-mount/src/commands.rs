@@ -8,6 +8,7 @@ use crate::{
     home::Home,
 };
 
+mod config;
 mod conflicts;
 mod init;
 mod invite;
@@ -15,6 +16,7 @@ mod join;
 mod listings;
 mod mount;
 mod reclaim;
+mod snapshot;
 mod unmount;
 mod verify;
 mod wait;
@@ -42,6 +44,8 @@ pub(crate) fn run(command: Command) -> Outcome<()> {
         Command::Wait(args) => wait::run(&home, &args),
         Command::Verify(args) => verify::run(&home, &args),
         Command::Reclaim(args) => reclaim::run(&home, &args),
+        Command::Config(args) => config::run(&home, args),
+        Command::Snapshot(args) => snapshot::run(&home, args),
         Command::Completions(_) => Ok(()),
     }
 }

@@ -24,7 +24,7 @@ use crate::{
     cli::Which,
     clock::SystemClock,
     control::{
-        client, conflicts,
+        agreed, client, conflicts,
         protocol::{Reply, Request},
     },
     failure::{Because, Failure, Outcome, plain},
@@ -192,6 +192,7 @@ fn answer_here(open: &OpenVolume, request: &Request) -> Outcome<Reply> {
             let invitation = ticket::Invitation { role, expires: Duration::from_secs(*seconds) };
             ticket::issue(volume, &open.profile, invitation, registries, Vec::new()).map(Reply::Ticket)
         }
+        Request::Agreed(asked) => agreed::answer(volume, asked).map(Reply::Agreed),
         Request::Conflicts { within } => conflicts::list(volume, within).map(Reply::Conflicts),
         Request::Hello
         | Request::Wait { .. }

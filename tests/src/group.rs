@@ -44,10 +44,15 @@ impl Group {
 
     /// Lets one more in, and waits until all know each other.
     pub fn add(&mut self, name: &str) {
+        self.add_as(name, "writer");
+    }
+
+    /// The same, as what `role` says.
+    pub fn add_as(&mut self, name: &str, role: &str) {
         let mut peer = Peer::new(&self.scratch, name);
         match self.peers.first() {
             None => peer.init(&["--registry", self.registry.address()]),
-            Some(founder) => peer.join(&founder.invite()),
+            Some(founder) => peer.join(&founder.run(["invite", "--role", role])),
         }
         peer.mount();
         self.ports.push(peer.port());

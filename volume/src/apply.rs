@@ -79,7 +79,7 @@ pub(crate) enum Received {
     Missing(CommitHash),
 }
 
-fn rule<T>(text: &str) -> Result<T> {
+pub(crate) fn rule<T>(text: &str) -> Result<T> {
     Err(Error::Refused(text.to_owned()))
 }
 
@@ -240,7 +240,7 @@ impl Core {
     ///
     /// Admins apart may each have admitted one device, for two users, or one user, in two roles. So that all judge
     /// alike, whatever came here first, only the admissions that the author had seen count, and of these the least.
-    fn author(&mut self, device: &DeviceId, dot: Dot) -> Result<(UserId, Role)> {
+    pub(crate) fn author(&mut self, device: &DeviceId, dot: Dot) -> Result<(UserId, Role)> {
         let Some(row) = self.members.devices.get(device) else { return rule("its author is no member") };
         let (user, granted) = (row.user, row.granted.clone());
         if let [only] = granted[..]
@@ -333,7 +333,7 @@ impl Core {
         fresh.or_else(|| self.members.epochs.iter().find(|e| e.id == *epoch).and_then(|e| e.key.clone()))
     }
 
-    fn open<T: Serialize + DeserializeOwned>(
+    pub(crate) fn open<T: Serialize + DeserializeOwned>(
         &self,
         origin: &Origin,
         index: u32,
@@ -393,7 +393,7 @@ impl Core {
 
     /// A change that a commit names. That its commit never had such a one is its author's doing; a change that is missing
     /// here is not.
-    fn named(&self, at: ValueRef) -> Result<Arc<RawChange>> {
+    pub(crate) fn named(&self, at: ValueRef) -> Result<Arc<RawChange>> {
         let found = self.change(at);
         if matches!(found, Err(Error::Damaged(_)))
             && let Some(row) = self.commit_row(at.dot)?
@@ -405,7 +405,13 @@ impl Core {
     }
 
     /// Checks that superseded values that are not live in their register were values of it.
-    fn check_same_register(&self, origin: &Origin, head: &Head, gone: &[ValueRef], live: &[ValueRef]) -> Result<()> {
+    pub(crate) fn check_same_register(
+        &self,
+        origin: &Origin,
+        head: &Head,
+        gone: &[ValueRef],
+        live: &[ValueRef],
+    ) -> Result<()> {
         if origin.local {
             return Ok(());
         }
@@ -423,7 +429,7 @@ impl Core {
     }
 
     fn same_register(&self, at: ValueRef, old: &ChangeKind, new: &ChangeKind) -> Result<bool> {
-        use ChangeKind::{Access, Birth, Content, Meta, Place, Removal, Settle, Xattr};
+        use ChangeKind::{Access, Birth, Content, Meta, Place, Removal, Setting, Settle, Xattr};
         let branch = self.branch_of(at.dot)?;
         let place = Birthplace { device: branch.device, log: branch.log, seq: at.dot.seq, index: at.index };
         let raw = self.change(at)?;
@@ -433,6 +439,7 @@ impl Core {
             | (Meta { node: a, .. }, Meta { node: b, .. })
             | (Content { node: a, .. } | Settle { node: a }, Content { node: b, .. } | Settle { node: b }) => a == b,
             (Xattr { node: a, tag: s, .. }, Xattr { node: b, tag: t, .. }) => a == b && s == t,
+            (Setting { tag: s, .. }, Setting { tag: t, .. }) => s == t,
             (Removal { link: a, .. }, Place { link: Some(b), .. } | Removal { link: b, .. }) => a == b,
             (Place { link: a, child, .. }, Place { link: Some(b), .. } | Removal { link: b, .. }) => {
                 // Whether of a directory or not: no link of another kind of node has such an id.
@@ -833,6 +840,11 @@ impl Core {
                     self.overlay.members.push(MemberRow::User(row));
                 }
             }
+            ChangeKind::Setting { epoch, tag } => {
+                self.apply_setting(origin, at, head, (epoch, tag), &raw.head, body, gone)?;
+            }
+            ChangeKind::Snapshot { epoch } => self.apply_snapshot(origin, at, epoch, &raw.head, body, gone)?,
+            ChangeKind::Drop {} => self.apply_drop(origin, at, gone)?,
         }
         Ok(())
     }

@@ -257,6 +257,23 @@ pub enum ChangeKind {
     /// The author's name. Body: [`MemberBody`] under the newest epoch of the members.
     #[serde(rename = "n")]
     Name {},
+    /// A value of a setting of the volume. Body: [`SettingBody`] under that epoch.
+    #[serde(rename = "v")]
+    Setting {
+        /// The epoch whose key seals the body and makes the tag.
+        epoch: EpochId,
+        /// Which setting: a tag of its name that only key holders can make.
+        tag: NodeId,
+    },
+    /// A snapshot: what shows on a device when this came there is to be kept. Body: [`SnapshotBody`] under that epoch.
+    #[serde(rename = "w")]
+    Snapshot {
+        /// The epoch whose key seals the body.
+        epoch: EpochId,
+    },
+    /// The snapshot that it supersedes is not kept any more. No body.
+    #[serde(rename = "d")]
+    Drop {},
 }
 
 /// An epoch's key for one reader.
@@ -352,6 +369,22 @@ pub struct PlaceBody {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MemberBody {
     /// The user's name.
+    pub name: String,
+}
+
+/// Sealed part of a setting's value.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SettingBody {
+    /// Its name.
+    pub name: String,
+    /// Its value; `None`: the default again.
+    pub value: Option<String>,
+}
+
+/// Sealed part of a snapshot.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SnapshotBody {
+    /// Its name.
     pub name: String,
 }
 

@@ -20,7 +20,9 @@ use lru::LruCache;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    BlockStore, Changed, ahead,
+    BlockStore, Changed,
+    agreed::{self, AgreedRow},
+    ahead,
     commit::{
         self, ChangeKind, ClaimedCommit, FORMAT_VERSION, Head, Header, MAX_CHANGES, MAX_COMMIT_BYTES, MAX_HEADER,
         RawChange, encode, encode_into,
@@ -33,6 +35,7 @@ use crate::{
     record,
     row::{Entry, Link, Node, NodeRow, Xattr},
     sealed_store::SealedStore,
+    snapshots::Snapshot,
     spilled::{ItemCache, Items},
     store::{Batch, Space, prefix_end},
     time::{Clock, Timestamp},
@@ -179,6 +182,8 @@ pub(crate) struct Overlay {
     pub batch: Batch,
     pub ids: BTreeMap<IdKey, Option<Ino>>,
     pub members: Vec<MemberRow>,
+    /// Rows of settings and snapshots ([`crate::agreed`]), by their keys.
+    pub agreed: BTreeMap<Vec<u8>, Option<AgreedRow>>,
     pub changed: Vec<Changed>,
     /// Contents that came from elsewhere and must be fetched.
     pub wanted: Vec<(ValueRef, crate::content::BlockHash, u64)>,
@@ -230,6 +235,8 @@ pub(crate) struct Core {
     pub device: DeviceKeys,
     pub user: UserKeys,
     pub members: Members,
+    /// The snapshots as listed, when they were asked for.
+    pub(crate) snapshots: Option<Arc<Vec<Snapshot>>>,
     pub branches: Vec<Branch>,
     /// Branches of a (device, log).
     by_log: BTreeMap<(crypto::DeviceId, u64), Vec<BranchNo>>,
@@ -349,6 +356,7 @@ impl Core {
             device: parts.device,
             user: parts.user,
             members: Members::default(),
+            snapshots: None,
             branches: Vec::new(),
             by_log: BTreeMap::new(),
             frontier: BTreeSet::new(),
@@ -391,7 +399,7 @@ impl Core {
     fn load_members(&mut self) -> Result<()> {
         let mut from = Vec::new();
         loop {
-            let rows = self.store.scan(Space::Members, &from, &[], 1024)?;
+            let rows = self.store.scan(Space::Members, &from, agreed::BEGIN, 1024)?;
             let Some((last, _)) = rows.last() else { return Ok(()) };
             from = [last.as_slice(), &[0]].concat();
             for (_, bytes) in rows {
@@ -973,6 +981,12 @@ impl Core {
         for row in &overlay.members {
             self.store.put(&mut batch, Space::Members, row.key(), &encode(row));
         }
+        for (key, row) in &overlay.agreed {
+            match row {
+                Some(row) => self.store.put(&mut batch, Space::Members, key.as_slice(), &row.encoded()),
+                None => batch.remove(Space::Members, key.as_slice()),
+            }
+        }
         for (value, root, blocks) in &overlay.wanted {
             self.store.put(&mut batch, Space::Wanted, value.key(), &encode(&(root, blocks)));
         }
@@ -1026,6 +1040,9 @@ impl Core {
             if !arrived || has_room(&self.entries, &key) {
                 self.entries.put(key, entry);
             }
+        }
+        if !overlay.agreed.is_empty() || !overlay.members.is_empty() {
+            self.snapshots = None;
         }
         for row in overlay.members {
             self.members.put(row);

@@ -8,9 +8,10 @@ use serde::{Serialize, de::DeserializeOwned};
 use crate::{
     Ino,
     acl::Acl,
+    agreed::{SettingRow, SnapshotRow},
     commit::{
         AccessBody, BirthBody, ClaimedCommit, ContentBody, Head, Header, MemberBody, MetaBody, PlaceBody, RawChange,
-        XattrBody, decode, encode,
+        SettingBody, SnapshotBody, XattrBody, decode, encode,
     },
     content::BlockHash,
     core::{CommitRow, Counters},
@@ -22,7 +23,7 @@ use crate::{
 };
 
 /// The formats whose values have one encoding only: what decodes is what encoding gives.
-pub const CANONICAL: [&str; 15] = [
+pub const CANONICAL: [&str; 17] = [
     "commit",
     "header",
     "head",
@@ -38,9 +39,11 @@ pub const CANONICAL: [&str; 15] = [
     "list_node",
     "patch",
     "block_row",
+    "body_setting",
+    "body_snapshot",
 ];
 /// The formats that only this device writes, where a second encoding of a value does no harm.
-pub const OWN: [&str; 16] = [
+pub const OWN: [&str; 18] = [
     "row_counters",
     "row_branch",
     "row_commit",
@@ -57,6 +60,8 @@ pub const OWN: [&str; 16] = [
     "row_link",
     "row_xattr",
     "archive",
+    "row_setting",
+    "row_snapshot",
 ];
 
 /// Decodes `bytes` as `format` says, and encodes the value.
@@ -84,6 +89,8 @@ pub fn recode(format: &str, bytes: &[u8]) -> Result<Vec<u8>, String> {
         }
         "body_place" => strict::<PlaceBody>(bytes).map(|v| encode(&v)),
         "body_member" => strict::<MemberBody>(bytes).map(|v| encode(&v)),
+        "body_setting" => strict::<SettingBody>(bytes).map(|v| encode(&v)),
+        "body_snapshot" => strict::<SnapshotBody>(bytes).map(|v| encode(&v)),
         "list_node" => crate::content::fuzzing::list_node(bytes).map_err(told),
         "patch" => crate::content::fuzzing::patch(bytes).map_err(told),
         "block_row" => crate::content::fuzzing::block_row(bytes).map_err(told),
@@ -96,6 +103,8 @@ pub fn recode(format: &str, bytes: &[u8]) -> Result<Vec<u8>, String> {
         "row_xattr" => own::<Xattr>("extended attribute", bytes),
         "row_entry" => own::<Entry>("entry", bytes),
         "row_member" => own::<MemberRow>("membership record", bytes),
+        "row_setting" => own::<SettingRow>("setting", bytes),
+        "row_snapshot" => own::<SnapshotRow>("snapshot", bytes),
         "row_wanted" => own::<(BlockHash, u64)>("wanted content", bytes),
         "row_synced_point" => crate::content::fuzzing::synced_point(bytes).map_err(told),
         "draft_head" => crate::content::fuzzing::draft_head(bytes).map_err(told),

@@ -30,6 +30,7 @@ pub mod content;
 
 // The merged state.
 mod acl;
+mod agreed;
 mod ahead;
 mod apply;
 mod conflicts;
@@ -45,6 +46,8 @@ mod undo;
 // The volume as a mount and a network task see it.
 mod fetch;
 mod files;
+pub mod settings;
+mod snapshots;
 pub mod sync;
 mod volume;
 
@@ -74,7 +77,8 @@ pub use node::{
     RenameMode, SetTime, SetXattr, Statistics,
 };
 pub use reclaim::Reclaimed;
-pub use retention::{KeptFor, Thinned};
+pub use retention::Thinned;
+pub use snapshots::Snapshot;
 pub use store::Store;
 pub use sync::{CheckedMessage, Message, PeerProgress, Session, SessionError};
 pub use time::{Clock, Timestamp};

@@ -10,6 +10,7 @@ use crate::{
     core::Core,
     error::Result,
     history::{Moments, span},
+    settings::Retention,
     store::{Batch, Space},
     time::Timestamp,
     volume::Volume,
@@ -19,31 +20,9 @@ use crate::{
 const STEP: usize = 64;
 const HOUR: u64 = 3600;
 
-/// For how long which moments are kept. Months have 30 days here.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct KeptFor {
-    /// Everything.
-    pub all: Duration,
-    /// The last state of each hour.
-    pub hourly: Duration,
-    /// That of each day.
-    pub daily: Duration,
-    /// That of each week.
-    pub weekly: Duration,
-    /// That of each month; without an end, for ever.
-    pub monthly: Option<Duration>,
-}
-
 const DAY: Duration = Duration::from_secs(24 * HOUR);
 
-impl Default for KeptFor {
-    /// Everything for 30 days, hourly for 60, daily for a year, weekly for three, monthly for ever.
-    fn default() -> Self {
-        Self { all: 30 * DAY, hourly: 60 * DAY, daily: 365 * DAY, weekly: 3 * 365 * DAY, monthly: None }
-    }
-}
-
-impl KeptFor {
+impl Retention {
     /// How long the time is of which one moment of such an age is kept, in seconds; `None` if none is.
     fn every(&self, age: u64) -> Option<u64> {
         let steps = [(self.hourly, HOUR), (self.daily, 24 * HOUR), (self.weekly, 7 * 24 * HOUR)];
@@ -78,15 +57,23 @@ pub struct Thinned {
 
 impl Volume {
     /// Drops what of history is not to be kept any longer. `pinned` are arrivals that are kept whatever their age. With
-    /// `over` the older half of what is kept beyond [`KeptFor::all`] goes as well: history takes more room than it may.
+    /// `over` the older half of what is kept beyond [`Retention::keep_all`] goes as well: history takes more room than it may.
     /// In small steps with `pace` between them, until that is false.
     ///
     /// # Errors
     /// The disk fails, or the store is damaged.
-    pub fn thin(&self, keep: &KeptFor, pinned: &[u64], over: bool, pace: &mut dyn FnMut() -> bool) -> Result<Thinned> {
+    pub fn thin(
+        &self,
+        keep: &Retention,
+        pinned: &[u64],
+        over: bool,
+        pace: &mut dyn FnMut() -> bool,
+    ) -> Result<Thinned> {
         let now = self.inner.clock.now();
         let before = self.inner.core.lock().moments.clone();
-        let window = self.inner.core.lock().arrival_at(now.before(keep.all))?.max(before.thinned_to);
+        // Whoever may set it must not be able to have everything gone before anybody has noticed.
+        let all = keep.keep_all.max(DAY);
+        let window = self.inner.core.lock().arrival_at(now.before(all))?.max(before.thinned_to);
         let mut moments = Vec::new();
         for arrival in &before.kept {
             moments.push((*arrival, self.inner.core.lock().shown_since(*arrival)?));
@@ -170,10 +157,18 @@ impl Core {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::settings::Budget;
 
     #[test]
     fn fewer_and_fewer_moments_are_kept() {
-        let keep = KeptFor { monthly: Some(5 * 365 * DAY), ..KeptFor::default() };
+        let keep = Retention {
+            keep_all: 30 * DAY,
+            hourly: 60 * DAY,
+            daily: 365 * DAY,
+            weekly: 3 * 365 * DAY,
+            monthly: Some(5 * 365 * DAY),
+            budget: Budget::Share(25),
+        };
         let now = Timestamp { secs: 2_000_000_000, nanos: 0 };
         // Every twenty minutes for seven years, up to 30 days ago.
         let from = 30 * 24 * 3600;

@@ -28,6 +28,7 @@ use crate::{
     member::JoinGrant,
     record,
     sealed_store::SealedStore,
+    settings,
     store::{Batch, Space, Store, prefix_end},
     time::Timestamp,
     version::{Branch, BranchNo, Dot},
@@ -203,6 +204,9 @@ pub fn salvage(
     core.showed = None;
     take_over_moments(&mut core, &old)?;
     unfinished::salvage(&mut core, &old, &mut salvaged)?;
+    if let Some(store) = &old.store {
+        settings::copy_own(store, &core.store)?;
+    }
     core.store.sync()?;
     Ok(salvaged)
 }

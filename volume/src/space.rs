@@ -30,6 +30,11 @@ impl SpaceGuard {
         Self { directory, written: Cell::new(LOOK_EVERY), full: Cell::new(false) }
     }
 
+    /// How large the disk is, if there is one.
+    pub(crate) fn total(&self) -> Option<u64> {
+        disk(self.directory.as_deref()?).ok().map(|(total, ..)| total)
+    }
+
     /// Notes that bytes were written.
     pub(crate) fn wrote(&self, bytes: usize) {
         self.written.set(self.written.get().saturating_add(bytes));

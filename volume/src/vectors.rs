@@ -12,9 +12,10 @@ use crypto::{
 
 use crate::{
     BlockHash, BlockStore, Ino, Message, NodeKind, Role, Timestamp,
+    agreed::{SettingRow, SettingValue, SnapshotRow},
     commit::{
         AccessBody, AccessHead, BirthBody, ChangeKind, ClaimedCommit, ContentBody, Head, Header, MemberBody, MetaBody,
-        PlaceBody, RawChange, SealedKey, XattrBody, changes_root, encode,
+        PlaceBody, RawChange, SealedKey, SettingBody, SnapshotBody, XattrBody, changes_root, encode,
     },
     content::{Content, ContentData, Packs},
     core::{CommitRow, Counters},
@@ -247,6 +248,9 @@ fn heads() {
             },
         ),
         ok("head_name", ChangeKind::Name {}),
+        ok("head_setting", ChangeKind::Setting { epoch: EPOCH, tag: NodeId::from_bytes([7; 16]) }),
+        ok("head_snapshot", ChangeKind::Snapshot { epoch: EPOCH }),
+        ok("head_snapshot_removed", ChangeKind::Drop {}),
         Vector::refused("head_unknown_kind", "head", NO_VALUE, unknown),
         Vector::refused("head_short_id", "head", NO_VALUE, short_id),
         Vector::refused("head_truncated", "head", NO_VALUE, cut(&settled)),
@@ -265,6 +269,8 @@ fn bodies() {
     let (inline, tree) =
         (|bytes: &[u8]| ContentData::Inline(bytes.to_vec()), |blocks| ContentData::Tree { root: ROOT, blocks });
     let place = encode(&PlaceBody { time: TIME, name: b"notes.txt".to_vec() });
+    let setting =
+        |value: Option<&str>| SettingBody { name: "history.daily".to_owned(), value: value.map(ToOwned::to_owned) };
     let disagree = "whose size, blocks and bytes disagree";
     let refused =
         |name, size, allocated, data| Vector::refused(name, "body_content", disagree, content(size, allocated, data));
@@ -290,6 +296,9 @@ fn bodies() {
         Vector::ok("body_content_tree", "body_content", content(70_000, 4464, tree(2))),
         Vector::ok("body_place", "body_place", place.clone()),
         Vector::ok("body_member", "body_member", encode(&MemberBody { name: "ada".to_owned() })),
+        Vector::ok("body_setting", "body_setting", encode(&setting(Some("30d")))),
+        Vector::ok("body_setting_to_default", "body_setting", encode(&setting(None))),
+        Vector::ok("body_snapshot", "body_snapshot", encode(&SnapshotBody { name: "release".to_owned() })),
         refused("body_content_inline_size", 3, 3, inline(b"hi")),
         refused("body_content_inline_over_limit", 16_385, 16_385, inline(&[0; 16_385])),
         refused("body_content_small_tree", 4096, 4096, tree(1)),
@@ -578,6 +587,12 @@ fn rows() {
         used: true,
         others: Vec::new(),
     };
+    let (founder, machine) = (user().public(), device().public());
+    let (user, device) = (founder.id(), machine.id);
+    let set = SettingValue { user, device, name: "history.daily".to_owned(), value: None };
+    let values = vec![Value { at: AT, count: 4, value: Some(set) }, Value { at: AT, count: 5, value: None }];
+    let setting = SettingRow { tag: NODE, values };
+    let snapshot = SnapshotRow { at: AT, count: 4, user, device, name: Some("release".to_owned()) };
     let vectors = [
         Vector::ok("row_counters", "row_counters", encode(&Counters::default())),
         Vector::ok("row_branch", "row_branch", encode(&branch)),
@@ -592,28 +607,23 @@ fn rows() {
         member(
             "row_user",
             MemberRow::User(UserRow {
-                public: user().public(),
+                public: founder,
                 name: "ada".to_owned(),
                 role: Role::Owner,
                 granted: AT,
                 count: 1,
             }),
         ),
-        member(
-            "row_device",
-            MemberRow::Device(DeviceRow {
-                public: device().public(),
-                user: user().id(),
-                granted: vec![AT],
-                admitted: TIME,
-            }),
-        ),
+        member("row_device", MemberRow::Device(DeviceRow { public: machine, user, granted: vec![AT], admitted: TIME })),
         member("row_epoch", MemberRow::Epoch(EpochRow { id: EPOCH, at: AT, count: 1, key: Some(KEY.into()) })),
         member("row_invitation", MemberRow::Invite(invitation.clone())),
         member(
             "row_invitation_of_two",
             MemberRow::Invite(InviteRow { others: vec![(Role::Admin, TIME, AT)], role: Role::Writer, ..invitation }),
         ),
+        Vector::ok("row_setting", "row_setting", encode(&setting)),
+        Vector::ok("row_snapshot", "row_snapshot", encode(&snapshot)),
+        damaged("row_snapshot_truncated", "row_snapshot", cut(&encode(&snapshot))),
         Vector::ok("row_wanted", "row_wanted", encode(&(ROOT, 2u64))),
         damaged("row_link_truncated", "row_link", cut(&encode(&node().links[0]))),
         damaged("row_commit_truncated", "row_commit", cut(&encode(&row))),

@@ -331,6 +331,21 @@ impl Volume {
         Ok(result)
     }
 
+    /// Runs a local call whose changes are a commit of their own, and syncs it: what others made or do comes before it or
+    /// after.
+    pub(crate) fn local_commit<R>(&self, f: impl FnOnce(&mut Core) -> Result<R>) -> Result<R> {
+        self.check_open()?;
+        let result = {
+            let mut core = self.inner.core.lock();
+            core.cut()?;
+            let result = core.call(f)?;
+            core.cut()?;
+            result
+        };
+        self.commit_pending()?;
+        Ok(result)
+    }
+
     /// Returns once the mount was handed every change of commits that are applied by now, at the latest at `deadline`. Tells
     /// whether it was.
     pub fn wait_until_told(&self, deadline: Instant) -> bool {

@@ -73,6 +73,14 @@ fn agree(world: &mut World, order: u64) -> Vec<String> {
     let names = world.replicas.iter().map(|r| (r.device_id(), r.name.clone())).collect();
     let history = History::new(&commits, &world.replicas[0].user_keys());
     assert_eq!(history.broken_rule(), None);
+    for replica in world.replicas.iter().chain([&world.newcomer]) {
+        assert_eq!(history.disagrees(&replica.volume), None, "{}", replica.name);
+        let shown = |r: &Replica| -> Vec<_> {
+            let all = r.volume.snapshots().unwrap();
+            all.iter().map(|s| (s.name.clone(), s.user.clone(), s.device, s.time)).collect()
+        };
+        assert_eq!(shown(replica), shown(&world.replicas[0]));
+    }
     let text = |body: &ContentBody, _: &crypto::SymmetricKey| match &body.content.data {
         ContentData::Inline(bytes) => format!("{:?}", String::from_utf8_lossy(bytes)),
         ContentData::Tree { .. } => panic!("longer than the test's files"),

@@ -8,8 +8,10 @@ use std::time::Duration;
 
 use common::{Replica, sync};
 use p2pfs_volume::{
-    AttributeChange, Attributes, Caller, Clock, Error, Handle, KeptFor, NewNode, NodeKind, OpenMode, RenameMode, Role,
-    SetXattr, Timestamp, Volume, is_past, node::Ino,
+    AttributeChange, Attributes, Caller, Clock, Error, Handle, NewNode, NodeKind, OpenMode, RenameMode, Role, SetXattr,
+    Timestamp, Volume, is_past,
+    node::Ino,
+    settings::{Budget, Retention},
 };
 use proptest::prelude::*;
 
@@ -106,12 +108,13 @@ fn op() -> impl Strategy<Value = (usize, Op, bool)> {
 }
 
 const DAY: Duration = Duration::from_secs(86_400);
-const KEEP: KeptFor = KeptFor {
-    all: Duration::from_secs(20 * 86_400),
+const KEEP: Retention = Retention {
+    keep_all: Duration::from_secs(20 * 86_400),
     hourly: Duration::from_secs(30 * 86_400),
     daily: Duration::from_secs(60 * 86_400),
     weekly: Duration::from_secs(90 * 86_400),
     monthly: None,
+    budget: Budget::Share(25),
 };
 
 /// A file that is being written, and what was.
@@ -298,7 +301,7 @@ proptest! {
         meet(&replicas);
         for replica in &replicas {
             replica.clock.advance(100 * DAY);
-            let nothing = KeptFor { all: DAY, hourly: DAY, daily: DAY, weekly: DAY, monthly: Some(DAY) };
+            let nothing = Retention { keep_all: DAY, hourly: DAY, daily: DAY, weekly: DAY, monthly: Some(DAY), ..KEEP };
             replica.volume.thin(&nothing, &[], false, &mut || true).unwrap();
             replica.volume.reclaim(&mut || true).unwrap();
             prop_assert_eq!(lines(&replica.volume, Ino::ROOT), Vec::<String>::new());

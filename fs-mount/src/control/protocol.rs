@@ -2,8 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::conflicts::Conflicts;
 pub(crate) use super::request::Request;
+use super::{agreed::Agreed, conflicts::Conflicts};
 use crate::{
     daemon::upkeep,
     report::{Device, Peer, Scrubbed, Status, User, Verified},
@@ -56,6 +56,7 @@ pub(crate) enum Reply {
     Verified(Box<Verified>),
     Reclaimed(upkeep::Done),
     Conflicts(Conflicts),
+    Agreed(Agreed),
     Done,
 }
 

@@ -37,8 +37,31 @@ pub(crate) enum Request {
     },
     /// Answered when what is no longer kept is gone.
     Reclaim,
+    /// Settings and snapshots.
+    Agreed(AboutAgreed),
     /// Answered when the mount is gone and the volume is closed.
     Unmount,
+}
+
+/// What is asked of settings and snapshots.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub(crate) enum AboutAgreed {
+    Settings,
+    /// Without a value: to the default.
+    Set {
+        name: String,
+        value: Option<String>,
+        /// For this device only.
+        device: bool,
+    },
+    Snapshots,
+    CreateSnapshot {
+        name: String,
+    },
+    RemoveSnapshot {
+        name: String,
+    },
 }
 
 #[cfg(test)]
@@ -54,6 +77,8 @@ mod tests {
     fn requests_are_lines_of_json() {
         check(Request::Status, "\"status\"");
         check(Request::Wait { seconds: 60 }, r#"{"wait":{"seconds":60}}"#);
+        let set = AboutAgreed::Set { name: "a".into(), value: None, device: true };
+        check(Request::Agreed(set), r#"{"agreed":{"set":{"name":"a","value":null,"device":true}}}"#);
         check(Request::Invite { role: "writer".into(), seconds: 1 }, r#"{"invite":{"role":"writer","seconds":1}}"#);
     }
 

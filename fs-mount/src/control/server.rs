@@ -22,6 +22,7 @@ use tokio::{
 use volume::BlockHash;
 
 use super::{
+    agreed,
     conflicts::{self, Choice},
     protocol::{Hello, Line, Progress, REQUEST_LIMIT, Reply, Request},
     socket::with_short_path,
@@ -175,6 +176,9 @@ async fn answer(shared: &Arc<Shared>, request: Request, writer: &mut OwnedWriteH
             blocking(move || conflicts::list(&with_volume.volume, &within)).await.map(Reply::Conflicts)
         }
         Request::Resolve { path, keep } => resolve(shared, path.0, keep).await,
+        Request::Agreed(asked) => {
+            blocking(move || agreed::answer(&with_volume.volume, &asked)).await.map(Reply::Agreed)
+        }
         Request::Verify { repair } => verify(shared, repair, writer).await,
         Request::Reclaim => blocking(move || upkeep::now(&with_volume).map(Reply::Reclaimed)).await,
         Request::Unmount => Err(Failure::new("unmounting ends the conversation")),

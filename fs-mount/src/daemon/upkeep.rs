@@ -8,7 +8,6 @@ use std::{
 
 use parking_lot::{Condvar, Mutex};
 use serde::{Deserialize, Serialize};
-use volume::KeptFor;
 
 use super::Shared;
 use crate::failure::{Because, Failure, Outcome};
@@ -86,19 +85,36 @@ fn tidy(shared: &Shared, pause: Duration, blocks_at: &mut Option<Instant>) -> Ou
     note_who_is_in_step(shared)?;
     let pace = &mut || if pause.is_zero() { !*shared.ending.ending.lock() } else { shared.ending.pause(pause) };
     let failed = || "dropping what is no longer kept".to_owned();
-    let thinned = volume.thin(&KeptFor::default(), &[], false, pace).because(failed)?;
+    let keep = volume.retention().because(failed)?;
+    let pinned = volume.snapshot_arrivals().because(failed)?;
+    let mut thinned = volume.thin(&keep, &pinned, false, pace).because(failed)?;
     let mut done = Done { rows: thinned.rows, moments: thinned.moments, ..Done::default() };
     let due = blocks_at.is_none_or(|at| at.elapsed() >= BLOCKS_EVERY);
     if done.rows == 0 && !due {
         return Ok(done);
     }
-    let reclaimed = volume.reclaim(pace).because(failed)?;
-    if !reclaimed.finished {
-        return Err(Failure::new("it was cut short: it goes on the next time"));
+    loop {
+        let reclaimed = volume.reclaim(pace).because(failed)?;
+        if !reclaimed.finished {
+            return Err(Failure::new("it was cut short: it goes on the next time"));
+        }
+        done.history_bytes = reclaimed.history_bytes;
+        done.freed_bytes += reclaimed.freed_bytes;
+        // What is kept whole, and what has a name, is kept whatever room it takes.
+        if done.history_bytes <= keep.budget.bytes(disk(shared)) || thinned.moments <= pinned.len() {
+            break;
+        }
+        thinned = volume.thin(&keep, &pinned, true, pace).because(failed)?;
+        done.rows += thinned.rows;
+        done.moments = thinned.moments;
     }
     *blocks_at = Some(Instant::now());
-    (done.history_bytes, done.freed_bytes) = (reclaimed.history_bytes, reclaimed.freed_bytes);
     Ok(done)
+}
+
+/// Bytes of the disk that the volume is kept on.
+fn disk(shared: &Shared) -> u64 {
+    rustix::fs::statvfs(shared.dir.path()).map_or(u64::MAX, |disk| disk.f_blocks.saturating_mul(disk.f_frsize))
 }
 
 /// What these have seen removed, they won't bring back.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use jiff::Zoned;
 use volume::{
-    Error, Result, Volume,
+    Error, Result, Snapshot, Volume,
     node::{Attributes, DirEntry, Ino, NodeKind},
     time::Timestamp,
 };
@@ -19,10 +19,11 @@ use crate::moment;
 const OURS: u64 = 1 << 63;
 const TOP: Ino = Ino(OURS | 1);
 const AT: Ino = Ino(OURS | 2);
+const SNAPSHOTS: Ino = Ino(OURS | 3);
 
 /// What leads here from the root, and from there on.
 const NAME: &[u8] = b".p2pfs";
-const PARTS: [(&[u8], Ino); 1] = [(b"at", AT)];
+const PARTS: [(&[u8], Ino); 2] = [(b"at", AT), (b"snapshots", SNAPSHOTS)];
 
 /// What a name leads to, and for how long.
 pub(super) fn lookup(volume: &Volume, parent: Ino, name: &[u8]) -> Result<(Attributes, Duration)> {
@@ -33,15 +34,22 @@ pub(super) fn lookup(volume: &Volume, parent: Ino, name: &[u8]) -> Result<(Attri
             Ok((directory(volume, part.1)?, VALID))
         }
         AT => at(volume, name),
+        SNAPSHOTS => snapshot(volume, name),
         _ => volume.lookup(parent, name).map(|found| (found, VALID)),
     }
 }
 
-/// The tree at a time that somebody typed.
+/// The tree that a snapshot keeps. Its name may go at any time, or come to mean another.
+fn snapshot(volume: &Volume, name: &[u8]) -> Result<(Attributes, Duration)> {
+    let name = std::str::from_utf8(name).map_err(|_| Error::NotFound)?;
+    Ok((volume.attributes(volume.snapshot(name)?)?, Duration::ZERO))
+}
+
+/// The tree at a time that somebody typed, or that a snapshot of that name keeps.
 fn at(volume: &Volume, name: &[u8]) -> Result<(Attributes, Duration)> {
     let now = Zoned::now();
     let text = std::str::from_utf8(name).map_err(|_| Error::NotFound)?;
-    let moment = moment::parse(text, &now).ok_or(Error::NotFound)?;
+    let Some(moment) = moment::parse(text, &now) else { return snapshot(volume, name) };
     let (secs, nanos) = (moment.as_second(), moment.subsec_nanosecond());
     // Before 1970 they count down from the second above.
     let time = match u32::try_from(nanos) {
@@ -75,7 +83,42 @@ pub(super) fn read_directory(volume: &Volume, ino: Ino, after: u64, limit: usize
         attributes,
         cookie,
     });
-    Ok(entries.filter(|entry| entry.cookie > after).take(limit).collect())
+    let mut found: Vec<DirEntry> = entries.filter(|entry| entry.cookie > after).take(limit).collect();
+    if ino == SNAPSHOTS {
+        found.extend(list_snapshots(volume, after, limit - found.len())?);
+    }
+    Ok(found)
+}
+
+/// The snapshots that follow a cookie, behind `.` and `..`. The cookies hang on nothing but the snapshot itself: one that
+/// goes meanwhile makes no other be passed over or come twice.
+fn list_snapshots(volume: &Volume, after: u64, limit: usize) -> Result<Vec<DirEntry>> {
+    let all = volume.snapshots()?;
+    let cookie = |snapshot: &Snapshot| snapshot.number().saturating_add(2);
+    let mut left: Vec<&Snapshot> = all.iter().filter(|snapshot| cookie(snapshot) > after).collect();
+    left.sort_unstable_by_key(|snapshot| cookie(snapshot));
+    let mut found = Vec::new();
+    for snapshot in left {
+        if found.len() == limit {
+            break;
+        }
+        match volume.past(snapshot.arrival) {
+            Ok(root) => found.push(DirEntry {
+                name: snapshot.name.clone().into_bytes(),
+                attributes: volume.attributes(root)?,
+                cookie: cookie(snapshot),
+            }),
+            // From before history begins in this store: looked up, it isn't there either.
+            Err(Error::NotFound) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(found)
+}
+
+/// Whether what is in it may change without the kernel being told.
+pub(super) fn changes_untold(ino: Ino) -> bool {
+    ino == SNAPSHOTS
 }
 
 pub(super) fn get_xattr(volume: &Volume, ino: Ino, name: &[u8]) -> Result<Vec<u8>> {
@@ -98,7 +141,7 @@ pub(super) fn is_ours(ino: Ino) -> bool {
 
 /// As the root, but to be read only.
 fn directory(volume: &Volume, ino: Ino) -> Result<Attributes> {
-    if ino != TOP && ino != AT {
+    if ![TOP, AT, SNAPSHOTS].contains(&ino) {
         return Err(Error::NotFound);
     }
     let root = volume.attributes(Ino::ROOT)?;

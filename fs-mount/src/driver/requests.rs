@@ -496,10 +496,14 @@ impl Filesystem for Driver {
         });
     }
 
-    fn opendir(&self, req: &fuser::Request, _ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+    fn opendir(&self, req: &fuser::Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
         self.awake.serves(req.pid());
         // The kernel keeps the listing as long as it isn't told of a change.
-        reply.opened(self.listings.open(), FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_CACHE_DIR);
+        let kept = match past::changes_untold(Ino(ino.0)) {
+            true => FopenFlags::empty(),
+            false => FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_CACHE_DIR,
+        };
+        reply.opened(self.listings.open(), kept);
     }
 
     fn readdir(&self, req: &fuser::Request, ino: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectory) {
@@ -534,10 +538,11 @@ impl Filesystem for Driver {
             self.ahead.listed(Ino(ino.0));
         }
         let mut subdirectories = Vec::new();
+        let valid = if past::changes_untold(Ino(ino.0)) { Duration::ZERO } else { VALID };
         let read = self.listings.read(&self.calls, request, fh, Ino(ino.0), offset, |entry| {
             let shown = self.view.shown(&entry.attributes);
             let name = OsStr::from_bytes(&entry.name);
-            let full = reply.add(shown.ino, entry.cookie, name, &VALID, &shown, GENERATION);
+            let full = reply.add(shown.ino, entry.cookie, name, &valid, &shown, GENERATION);
             // The kernel counts every entry but these two.
             if !full && name != "." && name != ".." {
                 let _ = self.calls.remember(request, entry.attributes.ino);

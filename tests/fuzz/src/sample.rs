@@ -38,6 +38,8 @@ impl Sample {
         let ada = Replica::founder("ada", ADA);
         let bob = Replica::joined("bob", BOB, &ada, Role::Writer);
         furnish(&ada).expect("calls on a volume in memory succeed");
+        ada.volume.set_setting("history.daily", Some("2y")).expect("the owner may");
+        ada.volume.create_snapshot("before").expect("there is none of that name");
         sync(&ada, &bob);
         for (replica, text) in [(&ada, "one"), (&bob, "another")] {
             replica.write("notes.txt", text.as_bytes()).expect("a file can be written");

@@ -188,6 +188,9 @@ impl World {
         if self.discovery.is_some() && self.sound(r, "the epoch", discovery).ok() != self.discovery {
             return fail(format!("{name} has an epoch that nobody may make"));
         }
+        if let Some(why) = history.disagrees(&volume) {
+            return fail(format!("{name}: {why}"));
+        }
         Ok(())
     }
 

@@ -12,8 +12,8 @@ use volume::{
     BlockHash, JoinRequest, NodeKind, Role, Timestamp,
     commit::{
         AccessBody, AccessHead, BirthBody, ChangeKind, ClaimedCommit, Commit, ContentBody, FORMAT_VERSION, Head,
-        Header, MemberBody, MetaBody, PlaceBody, RawChange, SealedKey, XattrBody, body_aad, changes_root, commit_hash,
-        encode,
+        Header, MemberBody, MetaBody, PlaceBody, RawChange, SealedKey, SettingBody, SnapshotBody, XattrBody, body_aad,
+        changes_root, commit_hash, encode,
     },
     content::{Content, ContentData},
     id::{Birthplace, CommitHash, LinkId, NodeId, RealmId, ValueId},
@@ -102,9 +102,12 @@ pub(crate) enum Deed {
     Admit,
     Name,
     Genesis,
+    Setting,
+    Snapshot,
+    Drop,
 }
 
-pub(crate) const DEEDS: [(Deed, &str); 14] = [
+pub(crate) const DEEDS: [(Deed, &str); 17] = [
     (Deed::Content, "forged: a reader's or keeper's content"),
     (Deed::Move, "forged: a reader's or keeper's move"),
     (Deed::Removal, "forged: a reader's or keeper's removal"),
@@ -119,6 +122,9 @@ pub(crate) const DEEDS: [(Deed, &str); 14] = [
     (Deed::Admit, "forged: a reader's or keeper's admission"),
     (Deed::Name, "forged: a reader's or keeper's name"),
     (Deed::Genesis, "forged: a reader's or keeper's genesis"),
+    (Deed::Setting, "forged: a reader's or keeper's setting"),
+    (Deed::Snapshot, "forged: a reader's or keeper's snapshot"),
+    (Deed::Drop, "forged: a reader's or keeper's removal of a snapshot"),
 ];
 
 /// What is beyond a writer.
@@ -155,9 +161,13 @@ pub(crate) enum Beyond {
     Gap,
     Beginning,
     AnothersName,
+    Setting,
+    DropOfAnother,
+    DropOfNone,
+    SnapshotOver,
 }
 
-pub(crate) const BEYOND: [(Beyond, &str); 31] = [
+pub(crate) const BEYOND: [(Beyond, &str); 35] = [
     (Beyond::Owner, "forged: a writer's gift of a file to another owner"),
     (Beyond::Grants, "forged: a writer's rights for single users"),
     (Beyond::Realm, "forged: a writer's other realm"),
@@ -189,12 +199,16 @@ pub(crate) const BEYOND: [(Beyond, &str); 31] = [
     (Beyond::Gap, "forged: a gap in a log"),
     (Beyond::Beginning, "forged: a log that does not begin with 1"),
     (Beyond::AnothersName, "forged: signed in another's name"),
+    (Beyond::Setting, "forged: a writer's setting"),
+    (Beyond::DropOfAnother, "forged: a writer's removal of another's snapshot"),
+    (Beyond::DropOfNone, "forged: a writer's removal of what is no snapshot, or of several"),
+    (Beyond::SnapshotOver, "forged: a writer's snapshot that replaces something"),
 ];
 
 impl Beyond {
     /// Whether it is beyond admins, too.
     pub(crate) fn is_beyond_admins(self) -> bool {
-        !matches!(self, Beyond::Invite | Beyond::Admit)
+        !matches!(self, Beyond::Invite | Beyond::Admit | Beyond::Setting | Beyond::DropOfAnother)
     }
 }
 
@@ -359,6 +373,26 @@ impl Draft<'_> {
         self.bare(ChangeKind::Genesis { user: user.public(), device, certificate, user_key: Vec::new() });
     }
 
+    fn setting(&mut self) {
+        let (epoch, key) = self.history.epoch();
+        let (name, key) = ("history.keep-all".to_owned(), key.clone());
+        let tag = NodeId::from_bytes(keyed_tag(&key, Label::SettingTag, name.as_bytes()));
+        let value = Some("666d".to_owned());
+        self.add(ChangeKind::Setting { epoch, tag }, Vec::new(), &key, &SettingBody { name, value });
+    }
+
+    fn snapshot(&mut self, supersedes: Values) {
+        let (epoch, key) = self.history.epoch();
+        let key = key.clone();
+        self.add(ChangeKind::Snapshot { epoch }, supersedes, &key, &SnapshotBody { name: "forbidden".to_owned() });
+    }
+
+    fn drop_of(&mut self, mut supersedes: Values) {
+        supersedes.sort_unstable();
+        let head = encode(&Head { call: 0, kind: ChangeKind::Drop {}, supersedes });
+        self.changes.push(RawChange { head, body: Vec::new() });
+    }
+
     fn name(&mut self) {
         let key = self.history.epoch().1.clone();
         self.add(ChangeKind::Name {}, Vec::new(), &key, &MemberBody { name: "forbidden".to_owned() });
@@ -439,6 +473,12 @@ impl Forger<'_> {
     /// Live values of a register, as far as anybody knows.
     fn live(&self, of: impl Fn(&Change<'_>) -> bool) -> Values {
         self.history.changes().filter(|c| of(c) && self.history.is_live(c)).map(|c| c.id()).collect()
+    }
+
+    /// Live snapshots, of such makers.
+    fn snapshots(&self, by: impl Fn(UserId) -> bool) -> Values {
+        let maker = |c: &Change<'_>| self.history.author(c.id().commit).map(|(maker, _)| maker);
+        self.live(|c| matches!(c.head.kind, ChangeKind::Snapshot { .. }) && maker(c).is_some_and(&by))
     }
 
     fn contents(&self, of: NodeId) -> Values {
@@ -548,6 +588,9 @@ impl Forger<'_> {
             }
             Deed::Name => draft.name(),
             Deed::Genesis => draft.genesis(),
+            Deed::Setting => draft.setting(),
+            Deed::Snapshot => draft.snapshot(Vec::new()),
+            Deed::Drop => draft.drop_of(vec![self.lot.pick(&self.snapshots(|_| true))?.to_owned()]),
         }
         self.sign(draft, follow, frontier(self.history.commits()))
     }
@@ -670,6 +713,23 @@ impl Forger<'_> {
             Beyond::Unadmitted => {
                 observed = vec![self.history.commits()[0].hash];
                 draft.birth(me, time, bytes);
+            }
+            Beyond::Setting => draft.setting(),
+            Beyond::DropOfAnother => {
+                let others = self.snapshots(|maker| maker != me);
+                draft.drop_of(vec![*self.lot.pick(&others)?]);
+            }
+            Beyond::DropOfNone => {
+                let (all, contents) = (self.snapshots(|_| true), self.contents(file?));
+                match (self.lot.chance(500), &all[..]) {
+                    (true, [first, .., last]) if first != last => draft.drop_of(vec![*first, *last]),
+                    (true, _) => draft.drop_of(Vec::new()),
+                    (false, _) => draft.drop_of(vec![*self.lot.pick(&contents)?]),
+                }
+            }
+            Beyond::SnapshotOver => {
+                let contents = self.contents(file?);
+                draft.snapshot(vec![*self.lot.pick(&contents)?]);
             }
             Beyond::Count
             | Beyond::OtherVolume

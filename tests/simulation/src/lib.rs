@@ -92,7 +92,10 @@ pub fn kinds() -> Vec<&'static str> {
     lies.chain(TROUBLES).collect()
 }
 
-const TROUBLES: [&str; 49] = [
+const TROUBLES: [&str; 52] = [
+    "agreed: a snapshot was made",
+    "agreed: a snapshot was removed",
+    "agreed: something was set",
     "an old backup was restored",
     "clock: jumped",
     "clock: set back a year",

@@ -76,9 +76,12 @@ pub(crate) enum Deed {
     Xattr,
     Invite,
     Admit,
+    Set,
+    Snapshot,
+    Drop,
 }
 
-const DEEDS: [(usize, Deed); 26] = [
+const DEEDS: [(usize, Deed); 29] = [
     (5, Deed::Mkdir),
     (8, Deed::Create),
     (3, Deed::Overwrite),
@@ -105,6 +108,9 @@ const DEEDS: [(usize, Deed); 26] = [
     (2, Deed::Xattr),
     (2, Deed::Invite),
     (6, Deed::Admit),
+    (2, Deed::Set),
+    (2, Deed::Snapshot),
+    (1, Deed::Drop),
 ];
 
 fn put(bytes: &mut Vec<u8>, offset: usize, data: &[u8]) {
@@ -262,6 +268,45 @@ impl World {
                 self.counts.add("members: somebody invited");
             }
             Deed::Admit => self.admit(r)?,
+            Deed::Set => {
+                let name = if self.lot.chance(500) { "history.keep-all" } else { "history.budget" };
+                let value = match (self.lot.below(4), name) {
+                    (0, _) => None,
+                    (n, "history.budget") => Some(format!("{n}%")),
+                    (n, _) => Some(format!("{n}d")),
+                };
+                match volume.set_setting(name, value.as_deref()) {
+                    // Somebody who may not.
+                    Err(Error::Refused(_)) => {}
+                    done => {
+                        done?;
+                        self.counts.add("agreed: something was set");
+                    }
+                }
+            }
+            Deed::Snapshot => {
+                let name = NAMES[self.lot.below(NAMES.len())];
+                match volume.create_snapshot(&String::from_utf8_lossy(name)) {
+                    // The name is taken.
+                    Err(Error::Refused(_)) => {}
+                    done => {
+                        done?;
+                        self.counts.add("agreed: a snapshot was made");
+                    }
+                }
+            }
+            Deed::Drop => {
+                let all = volume.snapshots()?;
+                let Some(snapshot) = self.lot.pick(&all) else { return Ok(()) };
+                match volume.remove_snapshot(&snapshot.name) {
+                    // Another's.
+                    Err(Error::Refused(_)) => {}
+                    done => {
+                        done?;
+                        self.counts.add("agreed: a snapshot was removed");
+                    }
+                }
+            }
         }
         Ok(())
     }

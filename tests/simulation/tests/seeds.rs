@@ -43,8 +43,8 @@ fn part(from: u64) {
 #[test]
 fn whatever_may_go_wrong_does() {
     let mut counts = Counts::default();
-    // As many as it takes: three hundred are far more than are needed.
-    let all = (0..300).any(|seed| {
+    // As many as it takes: four hundred are more than are needed.
+    let all = (0..400).any(|seed| {
         counts.join(&run(&Options::new(seed)).counts);
         kinds().iter().all(|kind| counts.get(kind) > 0)
     });

@@ -3,6 +3,7 @@
 use serde::de::DeserializeOwned;
 
 use crate::{
+    agreed,
     conflicts::BESIDE,
     core::{entry_key, node_id_key},
     history,
@@ -10,6 +11,7 @@ use crate::{
     node::Ino,
     record,
     row::{Entry, Link, Node, NodeRow, Xattr},
+    settings,
     spilled::{self, Item, Spilled},
     store::{Row, Space},
     version::{Dot, ValueRef},
@@ -67,8 +69,10 @@ impl Verifier<'_> {
                 self.wanted.insert(at);
                 true
             }),
-            Space::History => history::is_sound(&key, &plain),
             Space::Meta if key.starts_with(BESIDE) => self.volume.inner.core.lock().is_beside(&key).unwrap_or(true),
+            Space::Meta => settings::is_sound(&key, &plain).unwrap_or(true),
+            Space::History => history::is_sound(&key, &plain),
+            Space::Members if agreed::is_ours(&key) => agreed::is_sound(&key, &plain),
             Space::Members => decode::<MemberRow>(&plain).is_some_and(|row| row.key() == key),
             _ => true,
         };

@@ -46,6 +46,12 @@ pub enum Op {
     Xattr { r: u8, entry: u8, name: u8, value: u8 },
     /// `p2pfs resolve`: keeps one of those that are in conflict, or all.
     Resolve { r: u8, which: u8, keep: u8 },
+    /// Sets a setting of the volume, or puts it back to its default.
+    Set { r: u8, name: u8, value: u8 },
+    /// Makes a snapshot.
+    Snapshot { r: u8, name: u8 },
+    /// Removes one.
+    Drop { r: u8, which: u8 },
     /// Dies and comes back.
     Restart { r: u8 },
     /// Ends the pending commit.
@@ -83,6 +89,9 @@ pub fn op(replicas: u8) -> impl Strategy<Value = Op> {
         1 => (r(), entry(), 0u8..4).prop_map(|(r, entry, secs)| Op::Utimens { r, entry, secs }),
         2 => (r(), entry(), 0u8..8, 0u8..3).prop_map(|(r, entry, name, value)| Op::Xattr { r, entry, name, value }),
         2 => (r(), 0u8..4, 0u8..6).prop_map(|(r, which, keep)| Op::Resolve { r, which, keep }),
+        1 => (0u8..2, 0u8..2, 0u8..4).prop_map(|(r, name, value)| Op::Set { r, name, value }),
+        1 => (r(), name()).prop_map(|(r, name)| Op::Snapshot { r, name }),
+        1 => (r(), entry()).prop_map(|(r, which)| Op::Drop { r, which }),
         1 => r().prop_map(|r| Op::Restart { r }),
         2 => r().prop_map(|r| Op::Cut { r }),
         6 => (r(), r()).prop_map(|(r, with)| Op::Sync { r, with }),

@@ -68,7 +68,8 @@ impl World {
         const WHO: [&str; 5] = ["alice", "bob", "carol", "dora", "erin"];
         let mut all = vec![Replica::founder(WHO[0], 1)];
         for (i, name) in WHO.iter().enumerate().take(replicas).skip(1) {
-            all.push(Replica::joined(name, i as u64 + 1, &all[0], Role::Writer));
+            let role = if i == 1 { Role::Admin } else { Role::Writer };
+            all.push(Replica::joined(name, i as u64 + 1, &all[0], role));
         }
         let newcomer = Replica::joined("newcomer", 9, &all[0], Role::Writer);
         for other in &all[1..] {
@@ -303,6 +304,28 @@ impl World {
             Op::Resolve { r, which, keep } => {
                 let r = self.who(r);
                 self.resolve(r, which, keep)?;
+            Op::Set { r, name, value } => {
+                let name = ["history.keep-all", "history.monthly"][usize::from(name)];
+                let value = ["forever", "40d", "2y"].get(usize::from(value)).copied();
+                match self.replicas[self.who(r)].volume.set_setting(name, value) {
+                    Err(Error::Refused(_)) => {}
+                    done => done?,
+                }
+            }
+            Op::Snapshot { r, name } => {
+                match self.replicas[self.who(r)].volume.create_snapshot(NAMES[usize::from(name)]) {
+                    Err(Error::Refused(_)) => {}
+                    done => done?,
+                }
+            }
+            Op::Drop { r, which } => {
+                let volume = &self.replicas[self.who(r)].volume;
+                let all = volume.snapshots()?;
+                let Some(snapshot) = pick(&all, which) else { return Ok(()) };
+                match volume.remove_snapshot(&snapshot.name) {
+                    Err(Error::Refused(_)) => {}
+                    done => done?,
+                }
             }
             Op::Restart { r } => {
                 let r = self.who(r);

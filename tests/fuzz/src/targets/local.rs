@@ -71,7 +71,12 @@ pub(crate) mod row {
         add("row_link", values(links));
         add("row_xattr", values(xattrs));
         add("row_entry", values(opened(Space::Entries)));
-        add("row_member", values(opened(Space::Members)));
+        let (members, agreed): (Vec<_>, Vec<_>) =
+            opened(Space::Members).into_iter().partition(|(key, _)| key[0] < b'v');
+        let (settings, snapshots) = agreed.into_iter().partition(|(key, _)| key[0] == b'v');
+        add("row_member", values(members));
+        add("row_setting", values(settings));
+        add("row_snapshot", values(snapshots));
         add("row_wanted", values(opened(Space::Wanted)));
         for (key, value) in opened(Space::Drafts) {
             add(if key.ends_with(&[0]) && key.len() == 9 { "draft_head" } else { "draft_changes" }, vec![value]);

@@ -112,11 +112,11 @@ pub(crate) mod message {
 pub(crate) mod body {
     use p2pfs_volume::{
         Timestamp,
-        commit::{AccessBody, BirthBody, ContentBody, MemberBody, MetaBody, PlaceBody, XattrBody, encode},
+        commit::{AccessBody, BirthBody, ContentBody, MemberBody, MetaBody, PlaceBody, SettingBody, SnapshotBody, XattrBody, encode},
         content::{BlockHash, Content, ContentData},
     };
 
-    const BODIES: [&str; 7] = [
+    const BODIES: [&str; 9] = [
         "body_birth",
         "body_access",
         "body_meta",
@@ -124,6 +124,8 @@ pub(crate) mod body {
         "body_content",
         "body_place",
         "body_member",
+        "body_setting",
+        "body_snapshot",
     ];
 
     pub(crate) fn run(data: &[u8]) {
@@ -149,7 +151,10 @@ pub(crate) mod body {
             (4, encode(&content(ContentData::Inline(b"hi".to_vec()), 2))),
             (4, encode(&content(tree, 70_000))),
             (5, encode(&PlaceBody { time, name: name.clone().into_bytes() })),
-            (6, encode(&MemberBody { name })),
+            (6, encode(&MemberBody { name: name.clone() })),
+            (7, encode(&SettingBody { name: "history.daily".to_owned(), value: Some("2y".to_owned()) })),
+            (7, encode(&SettingBody { name: "history.daily".to_owned(), value: None })),
+            (8, encode(&SnapshotBody { name })),
         ];
         bodies.into_iter().map(|(kind, body)| [&[kind][..], &body].concat()).collect()
     }

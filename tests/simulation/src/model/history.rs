@@ -355,12 +355,21 @@ impl<'a> History<'a> {
             ChangeKind::Place { .. } => Label::NameKey,
             _ => Label::BodyKey,
         };
-        let header = &change.commit.header;
-        let (volume, device) = (&header.volume, &header.device);
-        let aad = commit::body_aad(volume, device, header.log, header.seq, change.index, &change.raw.head);
         let key = self.node_keys[&node].derive(label, b"");
-        commit::decode("body", &crypto::open_padded(&key, &aad, &change.raw.body).unwrap()).unwrap()
+        opened(change, &key).unwrap()
     }
+
+    /// What a change says to all members, if it opens.
+    pub fn body_to_all<T: Serialize + DeserializeOwned>(&self, change: &Change<'_>) -> Option<T> {
+        opened(change, &self.epoch.1.derive(Label::BodyKey, b""))
+    }
+}
+
+fn opened<T: Serialize + DeserializeOwned>(change: &Change<'_>, key: &SymmetricKey) -> Option<T> {
+    let header = &change.commit.header;
+    let (volume, device) = (&header.volume, &header.device);
+    let aad = commit::body_aad(volume, device, header.log, header.seq, change.index, &change.raw.head);
+    commit::decode("body", &crypto::open_padded(key, &aad, &change.raw.body).ok()?).ok()
 }
 
 fn epoch_key(head: &Head, user: &UserKeys) -> Option<(EpochId, SymmetricKey)> {

@@ -18,6 +18,8 @@ enum Register {
     Xattr(NodeId, NodeId),
     Content(NodeId),
     Place(LinkId),
+    Setting(NodeId),
+    Snapshot(ValueId),
     Other,
 }
 
@@ -30,6 +32,9 @@ fn register(change: &Change<'_>) -> Register {
         ChangeKind::Content { node, .. } | ChangeKind::Settle { node } => Register::Content(node),
         ChangeKind::Place { link, .. } => Register::Place(change.link(link)),
         ChangeKind::Removal { link, .. } => Register::Place(link),
+        ChangeKind::Setting { tag, .. } => Register::Setting(tag),
+        ChangeKind::Snapshot { .. } => Register::Snapshot(change.id()),
+        ChangeKind::Drop {} => change.supersedes().next().map_or(Register::Other, Register::Snapshot),
         _ => Register::Other,
     }
 }
@@ -128,6 +133,15 @@ impl<'a> History<'a> {
                 breaks(!admits || !invited, "an admission without right or invitation")
             }
             ChangeKind::Name {} => breaks(!founding, "another name"),
+            ChangeKind::Setting { .. } => breaks(!admits, "a setting by who may not"),
+            ChangeKind::Snapshot { .. } => breaks(change.supersedes().next().is_some(), "a snapshot that supersedes"),
+            ChangeKind::Drop {} => match self.snapshot(change).filter(|of| self.counts(of)) {
+                Some(of) => {
+                    let maker = self.author(of.id().commit).map(|(maker, _)| maker);
+                    breaks(!admits && maker != Some(user), "a removal of another's snapshot")
+                }
+                None => Some("a removal that is not of one snapshot"),
+            },
         };
         own.or_else(|| {
             let mine = register(change);

@@ -8,6 +8,7 @@
     reason = "a model for tests: whatever fails here is the failure of a test"
 )]
 
+mod agreed;
 mod history;
 mod lawful;
 mod reference;
