@@ -106,6 +106,11 @@ pub(crate) struct Past {
 }
 
 impl Past {
+    /// For reading by the numbers that nodes have here.
+    pub(crate) fn after(arrival: u64) -> Self {
+        Past { arrival, shown: Timestamp { secs: i64::MAX, nanos: 0 }, prefix: 0 }
+    }
+
     fn number(self, ino: Ino) -> Ino {
         Ino(self.prefix | ino.0 & ((1 << INO_BITS) - 1))
     }
@@ -200,9 +205,12 @@ impl Volume {
 impl Core {
     /// Runs `f` with the merged state as it was then. It must change nothing.
     pub(crate) fn as_of<R>(&mut self, past: Past, f: impl FnOnce(&mut Core) -> Result<R>) -> Result<R> {
+        // What the running call has changed is in no row of the past yet.
+        let overlay = std::mem::take(&mut self.overlay);
         let before = self.past.replace(past);
         let result = f(self);
         self.past = before;
+        self.overlay = overlay;
         result
     }
 
@@ -221,13 +229,17 @@ impl Core {
 
     /// Since when the commit shows that arrived as this number.
     pub(crate) fn shown_since(&self, arrival: u64) -> Result<Timestamp> {
-        let missing = || Error::damaged("a commit is missing");
         if arrival == 0 {
             return Ok(Timestamp::default());
         }
-        let key = self.store.raw().get(Space::Index, &arrival_key(arrival))?.ok_or_else(missing)?;
-        let dot = Dot::from_key(&key).ok_or_else(missing)?;
-        Ok(self.commit_row(dot)?.ok_or_else(missing)?.shown)
+        let dot = self.arrived_as(arrival)?;
+        Ok(self.commit_row(dot)?.ok_or_else(|| Error::damaged("a commit is missing"))?.shown)
+    }
+
+    /// The commit that arrived as this number.
+    pub(crate) fn arrived_as(&self, arrival: u64) -> Result<Dot> {
+        let key = self.store.raw().get(Space::Index, &arrival_key(arrival))?;
+        key.and_then(|key| Dot::from_key(&key)).ok_or_else(|| Error::damaged("a commit is missing"))
     }
 
     /// The number of the last commit that showed at `time`; 0 before the first.
@@ -239,6 +251,23 @@ impl Core {
             if self.shown_since(middle)? <= time { shown = middle } else { later = middle }
         }
         Ok(shown)
+    }
+
+    /// What a name led to before `until` when it last led anywhere, and which commit ended that.
+    pub(crate) fn last_shown(&self, directory: Ino, name: &[u8], until: u64) -> Result<Option<(Entry, u64)>> {
+        let row = entry_key(directory, &self.tag(name));
+        let from = key(ENTRY, &row, 0);
+        let mut to = key(ENTRY, &row, until.saturating_add(1));
+        while let Some((key, sealed)) = self.store.raw().last(Space::History, &from, &to)? {
+            let entry: Entry = decode_row("entry as it was", &self.store.open(Space::History, &key, &sealed)?)?;
+            let until = key.last_chunk().map(|until| u64::from_be_bytes(*until));
+            match (entry.shown(), until) {
+                (_, None) => return Err(Error::damaged("history key")),
+                (Some(_), Some(until)) => return Ok(Some((entry, until))),
+                (None, _) => to = key,
+            }
+        }
+        Ok(None)
     }
 
     /// The first row that was over only after `arrival`.

@@ -44,7 +44,9 @@ mod undo;
 // The volume as a mount and a network task see it.
 mod fetch;
 mod files;
+pub mod restore;
 pub mod sync;
+pub mod take_back;
 mod volume;
 
 // Damage, found and mended.

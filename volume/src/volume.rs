@@ -317,6 +317,27 @@ impl Volume {
         Ok(result)
     }
 
+    /// The same for what doesn't come through the mount: its kernel is told all that it changed.
+    pub(crate) fn local_beside_mount<R>(&self, f: impl FnOnce(&mut Core) -> Result<R>) -> Result<R> {
+        self.check_open()?;
+        let _telling = self.inner.telling.read();
+        let (result, changed) = {
+            let mut core = self.inner.core.lock();
+            if core.pending_is_full() {
+                core.cut()?;
+            }
+            let result = core.call(f)?;
+            if std::mem::take(&mut core.wants_more) {
+                // Before anybody can see the new commit: it must not seem complete yet.
+                self.inner.fetch.look_again();
+            }
+            (result, std::mem::take(&mut core.settled))
+        };
+        self.tell(&changed);
+        self.wake_committer();
+        Ok(result)
+    }
+
     /// Returns once the mount was handed every change of commits that are applied by now, at the latest at `deadline`. Tells
     /// whether it was.
     pub fn wait_until_told(&self, deadline: Instant) -> bool {
