@@ -13,6 +13,8 @@ mod invite;
 mod join;
 mod listings;
 mod mount;
+mod restore;
+mod undo;
 mod unmount;
 mod verify;
 mod wait;
@@ -35,6 +37,8 @@ pub(crate) fn run(command: Command) -> Outcome<()> {
         Command::Users(args) => listings::users(&home, &args),
         Command::Devices(args) => listings::devices(&home, &args),
         Command::Volumes(args) => listings::volumes(&home, &args),
+        Command::Restore(args) => restore::run(&home, &args),
+        Command::Undo(args) => undo::run(&home, &args),
         Command::Wait(args) => wait::run(&home, &args),
         Command::Verify(args) => verify::run(&home, &args),
         Command::Completions(_) => Ok(()),

@@ -12,6 +12,7 @@ use std::{
 use clap::Parser;
 use rustix::fs::Mode;
 
+mod bringing_back;
 mod cli;
 mod commands;
 mod duration;
@@ -26,6 +27,7 @@ mod mountpoint;
 
 mod clock;
 mod home;
+mod inside;
 mod open_volume;
 mod profile;
 mod repair;

@@ -3,10 +3,11 @@
 use serde::{Deserialize, Serialize};
 
 pub(crate) use super::request::Request;
+use crate::bringing_back::{Restored, Undone};
 use crate::report::{Device, Peer, Scrubbed, Status, User, Verified};
 
 /// No request is longer, in bytes.
-pub(crate) const REQUEST_LIMIT: u64 = 16 << 10;
+pub(crate) const REQUEST_LIMIT: u64 = 64 << 10;
 /// No line of an answer is longer: ten thousand members fit.
 pub(crate) const ANSWER_LIMIT: u64 = 16 << 20;
 
@@ -50,6 +51,8 @@ pub(crate) enum Reply {
     Devices(Vec<Device>),
     Ticket(String),
     Verified(Box<Verified>),
+    Restored(Box<Restored>),
+    Undone(Box<Undone>),
     Done,
 }
 

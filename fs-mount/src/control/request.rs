@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::bringing_back::{ToRestore, ToUndo};
+
 /// A request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
@@ -24,6 +26,8 @@ pub(crate) enum Request {
     Verify {
         repair: bool,
     },
+    Restore(ToRestore),
+    Undo(ToUndo),
     /// Answered when the mount is gone and the volume is closed.
     Unmount,
 }

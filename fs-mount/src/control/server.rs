@@ -26,6 +26,7 @@ use super::{
     socket::with_short_path,
 };
 use crate::{
+    bringing_back,
     daemon::{
         Shared, blocking,
         wait::{Waiter, too_late},
@@ -169,6 +170,14 @@ async fn answer(shared: &Arc<Shared>, request: Request, writer: &mut OwnedWriteH
         Request::Invite { role, seconds } => blocking(move || invite(&with_volume, &role, seconds)).await,
         Request::Wait { seconds } => wait_for_peers(shared, Duration::from_secs(seconds), writer).await,
         Request::Verify { repair } => verify(shared, repair, writer).await,
+        Request::Restore(what) => {
+            let restored = blocking(move || bringing_back::restore(&with_volume.volume, what)).await;
+            restored.map(|restored| Reply::Restored(Box::new(restored)))
+        }
+        Request::Undo(what) => {
+            let undone = blocking(move || bringing_back::undo(&with_volume.volume, what)).await;
+            undone.map(|undone| Reply::Undone(Box::new(undone)))
+        }
         Request::Unmount => Err(Failure::new("unmounting ends the conversation")),
     }
 }
