@@ -49,6 +49,10 @@ pub(crate) enum Command {
     Conflicts(Conflicts),
     /// Settle conflicts: keep one version, or both
     Resolve(Resolve),
+    /// Bring back what was at a path: a file or a whole folder, also one that was removed
+    Restore(Restore),
+    /// Take back what one device, or one user, did since some time, and keep what others did
+    Undo(Undo),
     /// Wait until connected peers have everything, and everything of theirs is here
     Wait(Wait),
     /// Check everything that this device keeps of a volume, and repair it
@@ -194,6 +198,55 @@ pub(crate) struct Volumes {
 pub(crate) struct Conflicts {
     /// Only what is in conflict there or below; by its own name or by one that shows beside it
     pub(crate) path: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) which: Which,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Restore {
+    /// What; nothing need be there any more
+    pub(crate) path: PathBuf,
+    /// As this version has it, by its name [default: as it was before the last change or removal]
+    #[arg(long, value_name = "VERSION", conflicts_with = "at")]
+    pub(crate) version: Option<String>,
+    /// As it was at this time: 2026-11-22T09:15, 09:15, yesterday, 2h-ago
+    #[arg(long, value_name = "TIME")]
+    pub(crate) at: Option<String>,
+    /// Put it there instead
+    #[arg(long, value_name = "PATH")]
+    pub(crate) to: Option<PathBuf>,
+    /// Remove what is in a folder and was not there then
+    #[arg(long)]
+    pub(crate) exact: bool,
+    /// Only tell what would be done
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(group(clap::ArgGroup::new("whose").required(true).args(["device", "user"])))]
+pub(crate) struct Undo {
+    /// What this device did, by the first digits of its id
+    #[arg(long, value_name = "ID")]
+    pub(crate) device: Option<String>,
+    /// What this user did, on any device
+    #[arg(long, value_name = "NAME|ID")]
+    pub(crate) user: Option<String>,
+    /// Since when: 2026-11-22T09:15, 09:15, yesterday, 2h-ago
+    #[arg(long, value_name = "TIME")]
+    pub(crate) since: String,
+    /// Only what is, or was then, at this path or below it
+    #[arg(long)]
+    pub(crate) path: Option<PathBuf>,
+    /// Only tell what would be done
+    #[arg(long)]
+    pub(crate) dry_run: bool,
     #[command(flatten)]
     pub(crate) which: Which,
     /// Print JSON

@@ -16,7 +16,9 @@ mod join;
 mod listings;
 mod mount;
 mod reclaim;
+mod restore;
 mod snapshot;
+mod undo;
 mod unmount;
 mod verify;
 mod wait;
@@ -41,6 +43,8 @@ pub(crate) fn run(command: Command) -> Outcome<()> {
         Command::Volumes(args) => listings::volumes(&home, &args),
         Command::Conflicts(args) => conflicts::list(&home, &args),
         Command::Resolve(args) => conflicts::resolve(&home, &args),
+        Command::Restore(args) => restore::run(&home, &args),
+        Command::Undo(args) => undo::run(&home, &args),
         Command::Wait(args) => wait::run(&home, &args),
         Command::Verify(args) => verify::run(&home, &args),
         Command::Reclaim(args) => reclaim::run(&home, &args),

@@ -5,4 +5,4 @@
 
 pub mod driver;
 pub mod errno;
-mod moment;
+pub mod moment;

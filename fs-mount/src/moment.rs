@@ -4,7 +4,7 @@ use jiff::{Span, Timestamp, ToSpan, Zoned, civil};
 
 /// Reads a moment as somebody means it at `now`, in the time zone of `now`. A day is meant as it began. Nothing when it
 /// is none.
-pub(crate) fn parse(text: &str, now: &Zoned) -> Option<Timestamp> {
+pub fn parse(text: &str, now: &Zoned) -> Option<Timestamp> {
     let zone = now.time_zone();
     let local = |at: civil::DateTime| at.to_zoned(zone.clone()).ok().map(|at| at.timestamp());
     match text {

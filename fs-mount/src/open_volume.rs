@@ -199,6 +199,8 @@ fn answer_here(open: &OpenVolume, request: &Request) -> Outcome<Reply> {
         | Request::Resolve { .. }
         | Request::Verify { .. }
         | Request::Reclaim
+        | Request::Restore(_)
+        | Request::Undo(_)
         | Request::Unmount => Err(not_mounted(&open.dir)),
     }
 }

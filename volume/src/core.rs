@@ -20,7 +20,7 @@ use lru::LruCache;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    BlockStore, Changed,
+    BlockHash, BlockStore, Changed,
     agreed::{self, AgreedRow},
     ahead,
     commit::{
@@ -290,6 +290,8 @@ pub(crate) struct Core {
     pub space: crate::space::SpaceGuard,
     /// What the last settled call or commit changed, for the kernel's caches.
     pub settled: Vec<Changed>,
+    /// A local call may have put a content on the list of what to fetch.
+    pub wants_more: bool,
 }
 
 const COUNTERS: &[u8] = b"counters";
@@ -388,6 +390,7 @@ impl Core {
             commits: LruCache::new(capacity(COMMIT_CACHE)),
             space: crate::space::SpaceGuard::new(parts.directory),
             settled: Vec::new(),
+            wants_more: false,
         };
         core.load_members()?;
         core.load_branches()?;
@@ -1208,6 +1211,16 @@ impl Core {
     pub(crate) fn value_id(&mut self, value: ValueRef) -> Result<ValueId> {
         let commit = if self.is_pending(value.dot) { CommitHash::ZERO } else { self.commit_info(value.dot)?.hash };
         Ok(ValueId { commit, index: value.index })
+    }
+
+    /// Has a content fetched that is shown again, as far as it isn't here: `from` is where it was shown before.
+    pub(crate) fn want_again_from(&mut self, from: ValueRef, at: ValueRef, root: BlockHash, blocks: u64) -> Result<()> {
+        let wanted = self.store.raw().get(Space::Wanted, &from.key())?.is_some();
+        if !root.is_hole() && (wanted || !self.blocks.contains(&root)?) {
+            self.overlay.wanted.push((at, root, blocks));
+            self.wants_more = true;
+        }
+        Ok(())
     }
 
     /// Runs a local call: all of its changes are stored when this returns `Ok`, none otherwise.

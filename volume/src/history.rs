@@ -149,6 +149,11 @@ pub(crate) struct Past {
 }
 
 impl Past {
+    /// For reading by the numbers that nodes have here.
+    pub(crate) fn after(arrival: u64) -> Self {
+        Past { arrival, shown: Timestamp { secs: i64::MAX, nanos: 0 }, prefix: 0 }
+    }
+
     fn number(self, ino: Ino) -> Ino {
         Ino(self.prefix | ino.0 & ((1 << INO_BITS) - 1))
     }
@@ -251,9 +256,12 @@ impl Volume {
 impl Core {
     /// Runs `f` with the merged state as it was then. It must change nothing.
     pub(crate) fn as_of<R>(&mut self, past: Past, f: impl FnOnce(&mut Core) -> Result<R>) -> Result<R> {
+        // What the running call has changed is in no row of the past yet.
+        let overlay = std::mem::take(&mut self.overlay);
         let before = self.past.replace(past);
         let result = f(self);
         self.past = before;
+        self.overlay = overlay;
         result
     }
 
@@ -287,16 +295,20 @@ impl Core {
 
     /// Since when the commit shows that arrived as this number.
     pub(crate) fn shown_since(&self, arrival: u64) -> Result<Timestamp> {
-        let missing = || Error::damaged("a commit is missing");
         if arrival == 0 {
             return Ok(Timestamp::default());
         }
-        let key = self.store.raw().get(Space::Index, &arrival_key(arrival))?.ok_or_else(missing)?;
-        let dot = Dot::from_key(&key).ok_or_else(missing)?;
-        let shown = self.commit_row(dot)?.ok_or_else(missing)?.shown;
+        let dot = self.arrived_as(arrival)?;
+        let shown = self.commit_row(dot)?.ok_or_else(|| Error::damaged("a commit is missing"))?.shown;
         // The first time that it was set back since says enough: later ones that matter less are not kept.
         let after = self.set_back.partition_point(|(from, _)| *from <= arrival);
         Ok(self.set_back.get(after).map_or(shown, |(_, to)| shown.min(*to)))
+    }
+
+    /// The commit that arrived as this number.
+    pub(crate) fn arrived_as(&self, arrival: u64) -> Result<Dot> {
+        let key = self.store.raw().get(Space::Index, &arrival_key(arrival))?;
+        key.and_then(|key| Dot::from_key(&key)).ok_or_else(|| Error::damaged("a commit is missing"))
     }
 
     /// The number of the last commit that showed at `time`; 0 before the first.
@@ -308,6 +320,23 @@ impl Core {
             if self.shown_since(middle)? <= time { shown = middle } else { later = middle }
         }
         Ok(shown)
+    }
+
+    /// What a name led to before `until` when it last led anywhere, and which commit ended that.
+    pub(crate) fn last_shown(&self, directory: Ino, name: &[u8], until: u64) -> Result<Option<(Entry, u64)>> {
+        let row = entry_key(directory, &self.tag(name));
+        let from = key(ENTRY, &row, 0);
+        let mut to = key(ENTRY, &row, until.saturating_add(1));
+        while let Some((key, sealed)) = self.store.raw().last(Space::History, &from, &to)? {
+            let entry: Entry = decode_row("entry as it was", &self.store.open(Space::History, &key, &sealed)?)?;
+            let until = key.last_chunk().map(|until| u64::from_be_bytes(*until));
+            match (entry.shown(), until) {
+                (_, None) => return Err(Error::damaged("history key")),
+                (Some(_), Some(until)) => return Ok(Some((entry, until))),
+                (None, _) => to = key,
+            }
+        }
+        Ok(None)
     }
 
     /// The first row that was over only after `arrival`.

@@ -46,9 +46,11 @@ mod undo;
 // The volume as a mount and a network task see it.
 mod fetch;
 mod files;
+pub mod restore;
 pub mod settings;
 mod snapshots;
 pub mod sync;
+pub mod take_back;
 mod volume;
 
 // What was, and for how long it is kept.

@@ -37,7 +37,7 @@ const XATTR_LIST_MAX: usize = 65_536;
 /// So many entries are looked at to have what they lead to read in one go.
 const LIST_AHEAD: usize = 1024;
 /// Permission bits that replicas judge by, for now: members read and write everything.
-const JUDGED_MODE: u16 = 0o660;
+pub(crate) const JUDGED_MODE: u16 = 0o660;
 
 const SUID: u16 = 0o4000;
 const SGID: u16 = 0o2000;
@@ -52,7 +52,7 @@ impl Core {
         }
     }
 
-    fn check_name(name: &[u8]) -> Result<()> {
+    pub(crate) fn check_name(name: &[u8]) -> Result<()> {
         if name.len() > NAME_MAX {
             return Err(Error::NameTooLong);
         }
@@ -68,7 +68,7 @@ impl Core {
     }
 
     /// The directory to make something in: it must still be there.
-    fn live_directory(&mut self, ino: Ino) -> Result<Ino> {
+    pub(crate) fn live_directory(&mut self, ino: Ino) -> Result<Ino> {
         let directory = self.directory(ino)?;
         let alive = directory == Ino::ROOT || self.with_node(directory, Node::is_shown)?;
         if alive { Ok(directory) } else { Err(Error::NotFound) }
@@ -271,7 +271,7 @@ impl Core {
     }
 
     /// The judged half of an access value by this user in the members' realm.
-    fn access_head(&self, generation: u32, key: &SymmetricKey) -> Result<AccessHead> {
+    pub(crate) fn access_head(&self, generation: u32, key: &SymmetricKey) -> Result<AccessHead> {
         let fresh = self.overlay.members.iter().rev().find_map(|row| match row {
             crate::member::MemberRow::Epoch(row) => row.key.clone().map(|key| (row.id, key)),
             _ => None,
@@ -290,7 +290,7 @@ impl Core {
     }
 
     /// Puts a link somewhere: a new one, or one that leaves its old places.
-    fn place(
+    pub(crate) fn place(
         &mut self,
         link: Option<LinkId>,
         child: NodeId,
@@ -309,7 +309,7 @@ impl Core {
     }
 
     /// Removes one link of a node.
-    fn remove_link(&mut self, ino: Ino, link: &LinkId) -> Result<()> {
+    pub(crate) fn remove_link(&mut self, ino: Ino, link: &LinkId) -> Result<()> {
         let (child, found) = self.found_link(ino, link)?;
         let gone = places(&*found.ok_or(Error::NotFound)?);
         let kind = ChangeKind::Removal { link: *link, child, time: self.now() };
@@ -392,7 +392,7 @@ impl Core {
     }
 
     /// Takes away what a name leads to, no directory. A conflict's other values stay, each under its own name.
-    fn remove_file(&mut self, directory: Ino, name: &[u8], ino: Ino) -> Result<()> {
+    pub(crate) fn remove_file(&mut self, directory: Ino, name: &[u8], ino: Ino) -> Result<()> {
         if let Some(NodeRow::View { of, value, .. }) = self.row(ino)?.as_deref() {
             return self.settle_conflict(*of, *value);
         }
@@ -468,7 +468,7 @@ impl Core {
         Ok(ino)
     }
 
-    fn remove_directory(&mut self, ino: Ino) -> Result<()> {
+    pub(crate) fn remove_directory(&mut self, ino: Ino) -> Result<()> {
         if self.has_entries(ino)? {
             return Err(Error::NotEmpty);
         }
@@ -611,7 +611,7 @@ impl Core {
         Ok(vec![(ino, link)])
     }
 
-    fn move_all(&mut self, moves: &[(Ino, LinkId)], directory: Ino, name: &[u8]) -> Result<()> {
+    pub(crate) fn move_all(&mut self, moves: &[(Ino, LinkId)], directory: Ino, name: &[u8]) -> Result<()> {
         for (ino, link) in moves {
             let (id, found) = self.found_link(*ino, link)?;
             let gone = found.map(|link| places(&link)).unwrap_or_default();
@@ -768,7 +768,7 @@ impl Core {
         if self.with_node(ino, |n| n.kind)? == NodeKind::Directory { self.parts(ino) } else { Ok(vec![ino]) }
     }
 
-    fn set_times(&mut self, ino: Ino, atime: Option<SetTime>, mtime: Option<SetTime>) -> Result<()> {
+    pub(crate) fn set_times(&mut self, ino: Ino, atime: Option<SetTime>, mtime: Option<SetTime>) -> Result<()> {
         let now = self.now();
         let at = |set: SetTime| match set {
             SetTime::Now => now,
@@ -843,7 +843,7 @@ impl Core {
     }
 
     /// The node that carries the attributes of what shows under this number.
-    fn carrier(&mut self, ino: Ino) -> Result<Ino> {
+    pub(crate) fn carrier(&mut self, ino: Ino) -> Result<Ino> {
         match self.row(ino)?.as_deref() {
             Some(NodeRow::View { of, .. }) => Ok(*of),
             Some(NodeRow::Node(node)) if node.merged_into.is_some() => self.canonical(ino),
@@ -1020,7 +1020,7 @@ impl Core {
     }
 
     /// Puts a directory that was removed back to its last place, and those above it.
-    fn live_again(&mut self, ino: Ino) -> Result<Ino> {
+    pub(crate) fn live_again(&mut self, ino: Ino) -> Result<Ino> {
         if let Ok(directory) = self.live_directory(ino) {
             return Ok(directory);
         }
@@ -1086,7 +1086,7 @@ impl Core {
 }
 
 /// The values of a link.
-fn places(link: &Link) -> Vec<ValueRef> {
+pub(crate) fn places(link: &Link) -> Vec<ValueRef> {
     link.values.iter().map(|v| v.at).collect()
 }
 

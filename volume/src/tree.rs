@@ -22,11 +22,11 @@ use crate::{
     conflicts::Origin,
     core::Core,
     error::{Error, Result},
-    id::{Birthplace, CommitHash, LinkId, NodeId},
+    id::{Birthplace, CommitHash, LinkId, NodeId, ValueId},
     node::{Ino, NAME_MAX, NodeKind},
     row::{Claim, Derived, Entry, Link, Node, NodeRow, Place, Shown},
     time::Timestamp,
-    version::ValueRef,
+    version::{Dot, ValueRef},
 };
 
 /// Longest chain of superseded places that is looked through.
@@ -38,7 +38,7 @@ const RECHECK_MAX: usize = 16;
 #[derive(Clone, Debug)]
 pub(crate) struct PastPlace {
     pub parent: Ino,
-    name: Vec<u8>,
+    pub(crate) name: Vec<u8>,
     pub(crate) at: ValueRef,
     count: u64,
 }
@@ -283,7 +283,7 @@ impl Core {
         Ok(known && places.is_subset(&gone))
     }
 
-    fn count_of(&mut self, value: ValueRef) -> Result<u64> {
+    pub(crate) fn count_of(&mut self, value: ValueRef) -> Result<u64> {
         if self.is_pending(value.dot) { self.pending_count() } else { Ok(self.commit_info(value.dot)?.count) }
     }
 
@@ -293,13 +293,7 @@ impl Core {
         let mut todo: Vec<ValueRef> = link.values.iter().map(|v| v.at).collect();
         let mut seen: BTreeSet<ValueRef> = todo.iter().copied().collect();
         while let Some(at) = todo.pop() {
-            let head: Head = decode(&self.change(at)?.head)?;
-            for id in head.supersedes {
-                let dot = match id.commit {
-                    CommitHash::ZERO => at.dot,
-                    hash => self.dot_of(&hash)?.ok_or_else(|| Error::damaged("a superseded commit is missing"))?,
-                };
-                let before = ValueRef { dot, index: id.index };
+            for before in self.superseded_by(at)? {
                 if seen.len() >= PAST_MAX || !seen.insert(before) {
                     continue;
                 }
@@ -320,6 +314,25 @@ impl Core {
             sorted.insert(i, place);
         }
         Ok(sorted)
+    }
+
+    /// The values that a stored change superseded.
+    pub(crate) fn superseded_by(&self, at: ValueRef) -> Result<Vec<ValueRef>> {
+        let head: Head = decode(&self.change(at)?.head)?;
+        self.values_of(at.dot, &head.supersedes)
+    }
+
+    /// By this device's names, values as a change of the commit `within` names them.
+    pub(crate) fn values_of(&self, within: Dot, ids: &[ValueId]) -> Result<Vec<ValueRef>> {
+        let mut found = Vec::with_capacity(ids.len());
+        for id in ids {
+            let dot = match id.commit {
+                CommitHash::ZERO => within,
+                hash => self.dot_of(&hash)?.ok_or_else(|| Error::damaged("a superseded commit is missing"))?,
+            };
+            found.push(ValueRef { dot, index: id.index });
+        }
+        Ok(found)
     }
 
     /// Reads a superseded place out of the change that wrote it; `None`: it was a removal, or void.

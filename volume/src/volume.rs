@@ -309,14 +309,6 @@ impl Volume {
         Ok((result, std::mem::take(&mut core.settled)))
     }
 
-    /// Runs a local call that doesn't come through the mount: its kernel is told of everything.
-    pub(crate) fn beside_the_mount<R>(&self, f: impl FnOnce(&mut Core) -> Result<R>) -> Result<R> {
-        let (result, changed) = self.called(f)?;
-        self.tell(&changed);
-        self.wake_committer();
-        Ok(result)
-    }
-
     /// Runs a local call. `names` are those the caller's kernel knows to have changed.
     pub(crate) fn local<R>(&self, names: &[&[u8]], f: impl FnOnce(&mut Core) -> Result<R>) -> Result<R> {
         let (result, changed) = self.called(f)?;
@@ -343,6 +335,27 @@ impl Volume {
             result
         };
         self.commit_pending()?;
+        Ok(result)
+    }
+
+    /// Runs a local call that doesn't come through the mount: its kernel is told all that it changed.
+    pub(crate) fn beside_the_mount<R>(&self, f: impl FnOnce(&mut Core) -> Result<R>) -> Result<R> {
+        self.check_open()?;
+        let _telling = self.inner.telling.read();
+        let (result, changed) = {
+            let mut core = self.inner.core.lock();
+            if core.pending_is_full() {
+                core.cut()?;
+            }
+            let result = core.call(f)?;
+            if std::mem::take(&mut core.wants_more) {
+                // Before anybody can see the new commit: it must not seem complete yet.
+                self.inner.fetch.look_again();
+            }
+            (result, std::mem::take(&mut core.settled))
+        };
+        self.tell(&changed);
+        self.wake_committer();
         Ok(result)
     }
 

@@ -74,8 +74,15 @@ fn send(dir: &VolumeDir, request: &Request) -> Outcome<Option<BufReader<UnixStre
         Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => return Ok(None),
         Err(e) => return Err(Failure::new(format!("asking the daemon: {}", plain(&e)))),
     };
-    let patient =
-        matches!(request, Request::Wait { .. } | Request::Verify { .. } | Request::Reclaim | Request::Unmount);
+    let patient = matches!(
+        request,
+        Request::Wait { .. }
+            | Request::Verify { .. }
+            | Request::Reclaim
+            | Request::Restore(_)
+            | Request::Undo(_)
+            | Request::Unmount
+    );
     stream.set_read_timeout((!patient).then_some(ANSWER_TIME)).because(|| "asking the daemon".to_owned())?;
     let mut line = serde_json::to_string(request).expect("a request can be encoded");
     line.push('\n');

@@ -5,12 +5,13 @@ use serde::{Deserialize, Serialize};
 pub(crate) use super::request::Request;
 use super::{agreed::Agreed, conflicts::Conflicts};
 use crate::{
+    bringing_back::{Restored, Undone},
     daemon::upkeep,
     report::{Device, Peer, Scrubbed, Status, User, Verified},
 };
 
 /// No request is longer, in bytes.
-pub(crate) const REQUEST_LIMIT: u64 = 16 << 10;
+pub(crate) const REQUEST_LIMIT: u64 = 64 << 10;
 /// No line of an answer is longer: ten thousand members fit.
 pub(crate) const ANSWER_LIMIT: u64 = 16 << 20;
 
@@ -57,6 +58,8 @@ pub(crate) enum Reply {
     Reclaimed(upkeep::Done),
     Conflicts(Conflicts),
     Agreed(Agreed),
+    Restored(Box<Restored>),
+    Undone(Box<Undone>),
     Done,
 }
 

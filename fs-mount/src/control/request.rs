@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::conflicts::{Bytes, Choice};
+use crate::bringing_back::{ToRestore, ToUndo};
 
 /// A request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,6 +40,8 @@ pub(crate) enum Request {
     Reclaim,
     /// Settings and snapshots.
     Agreed(AboutAgreed),
+    Restore(ToRestore),
+    Undo(ToUndo),
     /// Answered when the mount is gone and the volume is closed.
     Unmount,
 }

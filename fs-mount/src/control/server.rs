@@ -28,6 +28,7 @@ use super::{
     socket::with_short_path,
 };
 use crate::{
+    bringing_back,
     daemon::{
         Shared, blocking, upkeep,
         wait::{Waiter, too_late},
@@ -181,6 +182,14 @@ async fn answer(shared: &Arc<Shared>, request: Request, writer: &mut OwnedWriteH
         }
         Request::Verify { repair } => verify(shared, repair, writer).await,
         Request::Reclaim => blocking(move || upkeep::now(&with_volume).map(Reply::Reclaimed)).await,
+        Request::Restore(what) => {
+            let restored = blocking(move || bringing_back::restore(&with_volume.volume, what)).await;
+            restored.map(|restored| Reply::Restored(Box::new(restored)))
+        }
+        Request::Undo(what) => {
+            let undone = blocking(move || bringing_back::undo(&with_volume.volume, what)).await;
+            undone.map(|undone| Reply::Undone(Box::new(undone)))
+        }
         Request::Unmount => Err(Failure::new("unmounting ends the conversation")),
     }
 }

@@ -304,6 +304,7 @@ impl World {
             Op::Resolve { r, which, keep } => {
                 let r = self.who(r);
                 self.resolve(r, which, keep)?;
+            }
             Op::Set { r, name, value } => {
                 let name = ["history.keep-all", "history.monthly"][usize::from(name)];
                 let value = ["forever", "40d", "2y"].get(usize::from(value)).copied();
