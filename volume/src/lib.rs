@@ -33,6 +33,7 @@ mod acl;
 mod ahead;
 mod apply;
 mod core;
+pub mod deleted;
 mod history;
 mod namespace;
 mod record;
@@ -40,6 +41,7 @@ mod row;
 mod spilled;
 mod tree;
 mod undo;
+pub mod versions;
 
 // The volume as a mount and a network task see it.
 mod fetch;

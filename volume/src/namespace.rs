@@ -1117,14 +1117,14 @@ fn without_privileges(mode: u16, may_lend: bool) -> u16 {
 }
 
 /// The cookie of an entry: the first bits of its tag, so that it stays the same whatever else changes.
-fn cookie(tag: &[u8; 16]) -> u64 {
+pub(crate) fn cookie(tag: &[u8; 16]) -> u64 {
     let mut first = [0; 8];
     first.copy_from_slice(&tag[..8]);
     (u64::from_be_bytes(first) >> 1).max(3)
 }
 
 /// The last tag that has this cookie.
-fn cookie_end(cookie: u64) -> [u8; 16] {
+pub(crate) fn cookie_end(cookie: u64) -> [u8; 16] {
     let mut tag = [0xFF; 16];
     tag[..8].copy_from_slice(&(cookie << 1 | 1).to_be_bytes());
     tag

@@ -36,7 +36,7 @@ const RECHECK_MAX: usize = 16;
 #[derive(Clone, Debug)]
 pub(crate) struct PastPlace {
     pub parent: Ino,
-    name: Vec<u8>,
+    pub(crate) name: Vec<u8>,
     pub(crate) at: ValueRef,
     count: u64,
 }
