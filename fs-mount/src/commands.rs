@@ -8,6 +8,8 @@ use crate::{
     home::Home,
 };
 
+mod diff;
+mod history;
 mod init;
 mod invite;
 mod join;
@@ -37,6 +39,8 @@ pub(crate) fn run(command: Command) -> Outcome<()> {
         Command::Volumes(args) => listings::volumes(&home, &args),
         Command::Wait(args) => wait::run(&home, &args),
         Command::Verify(args) => verify::run(&home, &args),
+        Command::History(args) => history::run(&home, &args),
+        Command::Diff(args) => diff::run(&home, &args),
         Command::Completions(_) => Ok(()),
     }
 }

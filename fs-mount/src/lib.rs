@@ -6,3 +6,4 @@
 pub mod driver;
 pub mod errno;
 mod moment;
+pub mod version_names;

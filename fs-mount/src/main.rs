@@ -25,7 +25,9 @@ mod daemon;
 mod mountpoint;
 
 mod clock;
+mod history_report;
 mod home;
+mod inside;
 mod open_volume;
 mod profile;
 mod repair;

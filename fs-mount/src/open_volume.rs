@@ -192,9 +192,12 @@ fn answer_here(open: &OpenVolume, request: &Request) -> Outcome<Reply> {
             let invitation = ticket::Invitation { role, expires: Duration::from_secs(*seconds) };
             ticket::issue(volume, &open.profile, invitation, registries, Vec::new()).map(Reply::Ticket)
         }
-        Request::Hello | Request::Wait { .. } | Request::Verify { .. } | Request::Unmount => {
-            Err(not_mounted(&open.dir))
-        }
+        Request::Hello
+        | Request::Wait { .. }
+        | Request::Verify { .. }
+        | Request::History { .. }
+        | Request::Base { .. }
+        | Request::Unmount => Err(not_mounted(&open.dir)),
     }
 }
 

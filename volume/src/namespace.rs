@@ -86,7 +86,12 @@ impl Core {
     /// Attributes as the registers say.
     pub(crate) fn attributes(&mut self, ino: Ino) -> Result<Attributes> {
         let row = self.row(ino)?.ok_or(Error::NotFound)?;
-        match &*row {
+        self.attributes_of(ino, &row)
+    }
+
+    /// The same from a row that was read.
+    pub(crate) fn attributes_of(&mut self, ino: Ino, row: &NodeRow) -> Result<Attributes> {
+        match row {
             NodeRow::View { of, value, .. } => {
                 let mut attributes = self.attributes(*of)?;
                 let (size, allocated, mtime) = self.with_node(*of, |n| {

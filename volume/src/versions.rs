@@ -40,6 +40,8 @@ pub use names::EntryChange;
 const PLACES_MAX: usize = 64;
 /// Deepest path that is put together.
 const DEPTH_MAX: usize = 4096;
+/// Versions of a path that are told, at least: it is a few hundred bytes for each.
+const VERSIONS_MAX: usize = 100_000;
 /// Moments that are looked at under one lock.
 const AT_ONCE: usize = 64;
 /// Rows of the history that are read at once.
@@ -136,7 +138,7 @@ struct Look {
 }
 
 impl Volume {
-    /// All that was at a path since history begins here, the newest first; what is gone, and what was there as parts of
+    /// All that was at a path since history begins here, the newest first (of more than a hundred thousand, these); what is gone, and what was there as parts of
     /// the path led elsewhere, is as good as what is there. Costs what happened to the path and to what it led to; of a
     /// directory, also what happened in it.
     ///
@@ -202,6 +204,9 @@ impl Volume {
                         content: new.content,
                     });
                     look = Some(new);
+                }
+                if found.len() >= 2 * VERSIONS_MAX {
+                    found.drain(..found.len() - VERSIONS_MAX);
                 }
             }
             before = Some((stretch, look));
@@ -393,15 +398,16 @@ impl Core {
     fn look(&mut self, ino: Ino, arrival: u64) -> Result<Option<(Look, Attributes)>> {
         let past = Past::unnumbered(arrival, self.shown_since(arrival)?);
         let looked = self.as_of(past, |core| {
-            let attributes = core.attributes(ino)?;
-            let (of, value) = match core.row(ino)?.as_deref() {
-                Some(NodeRow::View { of, value, .. }) => (*of, Some(*value)),
-                _ => (ino, None),
+            let row = core.row(ino)?.ok_or(Error::NotFound)?;
+            let attributes = core.attributes_of(ino, &row)?;
+            let (of, value, row) = match &*row {
+                NodeRow::View { of, value, .. } => (*of, Some(*value), core.row(*of)?.ok_or(Error::NotFound)?),
+                NodeRow::Node(_) => (ino, None, row),
             };
-            let node = core.node(of)?;
+            let NodeRow::Node(node) = &*row else { return Err(Error::NotFound) };
             let access = node.access.last().and_then(|value| value.value.as_ref());
             let mut xattrs = BTreeMap::new();
-            core.each_item::<Xattr>(of, &node, true, |xattr| {
+            core.each_item::<Xattr>(of, node, true, |xattr| {
                 xattrs.insert(*xattr.tag.as_bytes(), xattr.values.iter().map(|value| value.at).collect());
                 true
             })?;
@@ -427,7 +433,12 @@ impl Core {
     /// How a stretch began that is at this place in the last level.
     fn begun(&mut self, levels: &[Vec<Stretch>], place: usize, path: &[&[u8]], replaces: bool) -> Result<Happened> {
         let arrival = levels.last().and_then(|level| level.get(place)).map_or(0, |stretch| stretch.from);
-        let (depth, cause) = cause(levels, place, |stretch| stretch.from == arrival);
+        let own = levels.last().and_then(|level| level.get(place)).and_then(|stretch| stretch.claim);
+        let (depth, cause) = match own {
+            // In one commit with what happened above it.
+            Some((_, at)) if at.dot == self.dot_of_arrival(arrival.max(1))? => cause(levels, place, |_| false),
+            _ => cause(levels, place, |stretch| stretch.from == arrival),
+        };
         if depth == 0 {
             // The top, or what was there when history began.
             return Ok(Happened::Appeared);
@@ -444,7 +455,13 @@ impl Core {
 
     /// That nothing was at a path from `until` on, which is where the stretch at this place in the last level ended.
     fn gone(&mut self, levels: &[Vec<Stretch>], place: usize, until: u64, path: &[&[u8]]) -> Result<PathVersion> {
-        let (depth, cause) = cause(levels, place, |stretch| stretch.until == until);
+        let (own_depth, own) = cause(levels, place, |_| false);
+        let follower = self.follower(own.ino, own.claim)?;
+        let (depth, cause) = match follower {
+            // In one commit with what happened above it.
+            Follower::Place(at) if at.dot == self.dot_of_arrival(until)? => (own_depth, own),
+            _ => cause(levels, place, |stretch| stretch.until == until),
+        };
         let happened = self.went(cause.ino, cause.claim, path.get(depth..).unwrap_or_default(), until)?;
         let (author, shown) = (self.author_of_arrival(until)?, self.shown_since(until)?);
         Ok(PathVersion { since: until, until: None, shown, author, happened, state: None, content: None })

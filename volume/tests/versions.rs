@@ -256,6 +256,13 @@ fn a_paths_versions_go_on_across_files_and_folders() {
     let events: Vec<Happened> = versions(&alice, "folder").into_iter().rev().map(|v| v.happened).collect();
     let moved = Happened::MovedAway { to: Some(path("moved")) };
     assert_eq!(events, [Happened::Made, moved, Happened::Made, Happened::Removed]);
+    // Also in one commit with what happens to the folder.
+    step(&alice, |a| a.write("note", b"x"));
+    step(&alice, |a| a.mkdir("new").and_then(|_| a.rename("note", "new/note")));
+    step(&alice, |a| a.rename("new/note", "note").and_then(|()| a.rmdir("new")));
+    let events: Vec<Happened> = versions(&alice, "new/note").into_iter().rev().map(|v| v.happened).collect();
+    let moved = Happened::MovedHere { from: path("note") };
+    assert_eq!(events, [moved, Happened::MovedAway { to: Some(path("note")) }]);
     assert!(versions(&alice, "folder/never").is_empty());
     assert!(versions(&alice, "never/note").is_empty());
     assert!(versions(&alice, "folder/note/deeper").is_empty());

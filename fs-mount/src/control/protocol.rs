@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 pub(crate) use super::request::Request;
+use crate::history_report::Event;
 use crate::report::{Device, Peer, Scrubbed, Status, User, Verified};
 
 /// No request is longer, in bytes.
@@ -50,6 +51,8 @@ pub(crate) enum Reply {
     Devices(Vec<Device>),
     Ticket(String),
     Verified(Box<Verified>),
+    History(Vec<Event>),
+    Base(Option<String>),
     Done,
 }
 
