@@ -110,7 +110,9 @@ impl Core {
     ) -> Result<()> {
         let last = self.next_arrival - 1;
         let mut note = |arrival: u64, kind, what| {
-            if arrival >= directory.from && arrival < directory.until && arrival <= last {
+            // Names can go in one commit with the directory.
+            let until = directory.until.saturating_add(u64::from(matches!(what, NameChanged::Gone(_))));
+            if arrival >= directory.from && arrival < until && arrival <= last {
                 changes.push(NameChange { arrival, name: name.to_vec(), kind, what });
             }
         };
