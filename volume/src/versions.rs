@@ -516,8 +516,15 @@ impl Core {
 
     /// What followed a link's place.
     pub(crate) fn follower(&mut self, ino: Ino, claim: Claimed) -> Result<Follower> {
-        let Some((link, at)) = claim else { return Ok(Follower::Removal) };
         let row = self.present_row(ino)?;
+        let Some((link, at)) = claim else {
+            // It showed beside another of its name, and may do so elsewhere by now.
+            let shows = row.is_some_and(|row| match &*row {
+                NodeRow::Node(node) => node.is_shown(),
+                NodeRow::View { .. } => true,
+            });
+            return Ok(if shows { Follower::None } else { Follower::Removal });
+        };
         let Some(NodeRow::Node(node)) = row.as_deref() else { return Ok(Follower::Removal) };
         let Some(link) = self.link_of(ino, node, &link)? else { return Ok(Follower::None) };
         let mut todo: Vec<ValueRef> = link.values.iter().map(|value| value.at).collect();
