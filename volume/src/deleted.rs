@@ -239,7 +239,7 @@ impl Core {
         let Some((ino, kind)) = entry.shown().filter(|_| until > filled && until < self.next_arrival) else {
             return Ok(None);
         };
-        let follower = self.follower(ino, entry.claims.first().map(|claim| (claim.link, claim.at)))?;
+        let follower = self.follower(ino, entry.claims.first().map(|claim| (claim.link, claim.at)), None)?;
         let moved = !matches!(follower, Follower::Removal);
         Ok(Some(Found { name: entry.name, ino, kind, gone: Some(until), moved }))
     }

@@ -456,10 +456,10 @@ impl Core {
     /// That nothing was at a path from `until` on, which is where the stretch at this place in the last level ended.
     fn gone(&mut self, levels: &[Vec<Stretch>], place: usize, until: u64, path: &[&[u8]]) -> Result<PathVersion> {
         let (own_depth, own) = cause(levels, place, |_| false);
-        let follower = self.follower(own.ino, own.claim)?;
-        let (depth, cause) = match follower {
+        let dot = self.dot_of_arrival(until)?;
+        let (depth, cause) = match self.follower(own.ino, own.claim, Some(dot))? {
             // In one commit with what happened above it.
-            Follower::Place(at) if at.dot == self.dot_of_arrival(until)? => (own_depth, own),
+            Follower::Place(at) if at.dot == dot => (own_depth, own),
             _ => cause(levels, place, |stretch| stretch.until == until),
         };
         let happened = self.went(cause.ino, cause.claim, path.get(depth..).unwrap_or_default(), until)?;
@@ -478,7 +478,8 @@ impl Core {
 
     /// What became of a link that left a place with the commit `arrival`; with `rest` below it.
     fn went(&mut self, ino: Ino, claim: Claimed, rest: &[&[u8]], arrival: u64) -> Result<Happened> {
-        let to = match self.follower(ino, claim)? {
+        let dot = self.dot_of_arrival(arrival)?;
+        let to = match self.follower(ino, claim, Some(dot))? {
             Follower::Removal => return Ok(Happened::Removed),
             Follower::Place(at) => self.past_place(at)?,
             Follower::None => None,
@@ -514,8 +515,8 @@ impl Core {
         Ok(None)
     }
 
-    /// What followed a link's place.
-    pub(crate) fn follower(&mut self, ino: Ino, claim: Claimed) -> Result<Follower> {
+    /// What followed a link's place: what did so in the commit `of`, else where it was moved to, though another removed it.
+    pub(crate) fn follower(&mut self, ino: Ino, claim: Claimed, of: Option<Dot>) -> Result<Follower> {
         let row = self.present_row(ino)?;
         let Some((link, at)) = claim else {
             // It showed beside another of its name, and may do so elsewhere by now.
@@ -528,24 +529,31 @@ impl Core {
         let Some(NodeRow::Node(node)) = row.as_deref() else { return Ok(Follower::Removal) };
         let Some(link) = self.link_of(ino, node, &link)? else { return Ok(Follower::None) };
         let mut todo: Vec<ValueRef> = link.values.iter().map(|value| value.at).collect();
+        let mut found = Follower::None;
         let mut looked = 0;
         while let Some(value) = todo.get(looked).copied().filter(|_| looked < PLACES_MAX) {
             looked += 1;
             let superseded = self.values_before(value)?;
             if superseded.contains(&at) {
                 let head: Head = decode(&self.change(value)?.head)?;
-                return Ok(match head.kind {
+                let follower = match head.kind {
                     ChangeKind::Place { .. } => Follower::Place(value),
                     _ => Follower::Removal,
-                });
+                };
+                if of == Some(value.dot) {
+                    return Ok(follower);
+                }
+                if !matches!(found, Follower::Place(_)) {
+                    found = follower;
+                }
             }
             for before in superseded {
-                if !todo.contains(&before) {
+                if before != at && !todo.contains(&before) {
                     todo.push(before);
                 }
             }
         }
-        Ok(Follower::None)
+        Ok(found)
     }
 
     /// The path of a place as of an arrival, with `rest` below it.

@@ -310,6 +310,24 @@ fn gone(replica: &Replica, directory: &str) -> Vec<(String, bool)> {
 }
 
 #[test]
+fn what_another_moved_at_the_same_time_is_not_gone() {
+    let alice = Replica::founder("alice", 1);
+    let bob = Replica::joined("bob", 2, &alice, Role::Writer);
+    step(&alice, |a| a.mkdir("work"));
+    sync(&alice, &bob);
+    step(&bob, |b| b.rename("work", "moved"));
+    step(&alice, |a| a.rmdir("work"));
+    sync(&alice, &bob);
+    for replica in [&alice, &bob] {
+        assert!(replica.find("moved").is_ok());
+        assert_eq!(gone(replica, ""), [("work".to_owned(), true)], "{}", replica.name);
+    }
+    let last = |replica| versions(replica, "work").swap_remove(0).happened;
+    assert_eq!(last(&alice), Happened::Removed);
+    assert_eq!(last(&bob), Happened::MovedAway { to: Some(path("moved")) });
+}
+
+#[test]
 fn a_folder_that_was_taken_apart_is_gone_as_it_was_before() {
     let alice = Replica::founder("alice", 1);
     step(&alice, |a| a.mkdir("work"));
