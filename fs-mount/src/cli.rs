@@ -63,6 +63,10 @@ pub(crate) enum Command {
     Config(Config),
     /// Keep the tree as it is under a name
     Snapshot(Snapshot),
+    /// Show what happened to a file or folder, also to one that is gone
+    History(History),
+    /// Show what changed between two versions of a text
+    Diff(Diff),
     /// Print a completion script for a shell
     Completions(Completions),
 }
@@ -288,6 +292,30 @@ pub(crate) struct Verify {
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct History {
+    /// The file or folder; nothing need be there any more
+    pub(crate) path: PathBuf,
+    /// So many lines at most, the newest
+    #[arg(long, value_name = "NUMBER", default_value_t = 100)]
+    pub(crate) limit: usize,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Diff {
+    /// The file; nothing need be there any more
+    pub(crate) path: PathBuf,
+    /// One version, to compare with what is there now, or two [default: the one before, and what is there now]
+    #[arg(value_name = "VERSION", num_args = 0..=2)]
+    pub(crate) versions: Vec<String>,
+    /// Print the two versions merged, on the newest one that both are based on
+    #[arg(long, requires = "versions")]
+    pub(crate) merge: bool,
 }
 
 #[derive(Debug, Args)]

@@ -10,6 +10,8 @@ use crate::{
 
 mod config;
 mod conflicts;
+mod diff;
+mod history;
 mod init;
 mod invite;
 mod join;
@@ -50,6 +52,8 @@ pub(crate) fn run(command: Command) -> Outcome<()> {
         Command::Reclaim(args) => reclaim::run(&home, &args),
         Command::Config(args) => config::run(&home, args),
         Command::Snapshot(args) => snapshot::run(&home, args),
+        Command::History(args) => history::run(&home, &args),
+        Command::Diff(args) => diff::run(&home, &args),
         Command::Completions(_) => Ok(()),
     }
 }

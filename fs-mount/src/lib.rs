@@ -6,3 +6,4 @@
 pub mod driver;
 pub mod errno;
 pub mod moment;
+pub mod version_names;

@@ -201,6 +201,8 @@ fn answer_here(open: &OpenVolume, request: &Request) -> Outcome<Reply> {
         | Request::Reclaim
         | Request::Restore(_)
         | Request::Undo(_)
+        | Request::History { .. }
+        | Request::Base { .. }
         | Request::Unmount => Err(not_mounted(&open.dir)),
     }
 }

@@ -15,6 +15,15 @@ pub(crate) fn line(text: &str) -> Outcome<()> {
     }
 }
 
+/// Prints bytes as they are.
+pub(crate) fn raw(bytes: &[u8]) -> Outcome<()> {
+    let mut out = io::stdout().lock();
+    match out.write_all(bytes).and_then(|()| out.flush()) {
+        Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        done => done.because(|| "writing to standard output".to_owned()),
+    }
+}
+
 /// Prints a remark beside the result, on standard error.
 pub(crate) fn note(text: &str) {
     // When even standard error is gone, nobody reads it.

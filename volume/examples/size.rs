@@ -3,6 +3,7 @@
 //!
 //!     size make DIR FILES     a volume in DIR with so many files of 1 KiB, 1000 to a directory
 //!     size measure DIR        prints what calls take in it, as one line of JSON
+//!     size past DIR           the same of looking at what was, after some thousands of changes
 //!     size sync DIR           the same of replication with a peer that has nothing of it yet
 
 #![allow(clippy::unwrap_used, reason = "what fails here ends the measurement")]
@@ -20,7 +21,7 @@ use std::{
 
 use crypto::VolumeId;
 use on_disk::{Connection, Replica};
-use p2pfs_volume::Ino;
+use p2pfs_volume::{Ino, RenameMode, deleted::WasDirectory};
 
 const IN_A_DIRECTORY: usize = 1000;
 /// How often the volume is opened anew.
@@ -36,9 +37,10 @@ fn main() -> ExitCode {
     match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["make", dir, files] => make(Path::new(dir), files.parse().unwrap()),
         ["measure", dir] => measure(Path::new(dir)),
+        ["past", dir] => past(Path::new(dir)),
         ["sync", dir] => sync(Path::new(dir)),
         _ => {
-            eprintln!("usage: size make DIR FILES | size measure DIR | size sync DIR");
+            eprintln!("usage: size make DIR FILES | size measure DIR | size past DIR | size sync DIR");
             return ExitCode::from(2);
         }
     }
@@ -121,6 +123,83 @@ fn measure(dir: &Path) {
         resident(),
     );
     alice.close();
+}
+
+/// Of a directory whose files were all written over, a quarter of them also moved, and a quarter removed; and of files that
+/// were written over again and again, in place and by renaming others over them.
+fn past(dir: &Path) {
+    let (files, id) = made(dir);
+    let whole = files.div_ceil(IN_A_DIRECTORY) - usize::from(!files.is_multiple_of(IN_A_DIRECTORY));
+    let (changed, saved) = (format!("d{}", whole / 2), format!("d{}", whole / 3));
+    let reopened = || Replica::opened(&dir.join("alice"), 1, id);
+    let alice = reopened();
+    let before = alice.volume.settled_arrival().unwrap();
+    let home = alice.volume.lookup(Ino::ROOT, changed.as_bytes()).unwrap().ino;
+    for i in 0..IN_A_DIRECTORY {
+        let name = format!("f{i}");
+        alice.overwritten(home, &name, &BODY);
+        match i % 4 {
+            0 => alice.volume.unlink(home, name.as_bytes()).unwrap(),
+            1 => {
+                let moved = format!("moved {i}");
+                alice.volume.rename(home, name.as_bytes(), Ino::ROOT, moved.as_bytes(), RenameMode::Replace).unwrap();
+            }
+            _ => {}
+        }
+        alice.volume.commit_now().unwrap();
+    }
+    let home = alice.volume.lookup(Ino::ROOT, saved.as_bytes()).unwrap().ino;
+    for i in 0..IN_A_DIRECTORY {
+        alice.overwritten(home, "f1", &BODY);
+        alice.volume.commit_now().unwrap();
+        alice.file(home, &format!("new {i}"), &BODY);
+        alice.volume.commit_now().unwrap();
+        let new = format!("new {i}");
+        alice.volume.rename(home, new.as_bytes(), home, b"f2", RenameMode::Replace).unwrap();
+        alice.volume.commit_now().unwrap();
+    }
+    alice.close();
+
+    let list = |alice: &Replica, directory: &str| {
+        let root = alice.volume.past(before).unwrap();
+        let then = alice.volume.lookup(root, directory.as_bytes()).unwrap().ino;
+        assert_eq!(alice.list(then), IN_A_DIRECTORY + 2);
+    };
+    let of = |name: &'static str| [saved.as_bytes(), name.as_bytes()];
+    let gone = |alice: &Replica, directory: &str| alice.volume.deleted(&[directory.as_bytes()]).unwrap().len();
+    let count = |alice: &Replica, name: &'static str| alice.volume.versions(&of(name)).unwrap().len();
+    let mut told = Vec::new();
+    let mut measure = |what: &str, run: &dyn Fn(&Replica)| {
+        let mut first = Vec::new();
+        for _ in 0..OPENS {
+            let alice = reopened();
+            first.extend(samples(1, |_| run(&alice)));
+            alice.close();
+        }
+        let alice = reopened();
+        run(&alice);
+        let again = median(samples(20, |_| run(&alice)));
+        alice.close();
+        told.push(format!("\"first_{what}_ms\": {}, \"{what}_ms\": {again}", median(first) * 1e3, again = again * 1e3));
+    };
+    measure("past_list", &|alice| list(alice, "d0"));
+    measure("past_list_of_changed", &|alice| list(alice, &changed));
+    measure("past_list_of_saved_in", &|alice| list(alice, &saved));
+    measure("versions_of_few", &|alice| assert_eq!(count(alice, "f3"), 1));
+    measure("versions_of_1000_written", &|alice| assert_eq!(count(alice, "f1"), IN_A_DIRECTORY + 1));
+    measure("versions_of_1000_replaced", &|alice| assert_eq!(count(alice, "f2"), IN_A_DIRECTORY + 1));
+    measure("deleted_of_none", &|alice| assert_eq!(gone(alice, "d0"), 0));
+    measure("deleted_of_500", &|alice| assert_eq!(gone(alice, &changed), IN_A_DIRECTORY / 2));
+    measure("deleted_listing", &|alice| {
+        let ino = alice.volume.lookup(Ino::ROOT, changed.as_bytes()).unwrap().ino;
+        let entries = alice.volume.read_deleted(WasDirectory { ino, gone: None }, 0, usize::MAX).unwrap();
+        assert_eq!(entries.len(), IN_A_DIRECTORY / 4);
+    });
+    measure("deleted_listing_of_top", &|alice| {
+        let entries = alice.volume.read_deleted(WasDirectory::ROOT, 0, usize::MAX).unwrap();
+        assert_eq!(entries.len(), 2);
+    });
+    println!("{{{}}}", told.join(", "));
 }
 
 fn sync(dir: &Path) {

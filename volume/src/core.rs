@@ -58,6 +58,8 @@ const AHEAD_CACHE: usize = 16;
 /// Directories read ahead as a whole.
 const LISTED_CACHE: usize = 256;
 const VECTOR_CACHE: usize = 256;
+/// Directories that are gone and were looked into.
+const FILLED_CACHE: usize = 1024;
 const COMMIT_CACHE: usize = 4096;
 /// Inode numbers that are set aside at once.
 const INOS_AHEAD: u64 = 256;
@@ -280,6 +282,8 @@ pub(crate) struct Core {
     /// While it is looked for blocks that nobody needs: the contents, by root and number of blocks, of rows that were put
     /// or replaced since that was last asked for.
     pub(crate) touched: Option<Vec<(crate::content::BlockHash, u64)>>,
+    /// Of directories that went with some commit, when something was last put into them ([`crate::deleted`]).
+    pub(crate) filled: LruCache<(Ino, u64), u64>,
     /// The state is looked at as it was then.
     pub(crate) past: Option<Past>,
     /// How many batches were begun so far. What was read beside the lock at another count may be out of date.
@@ -384,6 +388,7 @@ impl Core {
             listed: LruCache::new(capacity(LISTED_CACHE)),
             moments: Moments::default(),
             touched: None,
+            filled: LruCache::new(capacity(FILLED_CACHE)),
             past: None,
             settles: 0,
             vectors: LruCache::new(capacity(VECTOR_CACHE)),

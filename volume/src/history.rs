@@ -97,7 +97,8 @@ pub(crate) fn is_sound(row: &[u8], plain: &[u8]) -> bool {
 /// Inode numbers with this bit stand for nodes of the past: behind it is which past, then the number of the node.
 const PAST: u64 = 1 << 62;
 const INO_BITS: u32 = 40;
-/// Pasts that can be looked at while a process runs.
+/// Pasts that can be looked at while a process runs: their numbers have the bits from [`INO_BITS`] to 59, so that who shows
+/// a volume can tell numbers of its own by the others.
 const MOST: usize = 1 << 20;
 
 /// When the state can be read as it was: after every arrival from `thinned_to` on, and before that after those kept.
@@ -120,6 +121,15 @@ impl Moments {
             return (arrival >= self.from).then_some(arrival);
         }
         self.kept.get(self.kept.partition_point(|kept| *kept <= arrival).checked_sub(1)?).copied()
+    }
+
+    /// The first moment from an arrival on that can be read.
+    pub(crate) fn from(&self, arrival: u64) -> u64 {
+        if arrival >= self.thinned_to {
+            return arrival;
+        }
+        let next = self.kept.get(self.kept.partition_point(|kept| *kept < arrival));
+        next.copied().unwrap_or(self.thinned_to)
     }
 
     /// Whether what a row says, from `since` until before `until`, is read at any moment.
@@ -154,6 +164,11 @@ impl Past {
         Past { arrival, shown: Timestamp { secs: i64::MAX, nanos: 0 }, prefix: 0 }
     }
 
+    /// One in which nothing is asked for by number.
+    pub(crate) fn unnumbered(arrival: u64, shown: Timestamp) -> Self {
+        Self { arrival, shown, prefix: 0 }
+    }
+
     fn number(self, ino: Ino) -> Ino {
         Ino(self.prefix | ino.0 & ((1 << INO_BITS) - 1))
     }
@@ -175,6 +190,23 @@ pub(crate) struct Pasts {
 /// Whether this number stands for a node of the past, or for nothing that a volume has: of that nothing can be changed.
 pub fn is_past(ino: Ino) -> bool {
     ino.0 >= PAST
+}
+
+/// The number of a node in the past whose root has this number.
+pub(crate) fn beside(root: Ino, ino: Ino) -> Ino {
+    let node = (1 << INO_BITS) - 1;
+    Ino(root.0 & !node | ino.0 & node)
+}
+
+/// The number of the commit that ended what a row of the history tells of.
+pub(crate) fn until(key: &[u8]) -> Result<u64> {
+    let (_, until) = key.split_last_chunk().ok_or_else(|| Error::damaged("history key"))?;
+    Ok(u64::from_be_bytes(*until))
+}
+
+/// The tag in the key of an entry's row.
+fn tag_of(key: &[u8]) -> Result<[u8; 16]> {
+    key.get(9..25).and_then(|tag| tag.try_into().ok()).ok_or_else(|| Error::damaged("history key"))
 }
 
 /// Nothing of the past can be changed.
@@ -220,6 +252,13 @@ impl Volume {
         pasts.pasts.push(past);
         pasts.places.insert(arrival, place);
         Ok(past.number(Ino::ROOT))
+    }
+
+    /// The number that a node of the past has in the present, and the arrival after which it was as it is there.
+    pub fn of_the_past(&self, ino: Ino) -> Option<(Ino, u64)> {
+        let place = (ino.0 & !PAST) >> INO_BITS;
+        let past = self.inner.pasts.lock().pasts.get(usize::try_from(place).ok()?).copied().filter(|_| is_past(ino))?;
+        Some((Ino(ino.0 & ((1 << INO_BITS) - 1)), past.arrival))
     }
 
     /// The root of the tree as it showed here at some time. What came from before this device was admitted counts as
@@ -458,4 +497,105 @@ impl Core {
             from = key(ENTRY, &entry_key(directory, &tag), next);
         }
     }
+
+    /// Numbers of commits in `from..to` that changed a node's row, in order.
+    pub(crate) fn node_changes(&self, ino: Ino, from: u64, to: u64, found: &mut Vec<u64>) -> Result<()> {
+        let ino = ino.0.to_be_bytes();
+        let (mut from, to) = (key(NODE, &ino, from), key(NODE, &ino, to));
+        while from < to {
+            let rows = self.store.raw().scan(Space::History, &from, &to, PAGE)?;
+            let Some((last, _)) = rows.last() else { break };
+            from = [last.as_slice(), &[0]].concat();
+            for (key, _) in &rows {
+                found.push(until(key)?);
+            }
+        }
+        Ok(())
+    }
+
+    fn opened_entry(&self, key: &[u8], sealed: &[u8]) -> Result<Entry> {
+        decode_row("entry as it was", &self.store.open(Space::History, key, sealed)?)
+    }
+
+    /// Rows of an entry that were over at `from` or later, the first `limit` of them.
+    pub(crate) fn entry_rows(
+        &self,
+        directory: Ino,
+        tag: &[u8; 16],
+        from: u64,
+        limit: usize,
+    ) -> Result<Vec<(u64, Arc<Entry>)>> {
+        let row = entry_key(directory, tag);
+        let rows = self.store.scan(Space::History, &key(ENTRY, &row, from), &key(ENTRY, &row, u64::MAX), limit)?;
+        rows.into_iter()
+            .map(|(key, bytes)| Ok((until(&key)?, Arc::new(decode_row("entry as it was", &bytes)?))))
+            .collect()
+    }
+
+    /// The last row of an entry that was over before `before`.
+    pub(crate) fn entry_row_before(&self, directory: Ino, tag: &[u8; 16], before: u64) -> Result<Option<(u64, Entry)>> {
+        let row = entry_key(directory, tag);
+        match self.store.raw().last(Space::History, &key(ENTRY, &row, 0), &key(ENTRY, &row, before))? {
+            Some((key, sealed)) => Ok(Some((until(&key)?, self.opened_entry(&key, &sealed)?))),
+            None => Ok(None),
+        }
+    }
+
+    /// Whether anything ever changed of what the names of a directory led to.
+    pub(crate) fn has_name_history(&self, directory: Ino) -> Result<bool> {
+        let prefix = [&[ENTRY], &directory.0.to_be_bytes()[..]].concat();
+        Ok(!self.store.raw().scan(Space::History, &prefix, &prefix_end(&prefix), 1)?.is_empty())
+    }
+
+    /// The tags of a directory's names that changed, from one on, each with its last row where that is at hand; up to some
+    /// tag, and which is the next.
+    #[allow(clippy::type_complexity, reason = "rows by tag, and where they end")]
+    pub(crate) fn names_with_history(
+        &self,
+        directory: Ino,
+        from: &[u8; 16],
+        limit: usize,
+    ) -> Result<(BTreeMap<[u8; 16], Option<(u64, Entry)>>, Option<[u8; 16]>)> {
+        let to = prefix_end(&[&[ENTRY], &directory.0.to_be_bytes()[..]].concat());
+        let rows = self.store.raw().scan(Space::History, &key(ENTRY, &entry_key(directory, from), 0), &to, limit)?;
+        let complete = rows.len() < limit;
+        let mut found = BTreeMap::new();
+        for (place, (key, sealed)) in rows.iter().enumerate() {
+            let tag = tag_of(key)?;
+            let is_last = match rows.get(place + 1) {
+                Some((next, _)) => tag_of(next)? != tag,
+                None => complete,
+            };
+            let row = match is_last {
+                true => Some((until(key)?, self.opened_entry(key, sealed)?)),
+                false => None,
+            };
+            found.insert(tag, row);
+        }
+        let next = found.last_key_value().filter(|_| !complete).and_then(|(tag, _)| next_tag(*tag));
+        Ok((found, next))
+    }
+
+    /// All rows of the names of a directory from a tag on, up to some tag, and which is the next.
+    pub(crate) fn history_of_names(&self, directory: Ino, from: &[u8; 16], limit: usize) -> Result<NameRows> {
+        let (tags, next) = self.names_with_history(directory, from, limit)?;
+        let mut rows = Vec::new();
+        for tag in tags.into_keys() {
+            let mut after = 0;
+            loop {
+                let page = self.entry_rows(directory, &tag, after, limit)?;
+                let Some((last, _)) = page.last() else { break };
+                after = last + 1;
+                rows.extend(page);
+            }
+        }
+        Ok(NameRows { rows, next })
+    }
+}
+
+/// Rows of names as they were, with the commits that ended them.
+pub(crate) struct NameRows {
+    pub rows: Vec<(u64, Arc<Entry>)>,
+    /// Where reading goes on.
+    pub next: Option<[u8; 16]>,
 }

@@ -35,6 +35,7 @@ mod ahead;
 mod apply;
 mod conflicts;
 mod core;
+pub mod deleted;
 mod history;
 mod namespace;
 mod record;
@@ -42,6 +43,7 @@ mod row;
 mod spilled;
 mod tree;
 mod undo;
+pub mod versions;
 
 // The volume as a mount and a network task see it.
 mod fetch;

@@ -86,7 +86,12 @@ impl Core {
     /// Attributes as the registers say.
     pub(crate) fn attributes(&mut self, ino: Ino) -> Result<Attributes> {
         let row = self.row(ino)?.ok_or(Error::NotFound)?;
-        match &*row {
+        self.attributes_of(ino, &row)
+    }
+
+    /// The same from a row that was read.
+    pub(crate) fn attributes_of(&mut self, ino: Ino, row: &NodeRow) -> Result<Attributes> {
+        match row {
             NodeRow::View { of, value, .. } => {
                 let mut attributes = self.attributes(*of)?;
                 let (size, allocated, mtime) = self.with_node(*of, |n| {
@@ -1129,14 +1134,14 @@ fn without_privileges(mode: u16, may_lend: bool) -> u16 {
 }
 
 /// The cookie of an entry: the first bits of its tag, so that it stays the same whatever else changes.
-fn cookie(tag: &[u8; 16]) -> u64 {
+pub(crate) fn cookie(tag: &[u8; 16]) -> u64 {
     let mut first = [0; 8];
     first.copy_from_slice(&tag[..8]);
     (u64::from_be_bytes(first) >> 1).max(3)
 }
 
 /// The last tag that has this cookie.
-fn cookie_end(cookie: u64) -> [u8; 16] {
+pub(crate) fn cookie_end(cookie: u64) -> [u8; 16] {
     let mut tag = [0xFF; 16];
     tag[..8].copy_from_slice(&(cookie << 1 | 1).to_be_bytes());
     tag

@@ -623,7 +623,7 @@ impl Volume {
     }
 
     /// Cuts the pending commit, syncs it and lets replication have it; the committer archives it.
-    fn commit_pending(&self) -> Result<()> {
+    pub(crate) fn commit_pending(&self) -> Result<()> {
         self.send_pending()?;
         if self.archive_is_behind() {
             self.wake_committer();

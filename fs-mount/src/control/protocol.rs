@@ -7,6 +7,7 @@ use super::{agreed::Agreed, conflicts::Conflicts};
 use crate::{
     bringing_back::{Restored, Undone},
     daemon::upkeep,
+    history_report::Event,
     report::{Device, Peer, Scrubbed, Status, User, Verified},
 };
 
@@ -60,6 +61,8 @@ pub(crate) enum Reply {
     Agreed(Agreed),
     Restored(Box<Restored>),
     Undone(Box<Undone>),
+    History(Vec<Event>),
+    Base(Option<String>),
     Done,
 }
 

@@ -42,6 +42,17 @@ pub(crate) enum Request {
     Agreed(AboutAgreed),
     Restore(ToRestore),
     Undo(ToUndo),
+    /// What happened at a path, which is given in hexadecimal digits: the newest `limit` events.
+    History {
+        path: String,
+        limit: usize,
+    },
+    /// The version of a path on which two others are based.
+    Base {
+        path: String,
+        one: String,
+        other: String,
+    },
     /// Answered when the mount is gone and the volume is closed.
     Unmount,
 }

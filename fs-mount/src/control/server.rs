@@ -10,6 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use data_encoding::HEXLOWER;
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
     net::{
@@ -34,6 +35,7 @@ use crate::{
         wait::{Waiter, too_late},
     },
     failure::{Because, Failure, Outcome},
+    history_report,
     home::VolumeDir,
     report::{self, Scrubbed, Verified},
     ticket,
@@ -190,8 +192,22 @@ async fn answer(shared: &Arc<Shared>, request: Request, writer: &mut OwnedWriteH
             let undone = blocking(move || bringing_back::undo(&with_volume.volume, what)).await;
             undone.map(|undone| Reply::Undone(Box::new(undone)))
         }
+        Request::History { path, limit } => {
+            blocking(move || Ok(Reply::History(history_report::history(&with_volume.volume, &names(&path)?, limit)?)))
+                .await
+        }
+        Request::Base { path, one, other } => {
+            blocking(move || Ok(Reply::Base(history_report::base(&with_volume.volume, &names(&path)?, &one, &other)?)))
+                .await
+        }
         Request::Unmount => Err(Failure::new("unmounting ends the conversation")),
     }
+}
+
+/// The names of a path in hexadecimal digits.
+fn names(path: &str) -> Outcome<Vec<Vec<u8>>> {
+    let path = HEXLOWER.decode(path.as_bytes()).map_err(|_| Failure::new("that is no path"))?;
+    Ok(path.split(|byte| *byte == b'/').filter(|name| !name.is_empty()).map(<[u8]>::to_vec).collect())
 }
 
 /// Unmounts. The client learns that all is closed, and sees the connection end when the process does.

@@ -20,7 +20,7 @@ use volume::{
 
 use super::{
     calls::{Calls, Request},
-    past,
+    past::Past,
 };
 
 /// Entries fetched at once: about what a reply of 32 KiB (glibc's buffer) holds with attributes.
@@ -45,9 +45,11 @@ impl Listings {
     }
 
     /// Hands the entries of `directory` after the cookie `after` to `add`, until it says that the reply is full.
+    #[allow(clippy::too_many_arguments, reason = "a request and what serves it")]
     pub(super) fn read(
         &self,
         calls: &Calls,
+        past: &Past,
         request: Request,
         handle: FileHandle,
         directory: Ino,
@@ -56,7 +58,7 @@ impl Listings {
     ) -> Result<()> {
         let listing = self.open.lock().get(&handle.0).cloned().ok_or(Error::BadHandle)?;
         let now = || calls.changes();
-        let fetch = |after| calls.read(request, |volume| past::read_directory(volume, directory, after, BATCH));
+        let fetch = |after| calls.read(request, |volume| past.read_directory(volume, directory, after, BATCH));
         listing.lock().read(after, now, fetch, add)
     }
 }

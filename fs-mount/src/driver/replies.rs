@@ -11,6 +11,7 @@ use volume::{
 use super::{
     attributes::View,
     calls::{Request, node_failed},
+    past,
 };
 
 /// How long the kernel keeps what it is told: changes are told to it.
@@ -23,7 +24,7 @@ const STATFS_UNIT: u32 = 4096;
 /// Replies with attributes.
 pub(super) fn answer_attributes(request: Request, node: Result<Attributes>, view: &View, reply: ReplyAttr) {
     match node {
-        Ok(node) => reply.attr(&VALID, &view.shown(&node)),
+        Ok(node) => reply.attr(&past::validity(node.ino), &view.shown(&node)),
         Err(error) => reply.error(node_failed(request, &error)),
     }
 }

@@ -36,7 +36,7 @@ use super::{
     mounted::Ending,
     negotiation::{MAX_IO, negotiate},
     open_files::OpenFiles,
-    past,
+    past::{self, Past},
     pool::Pool,
     replies::{GENERATION, VALID, answer_attributes, answer_empty, answer_statistics, answer_written, answer_xattr},
     xattr_name,
@@ -62,6 +62,7 @@ pub(super) struct Driver {
     outdated: Outdated,
     open_files: Arc<OpenFiles>,
     listings: Listings,
+    past: Past,
     syncing: Arc<AtomicUsize>,
     sync_pool: Pool,
     ending: Arc<Ending>,
@@ -80,6 +81,7 @@ impl Driver {
             outdated: noticed.outdated,
             open_files: Arc::default(),
             listings: Listings::default(),
+            past: Past::default(),
             syncing: Arc::default(),
             sync_pool: Pool::new("p2pfs-sync", SYNCING_MAX),
         }
@@ -113,6 +115,12 @@ impl Driver {
             Ok(()) => reply.ok(),
             Err(error) => reply.error(failed(request, &error)),
         }
+    }
+
+    /// The directory above `directory`.
+    fn parent_of(&self, volume: &Volume, directory: Ino) -> Result<Attributes> {
+        let first = self.past.read_directory(volume, directory, 0, 2)?;
+        first.into_iter().find(|entry| entry.name == b"..").map(|entry| entry.attributes).ok_or(Error::NotFound)
     }
 
     /// How the kernel is to treat a file that was just opened.
@@ -173,12 +181,14 @@ impl Filesystem for Driver {
         let found = at.name().and_then(|name| {
             self.calls.read(at.request, |volume| match name {
                 // Asked by number alone, for file handles. They don't reach what has no name any more.
-                b"." => volume
-                    .attributes(at.parent)
+                b"." => self
+                    .past
+                    .attributes(volume, at.parent)
                     .and_then(|node| if node.links > 0 { Ok(node) } else { Err(Error::NotFound) }),
-                b".." => parent_of(volume, at.parent),
+                b".." => self.parent_of(volume, at.parent),
                 name => {
-                    let (node, kept) = past::lookup(volume, at.parent, name)?;
+                    let (node, kept) = self.past.lookup(volume, at.parent, name)?;
+                    self.past.remember(volume, at.parent, name, node.ino)?;
                     valid = kept;
                     Ok(node)
                 }
@@ -203,12 +213,20 @@ impl Filesystem for Driver {
     fn forget(&self, _req: &fuser::Request, ino: INodeNo, nlookup: u64) {
         let request = Request::new("forget", ino);
         self.calls.forget(request, Ino(ino.0), nlookup);
+        if past::is_ours(Ino(ino.0)) {
+            let forgotten = self.calls.read(request, |volume| {
+                self.past.forget(volume, Ino(ino.0), nlookup);
+                Ok(())
+            });
+            // As above.
+            drop(forgotten);
+        }
     }
 
     fn getattr(&self, req: &fuser::Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
         self.awake.serves(req.pid());
         let request = Request::new("getattr", ino);
-        let node = self.calls.read(request, |volume| past::attributes(volume, Ino(ino.0)));
+        let node = self.calls.read(request, |volume| self.past.attributes(volume, Ino(ino.0)));
         answer_attributes(request, node, &self.view, reply);
     }
 
@@ -498,18 +516,18 @@ impl Filesystem for Driver {
 
     fn opendir(&self, req: &fuser::Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
         self.awake.serves(req.pid());
+        if past::is_ours(Ino(ino.0)) {
+            // What is in there changes with everything.
+            return reply.opened(self.listings.open(), FopenFlags::empty());
+        }
         // The kernel keeps the listing as long as it isn't told of a change.
-        let kept = match past::changes_untold(Ino(ino.0)) {
-            true => FopenFlags::empty(),
-            false => FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_CACHE_DIR,
-        };
-        reply.opened(self.listings.open(), kept);
+        reply.opened(self.listings.open(), FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_CACHE_DIR);
     }
 
     fn readdir(&self, req: &fuser::Request, ino: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectory) {
         self.awake.serves(req.pid());
         let request = Request::new("readdir", ino);
-        let read = self.listings.read(&self.calls, request, fh, Ino(ino.0), offset, |entry| {
+        let read = self.listings.read(&self.calls, &self.past, request, fh, Ino(ino.0), offset, |entry| {
             let node = &entry.attributes;
             reply.add(
                 INodeNo(node.ino.0),
@@ -538,14 +556,18 @@ impl Filesystem for Driver {
             self.ahead.listed(Ino(ino.0));
         }
         let mut subdirectories = Vec::new();
-        let valid = if past::changes_untold(Ino(ino.0)) { Duration::ZERO } else { VALID };
-        let read = self.listings.read(&self.calls, request, fh, Ino(ino.0), offset, |entry| {
+        let read = self.listings.read(&self.calls, &self.past, request, fh, Ino(ino.0), offset, |entry| {
             let shown = self.view.shown(&entry.attributes);
             let name = OsStr::from_bytes(&entry.name);
+            let valid = past::entry_validity(Ino(ino.0), entry.attributes.ino);
             let full = reply.add(shown.ino, entry.cookie, name, &valid, &shown, GENERATION);
             // The kernel counts every entry but these two.
             if !full && name != "." && name != ".." {
                 let _ = self.calls.remember(request, entry.attributes.ino);
+                if past::is_ours(Ino(ino.0)) {
+                    let (above, name, found) = (Ino(ino.0), &entry.name, entry.attributes.ino);
+                    let _ = self.calls.read(request, |volume| self.past.remember(volume, above, name, found));
+                }
                 if entry.attributes.kind == NodeKind::Directory {
                     subdirectories.push(entry.attributes.ino);
                 }
@@ -577,14 +599,14 @@ impl Filesystem for Driver {
         self.awake.serves(req.pid());
         let request = Request::new("getxattr", ino);
         let value = xattr_name::supported(name.as_bytes())
-            .and_then(|name| self.calls.read(request, |volume| past::get_xattr(volume, Ino(ino.0), name)));
+            .and_then(|name| self.calls.read(request, |volume| self.past.get_xattr(volume, Ino(ino.0), name)));
         answer_xattr(request, value, size, reply);
     }
 
     fn listxattr(&self, req: &fuser::Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
         self.awake.serves(req.pid());
         let request = Request::new("listxattr", ino);
-        let names = self.calls.read(request, |volume| past::list_xattrs(volume, Ino(ino.0)));
+        let names = self.calls.read(request, |volume| self.past.list_xattrs(volume, Ino(ino.0)));
         answer_xattr(request, names.map(|names| xattr_name::list(&names, req.uid())), size, reply);
     }
 
@@ -705,10 +727,4 @@ impl Filesystem for Driver {
         // The kernel then takes every file for always ready, as on a disk.
         reply.error(errno::NOT_IMPLEMENTED);
     }
-}
-
-/// The directory above `directory`.
-fn parent_of(volume: &Volume, directory: Ino) -> Result<Attributes> {
-    let first = past::read_directory(volume, directory, 0, 2)?;
-    first.into_iter().find(|entry| entry.name == b"..").map(|entry| entry.attributes).ok_or(Error::NotFound)
 }

@@ -135,6 +135,16 @@ impl Replica {
         made
     }
 
+    /// A file written over, as programs do it: open and empty, write, close.
+    pub fn overwritten(&self, parent: Ino, name: &str, bytes: &[u8]) {
+        let mode = OpenMode { write: true, truncate: true, ..OpenMode::default() };
+        let who = Caller::default();
+        let (_, handle) = self.volume.create(parent, name.as_bytes(), 0o644, mode, false, &who).unwrap();
+        self.volume.write(handle, 0, bytes, &who).unwrap();
+        self.volume.flush(handle).unwrap();
+        self.volume.release(handle).unwrap();
+    }
+
     /// How many entries a directory shows, read as the kernel reads it.
     pub fn list(&self, directory: Ino) -> usize {
         let (mut after, mut seen) = (0, 0);

@@ -10,6 +10,7 @@
 )]
 
 pub mod forge;
+pub mod work;
 
 use std::{
     path::PathBuf,
