@@ -96,7 +96,7 @@ fn op() -> impl Strategy<Value = (usize, Op, bool)> {
     (0..2usize, op, any::<bool>())
 }
 
-fn run(replicas: &mut [Replica; 2], who: usize, op: &Op) {
+fn run(replicas: &mut [Replica; 2], who: usize, op: &Op, number: usize) {
     let replica = &replicas[who];
     let done = match op {
         Op::Write(at, size) => replica.write(&path(*at), &vec![*size as u8; *size]),
@@ -122,7 +122,8 @@ fn run(replicas: &mut [Replica; 2], who: usize, op: &Op) {
         }),
         Op::Link(from, to) => replica.link(&path(*from), &path(*to)),
         Op::Salvage => {
-            replicas[who].salvage(9);
+            // With randomness of its own: two logs of one number would be one that goes on elsewhere.
+            replicas[who].salvage(100 + 2 * number as u64);
             Ok(())
         }
         Op::Restart => {
@@ -147,8 +148,8 @@ proptest! {
         let bob = Replica::joined("bob", 2, &alice, Role::Writer);
         let mut replicas = [alice, bob];
         let mut seen: [Vec<(u64, Timestamp, Vec<String>)>; 2] = Default::default();
-        for (who, op, closes) in ops {
-            run(&mut replicas, who, &op);
+        for (number, (who, op, closes)) in ops.into_iter().enumerate() {
+            run(&mut replicas, who, &op, number);
             if closes || matches!(op, Op::Meet) {
                 for (replica, seen) in replicas.iter().zip(&mut seen) {
                     replica.volume.commit_now().unwrap();

@@ -18,7 +18,7 @@ use volume::{
 use crate::{
     disk::Disk,
     forger::FORBIDDEN,
-    ledger::{Token, print, tokens},
+    ledger::{Print, Token, print, tokens},
     model::{History, Reference},
     view::{ABSENT, LONGEST, differences, dump, entries, read, text},
     world::{Violation, World},
@@ -307,6 +307,53 @@ impl World {
         Ok(found)
     }
 
+    /// Which versions a user of `volume` sees.
+    pub(crate) fn prints(volume: &Volume) -> BTreeSet<Print> {
+        let files = entries(volume).unwrap_or_default().into_iter().filter(|e| e.kind == NodeKind::File);
+        files.filter_map(|file| read(volume, file.ino).ok()).map(|bytes| print(&bytes)).collect()
+    }
+
+    /// Who went back to an older copy of the disk, and has met the others since, shows nothing older than before.
+    fn nothing_older_than_before_copies(&mut self, honest: &[usize]) -> Result<(), Violation> {
+        for before in &self.before_copies {
+            let device = &self.devices[before.of];
+            let volume = self.volume(before.of)?;
+            let unmet = volume.restored().map(|(_, unmet)| unmet).unwrap_or_default();
+            if let Some(other) = honest.iter().find(|other| unmet.contains(&self.devices[**other].id())) {
+                return fail(format!("{} doesn't know that it met {}", device.name, self.devices[*other].name));
+            }
+            for (ino, old) in &before.shown {
+                let Ok(bytes) = read(&volume, *ino) else { continue };
+                if before.ancestry.is_ancestor(print(&bytes), *old) {
+                    return fail(format!("{}: inode {} went back with an older copy of the disk", device.name, ino.0));
+                }
+            }
+            self.counts.many("check: files looked at after an older copy", before.shown.len() as u64);
+        }
+        Ok(())
+    }
+
+    /// No number of a log stands for different changes of an honest device that never wrote to an older copy unnoticed. What
+    /// was pending in one that was noticed stands under the number that it got: the changes themselves, or the first of them.
+    fn numbers_used_once(&mut self, first: usize, honest: &[usize]) -> Result<(), Violation> {
+        let who = honest.iter().filter(|r| !self.unnoticed.contains(*r));
+        let who: BTreeMap<DeviceId, String> =
+            who.map(|r| (self.devices[*r].id(), self.devices[*r].name.clone())).collect();
+        let mut used: BTreeMap<_, Rc<Commit>> = BTreeMap::new();
+        for commit in self.commits(first)? {
+            let header = &commit.header;
+            let Some(name) = who.get(&header.device) else { continue };
+            let Some(other) = used.insert((header.device, header.log, header.seq), commit.clone()) else { continue };
+            let (one, two) = (&commit.raw.changes, &other.raw.changes);
+            let common = one.len().min(two.len());
+            if one[..common] != two[..common] {
+                return fail(format!("{name} used number {} of its log {} twice", header.seq, header.log));
+            }
+            self.counts.add("check: a number that an older copy used again for what was pending in it");
+        }
+        Ok(())
+    }
+
     /// All have met: they know the same, show the same, it is right, and nothing that was promised is gone.
     pub(crate) fn verify_all(&mut self, honest: &[usize]) -> Result<(), Violation> {
         let Some(&first) = honest.first() else { return Ok(()) };
@@ -330,6 +377,8 @@ impl World {
             }
             self.look(r)?;
         }
+        self.nothing_older_than_before_copies(honest)?;
+        self.numbers_used_once(first, honest)?;
         for &r in honest {
             if r == first {
                 self.verify(r, honest)?;
