@@ -85,7 +85,7 @@ impl World {
                 return fail(format!("{}: {} went back to {}", device.name, entry.path, text(&bytes)));
             }
         }
-        Ok(())
+        self.nothing_older_than_before_copies(r)
     }
 
     /// Nothing that peers make grows without end.
@@ -313,16 +313,31 @@ impl World {
         files.filter_map(|file| read(volume, file.ino).ok()).map(|bytes| print(&bytes)).collect()
     }
 
-    /// Who went back to an older copy of the disk, and has met the others since, shows nothing older than before.
-    fn nothing_older_than_before_copies(&mut self, honest: &[usize]) -> Result<(), Violation> {
-        for before in &self.before_copies {
-            let device = &self.devices[before.of];
-            let volume = self.volume(before.of)?;
-            let unmet = volume.restored().map(|(_, unmet)| unmet).unwrap_or_default();
+    /// All who went back to an older copy of the disk know that they have met the others since.
+    fn all_are_met(&self, honest: &[usize]) -> Result<(), Violation> {
+        for &r in honest {
+            let unmet = self.volume(r)?.restored().map(|(_, unmet)| unmet).unwrap_or_default();
             if let Some(other) = honest.iter().find(|other| unmet.contains(&self.devices[**other].id())) {
-                return fail(format!("{} doesn't know that it met {}", device.name, self.devices[*other].name));
+                let (name, other) = (&self.devices[r].name, &self.devices[*other].name);
+                return fail(format!("{name} doesn't know that it met {other}"));
             }
-            for (ino, old) in &before.shown {
+        }
+        Ok(())
+    }
+
+    /// Once `r` knows that it has met all others since it went back to an older copy of the disk, it shows nothing older than
+    /// before.
+    fn nothing_older_than_before_copies(&mut self, r: usize) -> Result<(), Violation> {
+        for before in self.before_copies.iter().filter(|before| before.of == r) {
+            let device = &self.devices[r];
+            let volume = self.volume(r)?;
+            let honest = (0..self.devices.len()).filter(|other| !self.is_mallory(*other));
+            let honest: BTreeSet<DeviceId> = honest.map(|other| self.devices[other].id()).collect();
+            if volume.restored().is_none_or(|(_, unmet)| unmet.iter().any(|id| honest.contains(id))) {
+                continue;
+            }
+            let written = |ino| device.files.contains_key(ino) || device.blurred.contains(ino);
+            for (ino, old) in before.shown.iter().filter(|(ino, _)| !written(*ino)) {
                 let Ok(bytes) = read(&volume, *ino) else { continue };
                 if before.ancestry.is_ancestor(print(&bytes), *old) {
                     return fail(format!("{}: inode {} went back with an older copy of the disk", device.name, ino.0));
@@ -377,7 +392,7 @@ impl World {
             }
             self.look(r)?;
         }
-        self.nothing_older_than_before_copies(honest)?;
+        self.all_are_met(honest)?;
         self.numbers_used_once(first, honest)?;
         for &r in honest {
             if r == first {
