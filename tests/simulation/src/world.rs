@@ -42,6 +42,8 @@ pub(crate) struct Backup {
     pub image: Image,
     /// Files that were open, or had something that could not be stored.
     pub open: BTreeSet<Ino>,
+    /// Changes were in no commit yet, as far as can be told: signed by both, they stand beside what came of them.
+    pub pending: bool,
 }
 
 /// What a device showed before its disk was replaced by an older copy.
@@ -746,14 +748,15 @@ impl World {
     pub(crate) fn back_up(&self, of: usize) -> Backup {
         let device = &self.devices[of];
         let open = device.files.keys().chain(&device.blurred).copied().collect();
-        Backup { of, step: self.step, image: device.disk.image(), open }
+        let pending = device.volume.as_ref().is_none_or(|volume| volume.status().pending_changes > 0);
+        Backup { of, step: self.step, image: device.disk.image(), open, pending }
     }
 
     /// What a device showed, as far as others show the same and the copy has a name for it. What was open when the copy was
     /// made is published a second time, beside what came of it the first time.
     fn before_copy(&self, backup: &Backup, elsewhere: &BTreeSet<Print>) -> BeforeCopy {
         let device = &self.devices[backup.of];
-        let volume = device.volume.as_ref().filter(|_| !device.disk.is_troubled());
+        let volume = device.volume.as_ref().filter(|_| !device.disk.is_troubled() && !backup.pending);
         let files = volume.and_then(|volume| Some((volume, entries(volume).ok()?)));
         let mut shown = BTreeMap::new();
         if let Some((volume, files)) = files {
