@@ -126,6 +126,9 @@ pub(crate) struct Mount {
     /// What the system's list of mounts shows as mounted
     #[arg(long, value_name = "NAME", default_value = "p2pfs", value_parser = parse_source)]
     pub(crate) source: String,
+    /// How long reading waits for contents that nobody has sent yet before it fails
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration::parse)]
+    pub(crate) absent_timeout: Duration,
     /// Use this registry from now on instead of those given earlier; may be given several times
     #[arg(long, value_name = "ADDR:PORT#KEY")]
     pub(crate) registry: Vec<RegistryAddress>,
@@ -373,11 +376,13 @@ mod tests {
 
     #[test]
     fn a_mount_takes_everything() {
-        let typed = "p2pfs mount /mnt --volume docs --foreground --listen 127.0.0.1:0 --allow-other";
+        let typed =
+            "p2pfs mount /mnt --volume docs --foreground --listen 127.0.0.1:0 --allow-other --absent-timeout 3s";
         let Command::Mount(mount) = Cli::try_parse_from(typed.split(' ')).unwrap().command else { panic!("mount") };
         assert!(mount.foreground && mount.allow_other && mount.listen.is_some());
         assert_eq!(mount.which.volume.as_deref(), Some("docs"));
         assert_eq!(mount.source, "p2pfs");
+        assert_eq!(mount.absent_timeout, Duration::from_secs(3));
     }
 
     #[test]

@@ -23,7 +23,7 @@ use std::{
 };
 
 use crypto::OsEntropy;
-use fs_mount::driver::{self, MountError, MountOptions, Mounted};
+use fs_mount::driver::{self, MountError, MountOptions, Mounted, Wait};
 use parking_lot::Mutex;
 use peer_net::registry_address::RegistryAddress;
 use tokio::{
@@ -40,6 +40,7 @@ use crate::{
     mountpoint,
     open_volume::{self, OpenVolume},
     profile::{Profile, State},
+    report,
     unlock::{Passphrase, existing_unlock},
     volume_lock::VolumeLock,
 };
@@ -54,12 +55,12 @@ pub(crate) mod wait;
 use network::Network;
 use wait::Waiter;
 
-/// How long a read waits for content that no peer has sent yet.
-const ABSENT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long starting waits for the registries' first answer before it says that there is none.
 const REGISTRY_PATIENCE: Duration = Duration::from_millis(1500);
 /// How long a volume that has not arrived yet is waited for.
 const FIRST_SYNC: Duration = Duration::from_secs(30);
+/// How long a store that is an older copy waits for others to bring what it lacks before it is mounted.
+const CATCHING_UP: Duration = Duration::from_secs(10);
 /// Changes of peers come in bursts.
 const REMEMBER_AFTER: Duration = Duration::from_secs(20);
 /// How long ending waits for connected peers to take what they lack.
@@ -83,6 +84,15 @@ pub(crate) struct Config {
     pub(crate) listen: Option<std::net::SocketAddr>,
     /// Instead of those used so far, unless empty.
     pub(crate) registries: Vec<RegistryAddress>,
+    /// How long a read waits for content that no peer has sent yet.
+    pub(crate) absent_timeout: Duration,
+}
+
+/// What of it is needed to mount.
+struct Settings {
+    allow_other: bool,
+    source: String,
+    absent_timeout: Duration,
 }
 
 /// What the daemon has to say once the mount is usable.
@@ -158,7 +168,9 @@ pub(crate) fn run(config: Config, ready: impl FnOnce(Ready)) -> Outcome<()> {
     let committer = spawn_committer(&shared.volume)?;
     let upkeep = upkeep::spawn(shared.clone())?;
     let served = runtime.block_on(async { server::serve(shared.clone()) });
-    let lived = served.and_then(|()| runtime.block_on(live(&shared, config.allow_other, config.source, ready)));
+    let settings =
+        Settings { allow_other: config.allow_other, source: config.source, absent_timeout: config.absent_timeout };
+    let lived = served.and_then(|()| runtime.block_on(live(&shared, settings, ready)));
     shared.remember(|state| state.peers = shared.network.known_peers());
     shared.ending.begin();
     // It must not write to what is being closed.
@@ -189,27 +201,59 @@ async fn until_ready(shared: &Shared) -> Outcome<()> {
     }
 }
 
+/// A device whose store is an older copy shows nothing before it has what those have who can be reached soon.
+async fn until_caught_up(shared: &Arc<Shared>) {
+    let mut changes = shared.network.changes();
+    let task = shared.clone();
+    if blocking(move || task.has_met_somebody()).await {
+        return;
+    }
+    let caught_up = async {
+        loop {
+            let task = shared.clone();
+            if blocking(move || task.has_caught_up()).await || changes.changed().await.is_err() {
+                return;
+            }
+        }
+    };
+    // In vain at times: then it is told.
+    let _ = tokio::time::timeout(CATCHING_UP, caught_up).await;
+}
+
 /// From the mount's first moment to its last.
-async fn live(shared: &Arc<Shared>, allow_other: bool, source: String, ready: impl FnOnce(Ready)) -> Outcome<()> {
+async fn live(shared: &Arc<Shared>, settings: Settings, ready: impl FnOnce(Ready)) -> Outcome<()> {
     let mut signals = Signals::listen()?;
     tokio::select! {
         ready = until_ready(shared) => ready?,
         () = signals.next() => return Ok(()),
     }
+    tokio::select! {
+        () = until_caught_up(shared) => (),
+        () = signals.next() => return Ok(()),
+    }
     let options = MountOptions {
         mountpoint: shared.mountpoint.clone(),
-        source,
-        allow_other,
-        owner: owner(allow_other),
+        source: settings.source,
+        allow_other: settings.allow_other,
+        owner: owner(settings.allow_other),
         read_only: false,
-        absent_timeout: ABSENT_TIMEOUT,
+        absent_timeout: settings.absent_timeout,
     };
     let volume = shared.volume.clone();
     let mounted = blocking(move || driver::mount(volume, options)).await.map_err(|e| mount_failure(&e))?;
     shared.mounted.get_or_init(|| mounted);
     log::info!("volume {} is mounted", &shared.dir.short_id()[..8]);
     tell_service_manager(&[sd_notify::NotifyState::Ready]);
-    let warnings = shared.network.registry_warnings(REGISTRY_PATIENCE).await;
+    let mut warnings = shared.network.registry_warnings(REGISTRY_PATIENCE).await;
+    let task = shared.clone();
+    warnings.extend(blocking(move || report::older_copy(&task.volume)).await);
+    if shared.packs.lacks_synced() {
+        warnings.push(
+            "contents that were here are missing, as with an older copy of the packs: peers' are fetched when they are read, \
+             all of them with `p2pfs verify --repair`"
+                .to_owned(),
+        );
+    }
     ready(Ready { mountpoint: shared.mountpoint.clone(), warnings });
     tokio::spawn(remember_peers(shared.clone()));
     let task = shared.clone();
@@ -287,6 +331,24 @@ impl Shared {
             }),
             Err(e) => log::warn!("the volume's keys can't be remembered: {e}"),
         }
+    }
+
+    /// Whether the store isn't an older copy, or somebody has been met since that was noticed.
+    fn has_met_somebody(&self) -> bool {
+        let others = self.volume.devices().iter().filter(|device| !device.me).count();
+        self.volume.restored().is_none_or(|(_, unmet)| unmet.len() < others)
+    }
+
+    /// Whether the store isn't an older copy, or everybody connected, and at least one, has been met since.
+    fn has_caught_up(&self) -> bool {
+        let Some((_, unmet)) = self.volume.restored() else { return true };
+        let connected = self.network.connected();
+        unmet.is_empty() || !connected.is_empty() && connected.iter().all(|peer| !unmet.contains(&peer.device))
+    }
+
+    /// The files whose contents are waited for, with the devices that have them.
+    pub(crate) fn waits(&self) -> Vec<Wait> {
+        self.mounted.get().map(|mounted| mounted.waits(|block| self.volume.has_whole(block))).unwrap_or_default()
     }
 
     /// Waits until the kernel was told of all that is here, at most until `deadline`. Tells whether it was.

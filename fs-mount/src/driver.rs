@@ -32,6 +32,7 @@ mod pool;
 mod replies;
 mod requests;
 mod set_ids;
+mod waits;
 mod xattr_name;
 
 use std::{
@@ -46,10 +47,12 @@ use log::info;
 use volume::Volume;
 
 pub use mounted::Mounted;
+pub use waits::Wait;
 
 use invalidation::Invalidation;
 use mounted::Ending;
 use requests::Driver;
+use waits::Waits;
 
 /// What the mount table has as the type of our mounts, after `fuse.`.
 const SUBTYPE: &str = "p2pfs";
@@ -129,7 +132,8 @@ fn serve(volume: &Volume, mountpoint: &Path, options: &MountOptions) -> io::Resu
     // Before the first request, so that no change can fall between what the kernel is told and what it is told of.
     let (invalidation, noticed, told) = Invalidation::subscribe(volume);
     let ending = Arc::new(Ending::default());
-    let driver = Driver::new(volume.clone(), options, noticed, ending.clone());
+    let waits = Waits::default();
+    let driver = Driver::new(volume.clone(), options, noticed, ending.clone(), waits.clone());
     let session = Session::new(driver, mountpoint, &session_config(options))?;
     invalidation.start(session.notifier())?;
     let session = session.spawn()?;
@@ -138,7 +142,7 @@ fn serve(volume: &Volume, mountpoint: &Path, options: &MountOptions) -> io::Resu
     mem::forget(session);
     let entry = mount_table::topmost_at(mountpoint)?.ok_or(io::ErrorKind::NotConnected)?;
     entry.raise_read_ahead(READ_AHEAD_KIB);
-    Ok(Mounted::new(entry, ending, told))
+    Ok(Mounted::new(entry, ending, told, waits))
 }
 
 /// `path` without symlinks, once nothing stands against mounting there.

@@ -1,9 +1,11 @@
 //! What the listings tell, as records: shown as tables or as JSON.
 
-use std::time::Duration;
+use std::{collections::HashMap, time::Duration};
 
+use crypto::DeviceId;
+use fs_mount::driver::Wait;
 use serde::{Deserialize, Serialize};
-use volume::{Volume, time::Timestamp};
+use volume::{DeviceInfo, Volume, time::Timestamp};
 
 use crate::profile::Profile;
 
@@ -33,6 +35,59 @@ pub(crate) struct Status {
     /// Addresses at which this device can be reached.
     pub(crate) listen: Vec<String>,
     pub(crate) invitations: Vec<Invitation>,
+    /// Files whose contents are waited for, or were in vain; the longest first.
+    #[serde(default)]
+    pub(crate) waiting: Vec<Waiting>,
+    /// This device's store was found to be an older copy of what it had.
+    #[serde(default)]
+    pub(crate) older_copy: Option<OlderCopy>,
+    /// Other devices that go on from an older copy of their store.
+    #[serde(default)]
+    pub(crate) restored: Vec<RestoredDevice>,
+}
+
+/// A file whose content isn't here, though somebody wants to read it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Waiting {
+    /// From the volume's root; nothing for one without a name.
+    pub(crate) path: Option<String>,
+    /// It is read as it was (`.p2pfs/at`).
+    pub(crate) past: bool,
+    /// When somebody began to wait.
+    pub(crate) since: String,
+    pub(crate) seconds: u64,
+    /// Requests that wait now; with none, they were given an error.
+    pub(crate) readers: usize,
+    /// When the version was made, by its author's clock.
+    pub(crate) made: Option<String>,
+    pub(crate) devices: Vec<Holder>,
+}
+
+/// A device that has, or may have, a content.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Holder {
+    pub(crate) name: Option<String>,
+    pub(crate) device: String,
+    /// `made it` is known; `said to have all` was its word.
+    pub(crate) why: String,
+    pub(crate) connected: bool,
+}
+
+/// What is known of a store that is an older copy.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct OlderCopy {
+    pub(crate) noticed: String,
+    /// Devices not met since, by name and id: they may know what is missing here.
+    pub(crate) not_met: Vec<(String, String)>,
+}
+
+/// Another device whose store is an older copy.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct RestoredDevice {
+    pub(crate) name: String,
+    pub(crate) device: String,
+    /// By its own clock.
+    pub(crate) since: String,
 }
 
 /// A registry and whether it answers.
@@ -66,6 +121,9 @@ pub(crate) struct Peer {
     pub(crate) holds_all_mine: Option<bool>,
     pub(crate) all_theirs_here: Option<bool>,
     pub(crate) connected_seconds: Option<u64>,
+    /// Since when it goes on from an older copy of its store, by its own clock.
+    #[serde(default)]
+    pub(crate) restored: Option<String>,
 }
 
 /// One line of `p2pfs users`.
@@ -88,6 +146,9 @@ pub(crate) struct Device {
     pub(crate) commits: u64,
     pub(crate) admitted: String,
     pub(crate) me: bool,
+    /// Since when it goes on from an older copy of its store, by its own clock.
+    #[serde(default)]
+    pub(crate) restored: Option<String>,
 }
 
 /// One line of `p2pfs volumes`.
@@ -166,6 +227,7 @@ pub(crate) fn status(volume: &Volume, profile: &Profile) -> Status {
     let members = volume.members();
     let me = members.iter().find(|m| m.me);
     let own = profile.device_keys().id();
+    let devices = volume.devices();
     Status {
         volume: profile.label.clone(),
         id: profile.volume.to_string(),
@@ -181,7 +243,7 @@ pub(crate) fn status(volume: &Volume, profile: &Profile) -> Status {
         nodes: status.nodes,
         disk_full: status.disk_full,
         peers_connected: 0,
-        peers_known: volume.devices().iter().filter(|d| !d.me).count(),
+        peers_known: devices.iter().filter(|d| !d.me).count(),
         registries: profile
             .registries
             .iter()
@@ -193,7 +255,65 @@ pub(crate) fn status(volume: &Volume, profile: &Profile) -> Status {
             .iter()
             .map(|i| Invitation { role: i.role.to_string(), expires: moment(i.expires) })
             .collect(),
+        waiting: Vec::new(),
+        older_copy: noticed_copy(volume, &devices),
+        restored: devices
+            .iter()
+            .filter(|d| !d.me)
+            .filter_map(|d| {
+                let since = moment(d.restored?);
+                Some(RestoredDevice { name: d.name.clone(), device: d.id.to_string(), since })
+            })
+            .collect(),
     }
+}
+
+fn noticed_copy(volume: &Volume, devices: &[DeviceInfo]) -> Option<OlderCopy> {
+    let (noticed, unmet) = volume.restored()?;
+    let not_met = devices.iter().filter(|d| unmet.contains(&d.id)).map(|d| (d.name.clone(), d.id.to_string()));
+    Some(OlderCopy { noticed: moment(noticed), not_met: not_met.collect() })
+}
+
+/// What is to be said at mounting of a store that is an older copy, until all others have been met.
+pub(crate) fn older_copy(volume: &Volume) -> Option<String> {
+    let copy = noticed_copy(volume, &volume.devices()).filter(|copy| !copy.not_met.is_empty())?;
+    let names: Vec<_> = copy.not_met.iter().map(|(name, _)| name.as_str()).collect();
+    Some(format!(
+        "the store is an older copy of this device's (noticed {}): what it had shown since may be missing until {} connected",
+        copy.noticed,
+        if let [name] = names[..] { format!("{name} has") } else { format!("{} have", names.join(", ")) },
+    ))
+}
+
+/// The files that are waited for, with who has them; `connected` are the peers.
+pub(crate) fn waiting(volume: &Volume, waits: &[Wait], connected: &[DeviceId]) -> Vec<Waiting> {
+    let names: HashMap<DeviceId, String> = volume.devices().into_iter().map(|d| (d.id, d.name)).collect();
+    let holder = |id: &DeviceId, why: &str| Holder {
+        name: names.get(id).cloned(),
+        device: id.to_string(),
+        why: why.to_owned(),
+        connected: connected.contains(id),
+    };
+    let one = |wait: &Wait| {
+        let holders = volume.holders(wait.ino).ok();
+        let waited = wait.since.elapsed();
+        let since = jiff::Timestamp::now() - jiff::SignedDuration::from_secs(waited.as_secs().cast_signed());
+        let mut devices = Vec::new();
+        if let Some(holders) = &holders {
+            devices.push(holder(&holders.author, "made it"));
+            devices.extend(holders.complete.iter().map(|id| holder(id, "said to have all")));
+        }
+        Waiting {
+            path: holders.as_ref().and_then(|h| h.path.as_ref()).map(|p| String::from_utf8_lossy(p).into_owned()),
+            past: volume::is_past(wait.ino),
+            since: moment(Timestamp { secs: since.as_second(), nanos: 0 }),
+            seconds: waited.as_secs(),
+            readers: wait.readers,
+            made: holders.as_ref().map(|holders| moment(holders.made)),
+            devices,
+        }
+    };
+    waits.iter().map(one).collect()
 }
 
 /// The members, as the volume lists them.
@@ -223,6 +343,7 @@ pub(crate) fn devices(volume: &Volume) -> Vec<Device> {
             commits: d.commits,
             admitted: moment(d.admitted),
             me: d.me,
+            restored: d.restored.map(moment),
         })
         .collect()
 }
@@ -245,6 +366,7 @@ pub(crate) fn offline_peers(volume: &Volume) -> Vec<Peer> {
             holds_all_mine: None,
             all_theirs_here: None,
             connected_seconds: None,
+            restored: d.restored.map(moment),
         })
         .collect()
 }

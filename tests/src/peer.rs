@@ -160,6 +160,17 @@ impl Peer {
         status.unwrap_or_else(|| panic!("{}'s daemon goes on", self.name))
     }
 
+    /// Mounts with these options from the next mount on.
+    pub fn set_options(&mut self, options: &[&str]) {
+        self.options = options.iter().map(ToString::to_string).collect();
+    }
+
+    /// The volume's folder in its home.
+    pub fn volume_folder(&self) -> PathBuf {
+        let mut found = fs::read_dir(self.home.join("volumes")).unwrap().map(|entry| entry.unwrap().path());
+        found.next().unwrap()
+    }
+
     /// Listens there from the next mount on.
     pub fn set_port(&mut self, port: u16) {
         self.port = port;

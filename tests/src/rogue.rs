@@ -154,20 +154,34 @@ impl Rogue {
 
     /// Connects and proves to be a member.
     pub async fn connect(&self, at: SocketAddr) -> Line {
-        let identity = Identity::new(&self.device.signing).unwrap();
-        let endpoint = Endpoint::bind(identity, loopback(), Protocol::Peer).unwrap();
+        let endpoint = self.endpoint();
         let connection = dial(&endpoint, at).await;
+        self.greet(endpoint, connection).await.unwrap()
+    }
+
+    /// The same where nobody may be, or nobody who hears her.
+    pub async fn try_connect(&self, at: SocketAddr) -> Option<Line> {
+        let endpoint = self.endpoint();
+        let connection = endpoint.connect(at, Protocol::Peer, None).await.ok()?;
+        self.greet(endpoint, connection).await
+    }
+
+    fn endpoint(&self) -> Endpoint {
+        Endpoint::bind(Identity::new(&self.device.signing).unwrap(), loopback(), Protocol::Peer).unwrap()
+    }
+
+    async fn greet(&self, endpoint: Endpoint, connection: Connection) -> Option<Line> {
         let mut exporter = [0; 32];
         connection.export_keying_material(&mut exporter, b"p2pfs member proof", b"").unwrap();
         let message = [exporter.as_slice(), b"d", self.device.id().as_bytes()].concat();
         let proof = keyed_tag(&self.volume.discovery_key().unwrap(), Label::MemberProof, &message);
-        let (mut send, receive) = connection.open_bi().await.unwrap();
+        let (mut send, receive) = connection.open_bi().await.ok()?;
         let mut receive = FrameReader::new(receive, MAX_MESSAGE);
-        frame::write_value(&mut send, &Hello::Sync(vec![proof.into()])).await.unwrap();
-        let Answer::Welcome(_) = receive.expect_value().await.unwrap();
-        frame::write_value(&mut send, &Addresses::default()).await.unwrap();
-        let _theirs: Addresses = receive.expect_value().await.unwrap();
-        Line { _endpoint: endpoint, connection, send, receive }
+        frame::write_value(&mut send, &Hello::Sync(vec![proof.into()])).await.ok()?;
+        let Answer::Welcome(_) = receive.expect_value().await.ok()?;
+        frame::write_value(&mut send, &Addresses::default()).await.ok()?;
+        let _theirs: Addresses = receive.expect_value().await.ok()?;
+        Some(Line { _endpoint: endpoint, connection, send, receive })
     }
 }
 

@@ -187,6 +187,9 @@ fn everything_acknowledged_outlives_kills_of_either_daemon() {
             ledger.check(&peer.at(folder), &format!("at the end, at {}", peer.name()));
         }
     }
+    for peer in &group.peers {
+        assert!(!peer.log_text().contains("older copy"), "dying is no copy: {}", peer.log_text());
+    }
 }
 
 /// The other side dies while it takes in what this side makes.

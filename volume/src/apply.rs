@@ -18,7 +18,7 @@ use crate::{
         MetaBody, PlaceBody, RawChange, SealedKey, XattrBody,
     },
     content::{BlockHash, ContentData},
-    core::Core,
+    core::{Core, RESTORED_LOG},
     error::{Error, Result},
     id::{Birthplace, CommitHash, LinkId, NodeId, RealmId},
     member::{DeviceRow, EpochRow, InviteRow, MemberRow, Role, UserRow, epoch_id, verify_certificate},
@@ -125,6 +125,7 @@ impl Core {
         if header.count != count + 1 {
             return rule("the count is not one more than the greatest count seen");
         }
+        self.leave_log_of(header)?;
         let dot = match prev {
             Some(prev) => {
                 let branch = self.branch(prev.branch);
@@ -177,6 +178,9 @@ impl Core {
     fn take_in(&mut self, commit: &mut Commit, dot: Dot, observed: &[Dot], genesis: bool) -> Result<()> {
         let changes = Arc::new(std::mem::take(&mut commit.raw.changes));
         let header = &commit.header;
+        if header.seq == 1 && header.log & RESTORED_LOG != 0 && header.device != self.device.id() {
+            log::warn!("device {} goes on from an older copy of its store, under a new log", header.device.short());
+        }
         let mut batch = Batch::new();
         // Known as a commit first: what its changes refer to is judged by what it had seen.
         self.enter(&mut batch, dot, header, commit.raw.header.clone(), commit.raw.signature, false, observed)?;

@@ -29,6 +29,7 @@ use crate::{
     },
     error::{Error, Result},
     history::{self, Moments, Past},
+    holders::Complete,
     id::{Birthplace, CommitHash, NodeId, ValueId},
     member::{MemberRow, Members},
     node::Ino,
@@ -225,6 +226,15 @@ pub(crate) struct Counters {
     cyclic: BTreeSet<Ino>,
 }
 
+/// That the store was found to be an older copy of what this device had.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Restored {
+    /// When, by this device's clock.
+    pub noticed: Timestamp,
+    /// The devices with which this one has known the same since: nothing that they knew is missing here.
+    pub met: BTreeSet<crypto::DeviceId>,
+}
+
 /// See the module.
 pub(crate) struct Core {
     pub store: SealedStore,
@@ -260,6 +270,10 @@ pub(crate) struct Core {
     /// Nothing without an archive.
     fresh: Option<FreshCommits>,
     counters: Counters,
+    /// The last time the store was found to be an older copy.
+    pub(crate) restored: Option<Restored>,
+    /// Who has said to have all contents.
+    pub(crate) complete: Complete,
     /// As they are stored.
     stored_counters: Counters,
     /// Nodes whose births are in the pending commit.
@@ -299,6 +313,10 @@ pub(crate) struct Core {
 }
 
 const COUNTERS: &[u8] = b"counters";
+/// That the store was found to be an older copy.
+const RESTORED: &[u8] = b"restored";
+/// The bit that is set in the number of a log that was begun for that.
+pub(crate) const RESTORED_LOG: u64 = 1 << 63;
 pub(crate) const VOLUME: &[u8] = b"volume";
 pub(crate) const BRANCH_PREFIX: &[u8] = b"branch/";
 
@@ -377,6 +395,8 @@ impl Core {
             fresh: parts.archive.map(|_| FreshCommits::default()),
             stored_counters: counters.clone(),
             counters,
+            restored: None,
+            complete: Complete::default(),
             open_births: 0,
             nodes: LruCache::new(capacity(NODE_CACHE)),
             entries: LruCache::new(capacity(ENTRY_CACHE)),
@@ -397,6 +417,10 @@ impl Core {
             settled: Vec::new(),
             wants_more: false,
         };
+        if let Some(bytes) = core.store.get(Space::Meta, RESTORED)? {
+            core.restored = Some(decode_row("that the store was restored", &bytes)?);
+        }
+        core.load_complete()?;
         core.load_members()?;
         core.load_branches()?;
         core.load_beside()?;
@@ -500,12 +524,76 @@ impl Core {
     pub(crate) fn leave_forked_log(&mut self) -> Result<()> {
         let id = self.device.id();
         while self.branches_of(&id, self.counters.my_log).len() > 1 {
-            log::warn!("this device's log {} has forked; going on under a new one", self.counters.my_log);
-            self.counters.my_log = new_log_number(&*self.entropy);
-            self.save_counters()?;
-            self.me = self.own_branch()?;
+            self.leave_log("has forked")?;
         }
         Ok(())
+    }
+
+    /// Begins a new log, since this store is an older copy: numbers that follow in the old one may have been used, and
+    /// others may know them. To be called with nothing pending, which belongs to the log that is left.
+    ///
+    /// The first commit of the new log has no changes. It is signed at once, so that others are told.
+    pub(crate) fn leave_log(&mut self, why: &str) -> Result<()> {
+        log::warn!(
+            "this device's store is an older copy: its log {} {why}; going on under a new one",
+            self.counters.my_log
+        );
+        self.abandon();
+        let restored = Restored { noticed: self.now(), met: BTreeSet::new() };
+        let mut batch = Batch::new();
+        self.store.put(&mut batch, Space::Meta, RESTORED, &encode(&restored));
+        self.store.apply(batch)?;
+        self.restored = Some(restored);
+        self.counters.my_log = new_log_number(&*self.entropy) | RESTORED_LOG;
+        self.save_counters()?;
+        self.me = self.own_branch()?;
+        self.join_frontier()?;
+        if self.own_tip().seq == 0 && self.seen_own_admission()?.is_some() {
+            let observed: Vec<Dot> = self.frontier.iter().copied().collect();
+            self.sign(Vec::new(), &observed)?;
+        }
+        Ok(())
+    }
+
+    /// Leaves the log if the commit that comes is of it: then the store is an older copy.
+    pub(crate) fn leave_log_of(&mut self, coming: &Header) -> Result<()> {
+        if coming.device != self.device.id() || coming.log != self.counters.my_log {
+            return Ok(());
+        }
+        self.leave_log("goes on elsewhere with commits that it lacks")
+    }
+
+    /// Since when each device goes on from an older copy of its store, by its own clock, as far as it has told so.
+    pub(crate) fn restorations(&self) -> Result<BTreeMap<crypto::DeviceId, Timestamp>> {
+        let mut found = BTreeMap::new();
+        for (number, branch) in self.branches.iter().enumerate() {
+            if branch.log & RESTORED_LOG == 0 || branch.tip == 0 || branch.forked_from.is_some() {
+                continue;
+            }
+            let Some(row) = self.commit_row(Dot { branch: BranchNo(number as u32), seq: 1 })? else { continue };
+            let written = self.written(&row)?;
+            let time = found.entry(branch.device).or_insert(written);
+            *time = written.max(*time);
+        }
+        Ok(found)
+    }
+
+    /// When a commit was made, by its author's clock.
+    pub(crate) fn written(&self, row: &CommitRow) -> Result<Timestamp> {
+        let header: Header = commit::decode("header", &row.header).map_err(|e| Error::damaged(e.to_string()))?;
+        Ok(header.time)
+    }
+
+    /// Notes that a peer and this device know the same: what it knew of what this store lost is here.
+    pub(crate) fn met(&mut self, peer: crypto::DeviceId) -> Result<()> {
+        let Some(restored) = &mut self.restored else { return Ok(()) };
+        if !restored.met.insert(peer) {
+            return Ok(());
+        }
+        let row = encode(&*restored);
+        let mut batch = Batch::new();
+        self.store.put(&mut batch, Space::Meta, RESTORED, &row);
+        self.store.apply(batch)
     }
 
     fn save_counters(&mut self) -> Result<()> {
@@ -1452,6 +1540,11 @@ impl Core {
             count = count.max(one);
         }
         Ok(count + 1)
+    }
+
+    /// Whether this device writes under its first log, and nothing of that is in the store.
+    pub(crate) fn is_blank(&self) -> bool {
+        self.counters.my_log == 0 && self.own_tip().seq == 0
     }
 
     /// Puts a commit's own rows (not its changes) into `batch`.

@@ -18,6 +18,7 @@ pub mod commit;
 pub mod member;
 
 // Where it is kept.
+mod anchor;
 pub mod archive;
 pub mod disk_store;
 pub mod memory_store;
@@ -37,6 +38,7 @@ mod conflicts;
 mod core;
 pub mod deleted;
 mod history;
+mod holders;
 mod namespace;
 mod record;
 mod row;
@@ -75,6 +77,7 @@ pub use content::{BlockHash, BlockStore};
 pub use error::{Error, Result};
 pub use files::PagesFrom;
 pub use history::is_past;
+pub use holders::Holders;
 pub use member::{DeviceInfo, Invitation, JoinGrant, JoinRequest, Member, Role, TicketSecret};
 pub use node::{
     Allocate, AttributeChange, Attributes, Caller, DirEntry, Handle, Ino, NAME_MAX, NewNode, NodeKind, OpenMode,

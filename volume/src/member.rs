@@ -119,6 +119,8 @@ pub struct DeviceInfo {
     pub commits: u64,
     /// When it was admitted, by the admitting device's clock.
     pub admitted: Timestamp,
+    /// Since when it goes on from an older copy of its store, by its own clock.
+    pub restored: Option<Timestamp>,
 }
 
 /// An invitation that can still be used.

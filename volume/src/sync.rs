@@ -595,6 +595,9 @@ impl Session {
                 if digest != own && !state.tips_sent {
                     state.tips_due = true;
                 }
+                if digest == own {
+                    self.knows_the_same(&own, complete);
+                }
                 if digest == own && state.known.is_none() {
                     // Equal: there is nothing to send but what comes from now on.
                     let mut core = self.volume.inner.core.lock();
@@ -646,6 +649,21 @@ impl Session {
             }
         }
         Ok(())
+    }
+
+    /// The peer has said to know just what is known here.
+    fn knows_the_same(&self, digest: &Hash, complete: bool) {
+        let mut core = self.volume.inner.core.lock();
+        // Not if more has come since.
+        if core.digest() != *digest {
+            return;
+        }
+        if complete {
+            core.said_complete(self.peer);
+        }
+        if let Err(e) = core.met(self.peer) {
+            log::error!("that a device was met can't be stored: {e}");
+        }
     }
 
     fn receive_commits(&self, commits: Vec<Commit>) -> Result<(), SessionError> {
@@ -782,6 +800,12 @@ impl Session {
             return state.flushed.take().map(Message::Flushed);
         }
         state.said = Some((digest, complete));
+        // What came from others since it said so is perhaps just that.
+        if let Some((theirs, their_complete, _)) = state.theirs
+            && theirs == digest
+        {
+            self.knows_the_same(&digest, their_complete);
+        }
         Some(Message::State { digest, complete, commits })
     }
 
@@ -957,6 +981,9 @@ impl Session {
         self.volume.inner.sessions.lock().remove(&self.number);
         self.volume.inner.waiting.lock().forget(self.number);
         self.volume.inner.fetch.remove_peer(self.number);
+        if let Err(e) = self.volume.inner.core.lock().save_complete() {
+            log::debug!("what a device said to have can't be stored: {e}");
+        }
         self.volume.wake_sessions();
     }
 }

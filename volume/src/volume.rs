@@ -15,6 +15,7 @@ use dashmap::DashMap;
 use parking_lot::{Condvar, Mutex, RwLock};
 
 use crate::{
+    anchor,
     archive::{self, Archive},
     commit::{AccessBody, BirthBody, ChangeKind, MemberBody, SealedKey},
     content::{BlockHash, BlockStore, Blocks},
@@ -32,7 +33,7 @@ use crate::{
     space::{SpaceGuard, disk},
     store::{Batch, Space, Store},
     sync::{SessionShared, Waiting},
-    time::Clock,
+    time::{Clock, Timestamp},
     undo::Undo,
     version::{BranchNo, Dot, ValueRef},
 };
@@ -58,7 +59,7 @@ pub struct Parts {
     pub user: UserKeys,
     /// A second copy of the commits; `None` in memory.
     pub archive: Option<Arc<Archive>>,
-    /// A directory on the disk that must not fill up; `None` where there is none.
+    /// A directory on the disk that must not fill up, which is copied when the store is; `None` where there is none.
     pub directory: Option<PathBuf>,
 }
 
@@ -263,16 +264,42 @@ impl Volume {
     /// # Errors
     /// The store is another volume's, damaged, or the disk failed.
     pub fn load(parts: Parts, id: VolumeId) -> Result<Volume> {
+        Self::load_as(parts, id, false)
+    }
+
+    /// The same of a store that is known to be an older copy of this device's. (Where there is a directory it is looked at.)
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub fn load_copy(parts: Parts, id: VolumeId) -> Result<Volume> {
+        Self::load_as(parts, id, true)
+    }
+
+    fn load_as(parts: Parts, id: VolumeId, copy: bool) -> Result<Volume> {
         let (blocks, outside) = (parts.blocks.clone(), Outside::of(&parts));
         let blocks = Blocks::new(blocks, parts.entropy.clone());
         let mut core = Core::load(parts, id)?;
         // Before anything is signed: a number that the archive has, and the store lost, must not be used twice.
         archive::attach(outside.archive.as_ref(), &core.store, core.next_arrival - 1)?;
+        let directory = outside.directory.as_deref();
+        let copy = match directory {
+            Some(directory) => anchor::is_copy(directory, &core.store, core.is_blank())?,
+            None => copy,
+        };
         // What survived a crash is complete now: own commits are synced before they are sent.
         core.cut()?;
         core.leave_forked_log()?;
+        if copy {
+            core.leave_log("was copied with it")?;
+        }
         blocks.sync()?;
         core.store.sync()?;
+        // The one before stays good where the disk is full.
+        if let Some(directory) = directory
+            && let Err(e) = anchor::renew(directory, &core.store, &*core.entropy)
+        {
+            log::warn!("the store's anchor stays as it is: {e}");
+        }
         let volume = Self::assemble(core, blocks, outside);
         volume.load_waiting()?;
         volume.recover_drafts()?;
@@ -700,11 +727,31 @@ impl Volume {
         self.archive_all();
         self.inner.closed.store(true, Ordering::Release);
         if result.is_ok() {
+            self.renew_anchor();
             self.inner.store.raw().rest();
         }
         let _work = self.inner.committer.lock();
         self.inner.committer_wake.notify_all();
         result
+    }
+
+    /// A backup made while it was open, and put back over what is here, is then told apart by this file too.
+    fn renew_anchor(&self) {
+        let Some(directory) = &self.inner.directory else { return };
+        let entropy = self.inner.core.lock().entropy.clone();
+        if let Err(e) = anchor::renew(directory, &self.inner.store, &*entropy) {
+            log::warn!("the store's anchor stays as it is: {e}");
+        }
+    }
+
+    /// Since when this store is known to be an older copy of what this device had, and the devices that have not been met
+    /// since: they may know what is missing here. `None` when it never was one.
+    pub fn restored(&self) -> Option<(Timestamp, Vec<DeviceId>)> {
+        let core = self.inner.core.lock();
+        let restored = core.restored.as_ref()?;
+        let me = core.device.id();
+        let unmet = core.members.devices.keys().filter(|id| **id != me && !restored.met.contains(*id));
+        Some((restored.noticed, unmet.copied().collect()))
     }
 
     // ---- members
@@ -719,6 +766,10 @@ impl Volume {
     pub fn devices(&self) -> Vec<DeviceInfo> {
         let core = self.inner.core.lock();
         let me = core.device.id();
+        let restored = core.restorations().unwrap_or_else(|e| {
+            log::error!("looking for logs that go on from older copies: {e}");
+            BTreeMap::new()
+        });
         let commits = |id: &DeviceId| core.branches.iter().filter(|b| b.device == *id).map(|b| b.tip).sum();
         core.members
             .devices
@@ -730,6 +781,7 @@ impl Volume {
                 me: *id == me,
                 commits: commits(id),
                 admitted: row.admitted,
+                restored: restored.get(id).copied(),
             })
             .collect()
     }

@@ -185,7 +185,7 @@ fn clear(volume: &Volume, directory: Ino) {
     }
 }
 
-fn run(replicas: &mut [Replica; 2], who: usize, op: &Op) {
+fn run(replicas: &mut [Replica; 2], who: usize, op: &Op, number: usize) {
     let replica = &replicas[who];
     let done = match op {
         Op::Write(at, size) => replica.write(&path(*at), &vec![*size as u8; *size]),
@@ -238,7 +238,8 @@ fn run(replicas: &mut [Replica; 2], who: usize, op: &Op) {
             Ok(())
         }
         Op::Salvage => {
-            replicas[who].salvage(9);
+            // With randomness of its own: two logs of one number would be one that goes on elsewhere.
+            replicas[who].salvage(100 + 2 * number as u64);
             Ok(())
         }
         Op::Restart => {
@@ -264,14 +265,14 @@ proptest! {
         let mut replicas = [alice, bob];
         let mut seen: [Vec<(u64, Timestamp, Vec<String>)>; 2] = Default::default();
         let mut held = [None, None];
-        for (who, op, closes) in ops {
+        for (number, (who, op, closes)) in ops.into_iter().enumerate() {
             match op {
                 Op::Hold(at, size) => hold(&replicas[who], &mut held[who], Some((at, size))),
                 // The process ends.
                 Op::Restart | Op::Salvage => hold(&replicas[who], &mut held[who], None),
                 _ => {}
             }
-            run(&mut replicas, who, &op);
+            run(&mut replicas, who, &op, number);
             if closes || matches!(op, Op::Meet) {
                 for (replica, seen) in replicas.iter().zip(&mut seen) {
                     replica.volume.commit_now().unwrap();

@@ -12,10 +12,13 @@ use crate::{
     home::Home,
     open_volume::ask_or_open,
     output::{self, bytes, count},
-    report::{LocalVolume, Peer, Status},
+    report::{Holder, LocalVolume, Peer, Status, Waiting},
     select::inspect,
     unlock::read_passphrase,
 };
+
+/// More files that are waited for are only counted.
+const WAITING_SHOWN: usize = 20;
 
 pub(crate) fn status(home: &Home, args: &Listing) -> Outcome<()> {
     let Reply::Status(status) = ask_or_open(home, &args.which, &Request::Status)? else { return Err(unexpected()) };
@@ -45,6 +48,20 @@ fn screen(status: &Status) -> String {
     if status.conflicts > 0 {
         lines.push(format!("conflicts   {}: `p2pfs conflicts` tells of them", count(status.conflicts, "name")));
     }
+    if let Some(copy) = &status.older_copy {
+        let not_met: Vec<_> = copy.not_met.iter().map(|(name, id)| format!("{name} {}", short(id))).collect();
+        let left =
+            if not_met.is_empty() { "all others met since".to_owned() } else { not_met.join(", ") + " not met since" };
+        lines.push(format!("older copy  this device's store was put back from one, noticed {}; {left}", copy.noticed));
+    }
+    for device in &status.restored {
+        let (name, id, since) = (&device.name, short(&device.device), &device.since);
+        lines.push(format!("restored    {name} {id} goes on from an older copy of its store since {since}"));
+    }
+    lines.extend(status.waiting.iter().take(WAITING_SHOWN).map(waiting));
+    if status.waiting.len() > WAITING_SHOWN {
+        lines.push(format!("waiting     for {} more", count((status.waiting.len() - WAITING_SHOWN) as u64, "file")));
+    }
     lines.push(format!("peers       {} of {} connected", status.peers_connected, status.peers_known));
     for registry in &status.registries {
         lines.push(format!("registry    {} {}", place(&registry.address), registry.state));
@@ -56,6 +73,21 @@ fn screen(status: &Status) -> String {
         lines.push(format!("invitation  {} until {}", invitation.role, invitation.expires));
     }
     lines.join("\n")
+}
+
+/// A file that is waited for, in one line.
+fn waiting(file: &Waiting) -> String {
+    let path = file.path.as_deref().unwrap_or("a file without a name");
+    let past = if file.past { " as it was" } else { "" };
+    let failed = if file.readers == 0 { ", in vain" } else { "" };
+    let who = |holder: &Holder| {
+        let name = holder.name.as_deref().unwrap_or("?");
+        let there = if holder.connected { "connected" } else { "offline" };
+        format!("{name} {} {} ({there})", short(&holder.device), holder.why)
+    };
+    let who: Vec<String> = file.devices.iter().map(who).collect();
+    let who = if who.is_empty() { "nobody is known to have it".to_owned() } else { who.join(", ") };
+    format!("waiting     for {path}{past} since {}{failed}: {who}", file.since)
 }
 
 pub(crate) fn peers(home: &Home, args: &Listing) -> Outcome<()> {
@@ -94,6 +126,10 @@ fn peer_row(peer: &Peer) -> Vec<String> {
             "comparing".to_owned()
         }
         (true, _) => behind(),
+    };
+    let state = match &peer.restored {
+        Some(since) => format!("{state}, goes on from an older copy since {since}"),
+        None => state,
     };
     vec![
         peer.name.clone().unwrap_or_else(|| "?".to_owned()),
@@ -200,6 +236,7 @@ mod tests {
             holds_all_mine: Some(true),
             all_theirs_here: Some(true),
             connected_seconds: Some(5),
+            restored: None,
         }
     }
 
@@ -215,5 +252,7 @@ mod tests {
         check(&Peer { in_step: false, missing_here: Some(1), ..peer() }, "1 commit to come");
         check(&Peer { in_step: false, missing_there: Some(2), ..peer() }, "2 commits to go");
         check(&Peer { holds_all_mine: Some(false), ..peer() }, "contents to go");
+        let restored = Some("2026-11-22T09:15:00Z".to_owned());
+        check(&Peer { restored, ..peer() }, "in step, goes on from an older copy since 2026-11-22T09:15:00Z");
     }
 }

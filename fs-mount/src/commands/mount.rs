@@ -39,6 +39,7 @@ pub(crate) fn run(home: &Home, args: Mount) -> Outcome<()> {
         source: args.source,
         listen: args.listen,
         registries: args.registry,
+        absent_timeout: args.absent_timeout,
     };
     if args.foreground {
         return daemon::run(config, |ready| {

@@ -227,7 +227,9 @@ async fn unmount(shared: &Arc<Shared>, mut reader: BufReader<OwnedReadHalf>, mut
 fn status(shared: &Shared) -> report::Status {
     let mut status = report::status(&shared.volume, &shared.profile);
     status.mountpoint = Some(shared.mountpoint.display().to_string());
-    status.peers_connected = shared.network.connected().len();
+    let connected: Vec<_> = shared.network.connected().iter().map(|peer| peer.device).collect();
+    status.peers_connected = connected.len();
+    status.waiting = report::waiting(&shared.volume, &shared.waits(), &connected);
     status.registries = shared.network.registries();
     status.listen = shared.network.addresses().iter().map(ToString::to_string).collect();
     status
@@ -240,8 +242,8 @@ fn peers(shared: &Shared) -> Vec<report::Peer> {
     for connected in shared.network.connected() {
         let device = connected.device.to_string();
         let place = known.iter().position(|peer| peer.device == device);
-        let name = place.and_then(|place| known.remove(place).name);
-        peers.push(shared.network.report(&connected, name));
+        let known = place.map(|place| known.remove(place));
+        peers.push(shared.network.report(&connected, known));
     }
     peers.extend(known);
     peers

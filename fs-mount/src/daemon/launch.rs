@@ -16,6 +16,7 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    time::Duration,
 };
 
 use serde::{Deserialize, Serialize};
@@ -45,6 +46,7 @@ struct Order {
     source: String,
     listen: Option<SocketAddr>,
     registries: Vec<String>,
+    absent_timeout: Duration,
 }
 
 impl Drop for Order {
@@ -156,6 +158,7 @@ fn encode(config: &Config) -> Zeroizing<String> {
         source: config.source.clone(),
         listen: config.listen,
         registries: config.registries.iter().map(ToString::to_string).collect(),
+        absent_timeout: config.absent_timeout,
     };
     Zeroizing::new(serde_json::to_string(&order).expect("an order can be encoded"))
 }
@@ -179,6 +182,7 @@ fn decode(text: &str) -> Outcome<Config> {
         source: order.source.clone(),
         listen: order.listen,
         registries: order.registries.iter().map(|r| r.parse()).collect::<Result<_, _>>().map_err(|_| wrong())?,
+        absent_timeout: order.absent_timeout,
     })
 }
 
@@ -217,6 +221,7 @@ mod tests {
             source: "here and there".to_owned(),
             listen: Some("127.0.0.1:0".parse().unwrap()),
             registries: Vec::new(),
+            absent_timeout: Duration::from_secs(7),
         };
         let back = decode(&encode(&config)).unwrap();
         assert_eq!(back.dir.path(), config.dir.path());
@@ -224,6 +229,7 @@ mod tests {
         assert_eq!(back.passphrase, config.passphrase);
         assert_eq!(back.mountpoint, config.mountpoint);
         assert_eq!(back.source, config.source);
+        assert_eq!(back.absent_timeout, config.absent_timeout);
         assert_eq!((back.create, back.allow_other, back.listen), (true, false, config.listen));
     }
 

@@ -147,9 +147,10 @@ impl Network {
         self.ask(Swarm::known_peers)
     }
 
-    /// A connected peer, as listed.
-    pub(crate) fn report(&self, peer: &PeerStatus, name: Option<String>) -> report::Peer {
+    /// A connected peer, as listed; `known` is what the volume knows of it.
+    pub(crate) fn report(&self, peer: &PeerStatus, known: Option<report::Peer>) -> report::Peer {
         let progress = &peer.progress;
+        let (name, restored) = known.map_or((None, None), |known| (known.name, known.restored));
         report::Peer {
             name,
             device: peer.device.to_string(),
@@ -162,6 +163,7 @@ impl Network {
             holds_all_mine: Some(progress.they_hold_all_mine),
             all_theirs_here: Some(progress.i_hold_all_theirs),
             connected_seconds: Some(peer.since.elapsed().as_secs()),
+            restored,
         }
     }
 

@@ -17,7 +17,7 @@ use log::{error, trace, warn};
 use parking_lot::Mutex;
 use volume::{Error, Result, Volume, content::BlockHash, node::Ino};
 
-use super::pool::Pool;
+use super::{pool::Pool, waits::Waits};
 use crate::errno::{errno, errno_of_node};
 
 /// Threads that wait for content. One reader's read-ahead is a handful of requests, and the kernel has at most
@@ -72,16 +72,18 @@ pub(super) struct Calls {
     absent_timeout: Duration,
     waiting: Pool,
     given_up: GivenUp,
+    waits: Waits,
 }
 
 impl Calls {
-    pub(super) fn new(volume: Volume, changes: Changes, absent_timeout: Duration) -> Self {
+    pub(super) fn new(volume: Volume, changes: Changes, absent_timeout: Duration, waits: Waits) -> Self {
         Self {
             volume,
             changes,
             absent_timeout,
             waiting: Pool::new("p2pfs-waiting", WAITING_MAX),
             given_up: GivenUp::default(),
+            waits,
         }
     }
 
@@ -151,8 +153,14 @@ impl Calls {
     ) {
         let now = Instant::now();
         let deadline = if self.given_up.lately(request.ino, now) { now } else { now + self.absent_timeout };
-        let calls = self.clone();
-        self.waiting.run(move || answer(calls.retry_until(deadline, request, absent, call)));
+        let (calls, ino) = (self.clone(), Ino(request.ino));
+        self.waits.begin(ino, &absent, now);
+        self.waiting.run(move || {
+            let result = calls.retry_until(deadline, request, absent, call);
+            let still = if let Err(Error::Absent(still)) = &result { Some(still.as_slice()) } else { None };
+            calls.waits.end(ino, still, Instant::now());
+            answer(result);
+        });
     }
 
     fn retry_until<T>(
@@ -172,8 +180,9 @@ impl Calls {
                     if now >= deadline {
                         if self.given_up.add(request.ino, now) {
                             let first = still.first().map(ToString::to_string).unwrap_or_default();
+                            let who = self.who_has(request);
                             warn!(
-                                "{request}: {} block(s) came from no peer in time, the first is {first}",
+                                "{request}: {} block(s) came from no peer in time, the first is {first}; {who}",
                                 still.len()
                             );
                         }
@@ -186,6 +195,18 @@ impl Calls {
                 }
                 result => return result,
             }
+        }
+    }
+
+    /// Which devices have the content that a request lacks, for the log.
+    fn who_has(&self, request: Request) -> String {
+        match self.read(request, |volume| volume.holders(Ino(request.ino))) {
+            Ok(holders) => {
+                let made = format!("device {} made the version", holders.author.short());
+                let said = holders.complete.iter().map(|device| format!(", {} said to have all", device.short()));
+                std::iter::once(made).chain(said).collect()
+            }
+            Err(_) => "nobody is known to have it".to_owned(),
         }
     }
 

@@ -28,6 +28,7 @@ use super::{
     MountError, MountOptions, Mounted,
     calls::{Calls, Changes, Request},
     mount,
+    waits::Waits,
 };
 
 /// How long the mounts wait for absent content here.
@@ -365,7 +366,7 @@ fn a_mount_point_must_be_a_directory() {
 
 #[test]
 fn a_panic_in_a_call_is_an_io_error() {
-    let calls = Calls::new(volume_of_one(), Changes::default(), ABSENT_TIMEOUT);
+    let calls = Calls::new(volume_of_one(), Changes::default(), ABSENT_TIMEOUT, Waits::default());
     let request = Request::new("lookup", INodeNo(1));
     let result: volume::Result<()> = calls.read(request, |_| panic!("a bug in the volume"));
     assert!(matches!(result, Err(Error::Io(_))));

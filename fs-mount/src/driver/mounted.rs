@@ -12,11 +12,13 @@ use std::{
 use log::{debug, error, info};
 use parking_lot::{Condvar, Mutex};
 use rustix::mount::UnmountFlags;
+use volume::content::BlockHash;
 
 use super::{
     MountError,
     invalidation::Told,
     mount_table::{self, MountEntry},
+    waits::{Wait, Waits},
 };
 
 /// How long unmounting tries on while the mount is busy: indexers and file managers look into directories in passing.
@@ -25,6 +27,8 @@ const BUSY_PAUSE: Duration = Duration::from_millis(50);
 /// How long the session may take to end once the mount is gone from the tree. It takes longer only when the mount lives
 /// on elsewhere (another mount namespace, an open file after a lazy unmount).
 const LINGER: Duration = Duration::from_secs(10);
+/// For how long a content is listed that was waited for in vain.
+const LATELY: Duration = Duration::from_secs(60 * 60);
 
 /// A mounted volume. Dropping it takes the mount out of the tree, even when busy.
 #[derive(Debug)]
@@ -32,6 +36,7 @@ pub struct Mounted {
     entry: MountEntry,
     ending: Arc<Ending>,
     told: Told,
+    waits: Waits,
 }
 
 /// Whether the session is over, and with what outcome.
@@ -55,8 +60,14 @@ impl Ending {
 
 impl Mounted {
     /// The mount that `entry` tells of, until `ending` is told.
-    pub(super) fn new(entry: MountEntry, ending: Arc<Ending>, told: Told) -> Self {
-        Self { entry, ending, told }
+    pub(super) fn new(entry: MountEntry, ending: Arc<Ending>, told: Told, waits: Waits) -> Self {
+        Self { entry, ending, told, waits }
+    }
+
+    /// The files whose contents are waited for, or were lately and have not come since; `has` tells which blocks have. Those
+    /// waited for longest come first.
+    pub fn waits(&self, has: impl Fn(&BlockHash) -> bool) -> Vec<Wait> {
+        self.waits.list(LATELY, has)
     }
 
     /// Where it is mounted.

@@ -39,6 +39,7 @@ use super::{
     past::{self, Past},
     pool::Pool,
     replies::{GENERATION, VALID, answer_attributes, answer_empty, answer_statistics, answer_written, answer_xattr},
+    waits::Waits,
     xattr_name,
 };
 use crate::errno;
@@ -70,8 +71,14 @@ pub(super) struct Driver {
 
 impl Driver {
     /// Tells `ending` when the session is over and everything is on the disk.
-    pub(super) fn new(volume: Volume, options: &MountOptions, noticed: Noticed, ending: Arc<Ending>) -> Self {
-        let calls = Calls::new(volume, noticed.changes, options.absent_timeout);
+    pub(super) fn new(
+        volume: Volume,
+        options: &MountOptions,
+        noticed: Noticed,
+        ending: Arc<Ending>,
+        waits: Waits,
+    ) -> Self {
+        let calls = Calls::new(volume, noticed.changes, options.absent_timeout, waits);
         Self {
             ending,
             awake: Awake::new(),

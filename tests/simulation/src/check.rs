@@ -18,7 +18,7 @@ use volume::{
 use crate::{
     disk::Disk,
     forger::FORBIDDEN,
-    ledger::{Token, print, tokens},
+    ledger::{Print, Token, print, tokens},
     model::{History, Reference},
     view::{ABSENT, LONGEST, differences, dump, entries, read, text},
     world::{Violation, World},
@@ -85,7 +85,7 @@ impl World {
                 return fail(format!("{}: {} went back to {}", device.name, entry.path, text(&bytes)));
             }
         }
-        Ok(())
+        self.nothing_older_than_before_copies(r)
     }
 
     /// Nothing that peers make grows without end.
@@ -310,6 +310,68 @@ impl World {
         Ok(found)
     }
 
+    /// Which versions a user of `volume` sees.
+    pub(crate) fn prints(volume: &Volume) -> BTreeSet<Print> {
+        let files = entries(volume).unwrap_or_default().into_iter().filter(|e| e.kind == NodeKind::File);
+        files.filter_map(|file| read(volume, file.ino).ok()).map(|bytes| print(&bytes)).collect()
+    }
+
+    /// All who went back to an older copy of the disk know that they have met the others since.
+    fn all_are_met(&self, honest: &[usize]) -> Result<(), Violation> {
+        for &r in honest {
+            let unmet = self.volume(r)?.restored().map(|(_, unmet)| unmet).unwrap_or_default();
+            if let Some(other) = honest.iter().find(|other| unmet.contains(&self.devices[**other].id())) {
+                let (name, other) = (&self.devices[r].name, &self.devices[*other].name);
+                return fail(format!("{name} doesn't know that it met {other}"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Once `r` knows that it has met all others since it went back to an older copy of the disk, it shows nothing older than
+    /// before.
+    fn nothing_older_than_before_copies(&mut self, r: usize) -> Result<(), Violation> {
+        for before in self.before_copies.iter().filter(|before| before.of == r) {
+            let device = &self.devices[r];
+            let volume = self.volume(r)?;
+            let honest = (0..self.devices.len()).filter(|other| !self.is_mallory(*other));
+            let honest: BTreeSet<DeviceId> = honest.map(|other| self.devices[other].id()).collect();
+            if volume.restored().is_none_or(|(_, unmet)| unmet.iter().any(|id| honest.contains(id))) {
+                continue;
+            }
+            let written = |ino| device.files.contains_key(ino) || device.blurred.contains(ino);
+            for (ino, old) in before.shown.iter().filter(|(ino, _)| !written(*ino)) {
+                let Ok(bytes) = read(&volume, *ino) else { continue };
+                if before.ancestry.is_ancestor(print(&bytes), *old) {
+                    return fail(format!("{}: inode {} went back with an older copy of the disk", device.name, ino.0));
+                }
+            }
+            self.counts.many("check: files looked at after an older copy", before.shown.len() as u64);
+        }
+        Ok(())
+    }
+
+    /// No number of a log stands for different changes of an honest device that never wrote to an older copy unnoticed. What
+    /// was pending in one that was noticed stands under the number that it got: the changes themselves, or the first of them.
+    fn numbers_used_once(&mut self, first: usize, honest: &[usize]) -> Result<(), Violation> {
+        let who = honest.iter().filter(|r| !self.unnoticed.contains(*r));
+        let who: BTreeMap<DeviceId, String> =
+            who.map(|r| (self.devices[*r].id(), self.devices[*r].name.clone())).collect();
+        let mut used: BTreeMap<_, Rc<Commit>> = BTreeMap::new();
+        for commit in self.commits(first)? {
+            let header = &commit.header;
+            let Some(name) = who.get(&header.device) else { continue };
+            let Some(other) = used.insert((header.device, header.log, header.seq), commit.clone()) else { continue };
+            let (one, two) = (&commit.raw.changes, &other.raw.changes);
+            let common = one.len().min(two.len());
+            if one[..common] != two[..common] {
+                return fail(format!("{name} used number {} of its log {} twice", header.seq, header.log));
+            }
+            self.counts.add("check: a number that an older copy used again for what was pending in it");
+        }
+        Ok(())
+    }
+
     /// All have met: they know the same, show the same, it is right, and nothing that was promised is gone.
     pub(crate) fn verify_all(&mut self, honest: &[usize]) -> Result<(), Violation> {
         let Some(&first) = honest.first() else { return Ok(()) };
@@ -333,6 +395,8 @@ impl World {
             }
             self.look(r)?;
         }
+        self.all_are_met(honest)?;
+        self.numbers_used_once(first, honest)?;
         for &r in honest {
             if r == first {
                 self.verify(r, honest)?;

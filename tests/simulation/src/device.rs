@@ -56,6 +56,8 @@ pub(crate) struct Device {
     pub(crate) blurred: BTreeSet<Ino>,
     seed: u64,
     boots: u64,
+    /// Its disk was replaced by an older copy, which shows at the next start.
+    pub copied: bool,
     id: VolumeId,
     /// Its and its user's names. Working them out of the keys takes long.
     names: (DeviceId, UserId),
@@ -87,6 +89,7 @@ impl Device {
             blurred: BTreeSet::new(),
             seed,
             boots: 0,
+            copied: false,
             id: VolumeId::ZERO,
             names: (device.id(), user.id()),
             secret,
@@ -138,8 +141,10 @@ impl Device {
 
     /// Starts it with what its disk has.
     pub(crate) fn start(&mut self) -> Result<()> {
-        let parts = self.parts();
-        self.volume = Some(Volume::load(parts, self.id)?);
+        let (parts, id) = (self.parts(), self.id);
+        let volume = if self.copied { Volume::load_copy(parts, id)? } else { Volume::load(parts, id)? };
+        self.copied = false;
+        self.volume = Some(volume);
         Ok(())
     }
 

@@ -61,7 +61,7 @@ struct Acknowledged {
 }
 
 /// See the module.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(crate) struct Ledger {
     next: u32,
     acknowledged: BTreeMap<Token, BTreeMap<usize, Acknowledged>>,

@@ -8,7 +8,8 @@
 //! - every replica shows the tree that the [reference model](model) gives for its commits, and in the end all the same;
 //! - nothing that was acknowledged is gone: what `close`, `fsync` and calls on names answered survives the death of the
 //!   process, what `fsync` answered also power loss;
-//! - nobody is shown an older version of a file than before, and no commit that was sent is lost by its sender;
+//! - nobody is shown an older version of a file than before, also who went back to an older copy of the disk and has met
+//!   the others since; a device that notices such a copy uses no number of its log twice; and no commit that was sent is lost by its sender;
 //! - no store has a commit that a member did not sign, or a block that is not what its name says;
 //! - honest devices take nobody honest for misbehaving, and nothing that peers say grows without end.
 //!
@@ -92,10 +93,11 @@ pub fn kinds() -> Vec<&'static str> {
     lies.chain(TROUBLES).collect()
 }
 
-const TROUBLES: [&str; 52] = [
+const TROUBLES: [&str; 53] = [
     "agreed: a snapshot was made",
     "agreed: a snapshot was removed",
     "agreed: something was set",
+    "a backup that was restored is noticed",
     "an old backup was restored",
     "clock: jumped",
     "clock: set back a year",

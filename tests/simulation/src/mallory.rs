@@ -136,19 +136,18 @@ impl World {
                 "sends without end"
             }
             10 => {
-                let image = self.devices[mallory].disk.image();
-                self.backup = Some((mallory, self.step, image));
+                self.backup = Some(self.back_up(mallory));
                 "keeps a copy of its store"
             }
             _ => {
                 // What it signs from here on has numbers that it has used.
-                let Some((_, _, image)) = self.backup.take().filter(|b| b.0 == mallory) else {
+                let Some(backup) = self.backup.take().filter(|b| b.of == mallory) else {
                     return Ok("nothing");
                 };
                 self.ledger.went_back();
                 self.disconnect_all(mallory);
                 self.devices[mallory].stop();
-                self.devices[mallory].disk.restore(&image);
+                self.devices[mallory].disk.restore(&backup.image);
                 self.devices[mallory].shown.clear();
                 self.devices[mallory].shown_for_good.clear();
                 if self.devices[mallory].start().is_err() {

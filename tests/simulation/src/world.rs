@@ -11,7 +11,7 @@ use std::{
 
 use crypto::SymmetricKey;
 use volume::{
-    BlockHash, Error, Message, Role, TicketSecret,
+    BlockHash, Error, Ino, Message, NodeKind, Role, TicketSecret,
     commit::{ClaimedCommit, Commit, commit_hash},
     id::CommitHash,
 };
@@ -22,11 +22,11 @@ use crate::{
     device::Device,
     disk::{Disk, Image, Trouble, Value},
     forger::{Joiner, follow},
-    ledger::Ledger,
+    ledger::{Ledger, Print, print},
     lot::Lot,
     trace::Trace,
     user::Trip,
-    view::{differences, dump},
+    view::{differences, dump, entries, read},
     wire::Connection,
 };
 
@@ -34,6 +34,25 @@ const REPLICAS: [&str; 6] = ["replicas: 2", "replicas: 3", "replicas: 4", "repli
 const WHO: [&str; 7] = ["alice", "bob", "carol", "dora", "erin", "frank", "grace"];
 /// A year, in milliseconds.
 const YEAR: i64 = 365 * 86_400_000;
+
+/// A device's disk at some step.
+pub(crate) struct Backup {
+    pub of: usize,
+    pub step: usize,
+    pub image: Image,
+    /// Files that were open, or had something that could not be stored.
+    pub open: BTreeSet<Ino>,
+    /// Changes were in no commit yet, as far as can be told: signed by both, they stand beside what came of them.
+    pub pending: bool,
+}
+
+/// What a device showed before its disk was replaced by an older copy.
+pub(crate) struct BeforeCopy {
+    pub of: usize,
+    pub shown: BTreeMap<Ino, Print>,
+    /// Which version came before which, as it was known then.
+    pub ancestry: Ledger,
+}
 
 /// Something that must not be.
 #[derive(Debug)]
@@ -82,7 +101,11 @@ pub(crate) struct World {
     pub step: usize,
     pub mallory: Option<usize>,
     /// A device's disk at some step.
-    pub backup: Option<(usize, usize, Image)>,
+    pub backup: Option<Backup>,
+    /// What was shown where an older copy replaced a disk, and must never be followed by something older.
+    pub before_copies: Vec<BeforeCopy>,
+    /// Devices that went on from an older copy without noticing.
+    pub unnoticed: BTreeSet<usize>,
     /// Blocks of disks that an older copy replaced, which no other honest device had for good by then.
     pub replaced: BTreeMap<BlockHash, Value>,
     /// Every commit that was ever sent.
@@ -129,6 +152,8 @@ impl World {
             step: 0,
             mallory: None,
             backup: None,
+            before_copies: Vec::new(),
+            unnoticed: BTreeSet::new(),
             replaced: BTreeMap::new(),
             overheard: Vec::new(),
             sent: BTreeSet::new(),
@@ -255,7 +280,7 @@ impl World {
         events.push((60, Event::Mischief));
         events.push((4, Event::Repair));
         if lot.chance(300) {
-            events.extend([(3, Event::Backup), (2, Event::Restore)]);
+            events.extend([(6, Event::Backup), (5, Event::Restore)]);
         }
         events
     }
@@ -358,14 +383,14 @@ impl World {
                 self.note(r, "starts");
             }
             Event::Backup if self.backup.is_none() => {
-                self.backup = Some((r, self.step, self.devices[r].disk.image()));
+                self.backup = Some(self.back_up(r));
                 self.note(r, "is backed up");
             }
             Event::Restore => {
-                if let Some((r, step, image)) = self.backup.take().filter(|b| !self.is_mallory(b.0)) {
+                if let Some(backup) = self.backup.take().filter(|b| !self.is_mallory(b.of)) {
                     self.counts.add("an old backup was restored");
-                    self.restore(r, step, &image)?;
-                    self.note(r, &format!("is back at step {step}"));
+                    self.restore(&backup)?;
+                    self.note(backup.of, &format!("is back at step {}", backup.step));
                 }
             }
             Event::ClockJumps => {
@@ -719,8 +744,49 @@ impl World {
         Ok(())
     }
 
+    /// A copy of a device's disk.
+    pub(crate) fn back_up(&self, of: usize) -> Backup {
+        let device = &self.devices[of];
+        let open = device.files.keys().chain(&device.blurred).copied().collect();
+        let pending = device.volume.as_ref().is_none_or(|volume| volume.status().pending_changes > 0);
+        Backup { of, step: self.step, image: device.disk.image(), open, pending }
+    }
+
+    /// What a device showed, as far as others show the same and the copy has a name for it. What was open when the copy was
+    /// made is published a second time, beside what came of it the first time.
+    fn before_copy(&self, backup: &Backup, elsewhere: &BTreeSet<Print>) -> BeforeCopy {
+        let device = &self.devices[backup.of];
+        let volume = device.volume.as_ref().filter(|_| !device.disk.is_troubled() && !backup.pending);
+        let files = volume.and_then(|volume| Some((volume, entries(volume).ok()?)));
+        let mut shown = BTreeMap::new();
+        if let Some((volume, files)) = files {
+            for file in files.into_iter().filter(|file| file.kind == NodeKind::File && !backup.open.contains(&file.ino))
+            {
+                let seen = read(volume, file.ino).ok().map(|bytes| print(&bytes));
+                if let Some(seen) = seen.filter(|seen| elsewhere.contains(seen)) {
+                    shown.insert(file.ino, seen);
+                }
+            }
+        }
+        BeforeCopy { of: backup.of, shown, ancestry: self.ledger.clone() }
+    }
+
     /// An old backup is restored.
-    fn restore(&mut self, r: usize, step: usize, image: &Image) -> Result<(), Violation> {
+    fn restore(&mut self, backup: &Backup) -> Result<(), Violation> {
+        let (r, step, image) = (backup.of, backup.step, &backup.image);
+        // What others know too must come back from them.
+        let sound = |r: &usize| self.devices[*r].volume.is_some() && !self.devices[*r].disk.is_troubled();
+        let who: Vec<usize> = (0..self.devices.len()).filter(|r| !self.is_mallory(*r)).filter(sound).collect();
+        if who.contains(&r) && self.lot.chance(700) {
+            self.meet(&who)?;
+        }
+        let mut prints = BTreeSet::new();
+        for (other, device) in self.devices.iter().enumerate().filter(|(other, _)| *other != r) {
+            if let Some(volume) = device.volume.as_ref().filter(|_| !self.is_mallory(other)) {
+                prints.extend(World::prints(volume));
+            }
+        }
+        let mut before = self.before_copy(backup, &prints);
         self.stop(r);
         let mut elsewhere = BTreeSet::new();
         for (other, device) in self.devices.iter().enumerate().filter(|(other, _)| *other != r) {
@@ -737,7 +803,24 @@ impl World {
         device.shown.clear();
         device.shown_for_good.clear();
         self.ledger.rolled_back(r, step, &elsewhere);
-        self.start(r)
+        // What the next copy loses was perhaps only here.
+        self.before_copies.clear();
+        if self.lot.chance(500) {
+            self.counts.add("a backup that was restored is noticed");
+            self.devices[r].copied = true;
+        } else {
+            self.unnoticed.insert(r);
+        }
+        self.start(r)?;
+        if let Some(volume) = &self.devices[r].volume {
+            // Numbers that the copy hasn't given out come to stand for other files.
+            let there: BTreeSet<Ino> = entries(volume).unwrap_or_default().into_iter().map(|e| e.ino).collect();
+            self.counts.many("check: files shown as an older copy came", before.shown.len() as u64);
+            before.shown.retain(|ino, _| there.contains(ino));
+            self.counts.many("check: of these, files that the copy has", before.shown.len() as u64);
+            self.before_copies.push(before);
+        }
+        Ok(())
     }
 
     /// All troubles end, and everybody but Mallory meets; then everything is checked.

@@ -85,6 +85,7 @@ pub struct Packs {
     /// Packs from this number on are written by this process, so their rows need no check.
     first_own: u32,
     recovery: Recovery,
+    lacks_synced: bool,
     rows: Mutex<LruCache<BlockHash, Place>>,
     files: Mutex<LruCache<u32, Arc<Pack>>>,
     reading: Mutex<Reading>,
@@ -189,6 +190,7 @@ impl Packs {
             pack_bytes,
             first_own: opened.next_number,
             recovery: opened.recovery,
+            lacks_synced: opened.lacks_synced,
             rows: Mutex::new(LruCache::new(NonZeroUsize::new(INDEX_ROWS).expect("a positive constant"))),
             files: Mutex::new(LruCache::new(NonZeroUsize::new(OPEN_PACKS).expect("a positive constant"))),
             reading: Mutex::default(),
@@ -218,6 +220,11 @@ impl Packs {
     /// What opening found after a crash.
     pub fn recovery(&self) -> Recovery {
         self.recovery
+    }
+
+    /// Whether opening found less than the store knows to have been synced: an older copy of the packs, or damage.
+    pub fn lacks_synced(&self) -> bool {
+        self.lacks_synced
     }
 
     /// Syncs and records that nothing is left to check. The next append takes that back.

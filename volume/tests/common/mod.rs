@@ -181,6 +181,12 @@ impl Replica {
         self.volume = Volume::load(self.parts(salt), id).unwrap();
     }
 
+    /// Opens a store that is noticed to be an older copy.
+    pub fn restart_as_copy(&mut self, salt: u64) {
+        let id = self.volume.id();
+        self.volume = Volume::load_copy(self.parts(salt), id).unwrap();
+    }
+
     /// [`Self::restart`], which a damaged store may not survive.
     pub fn try_restart(&mut self, salt: u64) -> Result<()> {
         self.volume = Volume::load(self.parts(salt), self.volume.id())?;

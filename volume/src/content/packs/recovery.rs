@@ -47,6 +47,8 @@ pub(super) struct Opened {
     pub(super) next_number: u32,
     /// The pack to append to: the newest, if it was closed in order.
     pub(super) append_to: Option<u32>,
+    /// Not all is there that the store knows to have been synced.
+    pub(super) lacks_synced: bool,
 }
 
 /// What is done where a pack holds no whole record.
@@ -78,6 +80,11 @@ pub(super) fn recover(dir: &Path, store: &SealedStore) -> Result<Opened> {
         Some(_) => Broken::PassIfMoreFollows,
     };
     let mut point = known.unwrap_or_default();
+    let synced = fs::metadata(format::path(dir, point.pack)).map_or(0, |meta| meta.len());
+    let lacks_synced = synced < point.end;
+    if lacks_synced {
+        log::warn!("the packs lack blocks that were synced: an older copy of them, or damage");
+    }
     let newest = numbers.last().copied().max(known.map(|point| point.newest));
     let next_number = newest.map_or(0, |newest| newest.saturating_add(1));
     if point.closed {
@@ -85,7 +92,7 @@ pub(super) fn recover(dir: &Path, store: &SealedStore) -> Result<Opened> {
         let len = fs::metadata(format::path(dir, newest)).map_or(0, |meta| meta.len());
         if len == point.end && point.pack == newest && numbers.last() == Some(&newest) {
             let recovery = Recovery::default();
-            return Ok(Opened { recovery, point, recorded: known, next_number, append_to: Some(newest) });
+            return Ok(Opened { recovery, point, recorded: known, next_number, append_to: Some(newest), lacks_synced });
         }
     }
     let mut recovery = Recovery::default();
@@ -113,7 +120,7 @@ pub(super) fn recover(dir: &Path, store: &SealedStore) -> Result<Opened> {
         store.put(&mut batch, Space::Meta, SyncPoint::KEY, &point.encode());
         store.apply(batch)?;
     }
-    Ok(Opened { recovery, point, recorded, next_number, append_to: None })
+    Ok(Opened { recovery, point, recorded, next_number, append_to: None, lacks_synced })
 }
 
 /// Checks the records of a pack from `from` on, does with what is no record as `broken` says, and syncs; returns where
