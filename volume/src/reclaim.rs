@@ -137,12 +137,12 @@ impl Drop for Noting<'_> {
 
 impl Volume {
     /// Removes the blocks that nobody needs any more, and gives their room back to the disk. In small steps with `pace`
-    /// between them, until that is false. One at a time: while another runs, this does nothing.
+    /// between them, until that is false. One at a time: while another runs, or history is thinned out, this waits.
     ///
     /// # Errors
     /// [`Error::Damaged`] if a record can't be read that may need blocks: nothing is removed then. The disk fails.
     pub fn reclaim(&self, pace: &mut dyn FnMut() -> bool) -> Result<Reclaimed> {
-        let Some(_turn) = self.inner.reclaiming.try_lock() else { return Ok(Reclaimed::default()) };
+        let _turn = self.inner.reclaiming.lock();
         let mut done = Reclaimed::default();
         self.inner.core.lock().touched = Some(Vec::new());
         self.inner.blocks.note_young(true);

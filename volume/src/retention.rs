@@ -69,6 +69,8 @@ impl Volume {
         over: bool,
         pace: &mut dyn FnMut() -> bool,
     ) -> Result<Thinned> {
+        // Who tells what is kept must be who drops the rest.
+        let _turn = self.inner.reclaiming.lock();
         let now = self.inner.clock.now();
         let before = self.inner.core.lock().moments.clone();
         // Whoever may set it must not be able to have everything gone before anybody has noticed.

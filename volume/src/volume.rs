@@ -146,7 +146,7 @@ pub(crate) struct Inner {
     pub telling: RwLock<()>,
     /// Pasts that were looked at.
     pub pasts: Mutex<Pasts>,
-    /// Held by whoever looks for blocks that nobody needs.
+    /// Held by whoever drops history, or looks for blocks that nobody needs. Before the core's.
     pub reclaiming: Mutex<()>,
     pub archive: Option<Arc<Archive>>,
     space: Mutex<SpaceGuard>,
