@@ -68,6 +68,8 @@ fn old_versions_go_and_kept_ones_stay() {
     }
     // Older than sixty days, the last of each day is kept.
     peer.clock().set(-100 * DAY);
+    assert!(peer.refused(["reclaim"]).contains("date has jumped"));
+    peer.clock().set(-99 * DAY);
     let said = peer.run(["reclaim"]);
     assert!(said.contains("gave back 3"), "{said}");
     let left = packs(peer.home());

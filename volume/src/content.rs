@@ -62,6 +62,7 @@ pub use block_store::{BlockHead, BlockStore, MemoryBlocks};
 pub use blocks::Blocks;
 pub(crate) use blocks::{is_base, short};
 pub use draft::Draft;
+pub(crate) use draft::logged_base;
 pub use key_ring::{KeyRing, RingKey};
 pub use list::{FAN_OUT, LIST_NODE_MAX};
 pub use packs::{Packs, Recovery};

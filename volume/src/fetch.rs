@@ -230,6 +230,16 @@ impl Fetch {
 
     /// Blocks came that are what their names say; they are stored together, and what they lead to is listed.
     pub(crate) fn arrived(&self, blocks: &[(BlockHash, &[u8], BlockKind)]) -> Result<()> {
+        for (_, bytes, kind) in blocks {
+            match kind {
+                BlockKind::List => {
+                    let below: Vec<BlockHash> = children(bytes, 1).into_iter().map(|(hash, _)| hash).collect();
+                    self.blocks.note_needed(&below);
+                }
+                BlockKind::Patch { base } => self.blocks.note_needed(&[*base]),
+                BlockKind::Block => {}
+            }
+        }
         let named: Vec<_> = blocks.iter().map(|(hash, bytes, _)| (*hash, *bytes)).collect();
         self.blocks.put_all(&named, true)?;
         let state = &mut *self.state.lock();

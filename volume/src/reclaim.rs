@@ -21,7 +21,7 @@ use crypto::DeviceId;
 
 use crate::{
     commit::encode,
-    content::{BlockHash, BlockHead, Content, ContentData, short},
+    content::{BlockHash, BlockHead, Content, ContentData, logged_base, short},
     core::{Core, decode_row},
     error::{Error, Result},
     files::OpenFile,
@@ -100,7 +100,7 @@ impl Needed {
         self.now.contains(&name) || self.past.contains(&name)
     }
 
-    /// Adds all below a root; every block that is new here is told.
+    /// Adds all below a root; every block there is told.
     fn add(
         &mut self,
         volume: &Volume,
@@ -114,11 +114,15 @@ impl Needed {
                 return false;
             }
             if self.has_part_of(name) {
-                let is_new =
-                    if past { !self.now.contains(&name) && self.past.insert(name) } else { self.now.insert(name) };
-                if is_new && height == 0 {
-                    new(hash);
-                }
+                match past {
+                    true if self.now.contains(&name) => false,
+                    true => self.past.insert(name),
+                    false => self.now.insert(name),
+                };
+            }
+            // Also of other parts: what lies below a patch may be of this one.
+            if height == 0 {
+                new(hash);
             }
             true
         })
@@ -144,6 +148,13 @@ impl Volume {
     pub fn reclaim(&self, pace: &mut dyn FnMut() -> bool) -> Result<Reclaimed> {
         let _turn = self.inner.reclaiming.lock();
         let mut done = Reclaimed::default();
+        let store = self.inner.blocks.store();
+        store.reconsider()?;
+        if store.has_aside()? {
+            return Err(Error::damaged(
+                "blocks: `p2pfs verify --repair` fetches them again, and until then nothing is dropped",
+            ));
+        }
         self.inner.core.lock().touched = Some(Vec::new());
         self.inner.blocks.note_young(true);
         let _noting = Noting(self);
@@ -292,12 +303,21 @@ impl Volume {
             }
             Ok(())
         })?;
+        let logs = self.each_row(Space::Drafts, &[], pace, |key, plain| match logged_base(key, plain)? {
+            Some(Content { data: ContentData::Tree { root, blocks }, .. }) => {
+                needed.add(self, (root, blocks), false, &mut |_| ())
+            }
+            _ => Ok(()),
+        })?;
         self.open_contents(&mut needed)?;
+        // Power loss must not bring back what was replaced while this looked.
+        self.inner.blocks.sync()?;
+        self.inner.store.sync()?;
         touched.extend(self.inner.core.lock().touched.iter_mut().flat_map(std::mem::take));
         for tree in touched.iter() {
             needed.add(self, *tree, false, &mut |_| ())?;
         }
-        Ok(whole.then_some(needed))
+        Ok((whole && logs).then_some(needed))
     }
 
     /// Notes that these devices have seen all that came here up to an arrival: they won't bring back what was removed by

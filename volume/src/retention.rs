@@ -7,7 +7,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 use crate::{
     commit::encode,
-    core::Core,
+    core::{Core, decode_row},
     error::Result,
     history::{Moments, span},
     settings::Retention,
@@ -19,6 +19,10 @@ use crate::{
 /// Rows looked at between two pauses.
 const STEP: usize = 64;
 const HOUR: u64 = 3600;
+/// A clock may have gone on by so many seconds since it was last looked at.
+const JUMP: i64 = 7 * 86_400;
+/// Key in [`Space::Meta`] of the date when it was last looked at, and of that from which on it is believed.
+const CLOCK: &[u8] = b"clock";
 
 const DAY: Duration = Duration::from_secs(24 * HOUR);
 
@@ -97,10 +101,12 @@ impl Volume {
             return Ok(Thinned { rows: 0, moments: before.kept.len() });
         }
         let mut kept: BTreeSet<u64> = keep.thin(&moments, now).into_iter().collect();
+        kept.retain(|arrival| !pinned.contains(arrival));
         if over {
             kept = kept.iter().copied().skip(kept.len().div_ceil(2)).collect();
         }
-        kept.extend(pinned);
+        // Not one whose rows are gone already.
+        kept.extend(pinned.iter().filter(|arrival| before.at(**arrival) == Some(**arrival)));
         kept.retain(|arrival| (before.from..window).contains(arrival));
         let after = Moments { from: before.from, thinned_to: window, kept: kept.into_iter().collect() };
         let thinned = Thinned { rows: 0, moments: after.kept.len() };
@@ -109,6 +115,30 @@ impl Volume {
         }
         self.inner.core.lock().set_moments(after.clone())?;
         Ok(Thinned { rows: self.drop_rows(&after, pace)?, ..thinned })
+    }
+
+    /// Whether the clock is to be believed: what is dropped for a date that was wrong is gone. After a date that is more
+    /// than a week beyond the last one, or before it, a day goes by first. To be asked now and then, and each time before
+    /// [`Self::thin`].
+    ///
+    /// # Errors
+    /// The disk failed.
+    pub fn clock_is_steady(&self) -> Result<bool> {
+        let now = self.inner.clock.now().secs;
+        let core = self.inner.core.lock();
+        let known: Option<(i64, i64)> = match core.store.get(Space::Meta, CLOCK)? {
+            Some(bytes) => Some(decode_row("the clock", &bytes)?),
+            None => None,
+        };
+        let steady_from = match known {
+            Some((last, from)) if (last..=last.saturating_add(JUMP)).contains(&now) => from,
+            Some(_) => now.saturating_add(DAY.as_secs().cast_signed()),
+            None => now,
+        };
+        let mut batch = Batch::new();
+        core.store.put(&mut batch, Space::Meta, CLOCK, &encode(&(now, steady_from)));
+        core.store.apply(batch)?;
+        Ok(now >= steady_from)
     }
 
     /// Drops the rows that no moment needs.

@@ -281,7 +281,10 @@ fn take_over_moments(core: &mut Core, old: &Old) -> Result<()> {
     // The first one from there on that is here.
     let bound = |arrival: u64| match arrival {
         0 => 0,
-        _ => (arrival..arrival.saturating_add(GAP)).find_map(new).unwrap_or(core.next_arrival - 1),
+        _ => {
+            let after = (arrival..arrival.saturating_add(GAP)).find_map(new);
+            after.or_else(|| (arrival.saturating_sub(GAP)..arrival).rev().find_map(new)).unwrap_or(0)
+        }
     };
     let thinned_to = bound(was.thinned_to);
     let mut kept: Vec<u64> = was.kept.iter().copied().filter_map(new).filter(|kept| *kept < thinned_to).collect();

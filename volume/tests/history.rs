@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use common::{Replica, sync};
 use p2pfs_volume::{
-    AttributeChange, Attributes, Caller, Clock, Error, Handle, NewNode, NodeKind, OpenMode, RenameMode, Role, SetXattr,
-    Timestamp, Volume, is_past,
+    AttributeChange, Attributes, BlockHash, BlockStore, Caller, Clock, Error, Handle, NewNode, NodeKind, OpenMode,
+    RenameMode, Role, SetXattr, Timestamp, Volume, is_past,
     node::Ino,
     settings::{Budget, Retention},
 };
@@ -362,4 +362,30 @@ fn a_clock_that_was_a_year_ahead_hides_nothing_for_a_year() {
             assert_eq!(alice.volume.lookup(root, b"note").unwrap().size, size, "{restarted}");
         }
     }
+}
+
+#[test]
+fn nothing_is_dropped_while_a_list_is_damaged() {
+    let alice = Replica::founder("alice", 1);
+    alice.write("large", &vec![7; 1 << 20]).unwrap();
+    alice.write("old", &vec![8; 1 << 20]).unwrap();
+    alice.remove("old").unwrap();
+    alice.volume.commit_now().unwrap();
+    alice.clock.advance(100 * DAY);
+    alice.volume.thin(&Retention { monthly: Some(DAY), ..KEEP }, &[], false, &mut || true).unwrap();
+    let (blocks, names) = (&alice.blocks, alice.blocks.names());
+    // A list names 32 bytes for each of 16 blocks.
+    let is_list = |hash: &BlockHash| blocks.get(hash).unwrap().is_some_and(|bytes| bytes.len() == 16 * 32);
+    let lists: Vec<BlockHash> = names.iter().copied().filter(is_list).collect();
+    assert_eq!(lists.len(), 2);
+    for list in &lists {
+        alice.blocks.damage(list);
+    }
+    alice.volume.reclaim(&mut || true).unwrap_err();
+    assert_eq!(alice.blocks.names(), names);
+    for list in &lists {
+        alice.blocks.damage(list);
+    }
+    assert!(alice.volume.reclaim(&mut || true).unwrap().finished);
+    assert_eq!(alice.blocks.names().len(), names.len() / 2);
 }

@@ -87,6 +87,9 @@ fn tidy(shared: &Shared, pause: Duration, blocks_at: &mut Option<Instant>) -> Ou
     let failed = || "dropping what is no longer kept".to_owned();
     let keep = volume.retention().because(failed)?;
     let pinned = volume.snapshot_arrivals().because(failed)?;
+    if !volume.clock_is_steady().because(failed)? {
+        return Err(Failure::new("this machine's date has jumped: nothing of history is dropped for a day"));
+    }
     let mut thinned = volume.thin(&keep, &pinned, false, pace).because(failed)?;
     let mut done = Done { rows: thinned.rows, moments: thinned.moments, ..Done::default() };
     let due = blocks_at.is_none_or(|at| at.elapsed() >= BLOCKS_EVERY);
@@ -104,7 +107,11 @@ fn tidy(shared: &Shared, pause: Duration, blocks_at: &mut Option<Instant>) -> Ou
         if done.history_bytes <= keep.budget.bytes(disk(shared)) || thinned.moments <= pinned.len() {
             break;
         }
+        let moments = thinned.moments;
         thinned = volume.thin(&keep, &pinned, true, pace).because(failed)?;
+        if thinned.moments >= moments {
+            break;
+        }
         done.rows += thinned.rows;
         done.moments = thinned.moments;
     }

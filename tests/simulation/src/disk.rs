@@ -393,6 +393,10 @@ impl BlockStore for Disk {
         Ok(())
     }
 
+    fn has_aside(&self) -> volume::Result<bool> {
+        Ok(!self.state.lock().aside.is_empty())
+    }
+
     fn give_back(&self, _: &mut dyn FnMut() -> bool) -> volume::Result<()> {
         Ok(())
     }

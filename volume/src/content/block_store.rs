@@ -84,6 +84,11 @@ pub trait BlockStore: Send + Sync + 'static {
     /// Gives the room of removed blocks back to the disk, in small steps with `pace` between them, until that is false.
     fn give_back(&self, pace: &mut dyn FnMut() -> bool) -> Result<()>;
 
+    /// Whether blocks are put aside: what they lead to can't be known.
+    fn has_aside(&self) -> Result<bool> {
+        Ok(false)
+    }
+
     /// Makes everything put before durable against power loss.
     fn sync(&self) -> Result<()>;
 

@@ -10,7 +10,14 @@ mod pieces;
 mod recent;
 mod sealing;
 
-use std::{collections::HashSet, num::NonZeroUsize, sync::Arc};
+use std::{
+    collections::HashSet,
+    num::NonZeroUsize,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
 use crypto::{
     BLOCK_SIZE, BlockHeader, Entropy, PAGE_SIZE, PatchHeader, first_page, is_patch, open_pages, plain_len, stored_len,
@@ -21,7 +28,7 @@ use parking_lot::Mutex;
 
 use crate::{
     content::{
-        BLOCK, BlockHash, BlockHead, BlockKind, BlockStore, Content, ContentData, KeyRing,
+        BLOCK, BlockHash, BlockHead, BlockKind, BlockStore, Content, ContentData, KeyRing, LIST_NODE_MAX,
         list::{children, height, parse, span},
         tree,
     },
@@ -64,6 +71,8 @@ struct Inner {
     buffers: Mutex<Vec<Vec<u8>>>,
     /// While it is looked for what nobody needs: what was put since that began.
     young: Mutex<Option<HashSet<u64>>>,
+    /// How often blocks were removed: what was found to be whole before may not be.
+    removals: AtomicU64,
 }
 
 impl Blocks {
@@ -79,6 +88,7 @@ impl Blocks {
             recent: Mutex::new(Recent::new()),
             buffers: Mutex::new(Vec::new()),
             young: Mutex::new(None),
+            removals: AtomicU64::new(0),
         }))
     }
 
@@ -122,6 +132,7 @@ impl Blocks {
         let old = blocks.iter().filter(|(hash, _)| !is_young(hash));
         let (hashes, bytes): (Vec<BlockHash>, Vec<u64>) = old.map(|(hash, head)| (*hash, head.len as u64)).unzip();
         self.0.store.remove(&hashes)?;
+        self.0.removals.fetch_add(1, Ordering::AcqRel);
         drop(young);
         let (mut lists, mut patches) = (self.0.lists.lock(), self.0.patches.lock());
         for hash in &hashes {
@@ -134,7 +145,10 @@ impl Blocks {
     }
 
     /// Names every block and list node below a root, each with its height (0: a block); what a list node names only if
-    /// `each` says so. One that is missing or damaged names nothing.
+    /// `each` says so. One that never came names nothing, and neither does what stands where a list should and is none.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] for a list node that the disk has damaged: who knows what it names.
     pub(crate) fn walk(
         &self,
         root: BlockHash,
@@ -146,23 +160,37 @@ impl Blocks {
             if hash.is_hole() || !each(&hash, height) || height == 0 {
                 continue;
             }
+            if self.0.store.head(&hash)?.is_none_or(|head| head.len > LIST_NODE_MAX) {
+                continue;
+            }
             // Not through the nodes in memory: this meets each once.
-            let bytes = match self.0.store.get(&hash) {
-                Ok(Some(bytes)) => bytes,
-                Ok(None) | Err(Error::Damaged(_)) => continue,
-                Err(e) => return Err(e),
-            };
+            let Some(bytes) = self.0.store.get(&hash)? else { continue };
+            match BlockKind::of(&hash, &bytes) {
+                Some(BlockKind::List) => {}
+                Some(BlockKind::Block | BlockKind::Patch { .. }) => continue,
+                None => return Err(Error::damaged(format!("the stored list node {}", hash.short()))),
+            }
             let children = bytes.chunks_exact(BlockHash::LEN).filter_map(|hash| BlockHash::try_from(hash).ok());
             left.extend(children.map(|child| (child, height - 1)));
         }
         Ok(())
     }
 
-    /// The block below a patch.
+    /// The block below a patch that is here.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] for a patch that the disk has damaged.
     pub(crate) fn patched(&self, hash: &BlockHash, head: &BlockHead) -> Result<Option<BlockHash>> {
         match self.base_of(hash, head) {
-            Err(Error::Absent(_) | Error::Damaged(_)) => Ok(None),
+            Err(Error::Absent(_)) => Err(Error::damaged(format!("the stored patch {}", hash.short()))),
             base => base,
+        }
+    }
+
+    /// While it is noted what is put: notes blocks that something new leads to, so that none is taken for old.
+    pub(crate) fn note_needed(&self, hashes: &[BlockHash]) {
+        if let Some(young) = &mut *self.0.young.lock() {
+            young.extend(hashes.iter().map(short));
         }
     }
 
@@ -319,6 +347,7 @@ impl Blocks {
         if self.0.complete.lock().get(&(hash, count)).is_some() {
             return Ok(true);
         }
+        let removals = self.0.removals.load(Ordering::Acquire);
         let node = match self.list_node(&hash, children(height, count)) {
             Err(Error::Absent(missing)) => {
                 absent.extend(missing);
@@ -332,9 +361,12 @@ impl Blocks {
             let below = (count - child as u64 * step).min(step);
             complete &= self.absent_below(*hash, height - 1, below, limit, absent)?;
         }
-        if complete {
-            self.0.complete.lock().put((hash, count), ());
+        // Under the lock: whoever removes blocks counts that first, and then forgets what was whole.
+        let mut whole = self.0.complete.lock();
+        if complete && self.0.removals.load(Ordering::Acquire) == removals {
+            whole.put((hash, count), ());
         }
+        drop(whole);
         Ok(complete)
     }
 

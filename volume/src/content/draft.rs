@@ -26,6 +26,8 @@ use overlay::{Means, Overlay};
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use log::fuzzing::{keys as draft_keys, recode_changes, recode_head};
 
+pub(crate) use log::logged_base;
+
 /// Unsealed bytes that a draft holds before it seals some.
 const DEFAULT_BUDGET: usize = 16 << 20;
 

@@ -24,7 +24,10 @@ use std::{
     ops::Range,
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use lru::LruCache;
@@ -87,6 +90,8 @@ pub struct Packs {
     recovery: Recovery,
     lacks_synced: bool,
     rows: Mutex<LruCache<BlockHash, Place>>,
+    /// How often blocks were removed.
+    removals: AtomicU64,
     files: Mutex<LruCache<u32, Arc<Pack>>>,
     reading: Mutex<Reading>,
     /// The pack continued from the time before, if it was closed in order.
@@ -191,6 +196,7 @@ impl Packs {
             first_own: opened.next_number,
             recovery: opened.recovery,
             lacks_synced: opened.lacks_synced,
+            removals: AtomicU64::new(0),
             rows: Mutex::new(LruCache::new(NonZeroUsize::new(INDEX_ROWS).expect("a positive constant"))),
             files: Mutex::new(LruCache::new(NonZeroUsize::new(OPEN_PACKS).expect("a positive constant"))),
             reading: Mutex::default(),
@@ -207,6 +213,7 @@ impl Packs {
             sync_turn: Mutex::new(()),
             synced: Mutex::new(Synced { appends: 0, point, recorded: opened.recorded, failed: false }),
         };
+        packs.forget_holes(opened.checked_from)?;
         if let Some(number) = opened.append_to {
             // Closed in order: every row that points into this pack was made before its end was recorded.
             let pack = packs.pack(number)?.ok_or_else(|| Error::damaged(format!("pack {number:08x} went away")))?;
@@ -272,6 +279,7 @@ impl Packs {
         if let Some(place) = self.rows.lock().get(hash) {
             return Ok(Some(*place));
         }
+        let removals = self.removals.load(Ordering::Acquire);
         let Some(row) = self.store.get(Space::Blocks, hash.as_bytes())? else {
             return Ok(None);
         };
@@ -282,7 +290,12 @@ impl Packs {
         {
             return Ok(None);
         }
-        self.rows.lock().put(*hash, place);
+        let mut rows = self.rows.lock();
+        // Whoever removes blocks counts that before it forgets their rows.
+        if self.removals.load(Ordering::Acquire) == removals {
+            rows.put(*hash, place);
+        }
+        drop(rows);
         Ok(Some(place))
     }
 
@@ -467,6 +480,10 @@ impl BlockStore for Packs {
             Ok((hash, Place::decode(&row)?.head))
         };
         rows.into_iter().map(named).collect()
+    }
+
+    fn has_aside(&self) -> Result<bool> {
+        Ok(!self.store.raw().scan(Space::Meta, ASIDE, &prefix_end(ASIDE), 1)?.is_empty())
     }
 
     fn remove(&self, hashes: &[BlockHash]) -> Result<()> {

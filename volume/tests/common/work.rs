@@ -1,6 +1,6 @@
 //! Random work on two replicas, by few names.
 
-use p2pfs_volume::{AttributeChange, Caller, Error, SetXattr};
+use p2pfs_volume::{AttributeChange, Caller, Clock, Error, SetXattr};
 use proptest::prelude::*;
 
 use super::{Replica, sync};
@@ -71,7 +71,9 @@ pub fn run(replicas: &mut [Replica; 2], who: usize, op: &Op) {
         }),
         Op::Link(from, to) => replica.link(&path(*from), &path(*to)),
         Op::Salvage => {
-            replicas[who].salvage(9);
+            // With randomness of its own: two logs of one number would be one that goes on elsewhere.
+            let salt = 100 + 2 * replicas[who].clock.monotonic().as_millis() as u64;
+            replicas[who].salvage(salt);
             Ok(())
         }
         Op::Restart => {

@@ -297,6 +297,14 @@ fn put_header(ino: u64, log: &Log, header: &[u8], store: &SealedStore, batch: &m
     Ok(())
 }
 
+/// The content that a log's changes start from, if this row tells of it.
+pub(crate) fn logged_base(key: &[u8], row: &[u8]) -> Result<Option<Content>> {
+    if key.get(8) != Some(&HEADER) {
+        return Ok(None);
+    }
+    decode::<Header>(row).map(|header| Some(header.base))
+}
+
 /// The log's rows, decoded and encoded again, and their keys.
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzzing {

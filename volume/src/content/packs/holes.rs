@@ -4,7 +4,7 @@
 //! to there as well, is anything punched out. So no row ever leads into a hole, and recovery, which reads records behind
 //! the synced point, meets none. What a crash leaves noted is punched out later: doing it twice changes nothing.
 
-use std::{fs::File, io, os::unix::fs::FileExt};
+use std::{fs::File, io, os::unix::fs::FileExt, sync::atomic::Ordering};
 
 use rustix::fs::{FallocateFlags, fallocate};
 
@@ -37,6 +37,7 @@ impl Packs {
             batch.remove(Space::Blocks, *hash.as_bytes());
         }
         self.store.apply(batch)?;
+        self.removals.fetch_add(1, Ordering::AcqRel);
         let mut rows = self.rows.lock();
         for hash in hashes {
             rows.pop(hash);
@@ -49,10 +50,10 @@ impl Packs {
         if self.store.raw().scan(Space::Meta, HOLE, &to, 1)?.is_empty() {
             return Ok(());
         }
-        // The rows first, then what recovery may have to look at.
+        // What recovery may have to look at ends before what is punched out, and the rows are gone: both on the disk.
         self.sync()?;
-        self.store.sync()?;
         self.record(&mut self.synced.lock())?;
+        self.store.sync()?;
         let mut from = HOLE.to_vec();
         let mut hole: Option<(u32, u64, u64)> = None;
         loop {
@@ -81,6 +82,16 @@ impl Packs {
         Ok(())
     }
 
+    /// Forgets holes that lie behind the point from which on records were checked: these have their rows again.
+    pub(super) fn forget_holes(&self, (pack, end): (u32, u64)) -> Result<()> {
+        let from = [HOLE, &pack.to_be_bytes(), &end.to_be_bytes()].concat();
+        let mut batch = Batch::new();
+        for (key, _) in self.store.raw().scan(Space::Meta, &from, &prefix_end(HOLE), usize::MAX)? {
+            batch.remove(Space::Meta, key);
+        }
+        self.store.apply(batch)
+    }
+
     /// Gives the blocks of the disk back that lie wholly in this part of a pack.
     fn punch(&self, hole: Option<(u32, u64, u64)>) -> Result<()> {
         let Some((number, from, to)) = hole else { return Ok(()) };
@@ -95,7 +106,9 @@ impl Packs {
         let start = from / DISK_BLOCK * DISK_BLOCK;
         let end = to.next_multiple_of(DISK_BLOCK);
         let from = if is_zero(&pack.file, start, from)? { start } else { from };
-        let to = if is_zero(&pack.file, to, end)? { end } else { to };
+        // Not beyond what is written: something may just be appended there.
+        let written = number < point.pack || end <= point.end;
+        let to = if written && is_zero(&pack.file, to, end)? { end } else { to };
         if from < to {
             let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
             match fallocate(&pack.file, flags, from, to - from) {

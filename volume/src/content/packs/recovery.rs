@@ -49,6 +49,8 @@ pub(super) struct Opened {
     pub(super) append_to: Option<u32>,
     /// Not all is there that the store knows to have been synced.
     pub(super) lacks_synced: bool,
+    /// Pack and offset from which on records were checked.
+    pub(super) checked_from: (u32, u64),
 }
 
 /// What is done where a pack holds no whole record.
@@ -80,6 +82,7 @@ pub(super) fn recover(dir: &Path, store: &SealedStore) -> Result<Opened> {
         Some(_) => Broken::PassIfMoreFollows,
     };
     let mut point = known.unwrap_or_default();
+    let checked_from = (point.pack, point.end);
     let synced = fs::metadata(format::path(dir, point.pack)).map_or(0, |meta| meta.len());
     let lacks_synced = synced < point.end;
     if lacks_synced {
@@ -92,7 +95,15 @@ pub(super) fn recover(dir: &Path, store: &SealedStore) -> Result<Opened> {
         let len = fs::metadata(format::path(dir, newest)).map_or(0, |meta| meta.len());
         if len == point.end && point.pack == newest && numbers.last() == Some(&newest) {
             let recovery = Recovery::default();
-            return Ok(Opened { recovery, point, recorded: known, next_number, append_to: Some(newest), lacks_synced });
+            return Ok(Opened {
+                recovery,
+                point,
+                recorded: known,
+                next_number,
+                append_to: Some(newest),
+                lacks_synced,
+                checked_from,
+            });
         }
     }
     let mut recovery = Recovery::default();
@@ -120,7 +131,7 @@ pub(super) fn recover(dir: &Path, store: &SealedStore) -> Result<Opened> {
         store.put(&mut batch, Space::Meta, SyncPoint::KEY, &point.encode());
         store.apply(batch)?;
     }
-    Ok(Opened { recovery, point, recorded, next_number, append_to: None, lacks_synced })
+    Ok(Opened { recovery, point, recorded, next_number, append_to: None, lacks_synced, checked_from })
 }
 
 /// Checks the records of a pack from `from` on, does with what is no record as `broken` says, and syncs; returns where
