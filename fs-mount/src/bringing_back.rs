@@ -10,6 +10,7 @@ use volume::{
 
 use crate::{
     failure::{Because, Failure, Outcome},
+    inside::{NOT_OURS, not_ours},
     report::moment,
 };
 
@@ -17,8 +18,6 @@ use crate::{
 const MOST_TOLD: usize = 20_000;
 /// Fewer digits of an id may be a name just as well.
 const ID_DIGITS: usize = 4;
-/// At the top of a mount, what no name of one's own is.
-const NOT_OURS: &[u8] = b".p2pfs";
 
 /// A path from the top of the volume on; as bytes, since it need not be text.
 pub(crate) type Names = Vec<Vec<u8>>;
@@ -100,6 +99,7 @@ pub(crate) struct Undone {
     pub(crate) more: u64,
     pub(crate) put_back: u64,
     pub(crate) removed: u64,
+    /// What stays, or whose contents do, since others changed it.
     pub(crate) kept: u64,
     pub(crate) failed: u64,
     pub(crate) device: String,
@@ -116,6 +116,8 @@ pub(crate) struct Undid {
     pub(crate) what: String,
     pub(crate) contents: bool,
     pub(crate) attributes: bool,
+    /// Its contents are, or stay, what others made of those that are taken back.
+    pub(crate) contents_kept: bool,
     /// Why it failed.
     pub(crate) why: Option<String>,
 }
@@ -137,6 +139,7 @@ impl Undid {
             what: what.to_owned(),
             contents: step.contents,
             attributes: step.attributes,
+            contents_kept: step.contents_kept,
             why,
         }
     }
@@ -165,8 +168,8 @@ pub(crate) fn restore(volume: &Volume, what: ToRestore) -> Outcome<Restored> {
         Error::ReadOnly => Failure::new("your role is reader: nothing can be changed"),
         e => Failure::from(e),
     };
-    if [&what.path, &what.to].iter().any(|path| path.first().is_some_and(|name| name == NOT_OURS)) {
-        return Err(Failure::new("what lies below .p2pfs is not restored: name the path itself, and a time"));
+    if [&what.path, &what.to].iter().any(|path| path.first().is_some_and(|name| name == NOT_OURS.as_bytes())) {
+        return Err(not_ours());
     }
     let (device, began) = now(volume)?;
     let at = match what.at {
@@ -235,9 +238,12 @@ pub(crate) fn undo(volume: &Volume, what: ToUndo) -> Outcome<Undone> {
     let done = volume.take_back(&take_back, &mut |step| {
         match step.what {
             What::IsRemoved | What::LosesName => undone.removed += 1,
-            What::IsKept => undone.kept += 1,
+            What::IsKept => {}
             What::Failed(_) => undone.failed += 1,
             What::Stays | What::ComesBack | What::GoesBack => undone.put_back += 1,
+        }
+        if step.contents_kept || step.what == What::IsKept {
+            undone.kept += 1;
         }
         if undone.steps.len() < MOST_TOLD {
             undone.steps.push(Undid::of(step));

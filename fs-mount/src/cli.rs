@@ -302,8 +302,8 @@ pub(crate) struct History {
     /// The file or folder; nothing need be there any more
     pub(crate) path: PathBuf,
     /// So many lines at most, the newest
-    #[arg(long, value_name = "NUMBER", default_value_t = 100)]
-    pub(crate) limit: usize,
+    #[arg(long, value_name = "NUMBER", default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) limit: u64,
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,
@@ -316,8 +316,8 @@ pub(crate) struct Diff {
     /// One version, to compare with what is there now, or two [default: the one before, and what is there now]
     #[arg(value_name = "VERSION", num_args = 0..=2)]
     pub(crate) versions: Vec<String>,
-    /// Print the two versions merged, on the newest one that both are based on
-    #[arg(long, requires = "versions")]
+    /// Print two versions merged, or one and what is there now, on the newest version that both are based on
+    #[arg(long)]
     pub(crate) merge: bool,
 }
 

@@ -35,7 +35,7 @@ pub(crate) struct Event {
 }
 
 /// As many fit into an answer of the daemon.
-const EVENTS: usize = 20_000;
+pub(crate) const EVENTS: usize = 20_000;
 
 /// What happened at a path, the newest first, at most so much.
 pub(crate) fn history(volume: &Volume, path: &[Vec<u8>], limit: usize) -> Outcome<Vec<Event>> {

@@ -22,6 +22,27 @@ pub(crate) struct Inside {
     pub(crate) path: PathBuf,
 }
 
+/// At the top of a mount, what no name of the volume's own is.
+pub(crate) const NOT_OURS: &str = ".p2pfs";
+
+impl Inside {
+    /// Whether something is there now.
+    pub(crate) fn is_there(&self) -> bool {
+        fs::symlink_metadata(self.mountpoint.join(&self.path)).is_ok()
+    }
+}
+
+/// What is said of a path that shows the past of another.
+pub(crate) fn not_ours() -> Failure {
+    Failure::new("what lies below .p2pfs shows what was elsewhere: name the path itself, and a time or version")
+}
+
+/// As [`inside`], for what is asked of a path of the volume's own.
+pub(crate) fn inside_own(home: &Home, path: &Path) -> Outcome<Inside> {
+    let found = inside(home, path)?;
+    if found.path.starts_with(NOT_OURS) { Err(not_ours()) } else { Ok(found) }
+}
+
 /// Finds the mounted volume of this user that `path` lies in.
 ///
 /// Symlinks are followed but for the last part, and missing folders are no obstacle: what is asked for may be gone.

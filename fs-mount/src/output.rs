@@ -6,16 +6,28 @@ use serde::Serialize;
 
 use crate::failure::{Because, Outcome};
 
-/// Prints `text` and a line break. A reader that has gone away (`| head`) is no failure.
+/// Prints one line; whatever is in it stays in it ([`printable`]).
 pub(crate) fn line(text: &str) -> Outcome<()> {
-    let mut out = io::stdout().lock();
-    match writeln!(out, "{text}").and_then(|()| out.flush()) {
-        Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        done => done.because(|| "writing to standard output".to_owned()),
-    }
+    raw(format!("{}\n", printable(text)).as_bytes())
 }
 
-/// Prints bytes as they are.
+/// Prints lines, each as [`line`] does.
+pub(crate) fn lines(lines: &[String]) -> Outcome<()> {
+    let text: String = lines.iter().map(|line| printable(line) + "\n").collect();
+    raw(text.as_bytes())
+}
+
+/// `text` with what moves a terminal's cursor, or turns the order of its letters round, spelt out: names come from others.
+pub(crate) fn printable(text: &str) -> String {
+    let turns = |c: char| matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    let mut shown = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c.is_control() || turns(c) { shown.extend(c.escape_default()) } else { shown.push(c) }
+    }
+    shown
+}
+
+/// Prints bytes as they are. A reader that has gone away (`| head`) is no failure.
 pub(crate) fn raw(bytes: &[u8]) -> Outcome<()> {
     let mut out = io::stdout().lock();
     match out.write_all(bytes).and_then(|()| out.flush()) {
@@ -27,33 +39,36 @@ pub(crate) fn raw(bytes: &[u8]) -> Outcome<()> {
 /// Prints a remark beside the result, on standard error.
 pub(crate) fn note(text: &str) {
     // When even standard error is gone, nobody reads it.
-    let _ = writeln!(io::stderr().lock(), "p2pfs: {text}");
+    let _ = writeln!(io::stderr().lock(), "p2pfs: {}", printable(text));
 }
 
 /// Prints `value` as JSON.
 pub(crate) fn json<T: Serialize + ?Sized>(value: &T) -> Outcome<()> {
-    line(&serde_json::to_string_pretty(value).expect("a report can be encoded"))
+    let text = serde_json::to_string_pretty(value).expect("a report can be encoded");
+    raw(format!("{text}\n").as_bytes())
 }
 
 /// Prints a table: a head and rows, columns as wide as they need to be.
 pub(crate) fn table(head: &[&str], rows: &[Vec<String>]) -> Outcome<()> {
-    line(&layout(head, rows))
+    lines(&layout(head, rows))
 }
 
 /// The lines of a table.
-pub(crate) fn layout(head: &[&str], rows: &[Vec<String>]) -> String {
+pub(crate) fn layout(head: &[&str], rows: &[Vec<String>]) -> Vec<String> {
     let head: Vec<String> = head.iter().map(ToString::to_string).collect();
+    // As wide as they are shown.
+    let rows: Vec<Vec<String>> = rows.iter().map(|row| row.iter().map(|cell| printable(cell)).collect()).collect();
     let widths: Vec<usize> = (0..head.len())
         .map(|column| {
-            let cells = std::iter::once(&head).chain(rows).filter_map(|row| row.get(column));
+            let cells = std::iter::once(&head).chain(&rows).filter_map(|row| row.get(column));
             cells.map(|cell| cell.chars().count()).max().unwrap_or(0)
         })
         .collect();
-    let lines = std::iter::once(&head).chain(rows).map(|row| {
+    let lines = std::iter::once(&head).chain(&rows).map(|row| {
         let cells: Vec<String> = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
         cells.join("  ").trim_end().to_owned()
     });
-    lines.collect::<Vec<_>>().join("\n")
+    lines.collect()
 }
 
 /// A number of bytes for people: `4.2 MiB`.
@@ -83,7 +98,19 @@ mod tests {
     #[test]
     fn columns_line_up() {
         let rows = [vec!["alice".to_owned(), "owner".to_owned()], vec!["é".to_owned(), String::new()]];
-        assert_eq!(layout(&["name", "role"], &rows), "name   role\nalice  owner\né");
+        assert_eq!(layout(&["name", "role"], &rows), ["name   role", "alice  owner", "é"]);
+        let rows = [vec!["a\n".to_owned(), "b".to_owned()]];
+        assert_eq!(layout(&["x", "y"], &rows), ["x    y", "a\\n  b"]);
+    }
+
+    #[test]
+    fn names_move_no_cursor_and_make_no_lines() {
+        let check = |text: &str, expected: &str| assert_eq!(printable(text), expected);
+        check("a b\\é 日本", "a b\\é 日本");
+        check("a\nrestored b\r\t", "a\\nrestored b\\r\\t");
+        check("\u{1b}[2J\u{9b}1A\u{7f}", "\\u{1b}[2J\\u{9b}1A\\u{7f}");
+        check("a\u{202e}txt.exe\u{2028}", "a\\u{202e}txt.exe\\u{2028}");
+        check(&printable("a\n"), "a\\n");
     }
 
     #[test]

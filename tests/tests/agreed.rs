@@ -52,6 +52,8 @@ fn settings_hold_for_all_and_readers_set_none() {
     }
     assert!(alice.refused(["config", "history.colour"]).contains("no such setting: `history.colour`"));
     assert!(alice.refused(["config", "history.budget", "lots"]).contains("is no budget"));
+    let refused = alice.refused(["config", "history.keep-all", "23h"]);
+    assert!(refused.contains("can't be less than 1d: everything is kept for a day at least"), "{refused}");
     // For this device alone; a reader, too.
     assert!(carol.refused(["config", "history.keep-all", "80d", "--device"]).contains("can't keep less"));
     carol.run(["config", "history.keep-all", "1y", "--device"]);
@@ -74,7 +76,12 @@ fn a_snapshot_is_a_directory_on_every_device() {
     let copy = alice.scratch().join("copy");
     run("cp", ["-a", alice.root().to_str().unwrap(), copy.to_str().unwrap()]);
     assert!(listed(alice).is_empty());
-    alice.run(["snapshot", "create", "before the move"]);
+    let said = alice.run(["snapshot", "create", "before the move"]);
+    assert_eq!(said, "the tree as it is now is kept as .p2pfs/snapshots/before the move");
+    for time in ["yesterday", "2026-11-26T09:15", "2h-ago"] {
+        let refused = alice.refused(["snapshot", "create", time]);
+        assert!(refused.contains("is a time"), "{refused}");
+    }
     for entry in fs::read_dir(alice.root()).unwrap() {
         run("rm", ["-rf", entry.unwrap().path().to_str().unwrap()]);
     }
@@ -98,7 +105,8 @@ fn a_snapshot_is_a_directory_on_every_device() {
     // A name that was looked for in vain, and a listing that was shown before.
     assert_eq!(listed(carol), ["before the move", "none"]);
     assert!(fs::read_dir(carol.at(".p2pfs/snapshots/none")).unwrap().next().is_none());
-    alice.run(["snapshot", "remove", "before the move"]);
+    let said = alice.run(["snapshot", "remove", "before the move"]);
+    assert_eq!(said, "snapshot before the move is removed: what only it kept may go");
     group.in_step();
     for peer in [alice, bob, carol] {
         assert_eq!((snapshots(peer), listed(peer)), (vec!["none".to_owned()], vec!["none".to_owned()]));

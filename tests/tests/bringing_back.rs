@@ -196,7 +196,7 @@ fn what_encrypts_everything_on_one_device_is_taken_back_by_one_command() {
     differences_but_for(&expected, &after, hers);
     group.in_step();
     // A second time there is nothing to do; and all of it can be taken back.
-    assert_eq!(alice.run(undo).lines().last(), Some("nothing to take back"));
+    assert!(alice.run(undo).lines().last().unwrap().starts_with("nothing to take back"));
     let back = take_back(alice, said.lines().last().unwrap());
     assert_eq!(everything(alice), attacked);
     group.in_step();
@@ -210,4 +210,50 @@ fn what_encrypts_everything_on_one_device_is_taken_back_by_one_command() {
     let undone: Value =
         serde_json::from_str(&alice.run(["undo", "--user", "bob", "--since", &since, "--json"])).unwrap();
     assert_eq!(undone["failed"], 0, "{undone}");
+}
+
+#[test]
+fn what_stays_as_others_changed_it_is_told_and_names_stay_in_their_line() {
+    let group = Group::two();
+    let (alice, mallory) = (group.alice(), group.bob());
+    fs::create_dir(alice.at("work")).unwrap();
+    for name in ["work/a", "work/b", "other"] {
+        fs::write(alice.at(name), "draft").unwrap();
+    }
+    group.in_step();
+    let since = moment();
+    for name in ["work/a", "work/b", "other"] {
+        fs::write(mallory.at(name), "encrypted").unwrap();
+    }
+    fs::rename(mallory.at("work/b"), mallory.at("work/b.enc")).unwrap();
+    fs::write(mallory.at("work/x\nkept          all is well\u{1b}[2J"), "pay").unwrap();
+    group.in_step();
+    for name in ["work/a", "work/b.enc"] {
+        fs::write(alice.at(name), "encrypted, and more").unwrap();
+    }
+    group.in_step();
+    let (device, work) = (device(mallory), path(alice, "work"));
+    let undo = ["undo", "--device", &device, "--since", &since, "--path", &work];
+    let check = |said: &str, would: &str| {
+        let kept = "kept          work/a: others changed it since";
+        let name = "moved back    work/b (was work/b.enc); others changed it since, its contents were kept";
+        let made = "removed       work/x\\nkept          all is well\\u{1b}[2J";
+        for line in [kept, name, made] {
+            assert!(said.lines().any(|said| said == line), "{line}: {said}");
+        }
+        let last = said.lines().last().unwrap();
+        let sum = format!("1 file {would}put back, 1 {would}removed, 2 {would}kept as others changed it since");
+        assert!(last.starts_with(&sum), "{last}");
+    };
+    check(&alice.run(undo.into_iter().chain(["--dry-run"])), "would be ");
+    let told: Value = serde_json::from_str(&alice.run(undo.into_iter().chain(["--dry-run", "--json"]))).unwrap();
+    assert_eq!(told["kept"], 2, "{told}");
+    let kept = told["steps"].as_array().unwrap().iter().filter(|step| step["contents_kept"] == true);
+    assert_eq!(kept.count(), 2, "{told}");
+    let said = alice.run(undo);
+    check(&said, "");
+    // What takes it back keeps to the path, too.
+    assert!(said.ends_with(&format!(" --path {work}")), "{said}");
+    assert_eq!(fs::read_to_string(alice.at("other")).unwrap(), "encrypted");
+    assert_eq!(fs::read_to_string(alice.at("work/b")).unwrap(), "encrypted, and more");
 }

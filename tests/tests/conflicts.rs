@@ -80,6 +80,8 @@ fn the_commands_tell_and_settle() {
         assert_eq!((&version["mine"], &version["size"]), (&(user == "bob").into(), &bytes.len().into()));
         assert!(text(&version["made"]) <= text(&version["shown"]), "{version}");
     }
+    let refused = bob.refused(["conflicts".as_ref(), bob.at("never").as_os_str()]);
+    assert!(refused.contains("there is nothing at "), "{refused}");
     let table = bob.run(["conflicts".as_ref(), bob.at("e").as_os_str()]);
     assert!(table.contains("bob (you)") && table.contains("e/named") && !table.contains("theirs.txt"), "{table}");
 

@@ -72,6 +72,7 @@ fn old_versions_go_and_kept_ones_stay() {
     peer.clock().set(-99 * DAY);
     let said = peer.run(["reclaim"]);
     assert!(said.contains("gave back 3"), "{said}");
+    assert!(said.contains("; of what is older than 30d, ") && said.contains(" kept"), "{said}");
     let left = packs(peer.home());
     assert!(left > 16 * MIB && left < 18 * MIB, "{left}");
     for remounted in [false, true] {

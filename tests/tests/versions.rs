@@ -223,6 +223,19 @@ fn history_tells_what_happened_and_who_did_it() {
     assert!(lines.len() >= 5);
     let limited = alice.run(["history", "--limit", "2", alice.at("folder/note").to_str().unwrap()]);
     assert_eq!(limited.lines().count(), 3);
+    let limited = |limit: &str| {
+        let note = alice.at("folder/note");
+        let told = alice.command(["history", "--limit", limit, note.to_str().unwrap()]).output().unwrap();
+        (told.status.code(), String::from_utf8(told.stderr).unwrap())
+    };
+    let left_out = "p2pfs: older ones are left out: --limit NUMBER shows more\n";
+    assert_eq!(limited("3"), (Some(0), left_out.to_owned()));
+    assert_eq!(limited("100"), (Some(0), String::new()));
+    assert_eq!(limited("0").0, Some(2));
+    for command in ["history", "diff", "conflicts"] {
+        let refusal = alice.refused([command, alice.at(".p2pfs/at/now/other").to_str().unwrap()]);
+        assert!(refusal.contains("what lies below .p2pfs"), "{command}: {refusal}");
+    }
     let refusal = alice.refused(["history", alice.at("never").to_str().unwrap()]);
     assert!(refusal.contains("nothing was ever at"), "{refusal}");
     let refusal = alice.refused(["history", "/never"]);
@@ -257,7 +270,23 @@ fn diff_shows_what_changed_in_a_text() {
     assert!(one.starts_with(&format!("--- text@{}\n+++ text\n", versions[2])), "{one}");
     let two = alice.run(["diff", path, versions[2], versions[1]]);
     assert!(two.contains("-a\n+A\n") && !two.contains("-e"), "{two}");
+    // What two made apart is theirs, whoever's commit came second.
+    for peer in &group.peers {
+        let folder = fs::read_dir(peer.root()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        let copy = folder.into_iter().find(|name| name.starts_with("text") && name != "text").unwrap();
+        let who: Vec<String> =
+            history(peer, &copy).iter().map(|event| event["user"].as_str().unwrap().to_owned()).collect();
+        assert_eq!(who, ["alice"], "{}", peer.name());
+        let files = names(&self::versions(peer, &copy));
+        assert!(files.iter().all(|name| name.ends_with("~alice")) && files.len() == 1, "{files:?}");
+    }
+    let present = alice.run(["diff", "--merge", path, versions[1]]);
     let merged = alice.run(["diff", "--merge", path, versions[1], versions[0]]);
+    assert_eq!(present, merged);
+    let refusal = alice.refused(["diff", "--merge", path]);
+    assert!(refusal.contains("diff --merge PATH VERSION [VERSION]"), "{refusal}");
+    let refusal = alice.refused(["diff", alice.at("never").to_str().unwrap()]);
+    assert!(refusal.contains("nothing was ever at"), "{refusal}");
     assert_eq!(merged.trim_end(), text(&["A", "b", "c", "d", "E"]).trim_end());
 
     fs::write(alice.at("binary"), [0, 1]).unwrap();

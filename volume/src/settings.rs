@@ -217,7 +217,9 @@ impl Core {
     /// What a known setting is for the whole volume.
     fn agreed(shown: &Shown, name: &str, default: &str) -> Amount {
         let set = shown.get(name).and_then(|(_, set)| Amount::parse(name, set.value.as_deref()?).ok());
-        set.unwrap_or_else(|| Amount::parse(name, default).expect("defaults are values"))
+        let amount = set.unwrap_or_else(|| Amount::parse(name, default).expect("defaults are values"));
+        // (As another version may have set it.)
+        if is_too_short(name, amount) { Amount::Age(Some(Duration::from_secs(DAY))) } else { amount }
     }
 
     /// What holds here: the greater of the volume's value and this device's own.
@@ -331,6 +333,11 @@ pub(crate) fn is_sound(key: &[u8], plain: &[u8]) -> Option<bool> {
     (key == OWN).then(|| decode_row::<Vec<(String, String)>>("own settings", plain).is_ok())
 }
 
+/// Whether it is less than what is kept of everything whatever is set.
+fn is_too_short(name: &str, amount: Amount) -> bool {
+    name == KEEP_ALL && amount.measure(None) < DAY
+}
+
 /// A setting of the table, and what `value` means for it.
 fn understood(name: &str, value: Option<&str>) -> Result<(&'static str, Option<Amount>)> {
     let Some(default) = default_of(name) else {
@@ -364,6 +371,9 @@ impl Volume {
     /// [`Error::Refused`] for who may not, and for what is no setting or no value; or the disk failed.
     pub fn set_setting(&self, name: &str, value: Option<&str>) -> Result<()> {
         let (_, value) = understood(name, value)?;
+        if value.is_some_and(|value| is_too_short(name, value)) {
+            return Err(Error::Refused(format!("{name} can't be less than 1d: everything is kept for a day at least")));
+        }
         if !self.may_admit() {
             return Err(Error::Refused(
                 "only the owner and admins set what holds for the volume (--device sets what this device keeps beyond it)"
@@ -389,6 +399,9 @@ impl Volume {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::version::{BranchNo, Dot};
+
+    const NOWHERE: ValueRef = ValueRef { dot: Dot { branch: BranchNo(0), seq: 0 }, index: 0 };
 
     fn check(name: &str, text: &str, expected: Option<&str>) {
         let got = Amount::parse(name, text).ok().map(|amount| amount.to_string());
@@ -420,6 +433,21 @@ mod tests {
         for text in ["", "%", "0%", "101%", "forever", "30d", "GiB", "99999999TiB", "20G", "-5B", "1.5GiB"] {
             check(BUDGET, text, None);
         }
+    }
+
+    #[test]
+    fn what_another_version_set_too_short_counts_as_a_day() {
+        let check = |name: &str, text: &str, expected: &str| {
+            let (user, device, at) = (crypto::UserId::ZERO, DeviceId::ZERO, NOWHERE);
+            let value = SettingValue { user, device, name: name.to_owned(), value: Some(text.to_owned()) };
+            let shown = Shown::from([(name.to_owned(), (at, value))]);
+            assert_eq!(Core::agreed(&shown, name, "30d").to_string(), expected, "{name} {text}");
+        };
+        check(KEEP_ALL, "1h", "1d");
+        check(KEEP_ALL, "0s", "1d");
+        check(KEEP_ALL, "25h", "25h");
+        check(KEEP_ALL, "nonsense", "30d");
+        check(HOURLY, "1h", "1h");
     }
 
     #[test]

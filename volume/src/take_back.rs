@@ -66,6 +66,8 @@ pub struct Step {
     pub contents: bool,
     /// Mode, owner, times or extended attributes are.
     pub attributes: bool,
+    /// Its contents are, or stay, what others made of theirs.
+    pub contents_kept: bool,
 }
 
 /// What is done with a name.
@@ -79,7 +81,8 @@ pub enum What {
     GoesBack,
     /// They made it: it is removed.
     IsRemoved,
-    /// They made it, and others changed it since or put something into it: it is kept.
+    /// They made it, and others changed it since or put something into it; or it is as others changed it after them, and
+    /// nothing else of it is put back: it is kept.
     IsKept,
     /// They made a name of it: that is removed.
     LosesName,
@@ -308,7 +311,7 @@ impl Context<'_> {
                 let ino = parts[0].0[0].ino;
                 let path = self.volume.inner.core.lock().path_of(ino).unwrap_or_default();
                 let what = What::Failed(e.to_string());
-                (self.tell)(Step { path, from: None, what, contents: false, attributes: false });
+                (self.tell)(Step { path, from: None, what, contents: false, attributes: false, contents_kept: false });
             }
         }
         Ok(())

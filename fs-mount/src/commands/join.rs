@@ -67,12 +67,10 @@ pub(crate) fn run(home: &Home, args: Join) -> Outcome<()> {
     }
     let dir = dir.finish(&profile.volume)?;
 
-    output::line(&format!(
-        "joined volume {} ({}) as {}\nnext: `p2pfs mount` mounts it at ~/p2pfs",
-        profile.label,
-        &dir.short_id()[..8],
-        profile.user,
-    ))
+    output::lines(&[
+        format!("joined volume {} ({}) as {}", profile.label, &dir.short_id()[..8], profile.user),
+        "next: `p2pfs mount` mounts it at ~/p2pfs".to_owned(),
+    ])
 }
 
 /// The profile of a join that was interrupted, and what opens it from now on.

@@ -22,11 +22,11 @@ const WAITING_SHOWN: usize = 20;
 
 pub(crate) fn status(home: &Home, args: &Listing) -> Outcome<()> {
     let Reply::Status(status) = ask_or_open(home, &args.which, &Request::Status)? else { return Err(unexpected()) };
-    if args.json { output::json(&*status) } else { output::line(&screen(&status)) }
+    if args.json { output::json(&*status) } else { output::lines(&screen(&status)) }
 }
 
 /// The status on one screen.
-fn screen(status: &Status) -> String {
+fn screen(status: &Status) -> Vec<String> {
     let mut lines = vec![
         format!("volume      {} ({})", status.volume, short(&status.id)),
         format!("mounted     {}", status.mountpoint.as_deref().unwrap_or("no")),
@@ -72,7 +72,7 @@ fn screen(status: &Status) -> String {
     for invitation in &status.invitations {
         lines.push(format!("invitation  {} until {}", invitation.role, invitation.expires));
     }
-    lines.join("\n")
+    lines
 }
 
 /// A file that is waited for, in one line.

@@ -3,13 +3,14 @@
 use crate::{
     cli::Listing,
     control::{
+        agreed::{AboutAgreed, Agreed},
         client::{self, unexpected},
         protocol::{Reply, Request},
     },
     failure::Outcome,
-    home::Home,
+    home::{Home, VolumeDir},
     open_volume::not_mounted,
-    output::{self, bytes, count},
+    output::{self, bytes},
     select::choose,
 };
 
@@ -20,10 +21,19 @@ pub(crate) fn run(home: &Home, args: &Listing) -> Outcome<()> {
     if args.json {
         return output::json(&done);
     }
-    output::line(&format!(
-        "gave back {}; history has {} of older versions, and {} of the time of which not everything is kept",
-        bytes(done.freed_bytes),
-        bytes(done.history_bytes),
-        count(done.moments as u64, "moment"),
-    ))
+    let (freed, history) = (bytes(done.freed_bytes), bytes(done.history_bytes));
+    let states = match keep_all(&dir)? {
+        age if age == "forever" => "everything is kept for ever".to_owned(),
+        age if done.moments == 1 => format!("of what is older than {age}, 1 state is kept"),
+        age => format!("of what is older than {age}, {} states are kept", done.moments),
+    };
+    output::line(&format!("gave back {freed}; {history} are kept of older versions; {states}"))
+}
+
+/// Up to which age everything is kept.
+fn keep_all(dir: &VolumeDir) -> Outcome<String> {
+    let settings = client::ask(dir, &Request::Agreed(AboutAgreed::Settings))?;
+    let Some(Reply::Agreed(Agreed::Settings(settings))) = settings else { return Err(unexpected()) };
+    let found = settings.into_iter().find(|setting| setting.name == "history.keep-all");
+    found.map(|setting| setting.value).ok_or_else(unexpected)
 }

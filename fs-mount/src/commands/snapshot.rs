@@ -15,8 +15,14 @@ use crate::{
 
 pub(crate) fn run(home: &Home, args: Snapshot) -> Outcome<()> {
     match args.deed {
-        SnapshotDeed::Create(Named { name, which }) => done(home, &which, AboutAgreed::CreateSnapshot { name }),
-        SnapshotDeed::Remove(Named { name, which }) => done(home, &which, AboutAgreed::RemoveSnapshot { name }),
+        SnapshotDeed::Create(Named { name, which }) => {
+            done(home, &which, AboutAgreed::CreateSnapshot { name: name.clone() })?;
+            output::line(&format!("the tree as it is now is kept as .p2pfs/snapshots/{name}"))
+        }
+        SnapshotDeed::Remove(Named { name, which }) => {
+            done(home, &which, AboutAgreed::RemoveSnapshot { name: name.clone() })?;
+            output::line(&format!("snapshot {name} is removed: what only it kept may go"))
+        }
         SnapshotDeed::List(Listing { which, json }) => list(home, &which, json),
     }
 }

@@ -1,5 +1,7 @@
 //! `p2pfs undo`: takes back what one device, or one user, did.
 
+use std::path::Path;
+
 use crate::{
     bringing_back::{Moment, ToUndo, Undid, Undone},
     cli::Undo,
@@ -10,7 +12,7 @@ use crate::{
     },
     failure::{Failure, Outcome},
     home::Home,
-    inside::inside,
+    inside::inside_own,
     open_volume::not_mounted,
     output::{self, count},
     select::choose,
@@ -18,13 +20,13 @@ use crate::{
 
 pub(crate) fn run(home: &Home, args: &Undo) -> Outcome<()> {
     let since = typed(&args.since)?;
-    let (dir, path) = match &args.path {
+    let (dir, path, whole) = match &args.path {
         Some(path) => {
-            let found = inside(home, path)?;
-            let path = names(&found.path);
-            (found.dir, Some(path))
+            let found = inside_own(home, path)?;
+            let (path, whole) = (names(&found.path), found.mountpoint.join(&found.path));
+            (found.dir, Some(path), Some(whole))
         }
-        None => (choose(home, &args.which, false)?.dir, None),
+        None => (choose(home, &args.which, false)?.dir, None, None),
     };
     let what = ToUndo {
         device: args.device.clone(),
@@ -41,7 +43,7 @@ pub(crate) fn run(home: &Home, args: &Undo) -> Outcome<()> {
     if args.json {
         output::json(&undone)?;
     } else {
-        output::line(&screen(&undone))?;
+        output::lines(&screen(&undone, whole.as_deref()))?;
     }
     match undone.failed {
         0 => Ok(()),
@@ -49,23 +51,25 @@ pub(crate) fn run(home: &Home, args: &Undo) -> Outcome<()> {
     }
 }
 
-fn screen(undone: &Undone) -> String {
+/// A line for each step, and what it comes to.
+fn screen(undone: &Undone, path: Option<&Path>) -> Vec<String> {
     let mut lines: Vec<String> = undone.steps.iter().map(line).collect();
     if undone.more > 0 {
         lines.push(format!("… and {} more", undone.more));
     }
     let did = if undone.dry_run { "would be " } else { "" };
     let mut text = format!("{} {did}put back, {} {did}removed", count(undone.put_back, "file"), undone.removed);
-    if undone.kept > 0 {
-        text += &format!(", {} {did}kept", undone.kept);
-    }
     if undone.put_back + undone.removed == 0 {
         text = "nothing to take back".to_owned();
-    } else if !undone.dry_run {
-        text += &format!("; {}", take_back(&undone.device, &undone.began, None));
+    }
+    if undone.kept > 0 {
+        text += &format!(", {} {did}kept as others changed it since", undone.kept);
+    }
+    if undone.put_back + undone.removed > 0 && !undone.dry_run {
+        text += &format!("; {}", take_back(&undone.device, &undone.began, path));
     }
     lines.push(text);
-    lines.join("\n")
+    lines
 }
 
 fn line(undid: &Undid) -> String {
@@ -79,8 +83,11 @@ fn line(undid: &Undid) -> String {
         (false, true) => text += ": attributes",
         (false, false) => {}
     }
-    if undid.what == "kept" {
-        text += ": others changed it since";
+    match (undid.what.as_str(), undid.contents_kept, undid.contents) {
+        ("kept", ..) => text += ": others changed it since",
+        (_, true, true) => text += "; they are as others changed them in between",
+        (_, true, false) => text += "; others changed it since, its contents were kept",
+        (_, false, _) => {}
     }
     if let Some(why) = &undid.why {
         text += &format!(": {why}");
@@ -100,9 +107,18 @@ mod tests {
             what: "moved back".to_owned(),
             contents: true,
             attributes: false,
+            contents_kept: false,
             why: None,
         };
         assert_eq!(line(&undid), "moved back    a (was a.enc): contents");
+        let between = Undid { contents_kept: true, ..undid.clone() };
+        let expected = "moved back    a (was a.enc): contents; they are as others changed them in between";
+        assert_eq!(line(&between), expected);
+        let name_only = Undid { contents: false, ..between };
+        let expected = "moved back    a (was a.enc); others changed it since, its contents were kept";
+        assert_eq!(line(&name_only), expected);
+        let kept = Undid { what: "kept".to_owned(), from: None, ..name_only };
+        assert_eq!(line(&kept), "kept          a: others changed it since");
         let failed =
             Undid { from: None, what: "failed".to_owned(), contents: false, why: Some("gone".to_owned()), ..undid };
         assert_eq!(line(&failed), "failed        a: gone");

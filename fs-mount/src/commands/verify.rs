@@ -45,7 +45,7 @@ pub(crate) fn run(home: &Home, args: &Verify) -> Outcome<()> {
     if args.json {
         output::json(&verified)?
     } else {
-        output::line(&screen(&verified))?
+        output::lines(&screen(&verified))?
     }
     match verified.unrepaired() {
         0 => Ok(()),
@@ -58,7 +58,7 @@ fn show(bar: &Bar, so_far: &Scrubbed) {
     bar.at(0, 0, format!("{}, {}, {}", count(*records, "record"), count(*contents, "content"), bytes(*read)));
 }
 
-fn screen(verified: &Verified) -> String {
+fn screen(verified: &Verified) -> Vec<String> {
     let mut lines: Vec<String> = verified.damage.iter().map(line).collect();
     let told = verified.damage.len() as u64;
     if verified.damages > told {
@@ -81,7 +81,7 @@ fn screen(verified: &Verified) -> String {
     let seen = [count(records, "record"), count(commits, "commit"), count(contents, "content"), count(blocks, "block")];
     let result = if verified.damages == 0 { "no damage" } else { "damage as told" };
     lines.push(format!("verified {} ({}): {result}", seen.join(", "), bytes(read)));
-    lines.join("\n")
+    lines
 }
 
 fn line(damage: &Damage) -> String {

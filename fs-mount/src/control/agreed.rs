@@ -1,12 +1,13 @@
 //! Settings and snapshots over the control socket: what is asked, and the answers.
 
+use fs_mount::moment;
 use serde::{Deserialize, Serialize};
 use volume::{Error, Volume};
 
 pub(crate) use super::request::AboutAgreed;
 use crate::{
     failure::{Failure, Outcome},
-    report::moment,
+    report::moment as shown_moment,
 };
 
 /// What is answered.
@@ -50,6 +51,13 @@ pub(crate) struct Snapshot {
 
 /// Does what is asked.
 pub(crate) fn answer(volume: &Volume, asked: &AboutAgreed) -> Outcome<Agreed> {
+    if let AboutAgreed::CreateSnapshot { name } = asked
+        && moment::parse(name, &jiff::Zoned::now()).is_some()
+    {
+        return Err(Failure::new(format!(
+            "`{name}` is a time, and .p2pfs/at/{name} shows the tree as it was then: give the snapshot another name"
+        )));
+    }
     let done = match asked {
         AboutAgreed::Settings => volume.settings().map(|all| Agreed::Settings(all.into_iter().map(setting).collect())),
         AboutAgreed::Snapshots => volume.snapshots().map(|all| Agreed::Snapshots(all.iter().map(snapshot).collect())),
@@ -77,7 +85,7 @@ fn setting(setting: volume::settings::Setting) -> Setting {
         volume: set.as_ref().and_then(|set| set.value.clone()),
         set_by: set.as_ref().map(|set| set.user.clone()),
         set_on: set.as_ref().map(|set| set.device.to_string()),
-        set_at: set.as_ref().map(|set| moment(set.time)),
+        set_at: set.as_ref().map(|set| shown_moment(set.time)),
         device: own,
     }
 }
@@ -87,7 +95,7 @@ fn snapshot(snapshot: &volume::Snapshot) -> Snapshot {
         name: snapshot.name.clone(),
         user: snapshot.user.clone(),
         device: snapshot.device.to_string(),
-        made: moment(snapshot.time),
+        made: shown_moment(snapshot.time),
         arrival: snapshot.arrival,
     }
 }

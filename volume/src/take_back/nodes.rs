@@ -28,7 +28,14 @@ impl Run<'_> {
             return if directory { Ok(Vec::new()) } else { self.made(ino, node) };
         }
         let from = self.core.path_of(ino).unwrap_or_default();
-        let mut step = Step { path: from.clone(), from: None, what: What::Stays, contents: false, attributes: false };
+        let mut step = Step {
+            path: from.clone(),
+            from: None,
+            what: What::Stays,
+            contents: false,
+            attributes: false,
+            contents_kept: false,
+        };
         let mut more = Vec::new();
         let sets_times = !directory && part.iter().any(|touched| touched.register == Register::Meta);
         let times = if sets_times { self.times(ino, all)? } else { None };
@@ -42,10 +49,22 @@ impl Run<'_> {
                     if step.what == What::Stays {
                         (step.path, step.what) = (path, what);
                     } else {
-                        more.push(Step { path, from: None, what, contents: false, attributes: false });
+                        more.push(Step {
+                            path,
+                            from: None,
+                            what,
+                            contents: false,
+                            attributes: false,
+                            contents_kept: false,
+                        });
                     }
                 }
-                Register::Content => step.contents = self.content(ino, &before, all, born)?,
+                Register::Content => {
+                    // What comes of it is told, not what is there once it is put back.
+                    let shows = node.is_shown() || step.what != What::Stays;
+                    step.contents_kept = shows && self.is_made_of_theirs(ino, &before)?;
+                    step.contents = self.content(ino, &before, all, born)?;
+                }
                 Register::Access => step.attributes |= self.access(ino, &before)?,
                 // With those of the entries that come and go.
                 Register::Meta => {}
@@ -59,6 +78,9 @@ impl Run<'_> {
             step.from = Some(from);
         }
         if born && part.as_ptr() == all.as_ptr() && !directory {
+            step.what = What::IsKept;
+        }
+        if step.what == What::Stays && step.contents_kept && !step.contents && !step.attributes {
             step.what = What::IsKept;
         }
         if step.what != What::Stays || step.contents || step.attributes {
@@ -98,7 +120,14 @@ impl Run<'_> {
             let path = self.core.path_in(shown.parent, &shown.name);
             self.remove(node.id, &link)?;
             if steps.is_empty() {
-                steps.push(Step { path, from: None, what: What::IsRemoved, contents: false, attributes: false });
+                steps.push(Step {
+                    path,
+                    from: None,
+                    what: What::IsRemoved,
+                    contents: false,
+                    attributes: false,
+                    contents_kept: false,
+                });
             }
             if steps.len() >= AT_ONCE {
                 break;
@@ -129,7 +158,14 @@ impl Run<'_> {
         }
         let path = self.core.path_of(ino).unwrap_or_default();
         self.remove(node.id, link)?;
-        Ok(Some(Step { path, from: None, what: What::IsRemoved, contents: false, attributes: false }))
+        Ok(Some(Step {
+            path,
+            from: None,
+            what: What::IsRemoved,
+            contents: false,
+            attributes: false,
+            contents_kept: false,
+        }))
     }
 
     /// What is told of a directory that they made and that stays.
@@ -141,7 +177,14 @@ impl Run<'_> {
             return Ok(None);
         }
         let path = self.core.path_of(ino).unwrap_or_default();
-        Ok(Some(Step { path, from: None, what: What::IsKept, contents: false, attributes: false }))
+        Ok(Some(Step {
+            path,
+            from: None,
+            what: What::IsKept,
+            contents: false,
+            attributes: false,
+            contents_kept: false,
+        }))
     }
 
     /// Whether something shows in just this directory, not in those that it shows with.

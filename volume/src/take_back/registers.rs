@@ -15,7 +15,7 @@ use crate::{
     node::Ino,
     row::{Node, NodeRow, Place, Xattr},
     time::Timestamp,
-    version::ValueRef,
+    version::{Dot, ValueRef},
 };
 
 use super::{Register, Run, STEPS, Step, Touched, What};
@@ -63,6 +63,53 @@ impl Run<'_> {
             }
         }
         Ok(false)
+    }
+
+    /// Whether a content that is there once theirs is taken back is what others made of theirs; not where they put back
+    /// what was before it.
+    pub(super) fn is_made_of_theirs(&mut self, ino: Ino, before: &[ValueRef]) -> Result<bool> {
+        let live: Vec<ValueRef> = self.core.with_node(ino, |n| n.content.iter().map(|v| v.at).collect())?;
+        let (mut todo, mut seen) = (self.without_them(&live, before)?, BTreeSet::new());
+        while let Some(at) = todo.pop() {
+            if !seen.insert(at) || !self.has_seen_them(at)? {
+                continue;
+            }
+            if seen.len() > STEPS {
+                return Ok(true);
+            }
+            let over = self.core.superseded_by(at)?;
+            if !over.iter().any(|at| self.theirs.have(*at)) {
+                todo.extend(over);
+                continue;
+            }
+            let back: Vec<ValueRef> = over.into_iter().filter(|at| before.contains(at)).collect();
+            if back.is_empty() && !self.is_as_before(ino, at, before)? {
+                return Ok(true);
+            }
+            todo.extend(back);
+        }
+        Ok(false)
+    }
+
+    /// Whether a value was made knowing something of theirs.
+    fn has_seen_them(&mut self, at: ValueRef) -> Result<bool> {
+        for (&branch, &(seq, _)) in &self.theirs.0 {
+            if self.core.covers(at.dot, Dot { branch, seq })? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Whether a content is the same as one of those before; without any, whether it is empty.
+    fn is_as_before(&mut self, ino: Ino, at: ValueRef, before: &[ValueRef]) -> Result<bool> {
+        let content = self.body::<ContentBody>(ino, at)?.content;
+        for before in before.iter().filter(|before| **before != at) {
+            if self.body::<ContentBody>(ino, *before)?.content == content {
+                return Ok(true);
+            }
+        }
+        Ok(before.is_empty() && content.size == 0)
     }
 
     fn key(&mut self, ino: Ino, generation: u32) -> Result<SymmetricKey> {
@@ -380,7 +427,7 @@ impl Run<'_> {
             return Ok(Vec::new());
         }
         let path = self.core.path_of(ino).unwrap_or_default();
-        Ok(vec![Step { path, from: None, what: What::Stays, contents: false, attributes: true }])
+        Ok(vec![Step { path, from: None, what: What::Stays, contents: false, attributes: true, contents_kept: false }])
     }
 
     pub(super) fn xattr(&mut self, ino: Ino, tag: NodeId, before: &[ValueRef], born: bool) -> Result<bool> {

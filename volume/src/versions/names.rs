@@ -56,6 +56,8 @@ struct NameChange {
     arrival: u64,
     name: Vec<u8>,
     kind: NodeKind,
+    /// What the name leads to since then, if nobody gave it that name: it is beside another's.
+    beside: Option<Ino>,
     what: NameChanged,
 }
 
@@ -109,18 +111,19 @@ impl Core {
         changes: &mut Vec<NameChange>,
     ) -> Result<()> {
         let last = self.next_arrival - 1;
-        let mut note = |arrival: u64, kind, what| {
+        let mut note = |arrival: u64, leads: Leads, what| {
             // Names can go in one commit with the directory.
             let until = directory.until.saturating_add(u64::from(matches!(what, NameChanged::Gone(_))));
             if arrival >= directory.from && arrival < until && arrival <= last {
-                changes.push(NameChange { arrival, name: name.to_vec(), kind, what });
+                let beside = (leads.claim.is_none() && !matches!(what, NameChanged::Gone(_))).then_some(leads.ino);
+                changes.push(NameChange { arrival, name: name.to_vec(), kind: leads.kind, beside, what });
             }
         };
         let mut before: Option<(Leads, u64)> = None;
         for (since, until, entry) in rows {
             let leads = leads_to(entry);
             if let Some((old, ended)) = before.filter(|(_, ended)| ended < since || leads.is_none()) {
-                note(ended, old.kind, NameChanged::Gone(old));
+                note(ended, old, NameChanged::Gone(old));
                 before = None;
             }
             let Some(leads) = leads else { continue };
@@ -131,18 +134,18 @@ impl Core {
                     false if replaces => NameChanged::Replaced,
                     false => NameChanged::Made,
                 };
-                note(*since, leads.kind, what);
+                note(*since, leads, what);
             }
             before = Some((leads, *until));
         }
         if let Some((old, ended)) = before {
-            note(ended, old.kind, NameChanged::Gone(old));
+            note(ended, old, NameChanged::Gone(old));
         }
         Ok(())
     }
 
     /// The change of a name, with who made it, and where from and to.
-    fn told(&mut self, NameChange { arrival, name, kind, what }: NameChange) -> Result<EntryChange> {
+    fn told(&mut self, NameChange { arrival, name, kind, beside, what }: NameChange) -> Result<EntryChange> {
         let happened = match what {
             NameChanged::Made => Happened::Made,
             NameChanged::Replaced => Happened::Replaced { from: None },
@@ -153,7 +156,11 @@ impl Core {
             },
             NameChanged::Gone(old) => self.went(old.ino, old.claim, &[], arrival)?,
         };
-        let (author, shown) = (self.author_of_arrival(arrival)?, self.shown_since(arrival)?);
+        let author = match beside {
+            Some(ino) => self.maker(ino, arrival)?,
+            None => self.author_of_arrival(arrival)?,
+        };
+        let shown = self.shown_since(arrival)?;
         Ok(EntryChange { name, arrival, shown, author, happened, kind })
     }
 }
