@@ -1,9 +1,9 @@
 //! `p2pfs undo`: takes back what one device, or one user, did.
 
 use crate::{
-    bringing_back::{Moment, ToUndo, Undid, Undone},
+    bringing_back::{ToUndo, Undid, Undone},
     cli::Undo,
-    commands::restore::{names, take_back, typed},
+    commands::restore::{names, printable, take_back, typed},
     control::{
         client::{self, unexpected},
         protocol::{Reply, Request},
@@ -26,13 +26,7 @@ pub(crate) fn run(home: &Home, args: &Undo) -> Outcome<()> {
         }
         None => (choose(home, &args.which, false)?.dir, None),
     };
-    let what = ToUndo {
-        device: args.device.clone(),
-        user: args.user.clone(),
-        since: Moment::of(since),
-        path,
-        dry_run: args.dry_run,
-    };
+    let what = ToUndo { device: args.device.clone(), user: args.user.clone(), since, path, dry_run: args.dry_run };
     let undone = match client::ask(&dir, &Request::Undo(what))? {
         Some(Reply::Undone(undone)) => *undone,
         Some(_) => return Err(unexpected()),
@@ -68,10 +62,10 @@ fn screen(undone: &Undone) -> String {
     lines.join("\n")
 }
 
-fn line(undid: &Undid) -> String {
-    let mut text = format!("{:<13} {}", undid.what, undid.path);
+pub(super) fn line(undid: &Undid) -> String {
+    let mut text = format!("{:<13} {}", undid.what, printable(&undid.path));
     if let Some(from) = &undid.from {
-        text += &format!(" (was {from})");
+        text += &format!(" (was {})", printable(from));
     }
     match (undid.contents, undid.attributes) {
         (true, true) => text += ": contents, attributes",

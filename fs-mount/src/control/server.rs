@@ -184,6 +184,9 @@ async fn answer(shared: &Arc<Shared>, request: Request, writer: &mut OwnedWriteH
         }
         Request::Verify { repair } => verify(shared, repair, writer).await,
         Request::Reclaim => blocking(move || upkeep::now(&with_volume).map(Reply::Reclaimed)).await,
+        Request::AsOf { path, when } => {
+            blocking(move || bringing_back::as_of(&with_volume.volume, &path, &when).map(Reply::AsOf)).await
+        }
         Request::Restore(what) => {
             let restored = blocking(move || bringing_back::restore(&with_volume.volume, what)).await;
             restored.map(|restored| Reply::Restored(Box::new(restored)))
