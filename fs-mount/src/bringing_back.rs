@@ -1,9 +1,11 @@
 //! `p2pfs restore` and `p2pfs undo`: what is asked of the daemon, what it does, and what it tells.
 
+use fs_mount::version_names;
 use serde::{Deserialize, Serialize};
 use volume::{
     Error, Volume,
-    restore::Restore,
+    node::{Ino, NodeKind},
+    restore::{InTheWay, Restore, Would},
     take_back::{Step, TakeBack, What},
     time::Timestamp,
 };
@@ -16,19 +18,45 @@ use crate::{
 
 /// So many steps are told one by one.
 const MOST_TOLD: usize = 20_000;
+/// Changes of a folder's entries among which one is looked for.
+const ENTRIES: usize = 1_000_000;
 /// Fewer digits of an id may be a name just as well.
 const ID_DIGITS: usize = 4;
 
 /// A path from the top of the volume on; as bytes, since it need not be text.
 pub(crate) type Names = Vec<Vec<u8>>;
 
+/// Which state is meant.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub(crate) enum When {
+    /// Before the last change of a file, or the removal of anything.
+    LastChange,
+    Moment(Moment),
+    /// What was typed is no time: a snapshot has this name.
+    Snapshot(String),
+    /// A version of the path, by its name.
+    Version(String),
+}
+
+/// That state.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct AsOf {
+    /// The number of the last commit in it, on this device.
+    pub(crate) arrival: u64,
+    /// A time that means it.
+    pub(crate) moment: String,
+    /// A directory was there.
+    pub(crate) directory: bool,
+}
+
 /// What to restore.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct ToRestore {
     pub(crate) path: Names,
-    /// As it was then; else before the last change.
-    pub(crate) at: Option<Moment>,
+    /// As it was after the commit with this number.
+    pub(crate) at: u64,
     pub(crate) to: Names,
     pub(crate) exact: bool,
     pub(crate) dry_run: bool,
@@ -42,7 +70,7 @@ pub(crate) struct ToUndo {
     pub(crate) device: Option<String>,
     /// or a user's name or the first digits of their id.
     pub(crate) user: Option<String>,
-    pub(crate) since: Moment,
+    pub(crate) since: When,
     pub(crate) path: Option<Names>,
     pub(crate) dry_run: bool,
 }
@@ -84,10 +112,23 @@ pub(crate) struct Restored {
     pub(crate) unchanged: u64,
     pub(crate) removed: u64,
     pub(crate) bytes: u64,
+    /// What a dry run would do, and how much that is with what isn't listed.
+    pub(crate) would: Vec<Undid>,
+    pub(crate) changes: u64,
+    /// What isn't restored, and how much that is with what isn't listed.
+    pub(crate) in_the_way: Vec<Left>,
+    pub(crate) left: u64,
     pub(crate) dry_run: bool,
     /// To be taken back: this device, and when it began.
     pub(crate) device: String,
     pub(crate) began: String,
+}
+
+/// Something that isn't restored, and why.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Left {
+    pub(crate) path: String,
+    pub(crate) why: String,
 }
 
 /// What was taken back.
@@ -145,6 +186,19 @@ impl Undid {
     }
 }
 
+impl Undid {
+    /// What restoring would do.
+    fn would(path: &[u8], would: Would) -> Self {
+        let what = match would {
+            Would::Change => "changed",
+            Would::ComeBack => "brought back",
+            Would::BeRemoved => "removed",
+        };
+        let (path, what) = (text(path), what.to_owned());
+        Undid { path, from: None, what, contents: false, contents_kept: false, attributes: false, why: None }
+    }
+}
+
 fn text(path: &[u8]) -> String {
     let text = String::from_utf8_lossy(path).into_owned();
     if text.is_empty() { ".".to_owned() } else { text }
@@ -159,28 +213,133 @@ fn now(volume: &Volume) -> Outcome<(String, String)> {
     Ok((me, jiff::Timestamp::now().to_string()))
 }
 
+/// Which state of a path is to be restored.
+pub(crate) fn as_of(volume: &Volume, path: &Names, when: &When) -> Outcome<AsOf> {
+    let named = text(&path.join(&b'/'));
+    check_ours(path)?;
+    let arrival = match when {
+        When::LastChange if matches!(kind(volume, Ino::ROOT, path), Ok(NodeKind::Directory)) => {
+            return Err(Failure::new(format!(
+                "{named} is there: say as of when, with --at or --version (`p2pfs history` tells what happened in it; a \
+                 restore that was interrupted goes on with --at and the time that it printed)"
+            )));
+        }
+        When::LastChange => volume.before_last_change(path).map_err(|e| not_restored(&named, e))?,
+        When::Version(typed) => version(volume, path, typed)?,
+        When::Moment(_) | When::Snapshot(_) => state(volume, when).map_err(|e| not_restored(&named, e))??,
+    };
+    let was = volume.past(arrival).and_then(|root| kind(volume, root, path)).map_err(|e| not_restored(&named, e))?;
+    Ok(AsOf { arrival, moment: moment_of(volume, arrival)?, directory: was == NodeKind::Directory })
+}
+
+/// The number of the last commit of a state that has a time or a name.
+fn state(volume: &Volume, when: &When) -> volume::Result<Outcome<u64>> {
+    match when {
+        When::Moment(moment) => match moment.time() {
+            Ok(time) => volume.arrival_at(time).map(Ok),
+            Err(e) => Ok(Err(e)),
+        },
+        When::Snapshot(name) => {
+            let snapshots = volume.snapshots()?;
+            let found = snapshots.iter().find(|snapshot| snapshot.name == *name).map(|snapshot| snapshot.arrival);
+            Ok(found.ok_or_else(|| {
+                Failure::new(format!(
+                    "'{}' is no time and no snapshot: try 2026-11-22T09:15, 09:15, yesterday or 2h-ago",
+                    name.escape_debug()
+                ))
+            }))
+        }
+        When::LastChange | When::Version(_) => Ok(Err(Failure::new("that needs a time"))),
+    }
+}
+
+/// The shortest time that means a state and no other.
+fn moment_of(volume: &Volume, arrival: u64) -> Outcome<String> {
+    let shown = volume.shown_at(arrival)?;
+    for digits in [3, 6] {
+        let unit = 10_u32.pow(9 - digits);
+        let nanos = u64::from(shown.nanos.div_ceil(unit)) * u64::from(unit);
+        let (more, nanos) = (nanos / 1_000_000_000, u32::try_from(nanos % 1_000_000_000).unwrap_or(0));
+        let later = Timestamp { secs: shown.secs.saturating_add(i64::from(more > 0)), nanos };
+        if volume.arrival_at(later).is_ok_and(|found| found == arrival) {
+            return Ok(version_names::text(later, digits));
+        }
+    }
+    Ok(version_names::text(shown, 9))
+}
+
+/// What is at a path below a root.
+fn kind(volume: &Volume, root: Ino, path: &Names) -> volume::Result<NodeKind> {
+    let (mut at, mut kind) = (root, NodeKind::Directory);
+    for name in path {
+        let found = volume.lookup(at, name)?;
+        (at, kind) = (found.ino, found.kind);
+    }
+    Ok(kind)
+}
+
+/// The number of the commit that a version of a path came with; of a folder, also that with which an entry changed.
+fn version(volume: &Volume, path: &Names, typed: &str) -> Outcome<u64> {
+    let names: Vec<&[u8]> = path.iter().map(Vec::as_slice).collect();
+    let last = names.last().copied().unwrap_or_default();
+    let named = text(&path.join(&b'/'));
+    let versions = volume.versions(&names).because(|| named.clone())?;
+    let moments = version_names::moments(&versions);
+    let mut found = version_names::find(&moments, typed)
+        .and_then(|place| versions.get(place))
+        .map(|version| (version.since, version.author.clone()));
+    if found.is_none() {
+        let wanted = version_names::moment_of(typed);
+        let changes = volume.entry_changes(&names, ENTRIES).because(|| named.clone())?;
+        let change = changes.into_iter().find(|change| version_names::shown(change.shown) == wanted);
+        found = change.map(|change| (change.arrival, change.author));
+    }
+    let shown = typed.escape_debug();
+    let Some((since, author)) = found else {
+        return Err(Failure::new(format!("{named} has no version '{shown}': `p2pfs history` lists them")));
+    };
+    let moment = version_names::moment_of(typed);
+    let whole = version_names::file_name(moment, &author, last);
+    if typed != moment && typed != format!("{moment}~{}", author.name) && typed.as_bytes() != whole {
+        let author = author.name;
+        return Err(Failure::new(format!("the version {moment} of {named} is by {author}: '{shown}' is none")));
+    }
+    Ok(volume.kept_from(since))
+}
+
+fn check_ours(path: &Names) -> Outcome<()> {
+    if path.first().is_some_and(|name| name == NOT_OURS.as_bytes()) { Err(not_ours()) } else { Ok(()) }
+}
+
+/// Why something was not restored.
+fn not_restored(named: &str, error: Error) -> Failure {
+    match error {
+        Error::NotFound => Failure::new(format!("{named}: nothing was there then that this device knows of")),
+        Error::NotDirectory => Failure::new(format!("{named}: what it lies in is no folder")),
+        Error::NoSpace => Failure::new("the disk is full: make room, then restore again; it goes on where it stopped"),
+        Error::ReadOnly => Failure::new("your role is reader: nothing can be changed"),
+        Error::Refused(why) => Failure::new(why),
+        e => Failure::new(format!("{named}: {}", Failure::from(e))),
+    }
+}
+
 /// Restores something.
 pub(crate) fn restore(volume: &Volume, what: ToRestore) -> Outcome<Restored> {
     let names = text(&what.path.join(&b'/'));
-    let nothing = |e: Error| match e {
-        Error::NotFound => Failure::new(format!("{names}: nothing was there then that this device knows of")),
-        Error::NoSpace => Failure::new("the disk is full: make room, then restore again; it goes on where it stopped"),
-        Error::ReadOnly => Failure::new("your role is reader: nothing can be changed"),
-        e => Failure::from(e),
-    };
-    if [&what.path, &what.to].iter().any(|path| path.first().is_some_and(|name| name == NOT_OURS.as_bytes())) {
-        return Err(not_ours());
-    }
+    check_ours(&what.path)?;
+    check_ours(&what.to)?;
     let (device, began) = now(volume)?;
-    let at = match what.at {
-        Some(moment) => volume.arrival_at(moment.time()?),
-        None => volume.before_last_change(&what.path),
-    }
-    .map_err(nothing)?;
     let to = text(&what.to.join(&b'/'));
     let dry_run = what.dry_run;
-    let restored = volume.restore(&Restore { path: what.path, at, to: what.to, exact: what.exact, dry_run });
-    let restored = restored.map_err(nothing)?;
+    let what = Restore { path: what.path, at: what.at, to: what.to, exact: what.exact, dry_run };
+    let restored = volume.restore(&what).map_err(|e| not_restored(&names, e))?;
+    let in_the_way = restored.in_the_way.iter().map(|(path, why)| {
+        let why = match why {
+            InTheWay::OtherKind => "something of another kind is there",
+            InTheWay::BeingWritten => "it is open for writing on this device",
+        };
+        Left { path: text(path), why: why.to_owned() }
+    });
     Ok(Restored {
         path: names.clone(),
         to,
@@ -191,6 +350,10 @@ pub(crate) fn restore(volume: &Volume, what: ToRestore) -> Outcome<Restored> {
         unchanged: restored.unchanged,
         removed: restored.removed,
         bytes: restored.bytes,
+        would: restored.would.iter().map(|(path, would)| Undid::would(path, *would)).collect(),
+        changes: restored.changes,
+        in_the_way: in_the_way.collect(),
+        left: restored.left,
         dry_run,
         device,
         began,
@@ -222,6 +385,14 @@ pub(crate) fn undo(volume: &Volume, what: ToUndo) -> Outcome<Undone> {
         }
         _ => return Err(Failure::new("name a device or a user")),
     };
+    let ancient = || Failure::new("this device knows nothing from so long ago");
+    let since = match &what.since {
+        When::Moment(moment) => moment.time()?,
+        when => match state(volume, when) {
+            Err(Error::NotFound) => return Err(ancient()),
+            arrival => volume.shown_at(arrival??)?,
+        },
+    };
     let (device, began) = now(volume)?;
     let mut undone = Undone {
         dry_run: what.dry_run,
@@ -234,7 +405,7 @@ pub(crate) fn undo(volume: &Volume, what: ToUndo) -> Outcome<Undone> {
         device,
         began,
     };
-    let take_back = TakeBack { devices, since: what.since.time()?, below: what.path.clone(), dry_run: what.dry_run };
+    let take_back = TakeBack { devices, since, below: what.path.clone(), dry_run: what.dry_run };
     let done = volume.take_back(&take_back, &mut |step| {
         match step.what {
             What::IsRemoved | What::LosesName => undone.removed += 1,
@@ -256,7 +427,11 @@ pub(crate) fn undo(volume: &Volume, what: ToUndo) -> Outcome<Undone> {
         Err(Error::NotFound) if what.path.is_some() => Err(Failure::new(
             "nothing is at that path, nor was at that time, or this device knows nothing from so long ago",
         )),
-        Err(Error::NotFound) => Err(Failure::new("this device knows nothing from so long ago")),
+        Err(Error::NotFound) => Err(ancient()),
+        Err(Error::NotDirectory) => {
+            let path = what.path.map(|path| text(&path.join(&b'/'))).unwrap_or_default();
+            Err(Failure::new(format!("{path}: what it lies in is no folder")))
+        }
         Err(Error::NoSpace) => {
             Err(Failure::new("the disk is full: make room, then undo again; it goes on where it stopped"))
         }

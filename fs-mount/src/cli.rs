@@ -216,10 +216,10 @@ pub(crate) struct Conflicts {
 pub(crate) struct Restore {
     /// What; nothing need be there any more
     pub(crate) path: PathBuf,
-    /// As this version has it, by its name [default: as it was before the last change or removal]
+    /// As this version has it, by its name [default: as it was before the last change of a file, or the removal]
     #[arg(long, value_name = "VERSION", conflicts_with = "at")]
     pub(crate) version: Option<String>,
-    /// As it was at this time: 2026-11-22T09:15, 09:15, yesterday, 2h-ago
+    /// As it was at this time: 2026-11-22T09:15, 09:15, yesterday, 2h-ago, a snapshot's name
     #[arg(long, value_name = "TIME")]
     pub(crate) at: Option<String>,
     /// Put it there instead
@@ -245,7 +245,7 @@ pub(crate) struct Undo {
     /// What this user did, on any device
     #[arg(long, value_name = "NAME|ID")]
     pub(crate) user: Option<String>,
-    /// Since when: 2026-11-22T09:15, 09:15, yesterday, 2h-ago
+    /// Since when: 2026-11-22T09:15, 09:15, yesterday, 2h-ago, a snapshot's name
     #[arg(long, value_name = "TIME")]
     pub(crate) since: String,
     /// Only what is, or was then, at this path or below it

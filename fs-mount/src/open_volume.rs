@@ -199,6 +199,7 @@ fn answer_here(open: &OpenVolume, request: &Request) -> Outcome<Reply> {
         | Request::Resolve { .. }
         | Request::Verify { .. }
         | Request::Reclaim
+        | Request::AsOf { .. }
         | Request::Restore(_)
         | Request::Undo(_)
         | Request::History { .. }

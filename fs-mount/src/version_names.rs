@@ -83,7 +83,7 @@ pub fn find(moments: &[String], typed: &str) -> Option<usize> {
 const EXTENSION_MAX: usize = 32;
 
 /// A moment in UTC with so many digits, cut off.
-fn text(time: time::Timestamp, digits: u32) -> String {
+pub fn text(time: time::Timestamp, digits: u32) -> String {
     let unit = 10_u32.pow(9 - digits);
     let nanos = i32::try_from(time.nanos / unit * unit).unwrap_or(0);
     match Timestamp::new(time.secs, nanos) {

@@ -4,8 +4,11 @@
 
 use std::{
     collections::BTreeMap,
+    ffi::OsStr,
     fs,
+    os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
+    process::Command,
     thread,
     time::Duration,
 };
@@ -64,7 +67,8 @@ fn files_and_folders_are_restored() {
 
     shell(peer.root(), "rm -r work");
     let told = peer.run(["restore", &path(&peer, "work"), "--dry-run"]);
-    assert!(told.starts_with("would restore work ("), "{told}");
+    assert!(told.lines().last().unwrap().starts_with("would restore work ("), "{told}");
+    assert!(told.lines().filter(|line| line.starts_with("brought back  work/")).count() > 100, "{told}");
     assert!(!peer.at("work").exists());
     let said = peer.run(["restore", &path(&peer, "work")]);
     differences(&copy, &peer.at("work")).unwrap();
@@ -75,6 +79,9 @@ fn files_and_folders_are_restored() {
     peer.run(["restore", &path(&peer, "work"), "--at", &then, "--to", &path(&peer, "else/where")]);
     differences(&copy, &peer.at("else/where")).unwrap();
     shell(peer.root(), "rm -rf else/where/*; mkdir else/where/new");
+    // Of what is there nobody knows as of when it is meant.
+    let refused = peer.refused(["restore", &path(&peer, "else")]);
+    assert!(refused.contains("else is there: say as of when, with --at or --version"), "{refused}");
     peer.run(["restore", &path(&peer, "else"), "--at", "now", "--exact"]);
     let refused = peer.refused(["restore", &path(&peer, "nothing")]);
     assert!(refused.contains("nothing was there"), "{refused}");
@@ -84,22 +91,126 @@ fn files_and_folders_are_restored() {
     let refused = peer.refused(["restore", "/tmp"]);
     assert!(refused.contains("lies in no mounted volume"), "{refused}");
     let refused = peer.refused(["restore", &path(&peer, "note"), "--version", "1st"]);
-    assert!(refused.contains("is no version"), "{refused}");
+    assert!(refused.contains("note has no version '1st': `p2pfs history` lists them"), "{refused}");
+    let refused = peer.refused(["restore", &path(&peer, "note/deeper")]);
+    assert!(refused.contains("note/deeper: what it lies in is no folder"), "{refused}");
+    for (typed, said) in [("2999-01-01", "2999-01-01 is still to come"), ("", "'' is no time and no snapshot")] {
+        let refused = peer.refused(["restore", &path(&peer, "note"), "--at", typed]);
+        assert!(refused.contains(said), "{refused}");
+        let refused = peer.refused(["undo", "--user", "alice", "--since", typed]);
+        assert!(refused.contains(said), "{refused}");
+    }
+}
+
+#[test]
+fn a_folder_is_restored_to_the_moment_that_was_told() {
+    let peer = Peer::alone();
+    fs::create_dir(peer.at("work")).unwrap();
+    grow(&peer.at("work"), 300, 5);
+    let before = snapshot(&peer.at("work")).unwrap();
+    shell(peer.root(), "rm -r work");
+    let done = peer.command(["restore", &path(&peer, "work")]).output().unwrap();
+    assert!(done.status.success(), "{done:?}");
+    let said = String::from_utf8(done.stderr).unwrap();
+    let told = said.lines().find(|line| line.contains("restoring ")).unwrap();
+    let at = told.rsplit_once(" as of ").unwrap().1;
+    // As one that was interrupted leaves it.
+    shell(peer.root(), "rm -rf work/*");
+    let refused = peer.refused(["restore", &path(&peer, "work")]);
+    assert!(refused.contains("a restore that was interrupted goes on with --at"), "{refused}");
+    let listed = peer.run(["restore", &path(&peer, "work"), "--at", at, "--dry-run"]);
+    assert!(listed.lines().any(|line| line.starts_with("brought back  work/")), "{listed}");
+    peer.run(["restore", &path(&peer, "work"), "--at", at]);
+    assert_eq!(snapshot(&peer.at("work")).unwrap(), before);
+}
+
+#[test]
+fn snapshots_are_times_too() {
+    let peer = Peer::alone();
+    fs::write(peer.at("note"), "first").unwrap();
+    peer.run(["snapshot", "create", "draft"]);
+    fs::write(peer.at("note"), "second").unwrap();
+    peer.run(["restore", &path(&peer, "note"), "--at", "draft"]);
+    assert_eq!(fs::read_to_string(peer.at("note")).unwrap(), "first");
+    fs::write(peer.at("note"), "third").unwrap();
+    fs::write(peer.at("other"), "new").unwrap();
+    peer.run(["undo", "--user", "alice", "--since", "draft"]);
+    assert_eq!(fs::read_to_string(peer.at("note")).unwrap(), "first");
+    assert!(!peer.at("other").exists());
+}
+
+#[test]
+fn what_is_written_here_and_what_is_in_the_way_is_told_and_left() {
+    let peer = Peer::alone();
+    shell(peer.root(), "mkdir work; echo a >work/a; echo b >work/b; echo c >work/c");
+    let then = moment();
+    shell(peer.root(), "rm work/*; mkdir work/a; echo new >work/b");
+    let open = fs::File::options().append(true).open(peer.at("work/b")).unwrap();
+    let refused = peer.refused(["restore", &path(&peer, "work/b"), "--at", &then]);
+    assert!(refused.contains("work/b is open for writing on this device: close it first"), "{refused}");
+    for dry_run in [true, false] {
+        let arguments = ["restore", &path(&peer, "work"), "--at", &then, "--dry-run"];
+        let done = peer.command(&arguments[..if dry_run { 5 } else { 4 }]).output().unwrap();
+        let said = String::from_utf8(done.stdout).unwrap();
+        assert_eq!(done.status.code(), Some(1), "{said}");
+        assert!(said.contains("left out      work/a: something of another kind is there\n"), "{said}");
+        assert!(said.contains("left out      work/b: it is open for writing on this device\n"), "{said}");
+        assert_eq!(peer.at("work/c").exists(), !dry_run);
+    }
+    drop(open);
+    peer.run(["restore", &path(&peer, "work"), "--at", &then, "--exact"]);
+    shell(peer.root(), "test \"$(cat work/a work/b work/c)\" = $'a\\nb\\nc'; test $(ls work | wc -l) = 3");
+}
+
+#[test]
+fn names_of_any_bytes_are_taken_back_by_what_is_printed() {
+    let peer = Peer::alone();
+    let name = OsStr::from_bytes(b"it's \xff\n$HOME\\1");
+    fs::write(peer.at(name), "first").unwrap();
+    moment();
+    fs::write(peer.at(name), "second").unwrap();
+    let path = peer.at(name);
+    let said = peer.run([OsStr::new("restore"), path.as_os_str()]);
+    assert_eq!(fs::read_to_string(&path).unwrap(), "first");
+    let (_, command) = said.trim_end().rsplit_once("p2pfs undo ").unwrap();
+    // As a shell takes it.
+    let mut bash = Command::new("bash");
+    let words = bash.args(["-c", &format!("printf '%s\\0' undo {command}")]).output().unwrap().stdout;
+    let words = words.strip_suffix(b"\0").unwrap().split(|byte| *byte == 0).map(OsStr::from_bytes);
+    peer.run(words);
+    assert_eq!(fs::read_to_string(&path).unwrap(), "second");
 }
 
 #[test]
 fn a_version_is_restored_by_its_name() {
     let peer = Peer::alone();
-    let mut times = Vec::new();
     for text in ["one", "two", "three"] {
-        fs::write(peer.at("note"), text).unwrap();
-        times.push(moment());
+        fs::write(peer.at("note.txt"), text).unwrap();
+        moment();
     }
-    // As it would be called that began to show at that time.
-    peer.run(["restore", &path(&peer, "note"), "--version", &format!("{}~alice.txt", times[0])]);
-    assert_eq!(fs::read_to_string(peer.at("note")).unwrap(), "one");
-    peer.run(["restore", &path(&peer, "note"), "--version", &times[1]]);
-    assert_eq!(fs::read_to_string(peer.at("note")).unwrap(), "two");
+    let note = path(&peer, "note.txt");
+    let versions: Vec<Value> = serde_json::from_str(&peer.run(["history", &note, "--json"])).unwrap();
+    let called = |text: &str| {
+        let size = text.len();
+        let found = versions.iter().rfind(|version| {
+            let read = version["file"].as_str().map(|file| peer.at(".p2pfs/versions/note.txt").join(file));
+            version["size"] == size && read.is_some_and(|file| fs::read_to_string(file).unwrap() == text)
+        });
+        let found = found.unwrap();
+        (found["version"].as_str().unwrap().to_owned(), found["file"].as_str().unwrap().to_owned())
+    };
+    let ((one, one_file), (two, _)) = (called("one"), called("two"));
+    peer.run(["restore", &note, "--version", &one_file]);
+    assert_eq!(fs::read_to_string(peer.at("note.txt")).unwrap(), "one");
+    peer.run(["restore", &note, "--version", &two]);
+    assert_eq!(fs::read_to_string(peer.at("note.txt")).unwrap(), "two");
+    let author = one_file.rsplit_once('~').unwrap().1.strip_suffix(".txt").unwrap();
+    peer.run(["restore", &note, "--version", &format!("{one}~{author}")]);
+    assert_eq!(fs::read_to_string(peer.at("note.txt")).unwrap(), "one");
+    let refused = peer.refused(["restore", &note, "--version", &format!("{one}~mallory.txt")]);
+    assert!(refused.contains(&format!("is by {author}")), "{refused}");
+    let refused = peer.refused(["restore", &note, "--version", "2020-01-01T00:00:00.000Z"]);
+    assert!(refused.contains("has no version '2020-01-01T00:00:00.000Z'"), "{refused}");
 }
 
 const FILES: u64 = 2000;

@@ -5,6 +5,7 @@
 //! stay open; `fsync` makes it recoverable, a small file by publishing it the first time, else without.
 
 use std::{
+    collections::BTreeSet,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
@@ -497,6 +498,13 @@ impl Volume {
             self.tell(&[Changed::Content(ino)]);
         }
         result.and(published).map(|()| data.len())
+    }
+
+    /// The files that programs here have open for writing. Not to be asked with the core's lock held.
+    pub(crate) fn open_for_writing(&self) -> BTreeSet<Ino> {
+        // Who lets go of a file has its state, and then wants the table.
+        let files: Vec<Arc<OpenFile>> = self.inner.files.iter().map(|file| file.clone()).collect();
+        files.into_iter().filter(|file| file.state.read().writers > 0).map(|file| file.ino).collect()
     }
 
     /// To be called before the kernel is told to drop a file's pages: what it reads anew is of this version or a newer one.

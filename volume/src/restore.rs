@@ -5,7 +5,11 @@
 //! not copied, so their blocks needn't be here. What a death midway leaves is a tree that is partly restored: restoring
 //! again finds the rest.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+    time::Duration,
+};
 
 use crypto::SymmetricKey;
 
@@ -33,6 +37,8 @@ pub type Path = [Vec<u8>];
 const AT_ONCE: usize = 32;
 /// Removals of one device that lie no further apart are one.
 const ONE_REMOVAL: Duration = Duration::from_secs(2);
+/// So much is told one by one.
+const MOST_TOLD: usize = 20_000;
 /// Commits that are looked through for the beginning of a removal.
 const REMOVAL_COMMITS: u64 = 200_000;
 
@@ -51,8 +57,28 @@ pub struct Restore {
     pub dry_run: bool,
 }
 
+/// What would be done to something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Would {
+    /// It is there, and becomes what it was.
+    Change,
+    /// Nothing is there, and it comes back.
+    ComeBack,
+    /// It wasn't there then and goes, with all that is in it.
+    BeRemoved,
+}
+
+/// Why something isn't restored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InTheWay {
+    /// Something of another kind has its name.
+    OtherKind,
+    /// A program on this device has it open for writing: that would go on from what it was before, and show.
+    BeingWritten,
+}
+
 /// What was restored.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Restored {
     /// It is a directory.
     pub directory: bool,
@@ -68,9 +94,27 @@ pub struct Restored {
     pub removed: u64,
     /// Sizes of the files, together.
     pub bytes: u64,
+    /// What within a directory isn't restored, by its path. Not all of it if that is much.
+    pub in_the_way: Vec<(Vec<u8>, InTheWay)>,
+    /// How much that is.
+    pub left: u64,
+    /// In a dry run: what would be done, by path. Not all of it if that is much.
+    pub would: Vec<(Vec<u8>, Would)>,
+    /// How much that is.
+    pub changes: u64,
+}
+
+impl Restored {
+    fn would(&mut self, would: Would, path: impl FnOnce() -> Vec<u8>) {
+        self.changes += 1;
+        if self.would.len() < MOST_TOLD {
+            self.would.push((path(), would));
+        }
+    }
 }
 
 /// A node as it was.
+#[derive(Clone)]
 struct Was {
     /// Its number, and that of its directory's part which its name was in.
     ino: Ino,
@@ -102,6 +146,8 @@ enum Todo {
     Times { now: Ino, times: (Timestamp, Timestamp) },
     /// All of a directory, and itself.
     Remove { directory: Ino },
+    /// What was under a name of a directory, once what has that name is gone.
+    Entry { was: Box<Was>, directory: Ino, name: Vec<u8> },
 }
 
 struct Run<'a> {
@@ -115,6 +161,10 @@ struct Run<'a> {
     /// And of what is there under several names, which it is now.
     of: HashMap<Ino, Ino>,
     todo: Vec<Todo>,
+    /// The top is done: what is in the way now is one thing of many.
+    within: bool,
+    /// What programs here have open for writing.
+    written: BTreeSet<Ino>,
     restored: Restored,
 }
 
@@ -130,6 +180,19 @@ impl Volume {
         core.moments.at(arrival).ok_or(Error::NotFound)
     }
 
+    /// Since when what arrived as this number showed here.
+    ///
+    /// # Errors
+    /// The disk failed.
+    pub fn shown_at(&self, arrival: u64) -> Result<Timestamp> {
+        self.inner.core.lock().shown_since(arrival)
+    }
+
+    /// The first state from an arrival on that is kept.
+    pub fn kept_from(&self, arrival: u64) -> u64 {
+        self.inner.core.lock().moments.from(arrival)
+    }
+
     /// The number of the commit after which a path was last as it was before the newest change of what is there, or
     /// before that was removed. For a directory that is gone, before the removals began that ended with it.
     ///
@@ -143,7 +206,8 @@ impl Volume {
     /// Restores what was at a path. Others' work goes on meanwhile.
     ///
     /// # Errors
-    /// [`Error::NotFound`] when there was nothing; [`Error::Refused`] when something of another kind is in the way;
+    /// [`Error::NotFound`] when there was nothing; [`Error::Refused`] when something of another kind is in the way of the
+    /// path itself, or a program here has it open for writing (within a directory, that is told and left out);
     /// [`Error::ReadOnly`], [`Error::NoSpace`]. What was restored by then is, and doing it again goes on.
     pub fn restore(&self, what: &Restore) -> Result<Restored> {
         self.commit_now()?;
@@ -156,6 +220,8 @@ impl Volume {
             linked: HashMap::new(),
             of: HashMap::new(),
             todo: Vec::new(),
+            within: false,
+            written: self.open_for_writing(),
             restored: Restored::default(),
         };
         if what.dry_run {
@@ -167,7 +233,9 @@ impl Volume {
                 run.begin(core)
             })?;
         }
+        run.within = true;
         while !run.todo.is_empty() {
+            run.written = self.open_for_writing();
             if what.dry_run {
                 run.some(&mut self.inner.core.lock())?;
             } else {
@@ -297,6 +365,9 @@ impl Run<'_> {
     /// Finds what was there, and where it is to be; restores it but for what is in it.
     fn begin(&mut self, core: &mut Core) -> Result<()> {
         let what = self.what;
+        if core.moments.at(what.at) != Some(what.at) {
+            return Err(Error::NotFound);
+        }
         self.restored.shown = core.shown_since(what.at)?;
         let Some((name, above)) = what.path.split_last() else {
             // The whole volume.
@@ -325,7 +396,7 @@ impl Run<'_> {
         };
         let Some(directory) = self.above(core, above)? else {
             // In a dry run that is not there, and all in it is new.
-            return self.tell_all(core, &was);
+            return self.tell_all(core, &was, what.to.join(&b'/'));
         };
         self.top = was.ino;
         self.entry(core, &was, directory, name)
@@ -378,6 +449,10 @@ impl Run<'_> {
 
     /// Does a little of what is left.
     fn some(&mut self, core: &mut Core) -> Result<()> {
+        // Thinned out meanwhile, what was there would seem not to have been.
+        if core.moments.at(self.what.at) != Some(self.what.at) {
+            return Err(Error::NotFound);
+        }
         let mut done = 0;
         while done < AT_ONCE
             && let Some(todo) = self.todo.pop()
@@ -425,6 +500,7 @@ impl Run<'_> {
                         }
                     }
                 }
+                Todo::Entry { was, directory, name } => self.entry(core, &was, directory, &name)?,
                 Todo::Times { now, times } => set_times(core, now, times, self.what.dry_run).map(drop)?,
                 Todo::Remove { directory } => {
                     let entries = core.scan_entries(directory, &[0; 16], AT_ONCE)?;
@@ -451,6 +527,7 @@ impl Run<'_> {
     fn remove(&mut self, core: &mut Core, directory: Ino, name: &[u8], ino: Ino, kind: NodeKind) -> Result<()> {
         self.restored.removed += 1;
         if self.what.dry_run {
+            self.restored.would(Would::BeRemoved, || core.path_in(directory, name));
             return Ok(());
         }
         match kind {
@@ -469,20 +546,32 @@ impl Run<'_> {
         Core::check_name(name)?;
         let kind = was.attributes.kind;
         let there = core.entry(directory, name)?.shown();
+        if let Some((now, there)) = there {
+            if there != kind {
+                return self.other_kind(core, was, directory, name, (now, there));
+            }
+            if kind == NodeKind::File && self.is_written(core, now)? {
+                return self.left_out(core, directory, name, InTheWay::BeingWritten);
+            }
+        }
         if self.what.dry_run {
             return match there {
-                Some((now, there)) if there == kind => match kind {
-                    NodeKind::Directory => {
-                        let now = core.canonical(now)?;
-                        self.directory(core, was, now, (false, false))
+                Some((now, NodeKind::Directory)) => {
+                    let now = core.canonical(now)?;
+                    self.directory(core, was, now, (false, false))
+                }
+                Some((now, _)) => {
+                    let same = same(core, was, now)?;
+                    self.count(was, same);
+                    if !same {
+                        self.restored.would(Would::Change, || core.path_in(directory, name));
                     }
-                    _ => {
-                        self.count(was, same(core, was, now)?);
-                        Ok(())
-                    }
-                },
-                Some(_) => Err(self.wrong_kind(core, directory, name)),
-                None => self.tell_all(core, was),
+                    Ok(())
+                }
+                None => {
+                    let path = core.path_in(directory, name);
+                    self.tell_all(core, was, path)
+                }
             };
         }
         let mut brought = true;
@@ -523,7 +612,7 @@ impl Run<'_> {
                     self.bring(core, was, directory, name)?
                 }
             }
-            Some(_) => return Err(self.wrong_kind(core, directory, name)),
+            Some(_) => return self.left_out(core, directory, name, InTheWay::OtherKind),
             None => self.bring(core, was, directory, name)?,
         };
         if kind != NodeKind::Directory {
@@ -567,23 +656,27 @@ impl Run<'_> {
         self.restored.unchanged += u64::from(unchanged);
     }
 
-    /// Counts what would be made, all of it new.
-    fn tell_all(&mut self, core: &mut Core, was: &Was) -> Result<()> {
+    /// Counts what would be made at a path, all of it new.
+    fn tell_all(&mut self, core: &mut Core, was: &Was, path: Vec<u8>) -> Result<()> {
         self.count(was, false);
-        let mut todo = if was.attributes.kind == NodeKind::Directory { vec![was.ino] } else { Vec::new() };
+        self.restored.would(Would::ComeBack, || path.clone());
+        let mut todo = if was.attributes.kind == NodeKind::Directory { vec![(was.ino, path)] } else { Vec::new() };
         core.as_of(self.past, |core| {
-            while let Some(directory) = todo.pop() {
+            while let Some((directory, path)) = todo.pop() {
                 let home = core.directory(directory)?;
                 let mut from = [0; 16];
                 loop {
                     let entries = core.scan_entries(home, &from, AT_ONCE)?;
                     let Some((last, _)) = entries.last() else { break };
                     let next = next_tag(*last);
-                    for (ino, kind) in entries.iter().filter_map(|(_, entry)| entry.shown()) {
+                    for (_, entry) in &entries {
+                        let Some((ino, kind)) = entry.shown() else { continue };
+                        let path = || [path.as_slice(), b"/", &entry.name].concat();
+                        self.restored.would(Would::ComeBack, path);
                         match kind {
                             NodeKind::Directory => {
                                 self.restored.directories += 1;
-                                todo.push(ino);
+                                todo.push((ino, path()));
                             }
                             _ => self.restored.files += 1,
                         }
@@ -601,9 +694,53 @@ impl Run<'_> {
         })
     }
 
-    fn wrong_kind(&self, core: &mut Core, directory: Ino, name: &[u8]) -> Error {
+    /// Something of another kind has a name. It goes if only what was there then is to be, else it is in the way.
+    fn other_kind(
+        &mut self,
+        core: &mut Core,
+        was: &Was,
+        directory: Ino,
+        name: &[u8],
+        (now, there): (Ino, NodeKind),
+    ) -> Result<()> {
+        if !self.within || !self.what.exact {
+            return self.left_out(core, directory, name, InTheWay::OtherKind);
+        }
+        if self.what.dry_run {
+            self.remove(core, directory, name, now, there)?;
+            let path = core.path_in(directory, name);
+            return self.tell_all(core, was, path);
+        }
+        // Below what removes a directory, which takes its time.
+        self.todo.push(Todo::Entry { was: Box::new(was.clone()), directory, name: name.to_vec() });
+        self.remove(core, directory, name, now, there)
+    }
+
+    /// Notes that something isn't restored; the rest is, unless this is all there is to restore.
+    fn left_out(&mut self, core: &mut Core, directory: Ino, name: &[u8], why: InTheWay) -> Result<()> {
         let path = core.path_in(directory, name);
-        in_the_way(&path, "something of another kind")
+        if !self.within {
+            return Err(match why {
+                InTheWay::OtherKind => in_the_way(&path, "something of another kind"),
+                InTheWay::BeingWritten => {
+                    let path = String::from_utf8_lossy(&path);
+                    Error::Refused(format!("{path} is open for writing on this device: close it first"))
+                }
+            });
+        }
+        self.restored.left += 1;
+        if self.restored.in_the_way.len() < MOST_TOLD {
+            self.restored.in_the_way.push((path, why));
+        }
+        Ok(())
+    }
+
+    fn is_written(&self, core: &mut Core, now: Ino) -> Result<bool> {
+        let of = match core.row(now)?.as_deref() {
+            Some(NodeRow::View { of, .. }) => *of,
+            _ => now,
+        };
+        Ok([now, of].iter().any(|ino| core.own.contains_key(ino) || self.written.contains(ino)))
     }
 
     /// Gives a name that leads nowhere what it led to: the same node where that is free, else a new one. Tells which, and
@@ -616,7 +753,8 @@ impl Run<'_> {
         if self.own_place()
             && let Some(NodeRow::Node(node)) = core.row(was.ino)?.as_deref()
         {
-            if !node.is_shown() {
+            // (What is still written to goes on from what it was before, and would show that.)
+            if !node.is_shown() && !self.is_written(core, was.ino)? {
                 let known = match was.link {
                     Some(link) => core.link_of(was.ino, node, &link)?,
                     None => None,

@@ -257,6 +257,10 @@ impl Context<'_> {
             }
             false => self.volume.beside_the_mount(|core| {
                 core.may_change()?;
+                // Thinned out meanwhile, what was there would seem not to have been.
+                if core.moments.at(then.arrival) != Some(then.arrival) {
+                    return Err(Error::NotFound);
+                }
                 f(&mut Run { core, theirs, then, directories, below, dry_run, early })
             }),
         }

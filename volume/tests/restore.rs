@@ -10,13 +10,17 @@ use common::{Replica, sync};
 use p2pfs_volume::{
     AttributeChange, Attributes, Caller, Clock, Error, NewNode, NodeKind, OpenMode, Role, SetTime, SetXattr, Timestamp,
     node::Ino,
-    restore::{Restore, Restored},
+    restore::{InTheWay, Restore, Restored, Would},
     take_back::{Step, TakeBack, What},
 };
 use proptest::prelude::*;
 
 fn path(text: &str) -> Vec<Vec<u8>> {
     text.split('/').filter(|name| !name.is_empty()).map(|name| name.as_bytes().to_vec()).collect()
+}
+
+fn text(path: &[u8]) -> String {
+    String::from_utf8_lossy(path).into_owned()
 }
 
 /// A line for each entry, with all that must come back.
@@ -234,6 +238,108 @@ fn restoring_over_a_directory_keeps_what_is_new_unless_told_otherwise() {
     let done = restore(&alice, "docs", at, "docs", true).unwrap();
     assert_eq!(done.removed, 3);
     assert_eq!(lines(&alice), before);
+}
+
+/// A directory with a file, a directory and another file; the first two have swapped kinds since.
+fn with_other_kinds(alice: &Replica) -> u64 {
+    alice.mkdir("docs").unwrap();
+    alice.mkdir("docs/folder").unwrap();
+    for file in ["docs/file", "docs/folder/a", "docs/note"] {
+        alice.write(file, file.as_bytes()).unwrap();
+    }
+    alice.volume.commit_now().unwrap();
+    let at = alice.volume.last_arrival();
+    moment(alice);
+    for gone in ["docs/file", "docs/folder/a", "docs/note"] {
+        alice.remove(gone).unwrap();
+    }
+    alice.rmdir("docs/folder").unwrap();
+    alice.write("docs/folder", b"a file").unwrap();
+    alice.mkdir("docs/file").unwrap();
+    alice.mkdir("docs/file/deep").unwrap();
+    alice.write("docs/file/deep/new", b"new").unwrap();
+    alice.volume.commit_now().unwrap();
+    at
+}
+
+#[test]
+fn what_is_of_another_kind_is_told_and_the_rest_is_restored() {
+    let alice = Replica::founder("alice", 1);
+    let at = with_other_kinds(&alice);
+    let what = Restore { path: path("docs"), at, to: path("docs"), exact: false, dry_run: true };
+    let obstacles = [(b"docs/file".to_vec(), InTheWay::OtherKind), (b"docs/folder".to_vec(), InTheWay::OtherKind)];
+    for dry_run in [true, false] {
+        let mut done = alice.volume.restore(&Restore { dry_run, ..what.clone() }).unwrap();
+        done.in_the_way.sort_by(|one, other| one.0.cmp(&other.0));
+        assert_eq!((done.in_the_way.as_slice(), done.left), (obstacles.as_slice(), 2), "dry run: {dry_run}");
+        let would = [(b"docs/note".to_vec(), Would::ComeBack)];
+        assert_eq!(done.would, if dry_run { would.to_vec() } else { Vec::new() });
+        assert_eq!(alice.find("docs/note").is_err(), dry_run);
+    }
+    assert_eq!(alice.read("docs/note").unwrap(), b"docs/note");
+    assert_eq!(alice.read("docs/file/deep/new").unwrap(), b"new");
+}
+
+#[test]
+fn what_was_not_there_then_is_not_in_the_way_of_restoring_exactly() {
+    let alice = Replica::founder("alice", 1);
+    let at = with_other_kinds(&alice);
+    let done = restore(&alice, "docs", at, "docs", true).unwrap();
+    assert_eq!((done.left, done.files, done.directories), (0, 3, 2));
+    for file in ["docs/file", "docs/folder/a", "docs/note"] {
+        assert_eq!(alice.read(file).unwrap(), file.as_bytes());
+    }
+}
+
+#[test]
+fn what_is_open_for_writing_is_left_out() {
+    let alice = Replica::founder("alice", 1);
+    grow(&alice);
+    alice.volume.commit_now().unwrap();
+    let at = alice.volume.last_arrival();
+    moment(&alice);
+    alice.write("docs/note", b"second").unwrap();
+    alice.remove("docs/large").unwrap();
+    alice.volume.commit_now().unwrap();
+    // Whether something was written to it by then or not.
+    for written in [false, true] {
+        let mode = OpenMode { write: true, ..OpenMode::default() };
+        let handle = alice.volume.open(alice.find("docs/note").unwrap(), mode, &Caller::default()).unwrap();
+        if written {
+            alice.volume.write(handle, 0, b"third.", &Caller::default()).unwrap();
+        }
+        let file = Restore { path: path("docs/note"), at, to: path("docs/note"), exact: false, dry_run: false };
+        let refused = alice.volume.restore(&file).unwrap_err().to_string();
+        assert_eq!(refused, "docs/note is open for writing on this device: close it first");
+        let all = Restore { path: path("docs"), to: path("docs"), ..file.clone() };
+        let done = alice.volume.restore(&all).unwrap();
+        // (It has another name within the folder.)
+        let mut left: Vec<_> = done.in_the_way.iter().map(|(path, why)| (text(path), *why)).collect();
+        left.sort_by(|one, other| one.0.cmp(&other.0));
+        let expected = ["docs/deep/linked", "docs/note"].map(|path| (path.to_owned(), InTheWay::BeingWritten));
+        assert_eq!(left, expected);
+        assert_eq!(alice.read("docs/large").unwrap(), vec![7; 300_000]);
+        alice.close(handle).unwrap();
+        assert_eq!(alice.read("docs/note").unwrap(), if written { b"third." } else { b"second" });
+    }
+    restore(&alice, "docs/note", at, "docs/note", false).unwrap();
+    assert_eq!(alice.read("docs/note").unwrap(), b"first");
+}
+
+#[test]
+fn what_is_removed_and_still_written_to_comes_back_as_another_file() {
+    let alice = Replica::founder("alice", 1);
+    alice.write("note", b"first").unwrap();
+    alice.volume.commit_now().unwrap();
+    let at = alice.volume.last_arrival();
+    let mode = OpenMode { write: true, ..OpenMode::default() };
+    let handle = alice.volume.open(alice.find("note").unwrap(), mode, &Caller::default()).unwrap();
+    alice.remove("note").unwrap();
+    alice.volume.commit_now().unwrap();
+    restore(&alice, "note", at, "note", false).unwrap();
+    alice.volume.write(handle, 0, b"lost", &Caller::default()).unwrap();
+    alice.close(handle).unwrap();
+    assert_eq!(alice.read("note").unwrap(), b"first");
 }
 
 #[test]
@@ -692,10 +798,10 @@ proptest! {
             alice.rename("a", "elsewhere").unwrap();
         }
         match restore(&alice, "a", at, "a", true) {
-            // Something of another kind is in the way: told, and nothing lost.
+            // Something of another kind is there instead of all of it: told, and nothing lost.
             Err(Error::Refused(_)) => {}
             done => {
-                done.unwrap();
+                prop_assert_eq!(done.unwrap().left, 0);
                 prop_assert_eq!(below(&alice, "a"), before);
             }
         }

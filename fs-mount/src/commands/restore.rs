@@ -1,13 +1,18 @@
 //! `p2pfs restore`: what was at a path comes back.
 
-use std::{os::unix::ffi::OsStrExt, path::Path};
+use std::{
+    ffi::OsStr,
+    os::unix::ffi::OsStrExt,
+    path::{Path, PathBuf},
+};
 
 use fs_mount::moment;
-use jiff::{Timestamp, ToSpan, Zoned};
+use jiff::{Timestamp, Zoned};
 
 use crate::{
-    bringing_back::{Moment, Names, Restored, ToRestore},
+    bringing_back::{Moment, Names, Restored, ToRestore, When},
     cli::Restore,
+    commands::undo,
     control::{
         client::{self, unexpected},
         protocol::{Reply, Request},
@@ -20,13 +25,10 @@ use crate::{
 };
 
 pub(crate) fn run(home: &Home, args: &Restore) -> Outcome<()> {
-    let at = match (&args.version, &args.at) {
-        (Some(version), _) => {
-            let end = version_end(version);
-            Some(end.ok_or_else(|| Failure::new(format!("{version} is no version: `p2pfs history` lists them")))?)
-        }
-        (None, Some(at)) => Some(typed(at)?),
-        (None, None) => None,
+    let when = match (&args.version, &args.at) {
+        (Some(version), _) => When::Version(version.clone()),
+        (None, Some(at)) => typed(at)?,
+        (None, None) => When::LastChange,
     };
     let from = inside(home, &args.path)?;
     let to = match &args.to {
@@ -41,13 +43,31 @@ pub(crate) fn run(home: &Home, args: &Restore) -> Outcome<()> {
         }
         None => names(&from.path),
     };
-    let what =
-        ToRestore { path: names(&from.path), at: at.map(Moment::of), to, exact: args.exact, dry_run: args.dry_run };
-    match client::ask(&from.dir, &Request::Restore(what))? {
-        Some(Reply::Restored(restored)) if args.json => output::json(&*restored),
-        Some(Reply::Restored(restored)) => output::line(&screen(&restored, &from.mountpoint)),
-        Some(_) => Err(unexpected()),
-        None => Err(not_mounted(&from.dir)),
+    let path = names(&from.path);
+    let as_of = match client::ask(&from.dir, &Request::AsOf { path: path.clone(), when })? {
+        Some(Reply::AsOf(as_of)) => as_of,
+        Some(_) => return Err(unexpected()),
+        None => return Err(not_mounted(&from.dir)),
+    };
+    if as_of.directory && !args.dry_run {
+        // Whoever is interrupted midway needs it to go on.
+        output::note(&format!("restoring {} as of {}", args.path.to_string_lossy(), as_of.moment));
+    }
+    let place = from.mountpoint.join(to.iter().map(|name| OsStr::from_bytes(name)).collect::<PathBuf>());
+    let what = ToRestore { path, at: as_of.arrival, to, exact: args.exact, dry_run: args.dry_run };
+    let restored = match client::ask(&from.dir, &Request::Restore(what))? {
+        Some(Reply::Restored(restored)) => *restored,
+        Some(_) => return Err(unexpected()),
+        None => return Err(not_mounted(&from.dir)),
+    };
+    match args.json {
+        true => output::json(&restored)?,
+        false => output::lines(&screen(&restored, &place))?,
+    }
+    let would = if restored.dry_run { "would not be" } else { "was not" };
+    match restored.left {
+        0 => Ok(()),
+        left => Err(Failure::new(format!("{left} of what was there then {would} restored: the rest is"))),
     }
 }
 
@@ -56,27 +76,32 @@ pub(super) fn names(path: &Path) -> Names {
     path.iter().map(|name| name.as_bytes().to_vec()).collect()
 }
 
-/// A moment as somebody typed it.
-pub(super) fn typed(text: &str) -> Outcome<Timestamp> {
-    let why = || Failure::new(format!("{text} is no time: try 2026-11-22T09:15, 09:15, yesterday or 2h-ago"));
-    moment::parse(text, &Zoned::now()).ok_or_else(why)
+/// A moment as somebody typed it, or a snapshot's name.
+pub(super) fn typed(text: &str) -> Outcome<When> {
+    match moment::parse(text, &Zoned::now()) {
+        Some(at) if at > Timestamp::now() => Err(Failure::new(format!("{text} is still to come"))),
+        Some(at) => Ok(When::Moment(Moment::of(at))),
+        None => Ok(When::Snapshot(text.to_owned())),
+    }
 }
 
-/// The last moment that a version's name stands for: it has as many digits as tell it from others.
-fn version_end(name: &str) -> Option<Timestamp> {
-    let time = name.split('~').next()?;
-    let begins: Timestamp = time.parse().ok()?;
-    let fraction = time.split_once('.').map_or("", |(_, fraction)| fraction);
-    let digits = u32::try_from(fraction.bytes().take_while(u8::is_ascii_digit).count()).ok()?;
-    let step = 10_i64.checked_pow(9_u32.checked_sub(digits)?)?;
-    begins.checked_add((step - 1).nanoseconds()).ok()
+/// What was done, and how to take it back; the last line tells all of it. `place` is where it was put.
+fn screen(restored: &Restored, place: &Path) -> Vec<String> {
+    let mut lines: Vec<String> = restored.would.iter().map(undo::line).collect();
+    let left = restored.in_the_way.iter().map(|left| format!("{:<13} {}: {}", "left out", left.path, left.why));
+    lines.extend(left);
+    let told = (restored.would.len() + restored.in_the_way.len()) as u64;
+    if restored.changes + restored.left > told {
+        lines.push(format!("… and {} more", restored.changes + restored.left - told));
+    }
+    lines.push(summary(restored, place));
+    lines
 }
 
-/// What was done, in a line, and how to take it back.
-fn screen(restored: &Restored, mountpoint: &Path) -> String {
+fn summary(restored: &Restored, place: &Path) -> String {
     let Restored { path, to, shown, files, directories, unchanged, removed, .. } = restored;
     let mut text = if restored.dry_run { "would restore " } else { "restored " }.to_owned();
-    text += path;
+    text += &path;
     if restored.directory {
         text += &format!(" ({} in {}, {})", count(*files, "file"), folders(*directories), bytes(restored.bytes));
     } else {
@@ -84,19 +109,19 @@ fn screen(restored: &Restored, mountpoint: &Path) -> String {
     }
     text += &format!(" as of {shown}");
     if to != path {
-        text += &format!(" to {to}");
+        text += &format!(" to {}", to);
     }
     if *removed > 0 {
         text += &format!("; {removed} removed that were not there then");
     }
-    if *unchanged == files + directories && *removed == 0 {
+    if *unchanged == files + directories && *removed == 0 && restored.left == 0 {
         return text + "; all of it is as it was";
     }
     if *unchanged > 0 {
         text += &format!("; {unchanged} were as they were");
     }
     if !restored.dry_run {
-        text += &format!("; {}", take_back(&restored.device, &restored.began, Some(&mountpoint.join(to))));
+        text += &format!("; {}", take_back(&restored.device, &restored.began, Some(place)));
     }
     text
 }
@@ -108,17 +133,28 @@ fn folders(number: u64) -> String {
 /// What takes back what this device did since then.
 pub(super) fn take_back(device: &str, began: &str, path: Option<&Path>) -> String {
     let device = device.get(..16).unwrap_or(device);
-    let path = path.map(|path| format!(" --path {}", quoted(&path.display().to_string()))).unwrap_or_default();
+    let path = path.map(|path| format!(" --path {}", quoted(path.as_os_str().as_bytes()))).unwrap_or_default();
     format!("to take that back: p2pfs undo --device {device} --since {began}{path}")
 }
 
-/// As a shell takes it for one word.
-fn quoted(path: &str) -> String {
+/// As a shell takes it for one word; all of it can be printed.
+fn quoted(path: &[u8]) -> String {
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"._-/+,@%:=".contains(&b);
-    if !path.is_empty() && path.bytes().all(plain) {
-        path.to_owned()
-    } else {
-        format!("'{}'", path.replace('\'', "'\\''"))
+    match std::str::from_utf8(path) {
+        Ok(text) if !text.is_empty() && path.iter().all(|b| plain(*b)) => text.to_owned(),
+        Ok(text) if !text.chars().any(char::is_control) => format!("'{}'", text.replace('\'', "'\\''")),
+        _ => {
+            // The one way that shells have for bytes that aren't text.
+            let mut word = "$'".to_owned();
+            for byte in path {
+                match byte {
+                    b'\'' | b'\\' => word.extend(['\\', char::from(*byte)]),
+                    b' '..=b'~' => word.push(char::from(*byte)),
+                    _ => word += &format!("\\{byte:03o}"),
+                }
+            }
+            word + "'"
+        }
     }
 }
 
@@ -127,21 +163,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_version_is_what_began_to_show_at_its_name() {
-        let check = |name: &str, expected: &str| {
-            assert_eq!(version_end(name).map(|end| end.to_string()).unwrap_or_default(), expected, "{name}");
-        };
-        check("2026-11-26T09:15:03.123Z", "2026-11-26T09:15:03.123999999Z");
-        check("2026-11-26T09:15:03.123456Z~bob.txt", "2026-11-26T09:15:03.123456999Z");
-        check("2026-11-26T09:15:03.123456789Z~bob.tar.gz", "2026-11-26T09:15:03.123456789Z");
-        check("2026-11-26T09:15:03Z", "2026-11-26T09:15:03.999999999Z");
-        check("yesterday", "");
-        check("", "");
+    fn a_path_is_one_word() {
+        let check = |path: &[u8], expected: &str| assert_eq!(quoted(path), expected);
+        check(b"docs/a.txt", "docs/a.txt");
+        check(b"it's $HOME", r"'it'\''s $HOME'");
+        check("größe".as_bytes(), "'größe'");
+        check(b"a\xff'\\\n1", r"$'a\377\'\\\0121'");
     }
 
     #[test]
-    fn a_path_is_one_word() {
-        assert_eq!(quoted("docs/a.txt"), "docs/a.txt");
-        assert_eq!(quoted("it's $HOME"), r"'it'\''s $HOME'");
+    fn what_is_still_to_come_is_no_moment() {
+        let refused = typed("2999-01-01").unwrap_err().to_string();
+        assert_eq!(refused, "2999-01-01 is still to come");
+        assert_eq!(typed("thesis").unwrap(), When::Snapshot("thesis".to_owned()));
     }
 }

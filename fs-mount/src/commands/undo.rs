@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use crate::{
-    bringing_back::{Moment, ToUndo, Undid, Undone},
+    bringing_back::{ToUndo, Undid, Undone},
     cli::Undo,
     commands::restore::{names, take_back, typed},
     control::{
@@ -28,13 +28,7 @@ pub(crate) fn run(home: &Home, args: &Undo) -> Outcome<()> {
         }
         None => (choose(home, &args.which, false)?.dir, None, None),
     };
-    let what = ToUndo {
-        device: args.device.clone(),
-        user: args.user.clone(),
-        since: Moment::of(since),
-        path,
-        dry_run: args.dry_run,
-    };
+    let what = ToUndo { device: args.device.clone(), user: args.user.clone(), since, path, dry_run: args.dry_run };
     let undone = match client::ask(&dir, &Request::Undo(what))? {
         Some(Reply::Undone(undone)) => *undone,
         Some(_) => return Err(unexpected()),
@@ -72,10 +66,10 @@ fn screen(undone: &Undone, path: Option<&Path>) -> Vec<String> {
     lines
 }
 
-fn line(undid: &Undid) -> String {
+pub(super) fn line(undid: &Undid) -> String {
     let mut text = format!("{:<13} {}", undid.what, undid.path);
     if let Some(from) = &undid.from {
-        text += &format!(" (was {from})");
+        text += &format!(" (was {})", from);
     }
     match (undid.contents, undid.attributes) {
         (true, true) => text += ": contents, attributes",

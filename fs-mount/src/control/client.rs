@@ -79,6 +79,7 @@ fn send(dir: &VolumeDir, request: &Request) -> Outcome<Option<BufReader<UnixStre
         Request::Wait { .. }
             | Request::Verify { .. }
             | Request::Reclaim
+            | Request::AsOf { .. }
             | Request::Restore(_)
             | Request::Undo(_)
             | Request::Unmount

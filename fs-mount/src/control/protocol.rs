@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 pub(crate) use super::request::Request;
 use super::{agreed::Agreed, conflicts::Conflicts};
 use crate::{
-    bringing_back::{Restored, Undone},
+    bringing_back::{AsOf, Restored, Undone},
     daemon::upkeep,
     history_report::Event,
     report::{Device, Peer, Scrubbed, Status, User, Verified},
@@ -59,6 +59,7 @@ pub(crate) enum Reply {
     Reclaimed(upkeep::Done),
     Conflicts(Conflicts),
     Agreed(Agreed),
+    AsOf(AsOf),
     Restored(Box<Restored>),
     Undone(Box<Undone>),
     History(Vec<Event>),

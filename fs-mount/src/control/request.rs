@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::conflicts::{Bytes, Choice};
-use crate::bringing_back::{ToRestore, ToUndo};
+use crate::bringing_back::{Names, ToRestore, ToUndo, When};
 
 /// A request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,6 +40,11 @@ pub(crate) enum Request {
     Reclaim,
     /// Settings and snapshots.
     Agreed(AboutAgreed),
+    /// Which state of a path is to be restored.
+    AsOf {
+        path: Names,
+        when: When,
+    },
     Restore(ToRestore),
     Undo(ToUndo),
     /// What happened at a path, which is given in hexadecimal digits: the newest `limit` events.

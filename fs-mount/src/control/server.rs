@@ -52,6 +52,9 @@ const PROGRESS_PAUSE: Duration = Duration::from_millis(100);
 /// So long nobody waits; in place of what no clock can tell.
 const FOR_EVER: Duration = Duration::from_secs(10 * 365 * 86400);
 
+/// Whoever looks at what was brought back sees it, unless pages are being read for so long.
+const TOLD_TIME: Duration = Duration::from_secs(10);
+
 /// Clients at a time; more wait. Each has a descriptor.
 const CLIENTS: usize = 128;
 /// After a client could not be accepted.
@@ -184,12 +187,25 @@ async fn answer(shared: &Arc<Shared>, request: Request, writer: &mut OwnedWriteH
         }
         Request::Verify { repair } => verify(shared, repair, writer).await,
         Request::Reclaim => blocking(move || upkeep::now(&with_volume).map(Reply::Reclaimed)).await,
+        Request::AsOf { path, when } => {
+            blocking(move || bringing_back::as_of(&with_volume.volume, &path, &when).map(Reply::AsOf)).await
+        }
         Request::Restore(what) => {
-            let restored = blocking(move || bringing_back::restore(&with_volume.volume, what)).await;
+            let restored = blocking(move || {
+                let restored = bringing_back::restore(&with_volume.volume, what);
+                with_volume.wait_until_told(Instant::now() + TOLD_TIME);
+                restored
+            })
+            .await;
             restored.map(|restored| Reply::Restored(Box::new(restored)))
         }
         Request::Undo(what) => {
-            let undone = blocking(move || bringing_back::undo(&with_volume.volume, what)).await;
+            let undone = blocking(move || {
+                let undone = bringing_back::undo(&with_volume.volume, what);
+                with_volume.wait_until_told(Instant::now() + TOLD_TIME);
+                undone
+            })
+            .await;
             undone.map(|undone| Reply::Undone(Box::new(undone)))
         }
         Request::History { path, limit } => {
