@@ -385,19 +385,25 @@ impl Core {
     }
 
     pub(crate) fn past_row(&mut self, ino: Ino, arrival: u64) -> Result<Option<Arc<NodeRow>>> {
-        let row = match self.row_until_after(NODE, &ino.0.to_be_bytes(), arrival)? {
-            Some(bytes) => Some(Arc::new(decode_row("node as it was", &bytes)?)),
-            None => self.present_row(ino)?,
-        };
+        // What is so since before is over at no moment after that: most rows, and none need be looked for.
+        let present = self.present_row(ino)?;
+        if present.as_ref().is_some_and(|row| row.since() <= arrival) {
+            return Ok(present);
+        }
+        let row = self.row_until_after(NODE, &ino.0.to_be_bytes(), arrival)?;
+        let row: Option<NodeRow> = row.map(|bytes| decode_row("node as it was", &bytes)).transpose()?;
+        let row = row.map(Arc::new);
         Ok(row.filter(|row: &Arc<NodeRow>| row.since() <= arrival))
     }
 
     pub(crate) fn past_entry(&mut self, directory: Ino, name: &[u8], arrival: u64) -> Result<Arc<Entry>> {
         let tag = self.tag(name);
-        let entry = match self.row_until_after(ENTRY, &entry_key(directory, &tag), arrival)? {
-            Some(bytes) => Some(Arc::new(decode_row("entry as it was", &bytes)?)),
-            None => self.present_entry(directory, &tag)?,
-        };
+        if let Some(entry) = self.present_entry(directory, &tag)?.filter(|entry| entry.since <= arrival) {
+            return Ok(entry);
+        }
+        let row = self.row_until_after(ENTRY, &entry_key(directory, &tag), arrival)?;
+        let entry: Option<Entry> = row.map(|bytes| decode_row("entry as it was", &bytes)).transpose()?;
+        let entry = entry.map(Arc::new);
         let there = entry.filter(|entry: &Arc<Entry>| entry.since <= arrival);
         Ok(there.unwrap_or_else(|| Arc::new(Entry { name: name.to_vec(), ..Entry::default() })))
     }
