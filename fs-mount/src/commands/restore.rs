@@ -101,7 +101,7 @@ fn screen(restored: &Restored, place: &Path) -> Vec<String> {
 fn summary(restored: &Restored, place: &Path) -> String {
     let Restored { path, to, shown, files, directories, unchanged, removed, .. } = restored;
     let mut text = if restored.dry_run { "would restore " } else { "restored " }.to_owned();
-    text += &path;
+    text += path;
     if restored.directory {
         text += &format!(" ({} in {}, {})", count(*files, "file"), folders(*directories), bytes(restored.bytes));
     } else {
