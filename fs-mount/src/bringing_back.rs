@@ -10,6 +10,7 @@ use volume::{
     time::Timestamp,
 };
 
+pub(crate) use crate::control::request::{Moment, Names, ToRestore, ToUndo, When};
 use crate::{
     failure::{Because, Failure, Outcome},
     inside::{NOT_OURS, not_ours},
@@ -23,22 +24,6 @@ const ENTRIES: usize = 1_000_000;
 /// Fewer digits of an id may be a name just as well.
 const ID_DIGITS: usize = 4;
 
-/// A path from the top of the volume on; as bytes, since it need not be text.
-pub(crate) type Names = Vec<Vec<u8>>;
-
-/// Which state is meant.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case", deny_unknown_fields)]
-pub(crate) enum When {
-    /// Before the last change of a file, or the removal of anything.
-    LastChange,
-    Moment(Moment),
-    /// What was typed is no time: a snapshot has this name.
-    Snapshot(String),
-    /// A version of the path, by its name.
-    Version(String),
-}
-
 /// That state.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct AsOf {
@@ -48,39 +33,6 @@ pub(crate) struct AsOf {
     pub(crate) moment: String,
     /// A directory was there.
     pub(crate) directory: bool,
-}
-
-/// What to restore.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct ToRestore {
-    pub(crate) path: Names,
-    /// As it was after the commit with this number.
-    pub(crate) at: u64,
-    pub(crate) to: Names,
-    pub(crate) exact: bool,
-    pub(crate) dry_run: bool,
-}
-
-/// What to take back.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct ToUndo {
-    /// The first digits of a device's id,
-    pub(crate) device: Option<String>,
-    /// or a user's name or the first digits of their id.
-    pub(crate) user: Option<String>,
-    pub(crate) since: When,
-    pub(crate) path: Option<Names>,
-    pub(crate) dry_run: bool,
-}
-
-/// A moment, as [`Timestamp`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct Moment {
-    pub(crate) secs: i64,
-    pub(crate) nanos: u32,
 }
 
 impl Moment {

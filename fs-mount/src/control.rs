@@ -7,6 +7,6 @@ pub(crate) mod agreed;
 pub(crate) mod client;
 pub(crate) mod conflicts;
 pub(crate) mod protocol;
-mod request;
+pub(crate) mod request;
 pub(crate) mod server;
 pub(crate) mod socket;

@@ -3,22 +3,22 @@
 #![allow(clippy::unwrap_used, reason = "whatever fails here fails the test")]
 
 mod common;
+#[path = "common/work.rs"]
+mod work;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     time::Duration,
 };
 
-use common::{
-    Replica, sync,
-    work::{Op, op, run},
-};
+use common::{Replica, sync};
 use p2pfs_volume::{
     AttributeChange, Caller, Error, Ino, NodeKind, OpenMode, RenameMode, Role, Volume,
     deleted::WasDirectory,
     versions::{Happened, PathVersion},
 };
 use proptest::prelude::*;
+use work::{Op, op, run};
 
 /// All that is told of a node, in a line. (A directory's times change with its entries.)
 fn state(volume: &Volume, ino: Ino) -> String {

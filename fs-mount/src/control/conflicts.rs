@@ -1,42 +1,13 @@
 //! What is said over the control socket about conflicts, and shown as JSON.
 
-use data_encoding::HEXLOWER;
 use serde::{Deserialize, Serialize};
 use volume::{Keep, NodeKind, Volume, time::Timestamp};
 
+pub(crate) use super::request::{Bytes, Choice};
 use crate::failure::Outcome;
 
 /// No more conflicts are told of at once: an answer has its limit.
 const MOST: usize = 10_000;
-
-/// The bytes of a path or a name, which need not be text.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub(crate) struct Bytes(pub(crate) Vec<u8>);
-
-impl TryFrom<String> for Bytes {
-    type Error = data_encoding::DecodeError;
-
-    fn try_from(hex: String) -> Result<Self, Self::Error> {
-        HEXLOWER.decode(hex.as_bytes()).map(Self)
-    }
-}
-
-impl From<Bytes> for String {
-    fn from(bytes: Bytes) -> Self {
-        HEXLOWER.encode(&bytes.0)
-    }
-}
-
-/// What to keep.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub(crate) enum Choice {
-    Mine,
-    Theirs,
-    Both,
-    Named(Bytes),
-}
 
 impl Choice {
     /// As the volume has it.

@@ -1,9 +1,85 @@
 //! What the command line asks of the daemon: one line of JSON.
 
+use data_encoding::HEXLOWER;
 use serde::{Deserialize, Serialize};
 
-use super::conflicts::{Bytes, Choice};
-use crate::bringing_back::{Names, ToRestore, ToUndo, When};
+/// The bytes of a path or a name, which need not be text.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub(crate) struct Bytes(pub(crate) Vec<u8>);
+
+impl TryFrom<String> for Bytes {
+    type Error = data_encoding::DecodeError;
+
+    fn try_from(hex: String) -> Result<Self, Self::Error> {
+        HEXLOWER.decode(hex.as_bytes()).map(Self)
+    }
+}
+
+impl From<Bytes> for String {
+    fn from(bytes: Bytes) -> Self {
+        HEXLOWER.encode(&bytes.0)
+    }
+}
+
+/// What to keep.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Choice {
+    Mine,
+    Theirs,
+    Both,
+    Named(Bytes),
+}
+
+/// A path from the top of the volume on; as bytes, since it need not be text.
+pub(crate) type Names = Vec<Vec<u8>>;
+
+/// Which state is meant.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub(crate) enum When {
+    /// Before the last change of a file, or the removal of anything.
+    LastChange,
+    Moment(Moment),
+    /// What was typed is no time: a snapshot has this name.
+    Snapshot(String),
+    /// A version of the path, by its name.
+    Version(String),
+}
+
+/// What to restore.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ToRestore {
+    pub(crate) path: Names,
+    /// As it was after the commit with this number.
+    pub(crate) at: u64,
+    pub(crate) to: Names,
+    pub(crate) exact: bool,
+    pub(crate) dry_run: bool,
+}
+
+/// What to take back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ToUndo {
+    /// The first digits of a device's id,
+    pub(crate) device: Option<String>,
+    /// or a user's name or the first digits of their id.
+    pub(crate) user: Option<String>,
+    pub(crate) since: When,
+    pub(crate) path: Option<Names>,
+    pub(crate) dry_run: bool,
+}
+
+/// A moment, as [`volume::time::Timestamp`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Moment {
+    pub(crate) secs: i64,
+    pub(crate) nanos: u32,
+}
 
 /// A request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -10,7 +10,6 @@
 )]
 
 pub mod forge;
-pub mod work;
 
 use std::{
     path::PathBuf,

@@ -3,7 +3,7 @@
 use p2pfs_volume::{AttributeChange, Caller, Clock, Error, SetXattr};
 use proptest::prelude::*;
 
-use super::{Replica, sync};
+use crate::common::{Replica, sync};
 
 pub const NAMES: usize = 6;
 
