@@ -5,10 +5,10 @@ use proptest::prelude::*;
 
 use crate::common::{Replica, sync};
 
-pub const NAMES: usize = 6;
+pub(crate) const NAMES: usize = 6;
 
 #[derive(Clone, Debug)]
-pub enum Op {
+pub(crate) enum Op {
     Write(usize, usize),
     Directory(usize),
     Remove(usize),
@@ -23,12 +23,12 @@ pub enum Op {
 }
 
 /// Files and directories by few names, so that the same ones come and go.
-pub fn path(which: usize) -> String {
+pub(crate) fn path(which: usize) -> String {
     let (above, name) = (which / NAMES, which % NAMES);
     if above == 0 { format!("n{name}") } else { format!("n{}/n{name}", above - 1) }
 }
 
-pub fn op() -> impl Strategy<Value = (usize, Op, bool)> {
+pub(crate) fn op() -> impl Strategy<Value = (usize, Op, bool)> {
     let place = || 0..NAMES * 3;
     let op = prop_oneof![
         4 => (place(), 0usize..40_000).prop_map(|(at, size)| Op::Write(at, size)),
@@ -45,7 +45,7 @@ pub fn op() -> impl Strategy<Value = (usize, Op, bool)> {
     (0..2usize, op, any::<bool>())
 }
 
-pub fn run(replicas: &mut [Replica; 2], who: usize, op: &Op) {
+pub(crate) fn run(replicas: &mut [Replica; 2], who: usize, op: &Op) {
     let replica = &replicas[who];
     let done = match op {
         Op::Write(at, size) => replica.write(&path(*at), &vec![*size as u8; *size]),
