@@ -334,3 +334,21 @@ fn nothing_is_dropped_while_a_list_is_damaged() {
     assert!(alice.volume.reclaim(&mut || true).unwrap().finished);
     assert_eq!(alice.blocks.names().len(), names.len() / 2);
 }
+
+#[test]
+fn what_shows_again_after_its_removal_is_not_dropped() {
+    let alice = Replica::founder("alice", 1);
+    let bob = Replica::joined("bob", 2, &alice, Role::Writer);
+    let replicas = [alice, bob];
+    replicas[0].write("n", &vec![7; 100_000]).unwrap();
+    meet(&replicas);
+    // An edit by who had not seen the removal outlives it.
+    replicas[0].write_at("n", 5, b"edited").unwrap();
+    replicas[1].remove("n").unwrap();
+    meet(&replicas);
+    for replica in &replicas {
+        let before = replica.read("n").unwrap();
+        assert!(replica.volume.reclaim(&mut || true).unwrap().finished);
+        assert!(replica.read("n").unwrap() == before, "{}", replica.name);
+    }
+}
