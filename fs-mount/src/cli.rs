@@ -9,8 +9,10 @@ use peer_net::registry_address::RegistryAddress;
 use crate::duration;
 
 mod agreed;
+mod keys;
 
 pub(crate) use agreed::{Config, Named, Snapshot, SnapshotDeed};
+pub(crate) use keys::{Fingerprint, Invitations, InvitationsDeed};
 
 const EXIT_STATUS: &str = "Exit status: 0 done, 1 failed (one line on standard error says why), 2 wrong usage.\n\
     Everything lives under $P2PFS_HOME when it is set, else under the XDG folders.";
@@ -33,6 +35,8 @@ pub(crate) enum Command {
     Unmount(Unmount),
     /// Print a ticket that lets one more person in
     Invite(Invite),
+    /// List the invitations that can still be used, or withdraw one
+    Invitations(Invitations),
     /// Join a volume with a ticket
     Join(Join),
     /// Show how a volume is doing
@@ -43,6 +47,8 @@ pub(crate) enum Command {
     Users(Listing),
     /// List the members' devices
     Devices(Listing),
+    /// Show the digits by which people compare their keys: yours, or another member's
+    Fingerprint(Fingerprint),
     /// List the volumes on this machine
     Volumes(Volumes),
     /// List what several made at once under one name
@@ -161,8 +167,8 @@ pub(crate) struct Invite {
     /// How long the ticket is good for
     #[arg(long, value_name = "TIME", default_value = "24h", value_parser = duration::parse_positive)]
     pub(crate) expires: Duration,
-    /// For your own next machine
-    #[arg(long)]
+    /// For your own next machine, which then joins as you
+    #[arg(long, conflicts_with = "role")]
     pub(crate) device: bool,
     #[command(flatten)]
     pub(crate) which: Which,
@@ -172,9 +178,9 @@ pub(crate) struct Invite {
 pub(crate) struct Join {
     /// The ticket, as `p2pfs invite` printed it
     pub(crate) ticket: String,
-    /// Your name in the volume: 1 to 32 of a-z 0-9 . _ -, starting with a letter
+    /// Your name in the volume: 1 to 32 of a-z 0-9 . _ -, starting with a letter (a ticket for your own next machine knows it)
     #[arg(long, value_parser = user_name)]
-    pub(crate) name: String,
+    pub(crate) name: Option<String>,
     /// What to call the volume on this machine
     #[arg(long, value_name = "LABEL", default_value = "p2pfs", value_parser = label)]
     pub(crate) volume: String,

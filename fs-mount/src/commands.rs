@@ -11,8 +11,10 @@ use crate::{
 mod config;
 mod conflicts;
 mod diff;
+mod fingerprint;
 mod history;
 mod init;
+mod invitations;
 mod invite;
 mod join;
 mod listings;
@@ -37,11 +39,13 @@ pub(crate) fn run(command: Command) -> Outcome<()> {
         Command::Mount(args) => mount::run(&home, args),
         Command::Unmount(args) => unmount::run(&home, &args),
         Command::Invite(args) => invite::run(&home, &args),
+        Command::Invitations(args) => invitations::run(&home, args),
         Command::Join(args) => join::run(&home, args),
         Command::Status(args) => listings::status(&home, &args),
         Command::Peers(args) => listings::peers(&home, &args),
         Command::Users(args) => listings::users(&home, &args),
         Command::Devices(args) => listings::devices(&home, &args),
+        Command::Fingerprint(args) => fingerprint::run(&home, &args),
         Command::Volumes(args) => listings::volumes(&home, &args),
         Command::Conflicts(args) => conflicts::list(&home, &args),
         Command::Resolve(args) => conflicts::resolve(&home, &args),

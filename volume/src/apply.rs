@@ -21,9 +21,10 @@ use crate::{
     core::{Core, RESTORED_LOG},
     error::{Error, Result},
     id::{Birthplace, CommitHash, LinkId, NodeId, RealmId},
-    member::{DeviceRow, EpochRow, InviteRow, MemberRow, Role, UserRow, epoch_id, verify_certificate},
+    member::{DeviceRow, EpochRow, InviteRow, MemberRow, Role, UserRow, verify_certificate},
     namespace::XATTR_NAME_MAX,
     node::{Ino, NAME_MAX, NodeKind, TARGET_MAX},
+    own_devices::{Admitted, is_of_own_devices},
     row::{Access, ContentValue, Link, Meta, Node, Place, Value, Xattr, XattrValue},
     spilled::Spilled,
     store::Batch,
@@ -185,9 +186,11 @@ impl Core {
         // Known as a commit first: what its changes refer to is judged by what it had seen.
         self.enter(&mut batch, dot, header, commit.raw.header.clone(), commit.raw.signature, false, observed)?;
         let (user, role) = if genesis { (UserId::ZERO, Role::Owner) } else { self.author(&header.device, dot)? };
-        let void = !role.may_write() && !commit.heads.is_empty();
+        let own_devices = role == Role::Reader && commit.heads.iter().all(|head| is_of_own_devices(&head.kind));
+        let allowed = role.may_write() || own_devices || commit.heads.is_empty();
+        let void = !allowed || self.admits_withdrawn(dot, &commit.heads)?;
         if void {
-            log::warn!("device {} has no right to change anything: its commit is void", header.device.short());
+            log::warn!("device {} has no right to change what it does: its commit is void", header.device.short());
             batch = Batch::new();
             self.enter(&mut batch, dot, header, commit.raw.header.clone(), commit.raw.signature, true, observed)?;
         }
@@ -248,10 +251,15 @@ impl Core {
         let Some(row) = self.members.devices.get(device) else { return rule("its author is no member") };
         let (user, granted) = (row.user, row.granted.clone());
         if let [only] = granted[..]
-            && let Some(row) = self.members.users.get(&user).filter(|row| row.granted == only)
+            && let Some((first, role)) = self.members.users.get(&user).map(|row| (row.granted, row.role))
         {
-            let role = row.role;
-            return if self.covers(dot, only.dot)? { Ok((user, role)) } else { self.unadmitted() };
+            if !self.covers(dot, only.dot)? {
+                return self.unadmitted();
+            }
+            // The least one there is of this user, or a further device's whose author had seen that.
+            if only == first || self.covers(dot, first.dot)? {
+                return Ok((user, role));
+            }
         }
         let mine = self.least_admission(dot, granted)?;
         let Some((user, _)) = mine else { return self.unadmitted() };
@@ -292,6 +300,8 @@ impl Core {
         match head.kind {
             ChangeKind::Genesis { user, .. } => Ok((user.id(), Role::Owner)),
             ChangeKind::Grant { user, role, .. } => Ok((user.id(), role)),
+            // Never the least of a user: who made it had seen one of the others. It lets in no user.
+            ChangeKind::Device { user, .. } => Ok((user, Role::Keeper)),
             _ => Err(Error::damaged("an admission")),
         }
     }
@@ -849,6 +859,17 @@ impl Core {
             }
             ChangeKind::Snapshot { epoch } => self.apply_snapshot(origin, at, epoch, &raw.head, body, gone)?,
             ChangeKind::Drop {} => self.apply_drop(origin, at, gone)?,
+            ChangeKind::InviteDevice { ticket, expires } => {
+                self.apply_device_invitation(origin, at, ticket, *expires)?;
+            }
+            ChangeKind::Device { ticket, user, device, certificate, user_key, proof } => {
+                let proof = proof.as_ref();
+                self.apply_device(origin, at, &Admitted { ticket, user, device, certificate, user_key, proof })?;
+            }
+            ChangeKind::UserKey { user, certificate, sealed } => {
+                self.apply_user_key(origin, at, user, certificate, sealed)?;
+            }
+            ChangeKind::Withdraw { ticket } => self.apply_withdrawal(origin, at, ticket)?,
         }
         Ok(())
     }
@@ -995,7 +1016,7 @@ impl Core {
 
     // ---- membership
 
-    fn invite(&self, ticket: &crypto::PublicKey) -> Option<InviteRow> {
+    pub(crate) fn invite(&self, ticket: &crypto::PublicKey) -> Option<InviteRow> {
         let fresh = self.overlay.members.iter().rev().find_map(|row| match row {
             MemberRow::Invite(row) if row.ticket == *ticket => Some(row.clone()),
             _ => None,
@@ -1012,14 +1033,6 @@ impl Core {
             }
         }
         Ok(false)
-    }
-
-    fn user_row(&self, user: &UserId) -> Option<UserRow> {
-        let fresh = self.overlay.members.iter().rev().find_map(|row| match row {
-            MemberRow::User(row) if row.public.id() == *user => Some(row.clone()),
-            _ => None,
-        });
-        fresh.or_else(|| self.members.users.get(user).cloned())
     }
 
     fn owner_being_founded(&self) -> Option<UserId> {
@@ -1057,9 +1070,20 @@ impl Core {
             let row = UserRow { public: *user, name, role, granted: at, count: origin.count };
             self.overlay.members.push(MemberRow::User(row));
         }
-        let mut row = match self.members.devices.get(&device.id) {
-            Some(row) => row.clone(),
-            None => DeviceRow { public: *device, user: user.id(), granted: Vec::new(), admitted: origin.time },
+        self.admit_device(origin, at, &user.id(), device)
+    }
+
+    /// Notes the admission of a device.
+    pub(crate) fn admit_device(
+        &mut self,
+        origin: &Origin,
+        at: ValueRef,
+        user: &UserId,
+        device: &crypto::DevicePublic,
+    ) -> Result<()> {
+        let mut row = match self.device_row(&device.id) {
+            Some(row) => row,
+            None => DeviceRow { public: *device, user: *user, granted: Vec::new(), admitted: origin.time },
         };
         let mut least = true;
         for old in row.granted.clone() {
@@ -1067,20 +1091,16 @@ impl Core {
             least &= self.rank((old, count), (at, origin.count))? == Ordering::Greater;
         }
         if least {
-            row.user = user.id();
+            row.user = *user;
         }
         row.granted.push(at);
         self.overlay.members.push(MemberRow::Device(row));
         Ok(())
     }
 
-    /// The key of an epoch from what was sealed to this user.
+    /// The key of an epoch from what was sealed to this user, or this device.
     fn unseal_epoch(&self, epoch: &EpochId, sealed: &[SealedKey]) -> Option<DerivingKey> {
-        let me = self.user.id();
-        let mine = sealed.iter().find(|s| s.user == me && s.epoch == *epoch && s.generation == self.user.generation)?;
-        let bytes = self.user.boxes.open(Label::BoxEpochKey, epoch.as_bytes(), &mine.sealed).ok()?;
-        let key = SymmetricKey::from_bytes(bytes.as_slice().try_into().ok()?);
-        (epoch_id(&key) == *epoch).then_some(key.into())
+        sealed.iter().filter(|s| s.epoch == *epoch).find_map(|s| self.unseal(s)).map(Into::into)
     }
 }
 

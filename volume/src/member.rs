@@ -12,7 +12,13 @@ use crypto::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::{commit::encode, time::Timestamp, version::ValueRef};
+use crate::{
+    commit::encode,
+    invitations::WithdrawnRow,
+    own_devices::{DeviceInviteRow, SecretRow, UserKeysRow},
+    time::Timestamp,
+    version::ValueRef,
+};
 
 /// Longest user name, in bytes.
 const USER_NAME_MAX: usize = 32;
@@ -152,6 +158,11 @@ impl TicketSecret {
     pub fn public(&self) -> PublicKey {
         self.0.public()
     }
+
+    /// Proves that its bearer has it.
+    pub(crate) fn sign(&self, message: &[u8]) -> Signature {
+        self.0.sign(Label::TicketProof, message)
+    }
 }
 
 impl fmt::Debug for TicketSecret {
@@ -199,8 +210,8 @@ impl JoinRequest {
         Ok(Self {
             ticket: ticket.public(),
             name: name.to_owned(),
-            proof: ticket.0.sign(Label::TicketProof, &message),
-            certificate: certify(user, &device_public),
+            proof: ticket.sign(&message),
+            certificate: certify(user, &device_public)?,
             user_key: seal_user_key(user, &device_public.box_key, entropy)?,
             user: public,
             device: device_public,
@@ -222,9 +233,16 @@ fn proof_message(name: &str, user: &UserPublic, device: &DevicePublic, exporter:
 }
 
 /// A user's signature over one of their devices.
-pub(crate) fn certify(user: &UserKeys, device: &DevicePublic) -> Signature {
-    user.signing.sign(Label::DeviceCertificate, &encode(device))
+///
+/// # Errors
+/// This device doesn't hold the user's signing key.
+pub(crate) fn certify(user: &UserKeys, device: &DevicePublic) -> Result<Signature, String> {
+    let signing = user.signing.as_ref().ok_or_else(|| NO_SIGNING_KEY.to_owned())?;
+    Ok(signing.sign(Label::DeviceCertificate, &encode(device)))
 }
+
+/// What a device says that can't certify.
+pub(crate) const NO_SIGNING_KEY: &str = "this device does not hold its user's signing key: only the one where the user was made does, or where an exported key was imported";
 
 pub(crate) fn verify_certificate(user: &UserPublic, device: &DevicePublic, by: &Signature) -> Result<(), String> {
     verify(Label::DeviceCertificate, user.signing, &encode(device), by)
@@ -313,6 +331,11 @@ pub(crate) struct Members {
     pub devices: BTreeMap<DeviceId, DeviceRow>,
     pub epochs: Vec<EpochRow>,
     pub invites: BTreeMap<PublicKey, InviteRow>,
+    pub user_keys: BTreeMap<UserId, UserKeysRow>,
+    pub device_invites: BTreeMap<PublicKey, DeviceInviteRow>,
+    pub withdrawn: BTreeMap<PublicKey, WithdrawnRow>,
+    /// This device's own.
+    pub secrets: BTreeMap<BoxPublic, SecretRow>,
 }
 
 /// One row of the membership space.
@@ -326,6 +349,14 @@ pub(crate) enum MemberRow {
     Epoch(EpochRow),
     #[serde(rename = "i")]
     Invite(InviteRow),
+    #[serde(rename = "h")]
+    UserKeys(UserKeysRow),
+    #[serde(rename = "j")]
+    DeviceInvite(DeviceInviteRow),
+    #[serde(rename = "k")]
+    Secret(SecretRow),
+    #[serde(rename = "l")]
+    Withdrawn(WithdrawnRow),
 }
 
 impl MemberRow {
@@ -336,6 +367,10 @@ impl MemberRow {
             MemberRow::Device(row) => (b'd', *row.public.id.as_bytes()),
             MemberRow::Epoch(row) => (b'e', *row.id.as_bytes()),
             MemberRow::Invite(row) => (b'i', *row.ticket.as_bytes()),
+            MemberRow::UserKeys(row) => (b'h', *row.user.as_bytes()),
+            MemberRow::DeviceInvite(row) => (b'j', *row.ticket.as_bytes()),
+            MemberRow::Secret(row) => (b'k', *row.public.as_bytes()),
+            MemberRow::Withdrawn(row) => (b'l', *row.ticket.as_bytes()),
         };
         [&[kind], &id[..]].concat()
     }
@@ -358,6 +393,18 @@ impl Members {
             }
             MemberRow::Invite(row) => {
                 self.invites.insert(row.ticket, row);
+            }
+            MemberRow::UserKeys(row) => {
+                self.user_keys.insert(row.user, row);
+            }
+            MemberRow::DeviceInvite(row) => {
+                self.device_invites.insert(row.ticket, row);
+            }
+            MemberRow::Secret(row) => {
+                self.secrets.insert(row.public, row);
+            }
+            MemberRow::Withdrawn(row) => {
+                self.withdrawn.insert(row.ticket, row);
             }
         }
     }

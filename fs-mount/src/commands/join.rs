@@ -7,7 +7,7 @@ use std::fs;
 
 use crypto::{DeviceKeys, OsEntropy, SymmetricKey, Unlock, UserKeys};
 use peer_net::{
-    join::{JoinError, join},
+    join::{Grant, JoinError, join},
     ticket::{BadTicket, Ticket},
 };
 use volume::Volume;
@@ -26,6 +26,7 @@ use crate::{
 
 pub(crate) fn run(home: &Home, args: Join) -> Outcome<()> {
     let ticket: Ticket = args.ticket.parse().map_err(|e: BadTicket| Failure::new(e.to_string()))?;
+    let name = name_asked_for(&ticket, args.name.as_deref())?;
     let place = home.volume_of(&ticket.volume);
     if place.exists() {
         return Err(Failure::new("this volume is on this machine already: see `p2pfs volumes`"));
@@ -39,13 +40,13 @@ pub(crate) fn run(home: &Home, args: Join) -> Outcome<()> {
         output::note("going on with the join that was interrupted, as the same device");
         let (mut profile, unlock) = interrupted(&dir, place.short_id(), passphrase)?;
         profile.label.clone_from(&args.volume);
-        profile.user.clone_from(&args.name);
+        name.clone_into(&mut profile.user);
         profile.registries.clone_from(&ticket.registries);
         (profile, unlock)
     } else {
         let profile = Profile::new(
             &args.volume,
-            &args.name,
+            name,
             ticket.volume,
             ticket.registries.clone(),
             SymmetricKey::generate(&entropy),
@@ -61,10 +62,7 @@ pub(crate) fn run(home: &Home, args: Join) -> Outcome<()> {
         // Of a first try without a passphrase. Where there was none, there is nothing to remove.
         let _ = fs::remove_file(dir.path().join(KEY_NAME));
     }
-    if let Some(known_as) = redeem(&mut dir, resumed, &ticket, &profile)?.filter(|name| *name != profile.user) {
-        profile.user = known_as;
-        profile.save(&dir, &unlock, &entropy)?;
-    }
+    redeem(&mut dir, resumed, &ticket, &mut profile, &unlock)?;
     let dir = dir.finish(&profile.volume)?;
 
     output::lines(&[
@@ -83,18 +81,33 @@ fn interrupted(dir: &NewVolumeDir, short_id: &str, passphrase: Option<Passphrase
     Ok((profile, passphrase.map_or(opened, Unlock::Passphrase)))
 }
 
-/// Gets this device admitted and takes the volume's records over. Returns the name that the volume has for the user,
-/// if it is known already: one that was let in earlier keeps the name of then.
+/// The name to ask for. A ticket for a further device of somebody needs none: who lets it in knows it.
+fn name_asked_for<'a>(ticket: &Ticket, given: Option<&'a str>) -> Outcome<&'a str> {
+    match (ticket.user, given) {
+        (_, Some(name)) => Ok(name),
+        (Some(_), None) => Ok(""),
+        (None, None) => Err(Failure::new("choose your name in the volume with --name NAME")),
+    }
+}
+
+/// Gets this device admitted and takes the volume's records over. The profile then has the name that the volume has for
+/// the user: one that was let in earlier keeps the name of then.
 ///
 /// Once it is admitted the ticket is spent and the name taken, so from then on nothing is thrown away: when the
 /// connection breaks, the rest comes when the volume is mounted.
-fn redeem(dir: &mut NewVolumeDir, resumed: bool, ticket: &Ticket, profile: &Profile) -> Outcome<Option<String>> {
+fn redeem(
+    dir: &mut NewVolumeDir,
+    resumed: bool,
+    ticket: &Ticket,
+    profile: &mut Profile,
+    unlock: &Unlock,
+) -> Outcome<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build()
         .because(|| "starting threads".to_owned())?;
-    let Stores { parts, packs } = Stores::open(dir.path(), profile)?;
+    let Stores { mut parts, packs } = Stores::open(dir.path(), profile)?;
     let joined = runtime.block_on(async {
         let (user, device) = (profile.user_keys(), profile.device_keys());
         let joined = join(ticket, &profile.user, &user, &device, None).await.map_err(|e| {
@@ -104,8 +117,14 @@ fn redeem(dir: &mut NewVolumeDir, resumed: bool, ticket: &Ticket, profile: &Prof
             }
             Failure::new(e.to_string())
         })?;
+        if let Grant::Device(grant, keys) = &joined.grant {
+            // The keys of the user that nobody is, in the profile until now, were never shown to anybody.
+            profile.set_user(&grant.name, keys);
+            profile.save(dir, unlock, &OsEntropy)?;
+            parts.user = profile.user_keys();
+        }
         let volume = Volume::load(parts, ticket.volume).because(|| "opening the volume".to_owned())?;
-        volume.accept(&joined.grant).because(|| "taking the volume's keys".to_owned())?;
+        joined.grant.accept(&volume).because(|| "taking the volume's keys".to_owned())?;
         let bar = Bar::new("taking over the volume");
         let synced = joined
             .first_sync(&volume, |done, total| bar.at(done, total, format!("{done} of {}", count(total, "commit"))))
@@ -118,9 +137,13 @@ fn redeem(dir: &mut NewVolumeDir, resumed: bool, ticket: &Ticket, profile: &Prof
         let known_as = volume.members().into_iter().find(|member| member.me).map(|member| member.name);
         close(&volume, &packs)?;
         State { peers, ..State::default() }.save(dir.path(), &profile.secret, &OsEntropy);
-        Ok(known_as)
+        Ok::<_, Failure>(known_as)
     });
     // Everything that has the store open must be gone before it moves.
     drop(runtime);
-    joined
+    if let Some(known_as) = joined?.filter(|name| *name != profile.user) {
+        profile.user = known_as;
+        profile.save(dir, unlock, &OsEntropy)?;
+    }
+    Ok(())
 }

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 pub(crate) use super::request::Request;
-use super::{agreed::Agreed, conflicts::Conflicts};
+use super::{agreed::Agreed, conflicts::Conflicts, invitations::Open};
 use crate::{
     bringing_back::{AsOf, Restored, Undone},
     daemon::upkeep,
@@ -55,6 +55,7 @@ pub(crate) enum Reply {
     Users(Vec<User>),
     Devices(Vec<Device>),
     Ticket(String),
+    Invitations(Vec<Open>),
     Verified(Box<Verified>),
     Reclaimed(upkeep::Done),
     Conflicts(Conflicts),

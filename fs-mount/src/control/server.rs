@@ -25,6 +25,7 @@ use volume::BlockHash;
 use super::{
     agreed,
     conflicts::{self, Choice},
+    invitations,
     protocol::{Hello, Line, Progress, REQUEST_LIMIT, Reply, Request},
     socket::with_short_path,
 };
@@ -176,7 +177,16 @@ async fn answer(shared: &Arc<Shared>, request: Request, writer: &mut OwnedWriteH
         Request::Peers => Ok(Reply::Peers(blocking(move || peers(&with_volume)).await)),
         Request::Users => Ok(Reply::Users(blocking(move || report::users(&with_volume.volume)).await)),
         Request::Devices => Ok(Reply::Devices(blocking(move || report::devices(&with_volume.volume)).await)),
-        Request::Invite { role, seconds } => blocking(move || invite(&with_volume, &role, seconds)).await,
+        Request::Invite { role, seconds } => blocking(move || invite(&with_volume, role.as_deref(), seconds)).await,
+        Request::Invitations => blocking(move || invitations::list(&with_volume.volume).map(Reply::Invitations)).await,
+        Request::Withdraw { id } => {
+            blocking(move || {
+                invitations::withdraw(&with_volume.volume, &id)?;
+                with_volume.network.invitations_changed();
+                Ok(Reply::Done)
+            })
+            .await
+        }
         Request::Wait { seconds } => wait_for_peers(shared, Duration::from_secs(seconds), writer).await,
         Request::Conflicts { within } => {
             blocking(move || conflicts::list(&with_volume.volume, &within)).await.map(Reply::Conflicts)
@@ -265,7 +275,7 @@ fn peers(shared: &Shared) -> Vec<report::Peer> {
     peers
 }
 
-fn invite(shared: &Shared, role: &str, seconds: u64) -> Outcome<Reply> {
+fn invite(shared: &Shared, role: Option<&str>, seconds: u64) -> Outcome<Reply> {
     let invitation = ticket::Invitation { role, expires: Duration::from_secs(seconds) };
     let (registries, hints) = (shared.network.registry_addresses(), shared.network.addresses());
     let word = ticket::issue(&shared.volume, &shared.profile, invitation, registries, hints)?;

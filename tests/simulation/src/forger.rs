@@ -350,7 +350,8 @@ impl Draft<'_> {
 
     fn admit(&mut self, ticket: PublicKey, role: Role) {
         let (user, device) = (UserKeys::generate(self.lot), DeviceKeys::generate(self.lot));
-        let certificate = user.signing.sign(Label::DeviceCertificate, &encode(&device.public()));
+        let certificate =
+            user.signing.as_ref().expect("whole keys").sign(Label::DeviceCertificate, &encode(&device.public()));
         let (epoch, key) = self.history.epoch();
         let (public, key) = (user.public(), key.clone());
         let sealed = public.box_key.seal(Label::BoxEpochKey, epoch.as_bytes(), key.expose(), self.lot);
@@ -369,7 +370,7 @@ impl Draft<'_> {
 
     fn genesis(&mut self) {
         let (user, device) = (self.author.user(), self.author.keys().public());
-        let certificate = user.signing.sign(Label::DeviceCertificate, &encode(&device));
+        let certificate = user.signing.as_ref().expect("whole keys").sign(Label::DeviceCertificate, &encode(&device));
         self.bare(ChangeKind::Genesis { user: user.public(), device, certificate, user_key: Vec::new() });
     }
 

@@ -106,6 +106,21 @@ struct Admission {
     role: Role,
 }
 
+/// That nobody is let in for a ticket any more by who has seen this.
+struct Withdrawal {
+    at: usize,
+    ticket: PublicKey,
+    user: UserId,
+    of_users: bool,
+    of_devices: bool,
+}
+
+/// Whether a reader may do this.
+fn is_of_own_devices(head: &Head) -> bool {
+    use ChangeKind::{Device, InviteDevice, UserKey, Withdraw};
+    matches!(head.kind, InviteDevice { .. } | Device { .. } | UserKey { .. } | Withdraw { .. })
+}
+
 /// A set of commits, by their places in [`History::order`].
 type Past = Vec<u64>;
 
@@ -127,6 +142,7 @@ pub struct History<'a> {
     changes: Vec<Change<'a>>,
     numbers: BTreeMap<ValueId, usize>,
     void: BTreeMap<ValueId, Change<'a>>,
+    withdrawals: Vec<Withdrawal>,
     superseded: BTreeSet<ValueId>,
     epoch: (EpochId, SymmetricKey),
     births: BTreeMap<NodeId, Vec<Change<'a>>>,
@@ -146,9 +162,10 @@ impl<'a> History<'a> {
         let mut order: Vec<&'a Commit> = commits.into_iter().collect();
         order.sort_by_key(|c| (c.header.count, c.hash));
         let places: BTreeMap<CommitHash, usize> = order.iter().enumerate().map(|(i, c)| (c.hash, i)).collect();
-        let (mut pasts, mut authors): (Vec<Past>, Vec<_>) = (Vec::new(), Vec::new());
+        let (mut pasts, mut authors): (Vec<Past>, Vec<Option<(UserId, Role)>>) = (Vec::new(), Vec::new());
         let mut admissions: Vec<Admission> = Vec::new();
-        let (mut changes, mut void) = (Vec::new(), BTreeMap::new());
+        let (mut changes, mut void): (Vec<Change<'a>>, BTreeMap<_, _>) = (Vec::new(), BTreeMap::new());
+        let mut withdrawals: Vec<Withdrawal> = Vec::new();
         for (at, &commit) in order.iter().enumerate() {
             let header = &commit.header;
             let mut past = vec![0; order.len().div_ceil(64)];
@@ -158,17 +175,42 @@ impl<'a> History<'a> {
             }
             let genesis = header.volume == VolumeId::ZERO;
             let author = if genesis { None } else { author(&admissions, &past, header.device) };
-            let counts = genesis || author.is_some_and(|(_, role)| role.may_write());
+            let own_devices = commit.heads.iter().all(is_of_own_devices);
+            let may = |role: Role| role.may_write() || role == Role::Reader && own_devices;
+            let withdrawn = commit.heads.iter().any(|head| {
+                let mut seen = withdrawals.iter().filter(|w| has(&past, w.at));
+                match &head.kind {
+                    ChangeKind::Grant { ticket, .. } => seen.any(|w| w.ticket == *ticket && w.of_users),
+                    ChangeKind::Device { ticket, user, .. } => {
+                        seen.any(|w| w.ticket == *ticket && (w.of_devices || w.user == *user))
+                    }
+                    _ => false,
+                }
+            });
+            let counts = genesis || author.is_some_and(|(_, role)| may(role)) && !withdrawn;
             for (i, (head, raw)) in commit.heads.iter().zip(&commit.raw.changes).enumerate() {
                 let change = Change { commit, index: i as u32, head, raw, made: None }.makes();
                 if !counts {
                     void.insert(change.id(), change);
                     continue;
                 }
+                if let (ChangeKind::Withdraw { ticket }, Some((user, role))) = (&head.kind, author) {
+                    let own = changes.iter().any(|c| {
+                        let invites = matches!(c.head.kind, ChangeKind::Invite { ticket: of, .. } if of == *ticket);
+                        let place = places[&c.commit.hash];
+                        invites
+                            && has(&past, place)
+                            && (place == at || authors[place].is_some_and(|(by, _)| by == user))
+                    });
+                    let of_users = own || role.may_admit();
+                    withdrawals.push(Withdrawal { at, ticket: *ticket, user, of_users, of_devices: role.may_admit() });
+                }
                 changes.push(change);
                 let (user, device, role) = match &head.kind {
                     ChangeKind::Genesis { user, device, .. } => (user.id(), device.id, Role::Owner),
                     ChangeKind::Grant { user, device, role, .. } => (user.id(), device.id, *role),
+                    // Never the least of its user.
+                    ChangeKind::Device { user, device, .. } => (*user, device.id, Role::Keeper),
                     _ => continue,
                 };
                 admissions.push(Admission { rank: change.rank(), at, user, device, role });
@@ -203,6 +245,7 @@ impl<'a> History<'a> {
             authors,
             admissions,
             void,
+            withdrawals,
             superseded,
             epoch,
             changes,
@@ -259,14 +302,15 @@ impl<'a> History<'a> {
         members
     }
 
-    /// What a ticket is for to whoever knows all this; nothing once it was used.
+    /// What a ticket is for to whoever knows all this; nothing once it was used or withdrawn.
     pub fn invited(&self, of: PublicKey) -> Option<Role> {
         let used = |c: &Change<'_>| matches!(c.head.kind, ChangeKind::Grant { ticket, .. } if ticket == of);
         let roles = self.changes().filter_map(|c| match c.head.kind {
             ChangeKind::Invite { ticket, role, .. } if ticket == of => Some(role),
             _ => None,
         });
-        if self.changes().any(|c| used(&c)) { None } else { roles.min() }
+        let withdrawn = self.withdrawals.iter().any(|w| w.ticket == of && w.of_users);
+        if withdrawn || self.changes().any(|c| used(&c)) { None } else { roles.min() }
     }
 
     /// The first commit whose past holds the admission of a device.
