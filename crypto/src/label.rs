@@ -107,6 +107,8 @@ labels! {
     KeyFileCheck = "key file check",
     /// The digits by which people compare keys.
     Fingerprint = "fingerprint",
+    /// The letters behind each line of an exported key.
+    ExportedKeyLine = "exported key line",
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ mod agreed;
 mod keys;
 
 pub(crate) use agreed::{Config, Named, Snapshot, SnapshotDeed};
-pub(crate) use keys::{Fingerprint, Invitations, InvitationsDeed};
+pub(crate) use keys::{ExportKey, Fingerprint, ImportKey, Invitations, InvitationsDeed, Key, KeyDeed, KeyPassphrase};
 
 const EXIT_STATUS: &str = "Exit status: 0 done, 1 failed (one line on standard error says why), 2 wrong usage.\n\
     Everything lives under $P2PFS_HOME when it is set, else under the XDG folders.";
@@ -49,6 +49,8 @@ pub(crate) enum Command {
     Devices(Listing),
     /// Show the digits by which people compare their keys: yours, or another member's
     Fingerprint(Fingerprint),
+    /// Your key as text that can be printed, being you again with it, and the passphrase of the keys on this device
+    Key(Key),
     /// List the volumes on this machine
     Volumes(Volumes),
     /// List what several made at once under one name

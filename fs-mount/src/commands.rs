@@ -17,6 +17,7 @@ mod init;
 mod invitations;
 mod invite;
 mod join;
+mod key;
 mod listings;
 mod mount;
 mod reclaim;
@@ -46,6 +47,7 @@ pub(crate) fn run(command: Command) -> Outcome<()> {
         Command::Users(args) => listings::users(&home, &args),
         Command::Devices(args) => listings::devices(&home, &args),
         Command::Fingerprint(args) => fingerprint::run(&home, &args),
+        Command::Key(args) => key::run(&home, args),
         Command::Volumes(args) => listings::volumes(&home, &args),
         Command::Conflicts(args) => conflicts::list(&home, &args),
         Command::Resolve(args) => conflicts::resolve(&home, &args),

@@ -194,6 +194,11 @@ fn answer_here(open: &OpenVolume, request: &Request) -> Outcome<Reply> {
         }
         Request::Invitations => invitations::list(volume).map(Reply::Invitations),
         Request::Withdraw { id } => invitations::withdraw(volume, id).map(|()| Reply::Done),
+        Request::ExportKey => {
+            let (registries, peers) = (open.state.registries(&open.profile), open.state.peers.clone());
+            let exported = invitations::export(volume, &registries, peers)?;
+            Ok(Reply::ExportedKey(Box::new(exported)))
+        }
         Request::Agreed(asked) => agreed::answer(volume, asked).map(Reply::Agreed),
         Request::Conflicts { within } => conflicts::list(volume, within).map(Reply::Conflicts),
         Request::Hello

@@ -98,7 +98,12 @@ impl Profile {
 
     /// Seals the profile into the key file of a new volume.
     pub(crate) fn save(&self, dir: &NewVolumeDir, unlock: &Unlock, entropy: &dyn Entropy) -> Outcome<()> {
-        write_twice(&dir.path().join("keys"), &self.seal(unlock, PassphraseCost::DEFAULT, entropy))
+        self.save_in(dir.path(), unlock, entropy)
+    }
+
+    /// The same in the folder `dir`, in place of the key file there.
+    pub(crate) fn save_in(&self, dir: &Path, unlock: &Unlock, entropy: &dyn Entropy) -> Outcome<()> {
+        write_twice(&dir.join("keys"), &self.seal(unlock, PassphraseCost::DEFAULT, entropy))
     }
 
     fn seal(&self, unlock: &Unlock, cost: PassphraseCost, entropy: &dyn Entropy) -> Vec<u8> {

@@ -13,7 +13,7 @@ use common::{
 };
 use crypto::{DeviceKeys, Label, SeededEntropy, UserKeys};
 use p2pfs_volume::{
-    DeviceRequest, Error, InvitedAs, Role, TicketSecret,
+    DeviceRequest, Error, ExportedRequest, InvitedAs, Role, TicketSecret, UserSecrets,
     commit::{ChangeKind, ClaimedCommit, Commit, Head, RawChange, encode},
     id::NodeId,
 };
@@ -296,5 +296,92 @@ fn devices_let_in_apart_for_one_ticket_both_stand() {
         assert!(keys.iter().all(|keys| replica.volume.is_member(&keys.id())), "{}", replica.name);
         assert_eq!(replica.volume.members().iter().find(|m| m.name == "alice").unwrap().devices.len(), 3);
     }
+    judged(&alice, &alice);
+}
+
+#[test]
+fn a_new_key_is_its_users_certified_and_the_next() {
+    let alice = Replica::founder("alice", 1);
+    let bob = Replica::joined("bob", 2, &alice, Role::Writer);
+    let phone = Replica::next_device("phone", 3, &bob);
+    sync(&bob, &alice);
+    let (of_bob, of_alice) = (bob.user_keys(), alice.user_keys());
+    let key = |of: &UserKeys, by: &UserKeys, generation| {
+        let fresh = UserKeys::generate(&SeededEntropy::new(50)).public();
+        let user = crypto::UserPublic { generation, box_key: fresh.box_key, ..of.public() };
+        let certificate = by.signing.as_ref().unwrap().sign(Label::UserKeyCertificate, &encode(&user));
+        bare(ChangeKind::UserKey { user, certificate, sealed: Vec::new() })
+    };
+    let check = |by: &Replica, log, change, wanted| {
+        broken(&alice, &bob, &signed(by, &alice, &alice, log, vec![change]), wanted);
+    };
+    check(&bob, 11, key(&of_alice, &of_alice, 1), "of another user");
+    check(&bob, 13, key(&of_bob, &of_alice, 1), "not certified");
+    for (log, generation) in [(15, 0), (17, 2), (19, u32::MAX)] {
+        check(&bob, log, key(&of_bob, &of_bob, generation), "another generation than the next");
+    }
+    // From any of the user's devices.
+    told(&alice, &bob, &[&signed(&phone, &alice, &alice, 21, vec![key(&of_bob, &of_bob, 1)])]);
+    check(&bob, 23, key(&of_bob, &of_bob, 1), "another generation than the next");
+    judged(&alice, &alice);
+}
+
+#[test]
+fn an_exported_key_is_good_for_its_user_until_it_is_withdrawn() {
+    let alice = Replica::founder("alice", 1);
+    let bob = Replica::joined("bob", 2, &alice, Role::Reader);
+    let exported = alice.volume.export_key().unwrap();
+    sync(&alice, &bob);
+    let keys = [7, 8, 9].map(|seed| DeviceKeys::generate(&SeededEntropy::new(seed)));
+    let request = |ticket: &TicketSecret, user: &UserKeys, device: &DeviceKeys| {
+        let secrets = UserSecrets::from_bytes(&exported.secrets.to_bytes()).unwrap();
+        ExportedRequest::new(ticket, user, &secrets, device, &SeededEntropy::new(5)).unwrap()
+    };
+    let of_alice = exported.secrets.whole(alice.user_keys().signing.unwrap());
+    assert_eq!(of_alice.public(), alice.user_keys().public());
+    // Whoever is there brings it in, a reader too; and it can be used again.
+    for device in &keys[..2] {
+        let grant = bob.volume.admit_exported(&request(&exported.ticket, &of_alice, device)).unwrap();
+        assert_eq!(grant.keys.len(), 1);
+        bob.volume.admit_exported(&request(&exported.ticket, &of_alice, device)).unwrap();
+    }
+    // A signing key alone, as a removed device may have it, is not enough, and neither is the paper of another.
+    let stolen = alice.volume.invite_device(Some(DAY)).unwrap();
+    sync(&alice, &bob);
+    let refused = |request| refusal(bob.volume.admit_exported(&request));
+    assert!(refused(request(&stolen, &of_alice, &keys[2])).contains("not known"));
+    assert!(refused(request(&exported.ticket, &bob.user_keys(), &keys[2])).contains("not known"));
+    let guessed = TicketSecret::from_seed([1; 32]);
+    let forged = ExportedRequest {
+        proof: request(&guessed, &of_alice, &keys[2]).proof,
+        ..request(&exported.ticket, &of_alice, &keys[2])
+    };
+    assert!(refused(forged.clone()).contains("does not hold"));
+    let other = UserKeys::generate(&SeededEntropy::new(60));
+    let uncertified = ExportedRequest {
+        certificate: request(&exported.ticket, &other, &keys[2]).certificate,
+        ..request(&exported.ticket, &of_alice, &keys[2])
+    };
+    assert!(refused(uncertified.clone()).contains("not certified"));
+    // Nor does a commit get around it.
+    let change = |ExportedRequest { ticket, user, device, certificate, user_key, proof }| {
+        bare(ChangeKind::Device { ticket, user, device, certificate, user_key, proof: Some(proof) })
+    };
+    let check = |log, request, wanted| {
+        broken(&alice, &bob, &signed(&bob, &alice, &alice, log, vec![change(request)]), wanted);
+    };
+    sync(&bob, &alice);
+    check(11, forged, "does not hold");
+    check(13, uncertified, "not certified");
+    check(15, request(&stolen, &of_alice, &keys[2]), "without an invitation");
+    check(17, request(&exported.ticket, &of_alice, &keys[0]), "a member already");
+    let alices = alice.volume.members().into_iter().find(|member| member.name == "alice").unwrap();
+    assert_eq!((alices.devices.len(), alices.role), (3, Role::Owner));
+    alice.volume.withdraw(&exported.ticket.public()).unwrap();
+    sync(&alice, &bob);
+    assert!(refused(request(&exported.ticket, &of_alice, &keys[2])).contains("withdrawn"));
+    let knowing = signed(&bob, &alice, &alice, 19, vec![change(request(&exported.ticket, &of_alice, &keys[2]))]);
+    told(&alice, &bob, &[&knowing]);
+    assert!(!alice.volume.is_member(&keys[2].id()), "its commit is void");
     judged(&alice, &alice);
 }

@@ -1,9 +1,11 @@
-//! Open invitations, as `p2pfs invitations` lists and withdraws them.
+//! Open invitations, as `p2pfs invitations` lists and withdraws them, and that of an exported key.
 
 use crypto::PublicKey;
+use peer_net::{registry_address::RegistryAddress, swarm::KnownPeer};
 use serde::{Deserialize, Serialize};
 use volume::{InvitedAs, Volume};
 
+use super::request::Bytes;
 use crate::{
     failure::{Failure, Outcome},
     report::moment,
@@ -23,6 +25,32 @@ pub(crate) struct Open {
     pub(crate) expires: Option<String>,
     pub(crate) user: String,
     pub(crate) device: String,
+}
+
+/// What the volume has for an exported key. For this user's own socket only.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct ExportedKey {
+    /// The user's name.
+    pub(crate) user: String,
+    pub(crate) ticket: Bytes,
+    pub(crate) secrets: Bytes,
+    pub(crate) epoch: Bytes,
+    pub(crate) registries: Vec<String>,
+    pub(crate) peers: Vec<KnownPeer>,
+}
+
+/// Makes the invitation of an exported key.
+pub(crate) fn export(volume: &Volume, registries: &[RegistryAddress], peers: Vec<KnownPeer>) -> Outcome<ExportedKey> {
+    let parts = volume.export_key()?;
+    let user = volume.members().into_iter().find(|member| member.me).map(|member| member.name);
+    Ok(ExportedKey {
+        user: user.ok_or_else(|| Failure::new("this device was not admitted yet"))?,
+        ticket: Bytes(parts.ticket.seed().to_vec()),
+        secrets: Bytes(parts.secrets.to_bytes().to_vec()),
+        epoch: Bytes(parts.epoch.expose().to_vec()),
+        registries: registries.iter().map(ToString::to_string).collect(),
+        peers,
+    })
 }
 
 /// Lists them, those that end first in front.

@@ -3,7 +3,11 @@
 use serde::{Deserialize, Serialize};
 
 pub(crate) use super::request::Request;
-use super::{agreed::Agreed, conflicts::Conflicts, invitations::Open};
+use super::{
+    agreed::Agreed,
+    conflicts::Conflicts,
+    invitations::{ExportedKey, Open},
+};
 use crate::{
     bringing_back::{AsOf, Restored, Undone},
     daemon::upkeep,
@@ -56,6 +60,7 @@ pub(crate) enum Reply {
     Devices(Vec<Device>),
     Ticket(String),
     Invitations(Vec<Open>),
+    ExportedKey(Box<ExportedKey>),
     Verified(Box<Verified>),
     Reclaimed(upkeep::Done),
     Conflicts(Conflicts),

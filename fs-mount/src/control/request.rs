@@ -101,6 +101,8 @@ pub(crate) enum Request {
     Withdraw {
         id: String,
     },
+    /// Makes the invitation that an exported key holds, and tells it with the rest of it but for the signing key.
+    ExportKey,
     /// Answered when peers are in step, or with a failure when the time is up.
     Wait {
         seconds: u64,

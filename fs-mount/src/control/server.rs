@@ -187,6 +187,15 @@ async fn answer(shared: &Arc<Shared>, request: Request, writer: &mut OwnedWriteH
             })
             .await
         }
+        Request::ExportKey => {
+            blocking(move || {
+                let network = &with_volume.network;
+                let (registries, peers) = (network.registry_addresses(), network.known_peers());
+                let exported = invitations::export(&with_volume.volume, &registries, peers)?;
+                Ok(Reply::ExportedKey(Box::new(exported)))
+            })
+            .await
+        }
         Request::Wait { seconds } => wait_for_peers(shared, Duration::from_secs(seconds), writer).await,
         Request::Conflicts { within } => {
             blocking(move || conflicts::list(&with_volume.volume, &within)).await.map(Reply::Conflicts)
