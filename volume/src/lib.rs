@@ -16,6 +16,8 @@ pub mod version;
 // The signed operation, and who may sign.
 pub mod commit;
 pub mod member;
+mod rekey;
+mod standing;
 
 // Where it is kept.
 mod anchor;
@@ -39,6 +41,7 @@ mod core;
 pub mod deleted;
 mod history;
 mod holders;
+mod late;
 mod namespace;
 mod record;
 mod row;
@@ -50,6 +53,7 @@ pub mod versions;
 // The volume as a mount and a network task see it.
 mod fetch;
 mod files;
+pub mod quarantine;
 pub mod restore;
 pub mod settings;
 mod snapshots;
