@@ -456,8 +456,11 @@ impl Core {
         let user = self.members.users.get(&row.user).cloned();
         let standings = user.into_iter().flat_map(|user| user.standings);
         let removals = row.expelled.into_iter().chain(standings.filter(|value| value.role.is_none()));
-        let arrivals = removals.filter_map(|value| self.commit_row(value.at.dot).ok().flatten().map(|row| row.arrival));
-        Some(arrivals.max().unwrap_or(0))
+        let arrival = |value: StandingValue| match self.is_pending(value.at.dot) {
+            true => Some(self.next_arrival),
+            false => self.commit_row(value.at.dot).ok().flatten().map(|row| row.arrival),
+        };
+        Some(removals.filter_map(arrival).max().unwrap_or(0))
     }
 
     /// The values of what a user is that a change of it takes the place of: all that are known.

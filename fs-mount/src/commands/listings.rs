@@ -54,11 +54,8 @@ fn screen(status: &Status) -> Vec<String> {
                 .to_owned(),
         );
     }
-    if let Some(device) = &status.said_removed_by {
-        lines.push(format!(
-            "removed?    device {} says that this device was removed from the volume: ask an admin",
-            short(device)
-        ));
+    if let Some(by) = &status.said_removed_by {
+        lines.push(format!("removed?    {by} says that this device was removed from the volume: ask an admin"));
     }
     if status.kept_aside > 0 {
         lines.push(format!(

@@ -257,7 +257,11 @@ fn status(shared: &Shared) -> report::Status {
     let connected: Vec<_> = shared.network.connected().iter().map(|peer| peer.device).collect();
     status.peers_connected = connected.len();
     let said = shared.network.told_removed().filter(|_| !status.removed);
-    status.said_removed_by = said.map(|device| device.to_string());
+    status.said_removed_by = said.map(|said| {
+        let devices = shared.volume.devices();
+        let name = devices.iter().find(|device| device.id == said).map_or("a member", |device| &device.name);
+        format!("{name} ({})", &said.to_string()[..8])
+    });
     status.waiting = report::waiting(&shared.volume, &shared.waits(), &connected);
     status.registries = shared.network.registries();
     status.listen = shared.network.addresses().iter().map(ToString::to_string).collect();
