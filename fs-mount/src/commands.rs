@@ -19,6 +19,7 @@ mod invite;
 mod join;
 mod key;
 mod listings;
+mod members;
 mod mount;
 mod reclaim;
 mod restore;
@@ -48,6 +49,9 @@ pub(crate) fn run(command: Command) -> Outcome<()> {
         Command::Devices(args) => listings::devices(&home, &args),
         Command::Fingerprint(args) => fingerprint::run(&home, &args),
         Command::Key(args) => key::run(&home, args),
+        Command::Grant(args) => members::grant(&home, args),
+        Command::Revoke(args) => members::revoke(&home, args),
+        Command::Quarantine(args) => members::quarantine(&home, args),
         Command::Volumes(args) => listings::volumes(&home, &args),
         Command::Conflicts(args) => conflicts::list(&home, &args),
         Command::Resolve(args) => conflicts::resolve(&home, &args),

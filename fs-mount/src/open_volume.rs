@@ -24,7 +24,7 @@ use crate::{
     cli::Which,
     clock::SystemClock,
     control::{
-        agreed, client, conflicts, invitations,
+        agreed, client, conflicts, invitations, members,
         protocol::{Reply, Request},
     },
     failure::{Because, Failure, Outcome, plain},
@@ -200,6 +200,7 @@ fn answer_here(open: &OpenVolume, request: &Request) -> Outcome<Reply> {
             Ok(Reply::ExportedKey(Box::new(exported)))
         }
         Request::Agreed(asked) => agreed::answer(volume, asked).map(Reply::Agreed),
+        Request::Members(asked) => members::answer(volume, asked).map(Reply::Members),
         Request::Conflicts { within } => conflicts::list(volume, within).map(Reply::Conflicts),
         Request::Hello
         | Request::Wait { .. }

@@ -21,12 +21,13 @@ use crate::{
     core::{Core, RESTORED_LOG},
     error::{Error, Result},
     id::{Birthplace, CommitHash, LinkId, NodeId, RealmId},
-    member::{DeviceRow, EpochRow, InviteRow, MemberRow, Role, UserRow, verify_certificate},
+    member::{DeviceRow, InviteRow, MemberRow, Role, UserRow, verify_certificate},
     namespace::XATTR_NAME_MAX,
     node::{Ino, NAME_MAX, NodeKind, TARGET_MAX},
     own_devices::{Admitted, is_of_own_devices},
     row::{Access, ContentValue, Link, Meta, Node, Place, Value, Xattr, XattrValue},
     spilled::Spilled,
+    standing::Within,
     store::Batch,
     time::Timestamp,
     version::{Branch, Dot, ValueRef},
@@ -185,12 +186,14 @@ impl Core {
         let mut batch = Batch::new();
         // Known as a commit first: what its changes refer to is judged by what it had seen.
         self.enter(&mut batch, dot, header, commit.raw.header.clone(), commit.raw.signature, false, observed)?;
-        let (user, role) = if genesis { (UserId::ZERO, Role::Owner) } else { self.author(&header.device, dot)? };
-        let own_devices = role == Role::Reader && commit.heads.iter().all(|head| is_of_own_devices(&head.kind));
-        let allowed = role.may_write() || own_devices || commit.heads.is_empty();
-        let void = !allowed || self.admits_withdrawn(dot, &commit.heads)?;
+        let (user, role) = match genesis {
+            true => (UserId::ZERO, Some(Role::Owner)),
+            false => self.standing(&header.device, dot, Within::Seen(dot))?,
+        };
+        let void = self.is_forbidden(&user, role, &header.device, dot, &commit.heads)?;
+        let role = role.unwrap_or(Role::Keeper);
         if void {
-            log::warn!("device {} has no right to change what it does: its commit is void", header.device.short());
+            log::warn!("device {} has no right to what it changes: its commit is void", header.device.short());
             batch = Batch::new();
             self.enter(&mut batch, dot, header, commit.raw.header.clone(), commit.raw.signature, true, observed)?;
         }
@@ -220,9 +223,80 @@ impl Core {
         }
         self.put_new_branch(&mut batch, dot.branch);
         self.settle(batch)?;
+        self.taking_in = Some(dot);
+        let judged = self.judge_taken(dot, &commit.heads);
+        self.taking_in = None;
         self.entered(dot, header, observed);
         self.keep_fresh(&commit.raw.header, commit.raw.signature, changes);
+        if let Err(e) = &judged {
+            // It is stored; what it cuts is looked for again when the volume is opened.
+            log::error!("what a commit cuts could not be stored: {e}");
+            self.abandon();
+        }
         Ok(())
+    }
+
+    /// Whether a commit says more than its author may, by what they had seen: nobody ever counts it.
+    fn is_forbidden(
+        &mut self,
+        user: &UserId,
+        role: Option<Role>,
+        device: &DeviceId,
+        dot: Dot,
+        heads: &[Head],
+    ) -> Result<bool> {
+        for head in heads {
+            let forbidden = match head.kind {
+                ChangeKind::Standing { .. } | ChangeKind::Expel { .. } => {
+                    self.forbids_standing(user, device, dot, &head.kind)?
+                }
+                // Everybody but keepers has their own devices in hand.
+                _ if is_of_own_devices(&head.kind) => role.is_none_or(|role| role < Role::Reader),
+                _ => role.is_none_or(|role| !role.may_write()),
+            };
+            if forbidden {
+                return Ok(true);
+            }
+        }
+        self.admits_withdrawn(dot, heads)
+    }
+
+    /// Works out what follows from a commit that was stored: whether it is late, and what it makes late.
+    fn judge_taken(&mut self, dot: Dot, heads: &[Head]) -> Result<()> {
+        let of_members = |head: &Head| {
+            matches!(
+                head.kind,
+                ChangeKind::Standing { .. }
+                    | ChangeKind::Expel { .. }
+                    | ChangeKind::Grant { .. }
+                    | ChangeKind::Device { .. }
+                    | ChangeKind::Epoch { .. }
+                    | ChangeKind::Keys { .. }
+            )
+        };
+        let tells = heads.iter().any(of_members);
+        if !tells && !self.members.ever_changed() {
+            return Ok(());
+        }
+        let told = std::mem::take(&mut self.settled);
+        if tells {
+            self.settle_members()?;
+            self.judge_all()?;
+        } else {
+            self.judge(dot)?;
+        }
+        self.settle(Batch::new())?;
+        self.settled.splice(0..0, told);
+        Ok(())
+    }
+
+    /// Brings in line what rows say of members, after what somebody is changed.
+    pub(crate) fn settle_members(&mut self) -> Result<()> {
+        if self.members.ever_changed() || !self.overlay.members.is_empty() {
+            self.verdicts.clear();
+            self.refresh_standings()?;
+        }
+        self.look_at_epoch()
     }
 
     /// Checks that each directory that a commit bears has its link: nothing else can give it one, and what is put into it
@@ -267,7 +341,7 @@ impl Core {
         let devices = self.members.devices.values().filter(|d| d.user == user || d.granted.len() > 1);
         let mut of_user = Vec::new();
         for at in devices.flat_map(|d| &d.granted) {
-            if self.admission(*at)?.0 == user {
+            if self.admitted(*at)?.0 == user {
                 of_user.push(*at);
             }
         }
@@ -291,19 +365,29 @@ impl Core {
                 least = Some(new);
             }
         }
-        least.map(|(at, _)| self.admission(at)).transpose()
+        least.map(|(at, _)| self.admitted(at)).transpose()
     }
 
-    /// Whom an admission let in, as what.
-    fn admission(&self, at: ValueRef) -> Result<(UserId, Role)> {
-        let head: Head = decode(&self.change(at)?.head)?;
-        match head.kind {
-            ChangeKind::Genesis { user, .. } => Ok((user.id(), Role::Owner)),
-            ChangeKind::Grant { user, role, .. } => Ok((user.id(), role)),
-            // Never the least of a user: who made it had seen one of the others. It lets in no user.
+    /// Whom an admission let in, as what. A further device's lets in no user, and is never the least of one: who made it
+    /// had seen one of the others.
+    fn admitted(&self, at: ValueRef) -> Result<(UserId, Role)> {
+        if let Some(found) = self.admission(at)? {
+            return Ok(found);
+        }
+        match decode::<Head>(&self.change(at)?.head)?.kind {
             ChangeKind::Device { user, .. } => Ok((user, Role::Keeper)),
             _ => Err(Error::damaged("an admission")),
         }
+    }
+
+    /// The same, if it is the admission of a user.
+    pub(crate) fn admission(&self, at: ValueRef) -> Result<Option<(UserId, Role)>> {
+        let head: Head = decode(&self.change(at)?.head)?;
+        Ok(match head.kind {
+            ChangeKind::Genesis { user, .. } => Some((user.id(), Role::Owner)),
+            ChangeKind::Grant { user, role, .. } => Some((user.id(), role)),
+            _ => None,
+        })
     }
 
     /// The origin of the running local call.
@@ -314,7 +398,8 @@ impl Core {
             volume: self.volume,
             device: self.device.id(),
             user: self.user.id(),
-            role: self.members.user_of(&self.device.id()).map_or(Role::Owner, |user| user.role),
+            // (Before the first commit nobody is anything yet.)
+            role: self.members.role_of(&self.device.id()).unwrap_or(Role::Owner),
             log: self.branch(self.me).log,
             count: self.pending_count()?,
             time: self.now(),
@@ -443,7 +528,9 @@ impl Core {
     }
 
     fn same_register(&self, at: ValueRef, old: &ChangeKind, new: &ChangeKind) -> Result<bool> {
-        use ChangeKind::{Access, Birth, Content, Meta, Place, Removal, Setting, Settle, Xattr};
+        use ChangeKind::{
+            Access, Birth, Content, Genesis, Grant, Meta, Place, Removal, Setting, Settle, Standing, Xattr,
+        };
         let branch = self.branch_of(at.dot)?;
         let place = Birthplace { device: branch.device, log: branch.log, seq: at.dot.seq, index: at.index };
         let raw = self.change(at)?;
@@ -454,6 +541,8 @@ impl Core {
             | (Content { node: a, .. } | Settle { node: a }, Content { node: b, .. } | Settle { node: b }) => a == b,
             (Xattr { node: a, tag: s, .. }, Xattr { node: b, tag: t, .. }) => a == b && s == t,
             (Setting { tag: s, .. }, Setting { tag: t, .. }) => s == t,
+            (Standing { user: a, .. }, Standing { user: b, .. }) => a == b,
+            (Genesis { user: a, .. } | Grant { user: a, .. }, Standing { user: b, .. }) => a.id() == *b,
             (Removal { link: a, .. }, Place { link: Some(b), .. } | Removal { link: b, .. }) => a == b,
             (Place { link: a, child, .. }, Place { link: Some(b), .. } | Removal { link: b, .. }) => {
                 // Whether of a directory or not: no link of another kind of node has such an id.
@@ -487,7 +576,12 @@ impl Core {
         gone: &[ValueRef],
         new: Option<Value<T>>,
     ) -> Result<()> {
-        values.retain(|value| !gone.contains(&value.at));
+        if self.late.is_empty() {
+            values.retain(|value| !gone.contains(&value.at));
+        } else {
+            let gone = self.with_late(gone)?;
+            values.retain(|value| !gone.contains(&value.at));
+        }
         if let Some(new) = new {
             let mut place = values.len();
             while place > 0 {
@@ -574,11 +668,6 @@ impl Core {
             Place::Removed => None,
         };
         let mut link = old.as_deref().cloned().unwrap_or(Link { id, values: Vec::new(), shown: None });
-        // By a first place, too, a directory can close a cycle: into itself, or below what was put into it before.
-        let holds = node.entry_change.is_some() || parent == Some(ino);
-        let moved = !link.values.is_empty() || holds;
-        let was_placed = node.is_placed();
-        let was_in = if node.hung_at.is_some() { self.last_parent(ino)? } else { None };
         // The directories whose entries this changes: the new one, and those of the places it supersedes.
         let mut directories: Vec<Ino> = parent.into_iter().collect();
         for old in gone {
@@ -591,8 +680,24 @@ impl Core {
             directories.extend(was.filter(|d| !directories.contains(d)));
         }
         self.replace(&mut link.values, gone, Some(Value { at, count: origin.count, value: Some(value) }))?;
-        self.put_item(ino, &mut node, old.as_deref(), Arc::new(link));
         Self::touch(&mut node, origin, time);
+        self.put_link(ino, node, old.as_deref(), link)?;
+        for directory in directories {
+            self.entries_changed(origin, directory, at, time)?;
+        }
+        self.changed(Changed::Attributes(ino));
+        Ok(())
+    }
+
+    /// Stores a link whose values changed, and derives anew what follows from them.
+    pub(crate) fn put_link(&mut self, ino: Ino, mut node: Box<Node>, old: Option<&Link>, link: Link) -> Result<()> {
+        let id = link.id;
+        // By a first place, too, a directory can close a cycle: into itself, or below what was put into it before.
+        let itself = link.values.iter().any(|v| matches!(&v.value, Some(Place::In { parent, .. }) if *parent == ino));
+        let moved = old.is_some_and(|old| !old.values.is_empty()) || node.entry_change.is_some() || itself;
+        let was_placed = node.is_placed();
+        let was_in = if node.hung_at.is_some() { self.last_parent(ino)? } else { None };
+        self.put_item(ino, &mut node, old, Arc::new(link));
         // Whether removed links come back depends on whether any is placed.
         let links: Vec<LinkId> = match was_placed == node.is_placed() {
             true => vec![id],
@@ -615,9 +720,6 @@ impl Core {
             if let Some(is_in) = self.last_parent(ino)? {
                 self.recheck_removed(is_in)?;
             }
-        }
-        for directory in directories {
-            self.entries_changed(origin, directory, at, time)?;
         }
         self.changed(Changed::Attributes(ino));
         Ok(())
@@ -724,6 +826,7 @@ impl Core {
                 let live: Vec<ValueRef> = node.content.iter().map(|v| v.at).collect();
                 self.check_same_register(origin, head, gone, &live)?;
                 self.replace(&mut node.content, gone, None)?;
+                self.note_settle(ino, at);
                 self.set_mtime(&mut node)?;
                 self.put_node(ino, node);
                 self.changed(Changed::Content(ino));
@@ -782,16 +885,24 @@ impl Core {
                 // The name is sealed under the first epoch's key, which follows: it is read there.
                 self.admit_rows(origin, at, Role::Owner, user, device, String::new())?;
             }
-            ChangeKind::Epoch { realm, epoch, sealed, .. } => {
+            ChangeKind::Epoch { realm, epoch, sealed, carried, .. } => {
                 if *realm != RealmId::MEMBERS {
                     return rule("an epoch of an unknown realm");
                 }
-                // Nothing makes a second one yet, and what it sealed only some could open.
-                if origin.volume != VolumeId::ZERO {
-                    return rule("a second epoch");
+                self.apply_epoch(at, origin.count, *epoch, sealed, carried)?;
+            }
+            ChangeKind::Keys { sealed } => self.apply_keys(sealed),
+            ChangeKind::Standing { user, role } => {
+                self.check_same_register(origin, head, gone, &[])?;
+                self.apply_standing(at, origin.count, user, *role)?;
+                self.changed(Changed::Members);
+            }
+            ChangeKind::Expel { device } => {
+                if !gone.is_empty() {
+                    return rule("a removal of a device that supersedes");
                 }
-                let key = self.unseal_epoch(epoch, sealed).or_else(|| self.epoch_key(epoch));
-                self.overlay.members.push(MemberRow::Epoch(EpochRow { id: *epoch, at, count: origin.count, key }));
+                self.apply_expel(at, origin.count, device)?;
+                self.changed(Changed::Members);
             }
             ChangeKind::Invite { ticket, role, expires } => {
                 if !origin.role.may_admit() || *role >= Role::Owner {
@@ -824,13 +935,7 @@ impl Core {
                     return rule("an admission that does not match its invitation");
                 }
                 verify_certificate(user, device, certificate).map_err(Error::Refused)?;
-                let keys: Vec<EpochRow> = self.members.epochs.iter().filter(|e| e.key.is_none()).cloned().collect();
-                for mut row in keys {
-                    row.key = self.unseal_epoch(&row.id, sealed);
-                    if row.key.is_some() {
-                        self.overlay.members.push(MemberRow::Epoch(row));
-                    }
-                }
+                self.apply_keys(sealed);
                 let key = sealed.first().and_then(|s| self.epoch_key(&s.epoch)).map(|k| k.derive(Label::BodyKey));
                 let name = self.open::<MemberBody>(origin, index, encoded, key.as_ref(), body).map(|b| b.name);
                 let name = name.filter(|n| crate::member::check_user_name(n).is_ok());
@@ -1035,6 +1140,14 @@ impl Core {
         Ok(false)
     }
 
+    pub(crate) fn user_row(&self, user: &UserId) -> Option<UserRow> {
+        let fresh = self.overlay.members.iter().rev().find_map(|row| match row {
+            MemberRow::User(row) if row.public.id() == *user => Some(row.clone()),
+            _ => None,
+        });
+        fresh.or_else(|| self.members.users.get(user).cloned())
+    }
+
     fn owner_being_founded(&self) -> Option<UserId> {
         self.overlay.members.iter().find_map(|row| match row {
             MemberRow::User(row) => Some(row.public.id()),
@@ -1067,7 +1180,10 @@ impl Core {
             None => true,
         };
         if stands {
-            let row = UserRow { public: *user, name, role, granted: at, count: origin.count };
+            let known = self.user_row(&user.id());
+            let standings = known.map(|known| known.standings).unwrap_or_default();
+            let row =
+                UserRow { public: *user, name, role, granted: at, count: origin.count, standings, removed: false };
             self.overlay.members.push(MemberRow::User(row));
         }
         self.admit_device(origin, at, &user.id(), device)
@@ -1083,7 +1199,14 @@ impl Core {
     ) -> Result<()> {
         let mut row = match self.device_row(&device.id) {
             Some(row) => row,
-            None => DeviceRow { public: *device, user: *user, granted: Vec::new(), admitted: origin.time },
+            None => DeviceRow {
+                public: *device,
+                user: *user,
+                granted: Vec::new(),
+                admitted: origin.time,
+                expelled: Vec::new(),
+                removed: false,
+            },
         };
         let mut least = true;
         for old in row.granted.clone() {
@@ -1099,7 +1222,7 @@ impl Core {
     }
 
     /// The key of an epoch from what was sealed to this user, or this device.
-    fn unseal_epoch(&self, epoch: &EpochId, sealed: &[SealedKey]) -> Option<DerivingKey> {
+    pub(crate) fn unseal_epoch(&self, epoch: &EpochId, sealed: &[SealedKey]) -> Option<DerivingKey> {
         sealed.iter().filter(|s| s.epoch == *epoch).find_map(|s| self.unseal(s)).map(Into::into)
     }
 }
@@ -1141,6 +1264,27 @@ pub(crate) fn wrap_node_key(
     crypto::seal(&epoch.derive(Label::NodeKeyWrap), &generation.to_le_bytes(), key.expose(), entropy)
 }
 
+/// What an access value out of its stored change shows; nothing if it doesn't open.
+pub(crate) fn access_value(
+    core: &Core,
+    node: &Node,
+    at: ValueRef,
+    raw: &RawChange,
+    head: &Head,
+) -> Result<Option<Access>> {
+    match &head.kind {
+        ChangeKind::Birth { access, .. } => {
+            let body: Option<BirthBody> = core.opened_with(node, access.generation, at, raw)?;
+            Ok(body.map(|body| shown_access(access, body.access)))
+        }
+        ChangeKind::Access { access, .. } => {
+            let body: Option<AccessBody> = core.opened_with(node, access.generation, at, raw)?;
+            Ok(body.map(|body| shown_access(access, body)))
+        }
+        _ => Err(Error::damaged("an access value")),
+    }
+}
+
 fn shown_access(head: &AccessHead, body: AccessBody) -> Access {
     Access {
         owner: head.owner,
@@ -1157,7 +1301,7 @@ fn shown_access(head: &AccessHead, body: AccessBody) -> Access {
 }
 
 /// What the register keeps of a content value; `None` when head and body don't agree.
-fn content_value(generation: u32, root: &BlockHash, blocks: u64, body: ContentBody) -> Option<ContentValue> {
+pub(crate) fn content_value(generation: u32, root: &BlockHash, blocks: u64, body: ContentBody) -> Option<ContentValue> {
     body.content.validate().ok()?;
     let tree = match &body.content.data {
         ContentData::Inline(_) if *root == BlockHash::ZERO && blocks == 0 => None,

@@ -15,6 +15,7 @@ use crate::{
     error::Result,
     member::{MemberRow, epoch_id},
     own_devices::SecretRow,
+    standing::Within,
     version::ValueRef,
 };
 
@@ -45,26 +46,49 @@ impl Recipient {
     }
 }
 
-fn as_user(device: &DeviceId) -> UserId {
+/// In the place of a user's id.
+pub(crate) fn as_user(device: &DeviceId) -> UserId {
     UserId::from_bytes(*device.as_bytes())
 }
 
 impl Core {
-    /// The removals of devices that stand, as far as is known here. (Nothing removes one yet.)
-    pub(crate) fn removals(&self) -> Removals {
-        Removals::new()
+    /// The removals of devices that stand, as far as is known here.
+    pub(crate) fn removals(&mut self) -> Result<Removals> {
+        let mut removals = Removals::new();
+        if !self.members.ever_changed() && self.overlay.members.is_empty() {
+            return Ok(removals);
+        }
+        for device in self.members.devices.keys().copied().collect::<Vec<_>>() {
+            let Some(row) = self.device_row(&device) else { continue };
+            let mut standing = Vec::new();
+            for value in row.expelled {
+                if self.counts(value.at, Within::All)? {
+                    standing.push(value.at);
+                }
+            }
+            // One whose admission is cut has no removal of its own.
+            if !standing.is_empty() || row.removed {
+                removals.insert(device, standing);
+            }
+        }
+        Ok(removals)
     }
 
     /// To whom a key is sealed that these users are to have.
-    #[allow(dead_code, reason = "for new epochs, which nothing makes yet")]
-    pub(crate) fn recipients(
+    pub(crate) fn recipients(&mut self, users: impl IntoIterator<Item = UserId>) -> Result<Vec<Recipient>> {
+        let removed = self.removals()?;
+        self.recipients_without(users, &removed)
+    }
+
+    /// The same when these removals stand.
+    fn recipients_without(
         &mut self,
         users: impl IntoIterator<Item = UserId>,
         removed: &Removals,
     ) -> Result<Vec<Recipient>> {
         let mut recipients = Vec::new();
         for user in users {
-            match self.good_user_key(&user, removed)? {
+            match self.good_key_without(&user, removed)? {
                 Some(key) => recipients.push(Recipient::user(&key)),
                 None => {
                     let devices = self.members.devices.values().filter(|device| device.user == user);
@@ -77,13 +101,18 @@ impl Core {
     }
 
     /// The newest encryption key of a user that no removed device may hold, if there is one.
-    pub(crate) fn good_user_key(&mut self, user: &UserId, removed: &Removals) -> Result<Option<UserPublic>> {
+    pub(crate) fn good_user_key(&mut self, user: &UserId) -> Result<Option<UserPublic>> {
+        let removed = self.removals()?;
+        self.good_key_without(user, &removed)
+    }
+
+    fn good_key_without(&mut self, user: &UserId, removed: &Removals) -> Result<Option<UserPublic>> {
         let of_user = |device: &&DeviceId| self.members.devices.get(*device).is_some_and(|row| row.user == *user);
         let gone: Vec<ValueRef> =
             removed.iter().filter(|(device, _)| of_user(device)).flat_map(|(_, at)| at.iter().copied()).collect();
         let mut best: Option<(UserPublic, ValueRef, u64)> = None;
         for key in self.user_keys(user).map(|row| row.keys).unwrap_or_default() {
-            let mut good = self.is_pending(key.at.dot) || !self.commit_info(key.at.dot)?.void;
+            let mut good = !self.is_void(key.at)?;
             for removal in &gone {
                 good = good && self.value_covers(key.at, *removal)?;
             }
@@ -234,7 +263,7 @@ mod tests {
     }
 
     fn recipients(at: &Volume, removed: &Removals) -> Vec<Recipient> {
-        at.inner.core.lock().recipients([alice().id()], removed).unwrap()
+        at.inner.core.lock().recipients_without([alice().id()], removed).unwrap()
     }
 
     /// Whether each of these opens what is sealed to the recipients.
@@ -250,7 +279,7 @@ mod tests {
     }
 
     fn renew(at: &Volume, without: &[DeviceId]) -> bool {
-        at.local_commit(|core| core.renew_user_key(without)).unwrap()
+        at.local_commit(|core| core.renew_key_without(without)).unwrap()
     }
 
     #[test]

@@ -177,17 +177,17 @@ impl Core {
         Ok(listed)
     }
 
-    /// Withdraws all open invitations that a device made: to be called where it is removed.
+    /// Withdraws the open invitations that a device made and that is to be removed. Exported keys stay: they are for the
+    /// case that devices are lost.
     ///
     /// # Errors
     /// As any local change.
-    #[allow(dead_code, reason = "for removals, which there are none of yet")]
     pub(crate) fn withdraw_invitations_of(&mut self, device: &DeviceId) -> Result<()> {
         let now = self.now();
         let mut tickets: Vec<PublicKey> = self
             .list_invitations(now)?
             .into_iter()
-            .filter(|open| open.device == *device)
+            .filter(|open| open.device == *device && open.of != InvitedAs::ExportedKey)
             .map(|open| open.ticket)
             .collect();
         tickets.dedup();

@@ -16,6 +16,8 @@ pub mod version;
 // The signed operation, and who may sign.
 pub mod commit;
 pub mod member;
+mod rekey;
+mod standing;
 
 // Where it is kept.
 mod anchor;
@@ -41,6 +43,7 @@ mod epochs;
 mod history;
 mod holders;
 mod invitations;
+mod late;
 mod namespace;
 mod own_devices;
 mod record;
@@ -53,6 +56,7 @@ pub mod versions;
 // The volume as a mount and a network task see it.
 mod fetch;
 mod files;
+pub mod quarantine;
 pub mod restore;
 pub mod settings;
 mod snapshots;

@@ -23,9 +23,10 @@ use crate::{
     commit::{ChangeKind, DeviceBox, Head, MemberBody, encode},
     core::Core,
     error::{Error, Result},
-    member::{DeviceRow, MemberRow, NO_SIGNING_KEY, UserRow, verify_certificate},
+    member::{DeviceRow, MemberRow, NO_SIGNING_KEY, Role, verify_certificate},
+    standing::Within,
     time::Timestamp,
-    version::ValueRef,
+    version::{Dot, ValueRef},
 };
 
 pub use exported::{ExportedParts, ExportedRequest, UserSecrets};
@@ -176,6 +177,7 @@ impl Core {
             }
         }
         self.admit_device(origin, at, user, device)?;
+        self.verdicts.clear();
         if !invite.used.contains(user) {
             invite.used.push(*user);
             self.overlay.members.push(MemberRow::DeviceInvite(invite));
@@ -185,6 +187,30 @@ impl Core {
         }
         self.changed(crate::Changed::Members);
         Ok(())
+    }
+
+    /// Whether the admission of a further device counts: the device that let it in was not cut off from its user. With an
+    /// exported key it is the one that invited; whoever brought that in doesn't matter.
+    pub(crate) fn counts_as_admitted(
+        &mut self,
+        author: &DeviceId,
+        dot: Dot,
+        (ticket, user, exported): (&PublicKey, &UserId, bool),
+        within: Within,
+    ) -> Result<bool> {
+        if !exported {
+            return self.is_at_least(author, *user, dot, Role::Reader, within);
+        }
+        let invitations = self.device_invite(ticket).map(|row| row.invitations).unwrap_or_default();
+        for invited in invitations.into_iter().filter(|i| i.user == *user && i.expires.is_none()) {
+            let device = self.branch_of(invited.at.dot)?.device;
+            if self.covers(dot, invited.at.dot)?
+                && self.is_at_least(&device, *user, invited.at.dot, Role::Reader, within)?
+            {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     pub(crate) fn apply_user_key(
@@ -267,13 +293,18 @@ impl Core {
         }
     }
 
-    /// Makes a new encryption key of this device's user, known to their devices but for those that were removed, and these,
-    /// which are being removed. Tells whether it did: a device without the signing key can't, and until one that has it does, keys are sealed to
+    /// Makes a new encryption key of this device's user, known to their devices that were not removed. Tells whether it did: a device without the signing key can't, and until one that has it does, keys are sealed to
     /// the user's devices one by one.
     ///
     /// # Errors
     /// As any local change.
-    pub(crate) fn renew_user_key(&mut self, without: &[DeviceId]) -> Result<bool> {
+    pub(crate) fn renew_user_key(&mut self) -> Result<bool> {
+        let removed: Vec<DeviceId> = self.removals()?.into_keys().collect();
+        self.renew_key_without(&removed)
+    }
+
+    /// The same without these devices.
+    pub(crate) fn renew_key_without(&mut self, without: &[DeviceId]) -> Result<bool> {
         let user = self.user.id();
         let known = self.user_keys(&user).map(|row| row.keys).unwrap_or_default();
         let newest = known.iter().map(|key| key.public.generation).max().unwrap_or(0);
@@ -284,10 +315,8 @@ impl Core {
         let secret = BoxSecret::generate(&*self.entropy);
         let public = UserPublic { signing: self.user.identity, box_key: secret.public(), generation };
         let certificate = signing.sign(Label::UserKeyCertificate, &encode(&public));
-        let removed = self.removals();
-        let gone = |id: &DeviceId| without.contains(id) || removed.contains_key(id);
         let mut devices: Vec<&DeviceRow> =
-            self.members.devices.values().filter(|d| d.user == user && !gone(&d.public.id)).collect();
+            self.members.devices.values().filter(|d| d.user == user && !without.contains(&d.public.id)).collect();
         // Those that don't fit are sealed to one by one when this one is not good enough for them.
         devices.sort_by_key(|device| std::cmp::Reverse(device.admitted));
         let mut sealed = Vec::new();
@@ -305,8 +334,8 @@ impl Core {
 
     /// Whether the newest key of this device's user is one that this device wasn't given.
     pub(crate) fn lacks_newest_key(&mut self) -> Result<bool> {
-        let (user, removed) = (self.user.id(), self.removals());
-        let newest = self.good_user_key(&user, &removed)?;
+        let user = self.user.id();
+        let newest = self.good_user_key(&user)?;
         let known = |key: &BoxPublic| *key == self.user.boxes.public() || self.members.secrets.contains_key(key);
         Ok(newest.is_some_and(|newest| !known(&newest.box_key)))
     }
@@ -331,22 +360,6 @@ impl Core {
             _ => None,
         });
         fresh.or_else(|| self.members.user_keys.get(user).cloned())
-    }
-
-    pub(crate) fn device_row(&self, device: &DeviceId) -> Option<DeviceRow> {
-        let fresh = self.fresh_row(|row| match row {
-            MemberRow::Device(row) if row.public.id == *device => Some(row),
-            _ => None,
-        });
-        fresh.or_else(|| self.members.devices.get(device).cloned())
-    }
-
-    pub(crate) fn user_row(&self, user: &UserId) -> Option<UserRow> {
-        let fresh = self.fresh_row(|row| match row {
-            MemberRow::User(row) if row.public.id() == *user => Some(row),
-            _ => None,
-        });
-        fresh.or_else(|| self.members.users.get(user).cloned())
     }
 
     /// The right to certify, or why there is none.

@@ -22,7 +22,7 @@ use crate::{
     fuzzing::{self, recode},
     id::{CommitHash, LinkId, NodeId, RealmId, ValueId},
     invitations::{Withdrawal, WithdrawnRow},
-    member::{DeviceRow, EpochRow, InviteRow, MemberRow, UserRow},
+    member::{DeviceRow, EpochRow, InviteRow, MemberRow, StandingValue, UserRow},
     memory_store::MemoryStore,
     own_devices::{DeviceInvitation, DeviceInviteRow, SecretRow, UserKeyValue, UserKeysRow},
     row::{
@@ -275,6 +275,10 @@ fn heads() {
             },
         ),
         ok("head_withdrawal", ChangeKind::Withdraw { ticket }),
+        ok("head_role", ChangeKind::Standing { user: user.public().id(), role: Some(Role::Reader) }),
+        ok("head_user_removed", ChangeKind::Standing { user: user.public().id(), role: None }),
+        ok("head_device_removed", ChangeKind::Expel { device: device.public().id }),
+        ok("head_keys", ChangeKind::Keys { sealed: vec![sealed_key()] }),
         Vector::refused("head_unknown_kind", "head", NO_VALUE, unknown),
         Vector::refused("head_short_id", "head", NO_VALUE, short_id),
         Vector::refused("head_truncated", "head", NO_VALUE, cut(&settled)),
@@ -616,7 +620,8 @@ fn rows() {
     let set = SettingValue { user, device, name: "history.daily".to_owned(), value: None };
     let values = vec![Value { at: AT, count: 4, value: Some(set) }, Value { at: AT, count: 5, value: None }];
     let setting = SettingRow { tag: NODE, values };
-    let snapshot = SnapshotRow { at: AT, count: 4, user, device, name: Some("release".to_owned()) };
+    let snapshot =
+        SnapshotRow { at: AT, count: 4, user, device, name: Some("release".to_owned()), dropped: Vec::new() };
     let vectors = [
         Vector::ok("row_counters", "row_counters", encode(&Counters::default())),
         Vector::ok("row_branch", "row_branch", encode(&branch)),
@@ -636,10 +641,25 @@ fn rows() {
                 role: Role::Owner,
                 granted: AT,
                 count: 1,
+                standings: vec![StandingValue { at: AT, count: 5, role: None }],
+                removed: true,
             }),
         ),
-        member("row_device", MemberRow::Device(DeviceRow { public: machine, user, granted: vec![AT], admitted: TIME })),
-        member("row_epoch", MemberRow::Epoch(EpochRow { id: EPOCH, at: AT, count: 1, key: Some(KEY.into()) })),
+        member(
+            "row_device",
+            MemberRow::Device(DeviceRow {
+                public: machine,
+                user,
+                granted: vec![AT],
+                admitted: TIME,
+                expelled: vec![StandingValue { at: AT, count: 5, role: None }],
+                removed: true,
+            }),
+        ),
+        member(
+            "row_epoch",
+            MemberRow::Epoch(EpochRow { id: EPOCH, at: AT, count: 1, key: Some(KEY.into()), given: vec![7] }),
+        ),
         member("row_invitation", MemberRow::Invite(invitation.clone())),
         member(
             "row_user_keys",

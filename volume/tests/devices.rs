@@ -385,3 +385,110 @@ fn an_exported_key_is_good_for_its_user_until_it_is_withdrawn() {
     assert!(!alice.volume.is_member(&keys[2].id()), "its commit is void");
     judged(&alice, &alice);
 }
+
+#[test]
+fn a_removed_device_opens_nothing_new_and_the_others_do() {
+    let alice = Replica::founder("alice", 1);
+    let laptop = Replica::next_device("laptop", 2, &alice);
+    let phone = Replica::next_device("phone", 3, &alice);
+    sync(&alice, &laptop);
+    alice.volume.remove_device(&phone.device_id()).unwrap();
+    sync(&alice, &laptop);
+    laptop.write("since", b"unseen").unwrap();
+    sync(&laptop, &alice);
+    assert_eq!(alice.read("since").unwrap(), b"unseen");
+    assert!(!laptop.volume.is_member(&phone.device_id()));
+    let all = commits(&laptop, &alice);
+    let renewed = all.iter().flat_map(|c| &c.heads).any(|h| matches!(h.kind, ChangeKind::UserKey { .. }));
+    assert!(renewed, "alice has a new key");
+    // What the phone is told all the same stays closed to it. (The root's names are under a key of before.)
+    let raw: Vec<_> = all.iter().map(|c| c.raw.clone()).collect();
+    told(&phone, &alice, &raw.iter().collect::<Vec<_>>());
+    assert!(phone.read("since").is_err());
+    // A device that comes later reads all of it.
+    let tablet = Replica::next_device("tablet", 4, &alice);
+    assert_eq!(tablet.read("since").unwrap(), b"unseen");
+    judged(&tablet, &alice);
+}
+
+#[test]
+fn who_is_left_without_the_signing_key_goes_on() {
+    let alice = Replica::founder("alice", 1);
+    let bob = Replica::joined("bob", 2, &alice, Role::Writer);
+    let mut phone = Replica::next_device("phone", 3, &bob);
+    let exported = bob.volume.export_key().unwrap();
+    let ticket = bob.volume.invite_device(Some(DAY)).unwrap();
+    sync(&bob, &alice);
+    sync(&alice, &phone);
+    // Bob's machine is stolen, with his signing key.
+    alice.volume.remove_device(&bob.device_id()).unwrap();
+    alice.write("since", b"unseen").unwrap();
+    sync(&alice, &phone);
+    assert_eq!(phone.read("since").unwrap(), b"unseen");
+    phone.write("phone", b"goes on").unwrap();
+    sync(&phone, &alice);
+    assert_eq!(alice.read("phone").unwrap(), b"goes on");
+    phone.salvage(7);
+    assert_eq!(phone.read("since").unwrap(), b"unseen");
+    let raw: Vec<_> = commits(&alice, &phone).into_iter().map(|c| c.raw).collect();
+    told(&bob, &alice, &raw.iter().collect::<Vec<_>>());
+    assert!(bob.read("since").is_err());
+    // His tickets went with the machine, the paper didn't.
+    let open = alice.volume.invitations().unwrap();
+    assert_eq!(open.iter().map(|open| open.of).collect::<Vec<_>>(), [InvitedAs::ExportedKey]);
+    assert!(open[0].ticket == exported.ticket.public() && ticket.public() != open[0].ticket);
+    let keys = DeviceKeys::generate(&SeededEntropy::new(70));
+    let of_bob = exported.secrets.whole(bob.user_keys().signing.unwrap());
+    let request = ExportedRequest::new(&exported.ticket, &of_bob, &exported.secrets, &keys, &SeededEntropy::new(5));
+    alice.volume.admit_exported(&request.unwrap()).unwrap();
+    assert!(alice.volume.is_member(&keys.id()));
+    judged(&alice, &alice);
+}
+
+#[test]
+fn a_device_let_in_apart_from_the_removal_goes_with_who_let_it_in() {
+    let alice = Replica::founder("alice", 1);
+    let bob = Replica::joined("bob", 2, &alice, Role::Writer);
+    let phone = Replica::next_device("phone", 3, &bob);
+    sync(&bob, &alice);
+    sync(&alice, &phone);
+    // Apart: the stolen machine lets another in and exports a key, while alice removes it.
+    let theirs = Replica::next_device("theirs", 4, &bob);
+    let exported = bob.volume.export_key().unwrap();
+    sync(&bob, &theirs);
+    alice.volume.remove_device(&bob.device_id()).unwrap();
+    let raw: Vec<_> = commits(&theirs, &alice).into_iter().map(|c| c.raw).collect();
+    told(&alice, &phone, &raw.iter().collect::<Vec<_>>());
+    sync(&alice, &phone);
+    for replica in [&alice, &phone] {
+        assert!(!replica.volume.is_member(&theirs.device_id()), "{}", replica.name);
+        assert!(replica.volume.is_member(&phone.device_id()), "{}", replica.name);
+    }
+    // Nor does the key that was exported there then help.
+    let keys = DeviceKeys::generate(&SeededEntropy::new(70));
+    let of_bob = exported.secrets.whole(bob.user_keys().signing.unwrap());
+    let request = ExportedRequest::new(&exported.ticket, &of_bob, &exported.secrets, &keys, &SeededEntropy::new(5));
+    let why = refusal(alice.volume.admit_exported(&request.unwrap()));
+    assert!(why.contains("when it had been removed"), "{why}");
+    judged(&alice, &alice);
+}
+
+#[test]
+fn a_reader_keeps_devices_through_removals_of_others() {
+    let alice = Replica::founder("alice", 1);
+    let rita = Replica::joined("rita", 2, &alice, Role::Reader);
+    let bob = Replica::joined("bob", 3, &alice, Role::Writer);
+    let tablet = Replica::next_device("tablet", 4, &rita);
+    sync(&rita, &alice);
+    alice.volume.remove_user(&bob.user_keys().id()).unwrap();
+    alice.write("since", b"unseen").unwrap();
+    sync(&alice, &tablet);
+    assert_eq!(tablet.read("since").unwrap(), b"unseen");
+    // Let in by who has not heard of the removal.
+    let phone = Replica::next_device("phone", 5, &rita);
+    sync(&rita, &alice);
+    sync(&alice, &phone);
+    assert!(alice.volume.is_member(&phone.device_id()));
+    assert_eq!(phone.read("since").unwrap(), b"unseen");
+    judged(&alice, &alice);
+}

@@ -7,6 +7,7 @@ use super::{
     agreed::Agreed,
     conflicts::Conflicts,
     invitations::{ExportedKey, Open},
+    members::Members,
 };
 use crate::{
     bringing_back::{AsOf, Restored, Undone},
@@ -65,6 +66,7 @@ pub(crate) enum Reply {
     Reclaimed(upkeep::Done),
     Conflicts(Conflicts),
     Agreed(Agreed),
+    Members(Members),
     AsOf(AsOf),
     Restored(Box<Restored>),
     Undone(Box<Undone>),

@@ -124,6 +124,8 @@ pub(crate) enum Request {
     Reclaim,
     /// Settings and snapshots.
     Agreed(AboutAgreed),
+    /// Roles, removals, and what is kept aside.
+    Members(AboutMembers),
     /// Which state of a path is to be restored.
     AsOf {
         path: Names,
@@ -164,6 +166,27 @@ pub(crate) enum AboutAgreed {
     },
     RemoveSnapshot {
         name: String,
+    },
+}
+
+/// What is asked of members.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub(crate) enum AboutMembers {
+    Grant {
+        user: String,
+        role: String,
+    },
+    /// A user, or a device.
+    Revoke {
+        who: String,
+    },
+    /// What is kept aside; of one commit or device, by the first digits of its id.
+    Quarantine {
+        id: Option<String>,
+    },
+    Accept {
+        id: String,
     },
 }
 

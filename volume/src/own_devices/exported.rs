@@ -19,6 +19,7 @@ use crate::{
     epochs::Recipient,
     error::{Error, Result},
     member::{certify, verify_certificate},
+    standing::Within,
 };
 
 /// The encryption keys of a user, of all generations, the newest first.
@@ -140,7 +141,7 @@ impl Volume {
     pub fn renew_unknown_key(&self) -> Result<()> {
         self.local_commit(|core| {
             if core.lacks_newest_key()? {
-                core.renew_user_key(&[])?;
+                core.renew_user_key()?;
             }
             Ok(())
         })
@@ -158,6 +159,13 @@ impl Core {
         let Some(row) = self.user_row(user).filter(|_| invited) else {
             return refuse("this exported key is not known: it may be of another volume");
         };
+        if row.removed {
+            return refuse("its user was removed from the volume");
+        }
+        let (me, dot) = (self.device.id(), self.pending_dot());
+        if !self.counts_as_admitted(&me, dot, (ticket, user, true), Within::All)? {
+            return refuse("this exported key was made on a device when it had been removed");
+        }
         if self.withdrawn(ticket).is_some_and(|row| row.for_devices_of(user)) {
             return refuse("this exported key was withdrawn: only one that was exported later helps");
         }
@@ -166,6 +174,9 @@ impl Core {
         let again = known.as_ref().is_some_and(|known| known.user == *user);
         if known.is_some() && !again {
             return refuse("this device is another user's");
+        }
+        if known.is_some_and(|known| known.removed) {
+            return refuse("this device was removed from the volume");
         }
         let keys = self.all_epochs_for(&[Recipient::device(device)]);
         if keys.is_empty() {

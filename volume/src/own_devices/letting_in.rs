@@ -194,6 +194,9 @@ impl Core {
         if known.is_some() && !again {
             return refuse("this device is another user's");
         }
+        if known.is_some_and(|known| known.removed) {
+            return refuse("this device was removed from the volume");
+        }
         if invite.used.contains(&me) && !again {
             return refuse("this ticket has been used: make a new one with `p2pfs invite --device`");
         }
