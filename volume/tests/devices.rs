@@ -389,24 +389,27 @@ fn an_exported_key_is_good_for_its_user_until_it_is_withdrawn() {
 #[test]
 fn a_removed_device_opens_nothing_new_and_the_others_do() {
     let alice = Replica::founder("alice", 1);
-    let laptop = Replica::next_device("laptop", 2, &alice);
-    let phone = Replica::next_device("phone", 3, &alice);
-    sync(&alice, &laptop);
-    alice.volume.remove_device(&phone.device_id()).unwrap();
-    sync(&alice, &laptop);
+    let bob = Replica::joined("bob", 4, &alice, Role::Writer);
+    let laptop = Replica::next_device("laptop", 2, &bob);
+    let phone = Replica::next_device("phone", 3, &bob);
+    sync(&bob, &laptop);
+    bob.volume.remove_device(&phone.device_id()).unwrap();
+    sync(&bob, &laptop);
     laptop.write("since", b"unseen").unwrap();
-    sync(&laptop, &alice);
+    sync(&laptop, &bob);
+    sync(&bob, &alice);
+    assert_eq!(bob.read("since").unwrap(), b"unseen");
     assert_eq!(alice.read("since").unwrap(), b"unseen");
     assert!(!laptop.volume.is_member(&phone.device_id()));
     let all = commits(&laptop, &alice);
     let renewed = all.iter().flat_map(|c| &c.heads).any(|h| matches!(h.kind, ChangeKind::UserKey { .. }));
-    assert!(renewed, "alice has a new key");
+    assert!(renewed, "bob has a new key");
     // What the phone is told all the same stays closed to it. (The root's names are under a key of before.)
     let raw: Vec<_> = all.iter().map(|c| c.raw.clone()).collect();
     told(&phone, &alice, &raw.iter().collect::<Vec<_>>());
     assert!(phone.read("since").is_err());
     // A device that comes later reads all of it.
-    let tablet = Replica::next_device("tablet", 4, &alice);
+    let tablet = Replica::next_device("tablet", 5, &bob);
     assert_eq!(tablet.read("since").unwrap(), b"unseen");
     judged(&tablet, &alice);
 }
