@@ -651,15 +651,16 @@ impl Core {
             Place::In { parent, .. } => Some(*parent),
             Place::Removed => None,
         };
-        let mut link = old.as_deref().cloned().unwrap_or(Link { id, values: Vec::new(), shown: None });
+        let mut link =
+            old.as_deref().cloned().unwrap_or(Link { id, values: Vec::new(), shown: None, aside: Vec::new() });
         // The directories whose entries this changes: the new one, and those of the places it supersedes.
         let mut directories: Vec<Ino> = parent.into_iter().collect();
         for old in gone {
             let live = link.values.iter().find(|v| v.at == *old);
             let was = match live.and_then(|v| v.value.clone()) {
                 Some(Place::In { parent, .. }) => Some(parent),
-                Some(Place::Removed) => None,
-                None => self.past_place(*old)?.map(|p| p.parent),
+                // (A late first place stands for a removal.)
+                Some(Place::Removed) | None => self.past_place(*old)?.map(|p| p.parent),
             };
             directories.extend(was.filter(|d| !directories.contains(d)));
         }
