@@ -279,7 +279,27 @@ impl Core {
             return Ok(());
         }
         let told = std::mem::take(&mut self.settled);
-        if tells {
+        let of_standing = |head: &Head| match &head.kind {
+            ChangeKind::Standing { .. } | ChangeKind::Expel { .. } => true,
+            // One who was known may have become an admin earlier than was known.
+            ChangeKind::Grant { user, device, .. } => self.was_admitted_before(&user.id(), &device.id),
+            _ => false,
+        };
+        let admitted: Vec<(UserId, DeviceId)> = heads
+            .iter()
+            .filter_map(|head| match &head.kind {
+                ChangeKind::Grant { user, device, .. } => Some((user.id(), device.id)),
+                _ => None,
+            })
+            .collect();
+        if tells && !heads.iter().any(of_standing) {
+            if self.members.ever_changed() {
+                let (users, devices) = admitted.into_iter().unzip();
+                self.refresh_standings_of(users, devices)?;
+                self.judge(dot)?;
+            }
+            self.look_at_epoch()?;
+        } else if tells {
             self.settle_members()?;
             self.judge_all()?;
         } else {
@@ -288,6 +308,11 @@ impl Core {
         self.settle(Batch::new())?;
         self.settled.splice(0..0, told);
         Ok(())
+    }
+
+    fn was_admitted_before(&self, user: &UserId, device: &DeviceId) -> bool {
+        let admissions: usize = self.members.admitted_with(user).map(|row| row.granted.len()).sum();
+        admissions > 1 || self.members.devices.get(device).is_some_and(|row| row.granted.len() > 1)
     }
 
     /// Brings in line what rows say of members, after what somebody is changed.
@@ -338,7 +363,7 @@ impl Core {
         let mine = self.least_admission(dot, granted)?;
         let Some((user, _)) = mine else { return self.unadmitted() };
         // A device that was admitted twice may have been so for this user.
-        let devices = self.members.devices.values().filter(|d| d.user == user || d.granted.len() > 1);
+        let devices = self.members.admitted_with(&user);
         let mut of_user = Vec::new();
         for at in devices.flat_map(|d| &d.granted) {
             if self.admitted(*at)?.0 == user {
@@ -667,15 +692,16 @@ impl Core {
             Place::In { parent, .. } => Some(*parent),
             Place::Removed => None,
         };
-        let mut link = old.as_deref().cloned().unwrap_or(Link { id, values: Vec::new(), shown: None });
+        let mut link =
+            old.as_deref().cloned().unwrap_or(Link { id, values: Vec::new(), shown: None, aside: Vec::new() });
         // The directories whose entries this changes: the new one, and those of the places it supersedes.
         let mut directories: Vec<Ino> = parent.into_iter().collect();
         for old in gone {
             let live = link.values.iter().find(|v| v.at == *old);
             let was = match live.and_then(|v| v.value.clone()) {
                 Some(Place::In { parent, .. }) => Some(parent),
-                Some(Place::Removed) => None,
-                None => self.past_place(*old)?.map(|p| p.parent),
+                // (A late first place stands for a removal.)
+                Some(Place::Removed) | None => self.past_place(*old)?.map(|p| p.parent),
             };
             directories.extend(was.filter(|d| !directories.contains(d)));
         }

@@ -389,13 +389,20 @@ impl Core {
             let value = place.map_or(Place::Removed, |place| Place::In { parent: place.parent, name: place.name });
             values.push(Value { at, count: self.count_of(at)?, value: Some(value) });
         }
-        let same = values.len() == before.values.len()
+        let mut aside = before.aside.clone();
+        aside.retain(|known| *known != at);
+        if self.late.contains(&at.dot) {
+            aside.push(at);
+            aside.sort_unstable();
+        }
+        let same = aside == before.aside
+            && values.len() == before.values.len()
             && values.iter().zip(&before.values).all(|(a, b)| a.at == b.at && a.value == b.value);
         if same {
             return Ok(());
         }
         let mut link = (*before).clone();
-        link.values = values;
+        (link.values, link.aside) = (values, aside);
         self.put_link(ino, node, Some(&*before), link)
     }
 

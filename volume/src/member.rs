@@ -4,7 +4,11 @@
 //! Kept whole in memory: it is small beside everything else (ten thousand devices are a few
 //! megabytes) and every commit is judged by it.
 
-use std::{collections::BTreeMap, fmt, str::FromStr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    str::FromStr,
+};
 
 use crypto::{
     BoxPublic, DerivingKey, DeviceId, DeviceKeys, DevicePublic, EpochId, Hash, Label, PublicKey, Signature,
@@ -388,6 +392,10 @@ pub(crate) struct Members {
     pub secrets: BTreeMap<BoxPublic, SecretRow>,
     /// Whether anybody's standing ever changed after they were admitted: else nothing need be looked at twice.
     changed: bool,
+    /// Devices by whom they are of, or were admitted for.
+    devices_of: BTreeMap<UserId, BTreeSet<DeviceId>>,
+    /// Devices that were admitted more than once: perhaps for several users.
+    admitted_twice: BTreeSet<DeviceId>,
     /// The epoch under which what is made here is sealed, once that was looked at.
     pub sealing: Option<EpochId>,
 }
@@ -440,6 +448,10 @@ impl Members {
             }
             MemberRow::Device(row) => {
                 self.changed |= !row.expelled.is_empty();
+                self.devices_of.entry(row.user).or_default().insert(row.public.id);
+                if row.granted.len() > 1 {
+                    self.admitted_twice.insert(row.public.id);
+                }
                 self.devices.insert(row.public.id, row);
             }
             MemberRow::Epoch(row) => {
@@ -475,6 +487,13 @@ impl Members {
     /// Devices of those who may change something.
     pub(crate) fn writers(&self) -> impl Iterator<Item = DeviceId> {
         self.devices.keys().copied().filter(|device| self.user_of(device).is_some_and(|user| user.role.may_write()))
+    }
+
+    /// The devices that a user may have been admitted with, each once.
+    pub(crate) fn admitted_with(&self, user: &UserId) -> impl Iterator<Item = &DeviceRow> {
+        let of_user = self.devices_of.get(user).into_iter().flatten();
+        let twice = self.admitted_twice.iter().filter(|id| self.devices.get(*id).is_some_and(|row| row.user != *user));
+        of_user.chain(twice).filter_map(|id| self.devices.get(id))
     }
 
     /// The user of a device, with their row; nothing if either was removed.

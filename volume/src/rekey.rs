@@ -62,16 +62,15 @@ impl Core {
         }
         rows.sort_by_key(|row| std::cmp::Reverse((row.count, row.id)));
         let readers: Vec<UserId> = self.readers().collect();
-        let mut usable = rows.into_iter().filter(|row| {
-            let first = row.count <= 1;
-            let counts = !self.late.contains(&row.at.dot);
-            row.key.is_some() && counts && (first || readers.iter().all(|reader| self.is_given(row, reader)))
-        });
-        let newest = usable.next();
-        drop(usable);
-        self.members.sealing = newest.as_ref().map(|row| row.id);
-        self.epoch_due = match newest {
-            Some(row) => self.is_stale(row.at)?,
+        rows.retain(|row| row.key.is_some() && !self.late.contains(&row.at.dot));
+        // (The first one says of nobody that they have it.)
+        let usable =
+            rows.iter().position(|row| row.count <= 1 || readers.iter().all(|reader| self.is_given(row, reader)));
+        let chosen = usable.map(|place| &rows[place]);
+        self.members.sealing = chosen.map(|row| row.id);
+        self.epoch_due = match chosen {
+            // Who lacks a newer one gets it with the next, which carries it.
+            Some(row) => usable != Some(0) || self.is_stale(row.at)?,
             None => false,
         };
         Ok(())

@@ -164,14 +164,9 @@ impl Core {
     fn values_on_user(&mut self, user: &UserId, within: Within) -> Result<Vec<StandingValue>> {
         let Some(row) = self.user_row(user) else { return Ok(Vec::new()) };
         let mut values: Vec<StandingValue> = Vec::new();
-        let admissions: Vec<ValueRef> = self
-            .members
-            .devices
-            .values()
-            .filter(|device| device.user == *user || device.granted.len() > 1)
-            .flat_map(|device| device.granted.clone())
-            .chain([row.granted])
-            .collect();
+        let devices = self.members.admitted_with(user);
+        let admissions: Vec<ValueRef> =
+            devices.flat_map(|device| device.granted.clone()).chain([row.granted]).collect();
         for at in admissions {
             if values.iter().all(|known| known.at != at)
                 && self.is_looked_at(within, at)?
@@ -392,9 +387,15 @@ impl Core {
         Ok(false)
     }
 
-    /// Brings in line what the rows of members say they are now.
+    /// Brings in line what the rows of all members say they are now.
     pub(crate) fn refresh_standings(&mut self) -> Result<()> {
-        let users: Vec<UserId> = self.members.users.keys().copied().collect();
+        let users = self.members.users.keys().copied().collect();
+        let devices = self.members.devices.keys().copied().collect();
+        self.refresh_standings_of(users, devices)
+    }
+
+    /// The same of some.
+    pub(crate) fn refresh_standings_of(&mut self, users: Vec<UserId>, devices: Vec<DeviceId>) -> Result<()> {
         for user in users {
             let Some(mut row) = self.user_row(&user) else { continue };
             let now = self.role_now(&user)?;
@@ -404,7 +405,6 @@ impl Core {
                 self.overlay.members.push(MemberRow::User(row));
             }
         }
-        let devices: Vec<DeviceId> = self.members.devices.keys().copied().collect();
         for device in devices {
             let Some(mut row) = self.device_row(&device) else { continue };
             let mut admitted = false;

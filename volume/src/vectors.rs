@@ -564,7 +564,7 @@ fn node() -> Node {
             generation: 1,
             keys: Vec::new(),
         }),
-        links: vec![Arc::new(Link { id: LINK, values: value(place), shown: Some(shown) })],
+        links: vec![Arc::new(Link { id: LINK, values: value(place), shown: Some(shown), aside: Vec::new() })],
         ctime: TIME,
         mtime: TIME,
         entry_change: None,
