@@ -8,8 +8,10 @@ use peer_net::registry_address::RegistryAddress;
 
 use crate::duration;
 
+mod access;
 mod agreed;
 
+pub(crate) use access::{Access, Allow, Chown};
 pub(crate) use agreed::{Config, Named, Snapshot, SnapshotDeed};
 
 const EXIT_STATUS: &str = "Exit status: 0 done, 1 failed (one line on standard error says why), 2 wrong usage.\n\
@@ -67,6 +69,12 @@ pub(crate) enum Command {
     History(History),
     /// Show what changed between two versions of a text
     Diff(Diff),
+    /// Tell who may read and write a file or folder, and why
+    Access(Access),
+    /// Let one member read or write a file or folder, whatever the others may
+    Allow(Allow),
+    /// Give a file or folder to another member
+    Chown(Chown),
     /// Print a completion script for a shell
     Completions(Completions),
 }

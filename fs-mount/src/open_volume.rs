@@ -195,6 +195,7 @@ fn answer_here(open: &OpenVolume, request: &Request) -> Outcome<Reply> {
         Request::Agreed(asked) => agreed::answer(volume, asked).map(Reply::Agreed),
         Request::Conflicts { within } => conflicts::list(volume, within).map(Reply::Conflicts),
         Request::Hello
+        | Request::Access(_)
         | Request::Wait { .. }
         | Request::Resolve { .. }
         | Request::Verify { .. }

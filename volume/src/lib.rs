@@ -30,17 +30,23 @@ pub mod store;
 pub mod content;
 
 // The merged state.
+mod access;
 mod acl;
 mod agreed;
 mod ahead;
+mod align;
 mod apply;
 mod conflicts;
 mod core;
 pub mod deleted;
 mod history;
 mod holders;
+mod judge;
 mod namespace;
+mod realms;
 mod record;
+mod reveal;
+mod rights;
 mod row;
 mod spilled;
 mod tree;
@@ -72,6 +78,7 @@ pub mod fuzzing;
 #[cfg(test)]
 mod vectors;
 
+pub use access::{AccessReport, UserAccess};
 pub use conflicts::{Conflict, ConflictVersion, Conflicts, Keep};
 pub use content::{BlockHash, BlockStore};
 pub use error::{Error, Result};

@@ -525,6 +525,7 @@ fn node() -> Node {
             gid: 0,
             acl: Vec::new().into(),
             default_acl: Vec::new().into(),
+            opened: crate::row::Opened::Yes,
         }),
         meta: value(Meta { mtime: Some(TIME), atime: TIME }),
         xattrs: vec![Arc::new(Xattr { tag: NODE, name: b"user.a".to_vec(), values: value(XattrValue::Removed) })],
@@ -615,7 +616,17 @@ fn rows() {
             }),
         ),
         member("row_device", MemberRow::Device(DeviceRow { public: machine, user, granted: vec![AT], admitted: TIME })),
-        member("row_epoch", MemberRow::Epoch(EpochRow { id: EPOCH, at: AT, count: 1, key: Some(KEY.into()) })),
+        member(
+            "row_epoch",
+            MemberRow::Epoch(EpochRow {
+                id: EPOCH,
+                at: AT,
+                count: 1,
+                key: Some(KEY.into()),
+                realm: RealmId::MEMBERS,
+                by: None,
+            }),
+        ),
         member("row_invitation", MemberRow::Invite(invitation.clone())),
         member(
             "row_invitation_of_two",

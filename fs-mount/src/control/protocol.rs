@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 pub(crate) use super::request::Request;
-use super::{agreed::Agreed, conflicts::Conflicts};
+use super::{access::Told, agreed::Agreed, conflicts::Conflicts};
 use crate::{
     bringing_back::{AsOf, Restored, Undone},
     daemon::upkeep,
@@ -59,6 +59,7 @@ pub(crate) enum Reply {
     Reclaimed(upkeep::Done),
     Conflicts(Conflicts),
     Agreed(Agreed),
+    Access(Told),
     AsOf(AsOf),
     Restored(Box<Restored>),
     Undone(Box<Undone>),

@@ -140,6 +140,22 @@ fn author(admissions: &[Admission], past: &Past, device: DeviceId) -> Option<(Us
     seen().filter(|a| a.user == user).min_by_key(|a| a.rank).map(|a| (user, a.role))
 }
 
+/// Whether a commit makes its author the owner of what is somebody else's. (Nobody gives anything away in any story yet.)
+fn takes(commit: &Commit, author: UserId, known: &[Change<'_>]) -> bool {
+    let owner = |of: NodeId| {
+        known.iter().find_map(|change| match &change.head.kind {
+            ChangeKind::Birth { access, .. } if change.born() == of => Some(access.owner),
+            _ => None,
+        })
+    };
+    commit.heads.iter().any(|head| match &head.kind {
+        ChangeKind::Access { node, access } => {
+            owner(*node).is_some_and(|owner| owner != author && access.owner != owner)
+        }
+        _ => false,
+    })
+}
+
 impl<'a> History<'a> {
     /// Opens them with the keys of the user who founded the volume.
     pub fn new(commits: impl IntoIterator<Item = &'a Commit>, founder: &UserKeys) -> Self {
@@ -158,7 +174,9 @@ impl<'a> History<'a> {
             }
             let genesis = header.volume == VolumeId::ZERO;
             let author = if genesis { None } else { author(&admissions, &past, header.device) };
-            let counts = genesis || author.is_some_and(|(_, role)| role.may_write());
+            let writes = author.filter(|(_, role)| role.may_write());
+            let counts =
+                genesis || writes.is_some_and(|(user, role)| role >= Role::Admin || !takes(commit, user, &changes));
             for (i, (head, raw)) in commit.heads.iter().zip(&commit.raw.changes).enumerate() {
                 let change = Change { commit, index: i as u32, head, raw, made: None }.makes();
                 if !counts {
@@ -189,7 +207,10 @@ impl<'a> History<'a> {
         let (mut births, mut node_keys) = (BTreeMap::<_, Vec<Change<'a>>>::new(), BTreeMap::new());
         for change in &changes {
             if let ChangeKind::Birth { access, .. } = &change.head.kind {
-                node_keys.insert(change.born(), node_key(&epoch.1, access));
+                // (What is for some alone is sealed under another epoch than the founder's first.)
+                if access.epoch == epoch.0 {
+                    node_keys.insert(change.born(), node_key(&epoch.1, access));
+                }
                 births.entry(change.born()).or_default().push(*change);
             }
         }
@@ -342,6 +363,11 @@ impl<'a> History<'a> {
     /// word.
     pub fn births(&self) -> &BTreeMap<NodeId, Vec<Change<'a>>> {
         &self.births
+    }
+
+    /// Whether the key of a node is for all members.
+    pub fn has_key(&self, node: NodeId) -> bool {
+        self.node_keys.contains_key(&node)
     }
 
     /// The key of a node.
