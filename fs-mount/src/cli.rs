@@ -10,9 +10,11 @@ use crate::duration;
 
 mod access;
 mod agreed;
+mod members;
 
 pub(crate) use access::{Access, Allow, Chown};
 pub(crate) use agreed::{Config, Named, Snapshot, SnapshotDeed};
+pub(crate) use members::{Grant, Kept, Quarantine, QuarantineDeed, Revoke};
 
 const EXIT_STATUS: &str = "Exit status: 0 done, 1 failed (one line on standard error says why), 2 wrong usage.\n\
     Everything lives under $P2PFS_HOME when it is set, else under the XDG folders.";
@@ -45,6 +47,12 @@ pub(crate) enum Command {
     Users(Listing),
     /// List the members' devices
     Devices(Listing),
+    /// Make a member an admin, writer or reader
+    Grant(Grant),
+    /// Remove a user with all their devices, or one device
+    Revoke(Revoke),
+    /// What was done apart from the removal of who did it, and is kept aside
+    Quarantine(Quarantine),
     /// List the volumes on this machine
     Volumes(Volumes),
     /// List what several made at once under one name

@@ -17,6 +17,7 @@ mod init;
 mod invite;
 mod join;
 mod listings;
+mod members;
 mod mount;
 mod reclaim;
 mod restore;
@@ -43,6 +44,9 @@ pub(crate) fn run(command: Command) -> Outcome<()> {
         Command::Peers(args) => listings::peers(&home, &args),
         Command::Users(args) => listings::users(&home, &args),
         Command::Devices(args) => listings::devices(&home, &args),
+        Command::Grant(args) => members::grant(&home, args),
+        Command::Revoke(args) => members::revoke(&home, args),
+        Command::Quarantine(args) => members::quarantine(&home, args),
         Command::Volumes(args) => listings::volumes(&home, &args),
         Command::Conflicts(args) => conflicts::list(&home, &args),
         Command::Resolve(args) => conflicts::resolve(&home, &args),

@@ -24,7 +24,7 @@ use crate::{
     cli::Which,
     clock::SystemClock,
     control::{
-        agreed, client, conflicts,
+        agreed, client, conflicts, members,
         protocol::{Reply, Request},
     },
     failure::{Because, Failure, Outcome, plain},
@@ -193,6 +193,7 @@ fn answer_here(open: &OpenVolume, request: &Request) -> Outcome<Reply> {
             ticket::issue(volume, &open.profile, invitation, registries, Vec::new()).map(Reply::Ticket)
         }
         Request::Agreed(asked) => agreed::answer(volume, asked).map(Reply::Agreed),
+        Request::Members(asked) => members::answer(volume, asked).map(Reply::Members),
         Request::Conflicts { within } => conflicts::list(volume, within).map(Reply::Conflicts),
         Request::Hello
         | Request::Access(_)

@@ -47,6 +47,15 @@ pub(crate) struct Status {
     /// Other devices that go on from an older copy of their store.
     #[serde(default)]
     pub(crate) restored: Vec<RestoredDevice>,
+    /// This device belongs to the volume no more.
+    #[serde(default)]
+    pub(crate) removed: bool,
+    /// The member's device that says so, while what says it has not come.
+    #[serde(default)]
+    pub(crate) said_removed_by: Option<String>,
+    /// Commits that were made apart from the removal of who made them.
+    #[serde(default)]
+    pub(crate) kept_aside: u64,
 }
 
 /// A file whose content isn't here, though somebody wants to read it.
@@ -260,6 +269,9 @@ pub(crate) fn status(volume: &Volume, profile: &Profile) -> Status {
             .map(|i| Invitation { role: i.role.to_string(), expires: moment(i.expires) })
             .collect(),
         waiting: Vec::new(),
+        removed: volume.is_removed(&own),
+        said_removed_by: None,
+        kept_aside: volume.quarantine().map_or(0, |kept| kept.len() as u64),
         older_copy: noticed_copy(volume, &devices),
         restored: devices
             .iter()

@@ -26,6 +26,8 @@ pub const REFUSED: VarInt = VarInt::from_u32(5);
 pub const TOO_SLOW: VarInt = VarInt::from_u32(6);
 /// Something failed on this side.
 pub const FAILED: VarInt = VarInt::from_u32(7);
+/// The other end was removed from the volume.
+pub const REMOVED: VarInt = VarInt::from_u32(8);
 
 /// Waits until what was sent on `connection` is acknowledged, so that there is room for the farewell.
 ///

@@ -33,6 +33,8 @@ const MAX_KEYS: usize = 8;
 /// How many other devices' addresses are told.
 const MAX_OTHERS: usize = 128;
 const EXPORTER_LEN: usize = 32;
+/// What a device is told that was removed.
+const REMOVED: &str = "removed";
 
 /// What is said on the control stream, and later in the session.
 #[derive(Debug)]
@@ -99,6 +101,12 @@ pub(crate) enum HandshakeError {
     /// The other end knows no key of this volume, or only one that it shouldn't use any more.
     #[error("not a member of the volume")]
     NotAMember,
+    /// The other end was removed from the volume.
+    #[error("that device was removed from the volume")]
+    RemovedPeer,
+    /// The other end says that this device was.
+    #[error("this device was removed from the volume")]
+    Removed,
     /// A join was refused, for this reason.
     #[error("{0}")]
     Refused(String),
@@ -127,6 +135,8 @@ impl HandshakeError {
     pub(crate) fn close(&self, connection: &Connection) {
         let code = match self {
             Self::NotAMember => close::NOT_A_MEMBER,
+            Self::RemovedPeer => close::REMOVED,
+            Self::Removed => close::GOODBYE,
             Self::Refused(_) => close::REFUSED,
             Self::TooSlow => close::TOO_SLOW,
             Self::Unexpected | Self::Frame(_) => close::MISBEHAVED,
@@ -151,7 +161,7 @@ pub(crate) struct Greeted {
 
 /// The discovery keys this device knows, the newest first. Empty before the first sync.
 pub(crate) fn discovery_keys(volume: &Volume) -> Vec<SymmetricKey> {
-    volume.discovery_key().into_iter().take(MAX_KEYS).collect()
+    volume.discovery_keys().into_iter().take(MAX_KEYS).collect()
 }
 
 /// Greets a listener as a member. `own` is what to tell it once it has proven to be one.
@@ -179,6 +189,7 @@ pub(crate) async fn call(
             let addresses = timed(deadline, exchange(&mut control, own.await)).await?;
             Ok(Greeted { control, addresses, joined: false })
         }
+        Answer::Refused(why) if why == REMOVED => Err(HandshakeError::Removed),
         Answer::Refused(_) => Err(HandshakeError::NotAMember),
         Answer::Granted(_) => Err(HandshakeError::Unexpected),
     }
@@ -228,6 +239,10 @@ pub(crate) async fn receive(
                 let proof = tag(key, &exporter, Side::Client, &them);
                 tags.iter().take(MAX_KEYS).any(|tag| *tag == proof)
             });
+            if key.is_some() && known == Known::Removed {
+                timed(deadline, refuse(connection, &mut control, REMOVED)).await?;
+                return Err(HandshakeError::RemovedPeer);
+            }
             let key = check(key, known)?;
             let proof = tag(&keys[key], &exporter, Side::Server, &me);
             frame::write_value(&mut control.send, &Answer::Welcome(proof)).await?;
@@ -294,6 +309,9 @@ async fn ask(connection: &Connection, hello: &Hello) -> Result<(Control, Answer)
             Some(quinn::ConnectionError::ApplicationClosed(reason)) if reason.error_code == close::NOT_A_MEMBER => {
                 Err(HandshakeError::NotAMember)
             }
+            Some(quinn::ConnectionError::ApplicationClosed(reason)) if reason.error_code == close::REMOVED => {
+                Err(HandshakeError::Removed)
+            }
             Some(reason) => Err(reason.into()),
             None => Err(error.into()),
         },
@@ -313,17 +331,34 @@ async fn timed<T>(
     tokio::time::timeout_at(deadline, work).await.unwrap_or(Err(HandshakeError::TooSlow))
 }
 
+/// What the volume says of a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Known {
+    Member,
+    Removed,
+    Unknown,
+}
+
 /// What this device knows for judging `them`: the keys, and whether the device is a member.
-async fn knowledge(volume: &Volume, them: DeviceId) -> (Vec<SymmetricKey>, bool) {
+async fn knowledge(volume: &Volume, them: DeviceId) -> (Vec<SymmetricKey>, Known) {
     let volume = volume.clone();
-    blocking(move || (discovery_keys(&volume), volume.is_member(&them))).await
+    blocking(move || {
+        let known = match (volume.is_member(&them), volume.is_removed(&them)) {
+            (true, _) => Known::Member,
+            (false, true) => Known::Removed,
+            (false, false) => Known::Unknown,
+        };
+        (discovery_keys(&volume), known)
+    })
+    .await
 }
 
 /// Judges which of our keys the other end proved.
-fn check(key: Option<usize>, is_member: bool) -> Result<usize, HandshakeError> {
+fn check(key: Option<usize>, known: Known) -> Result<usize, HandshakeError> {
     match key {
+        Some(_) if known == Known::Removed => Err(HandshakeError::RemovedPeer),
         Some(0) => Ok(0),
-        Some(old) if is_member => Ok(old),
+        Some(old) if known == Known::Member => Ok(old),
         _ => Err(HandshakeError::NotAMember),
     }
 }
@@ -412,10 +447,11 @@ mod tests {
 
     #[test]
     fn an_old_key_is_enough_only_from_a_member() {
-        assert_eq!(check(Some(0), false).unwrap(), 0);
-        assert_eq!(check(Some(2), true).unwrap(), 2);
-        assert!(matches!(check(Some(2), false), Err(HandshakeError::NotAMember)));
-        assert!(matches!(check(None, true), Err(HandshakeError::NotAMember)));
+        assert_eq!(check(Some(0), Known::Unknown).unwrap(), 0);
+        assert_eq!(check(Some(2), Known::Member).unwrap(), 2);
+        assert!(matches!(check(Some(2), Known::Unknown), Err(HandshakeError::NotAMember)));
+        assert!(matches!(check(None, Known::Member), Err(HandshakeError::NotAMember)));
+        assert!(matches!(check(Some(0), Known::Removed), Err(HandshakeError::RemovedPeer)));
     }
 
     #[test]

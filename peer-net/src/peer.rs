@@ -43,6 +43,9 @@ pub(crate) enum Ended {
     /// The other end, or the network.
     #[error("{0}")]
     Connection(#[from] quinn::ConnectionError),
+    /// The peer was removed from the volume.
+    #[error("was removed from the volume")]
+    RemovedPeer,
     /// The peer did what an honest one never does.
     #[error("misbehaved: {0}")]
     Misbehaved(String),
@@ -76,6 +79,11 @@ impl From<BlockError> for Ended {
 }
 
 impl Ended {
+    /// Whether the peer said that this device was removed.
+    pub(crate) fn is_removal(&self) -> bool {
+        matches!(self, Ended::Connection(quinn::ConnectionError::ApplicationClosed(closed)) if closed.error_code == close::REMOVED)
+    }
+
     /// Text for people and logs; a peer's own words are made fit for that.
     pub(crate) fn reason(&self) -> String {
         match self {
@@ -147,6 +155,10 @@ pub(crate) async fn run(
     };
     match &ended {
         Ended::Connection(_) => {}
+        Ended::RemovedPeer => {
+            close::drain(&connection).await;
+            connection.close(close::REMOVED, b"removed from the volume");
+        }
         Ended::Misbehaved(_) => {
             close::drain(&connection).await;
             connection.close(close::MISBEHAVED, b"misbehaved");
@@ -243,7 +255,11 @@ async fn write(session: Arc<Session>, mut send: Abandoned, wake: Arc<Wake>) -> R
             frame::write_frame(&mut *send, &frame).await?;
         }
         let source = session.clone();
-        frames = blocking(move || next_frames(&source)).await;
+        let cut;
+        (frames, cut) = blocking(move || (next_frames(&source), source.is_cut())).await;
+        if frames.is_empty() && cut {
+            return Err(Ended::RemovedPeer);
+        }
         if frames.is_empty() {
             match session.retry_in() {
                 None => wake.writer.notified().await,

@@ -178,6 +178,8 @@ struct Shared {
     observed: Mutex<Vec<SocketAddr>>,
     /// What this device offers to registries has to be looked at again.
     refresh: Notify,
+    /// The member that said that this device was removed.
+    told_removed: Mutex<Option<DeviceId>>,
     /// Tasks to run: connections and dials live as long as the swarm.
     spawner: tokio::sync::mpsc::UnboundedSender<Task>,
 }
@@ -202,6 +204,7 @@ impl Swarm {
             interest,
             observed: Mutex::default(),
             refresh: Notify::new(),
+            told_removed: Mutex::default(),
             spawner,
         });
         let mut tasks = JoinSet::new();
@@ -276,6 +279,11 @@ impl Swarm {
         self.shared.own_addresses()
     }
 
+    /// Returns the member's device that said that this one was removed, if one did.
+    pub fn told_removed(&self) -> Option<DeviceId> {
+        *self.shared.told_removed.lock()
+    }
+
     /// Returns how it stands with each registry.
     pub fn registries(&self) -> Vec<RegistryStatus> {
         self.registries.iter().map(RegistryClient::status).collect()
@@ -326,6 +334,13 @@ impl Shared {
 
     fn event(&self, event: Event) {
         (self.on_event)(event);
+    }
+
+    /// A member says that this device was removed. (Only members get so far that it is believed to be one's word.)
+    fn told_removed(&self, by: DeviceId) {
+        log::warn!("device {} says that this device was removed from the volume", by.short());
+        *self.told_removed.lock() = Some(by);
+        self.changed();
     }
 
     fn own_addresses(&self) -> Vec<SocketAddr> {
@@ -402,6 +417,9 @@ impl Shared {
         };
         let run = peer::run(connection.clone(), control, session, true, on_change);
         let (ended, ()) = tokio::join!(run, self.await_membership(&connection, device, probation));
+        if ended.is_removal() && self.knows_as_member(device).await {
+            self.told_removed(device);
+        }
         if self.table.lock().disconnect(&device, connection.stable_id()) {
             let reason = ended.reason();
             log::info!("device {}: disconnected: {reason}", device.short());

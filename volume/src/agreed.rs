@@ -15,6 +15,7 @@ use crate::{
     core::{Core, decode_row},
     error::{Error, Result},
     id::{CommitHash, NodeId},
+    member::MemberRow,
     record,
     row::Value,
     settings, snapshots,
@@ -49,7 +50,7 @@ pub(crate) struct SettingRow {
     pub values: Vec<Value<SettingValue>>,
 }
 
-/// A snapshot that nobody dropped.
+/// A snapshot.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct SnapshotRow {
     pub at: ValueRef,
@@ -58,6 +59,9 @@ pub(crate) struct SnapshotRow {
     pub device: DeviceId,
     /// `None`: it has a name that can't be read, or be one.
     pub name: Option<String>,
+    /// What took it away: it is there again if none of that counts.
+    #[serde(default)]
+    pub dropped: Vec<ValueRef>,
 }
 
 /// A row of either kind, as the running call left it. Encoded once, at the call's end: one commit may set a setting
@@ -135,16 +139,24 @@ impl Core {
             name,
             value,
         });
-        let row = match self.overlay.agreed.remove(&setting_key(tag)) {
-            Some(Some(AgreedRow::Setting(row))) => Some(row),
-            _ => self.setting_row(tag)?,
-        };
-        let mut row = row.unwrap_or(SettingRow { tag: *tag, values: Vec::new() });
+        let mut row = self.setting_row_now(tag)?.unwrap_or(SettingRow { tag: *tag, values: Vec::new() });
         let live: Vec<ValueRef> = row.values.iter().map(|v| v.at).collect();
         self.check_same_register(origin, head, gone, &live)?;
         self.replace(&mut row.values, gone, Some(Value { at, count: origin.count, value }))?;
-        self.overlay.agreed.insert(setting_key(tag), Some(AgreedRow::Setting(row)));
+        self.put_setting_row(row);
         Ok(())
+    }
+
+    /// A setting with what the running call made of it, to change and put back.
+    pub(crate) fn setting_row_now(&mut self, tag: &NodeId) -> Result<Option<SettingRow>> {
+        match self.overlay.agreed.remove(&setting_key(tag)) {
+            Some(Some(AgreedRow::Setting(row))) => Ok(Some(row)),
+            _ => self.setting_row(tag),
+        }
+    }
+
+    pub(crate) fn put_setting_row(&mut self, row: SettingRow) {
+        self.overlay.agreed.insert(setting_key(&row.tag), Some(AgreedRow::Setting(row)));
     }
 
     pub(crate) fn apply_snapshot(
@@ -167,6 +179,7 @@ impl Core {
             user: origin.user,
             device: origin.device,
             name: body.map(|b| b.name).filter(|name| snapshots::check_name(name).is_ok()),
+            dropped: Vec::new(),
         };
         self.overlay.agreed.insert(snapshot_key(at), Some(AgreedRow::Snapshot(row)));
         Ok(())
@@ -189,7 +202,16 @@ impl Core {
         if maker != origin.user && !origin.role.may_admit() {
             return rule("a removal of another's snapshot");
         }
-        self.overlay.agreed.insert(snapshot_key(snapshot), None);
+        let key = snapshot_key(snapshot);
+        let row = match self.overlay.agreed.remove(&key) {
+            Some(Some(AgreedRow::Snapshot(row))) => Some(row),
+            _ => self.store.get(Space::Members, &key)?.map(|row| decode_row("snapshot", &row)).transpose()?,
+        };
+        // (In a store of an earlier version it may be gone already.)
+        if let Some(mut row) = row {
+            row.dropped.push(at);
+            self.overlay.agreed.insert(key, Some(AgreedRow::Snapshot(row)));
+        }
         Ok(())
     }
 
@@ -245,7 +267,11 @@ impl Core {
 
     /// The newest epoch of the members, for what is sealed to all of them.
     pub(crate) fn sealing_epoch(&self) -> Result<(EpochId, DerivingKey)> {
-        let current = self.members.current_epoch().map(|(epoch, key)| (epoch.id, key.clone()));
-        current.ok_or_else(|| Error::Refused("the volume has not been synced yet".to_owned()))
+        let made_now = self.overlay.members.iter().rev().find_map(|row| match row {
+            MemberRow::Epoch(row) => row.key.clone().map(|key| (row.id, key)),
+            _ => None,
+        });
+        let current = || self.members.current_epoch().map(|(epoch, key)| (epoch.id, key.clone()));
+        made_now.or_else(current).ok_or_else(|| Error::Refused("the volume has not been synced yet".to_owned()))
     }
 }

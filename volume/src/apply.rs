@@ -20,14 +20,15 @@ use crate::{
     content::{BlockHash, ContentData},
     core::{Core, RESTORED_LOG},
     error::{Error, Result},
-    id::{Birthplace, CommitHash, LinkId, NodeId},
-    member::{DeviceRow, EpochRow, InviteRow, MemberRow, Role, UserRow, epoch_id, verify_certificate},
+    id::{Birthplace, CommitHash, LinkId, NodeId, RealmId},
+    member::{DeviceRow, InviteRow, MemberRow, Role, UserRow, epoch_id, verify_certificate},
     namespace::XATTR_NAME_MAX,
     node::{Ino, NAME_MAX, NodeKind, TARGET_MAX},
     realms::unwrap_node_keys,
     rights::agrees,
     row::{Access, ContentValue, Link, Meta, Node, Opened, Place, Value, Xattr, XattrValue},
     spilled::Spilled,
+    standing::Within,
     store::Batch,
     time::Timestamp,
     version::{Branch, Dot, ValueRef},
@@ -189,10 +190,14 @@ impl Core {
         let mut batch = Batch::new();
         // Known as a commit first: what its changes refer to is judged by what it had seen.
         self.enter(&mut batch, dot, header, commit.raw.header.clone(), commit.raw.signature, false, observed)?;
-        let (user, role) = if genesis { (UserId::ZERO, Role::Owner) } else { self.author(&header.device, dot)? };
-        let void = !role.may_write() && !commit.heads.is_empty();
+        let (user, role) = match genesis {
+            true => (UserId::ZERO, Some(Role::Owner)),
+            false => self.standing(&header.device, dot, Within::Seen(dot))?,
+        };
+        let void = self.is_forbidden(&user, role, &header.device, dot, &commit.heads)?;
+        let role = role.unwrap_or(Role::Keeper);
         if void {
-            log::warn!("device {} has no right to change anything: its commit is void", header.device.short());
+            log::warn!("device {} has no right to what it changes: its commit is void", header.device.short());
             batch = Batch::new();
             self.enter(&mut batch, dot, header, commit.raw.header.clone(), commit.raw.signature, true, observed)?;
         }
@@ -219,8 +224,16 @@ impl Core {
         }
         self.put_new_branch(&mut batch, dot.branch);
         self.settle(batch)?;
+        self.taking_in = Some(dot);
+        let judged = self.judge_taken(dot, &commit.heads);
+        self.taking_in = None;
         self.entered(dot, header, observed);
         self.keep_fresh(&commit.raw.header, commit.raw.signature, changes);
+        if let Err(e) = &judged {
+            // It is stored; what it cuts is looked for again when the volume is opened.
+            log::error!("what a commit cuts could not be stored: {e}");
+            self.abandon();
+        }
         Ok(())
     }
 
@@ -262,6 +275,66 @@ impl Core {
         Ok(())
     }
 
+    /// Whether a commit says more than its author may, by what they had seen: nobody ever counts it.
+    fn is_forbidden(
+        &mut self,
+        user: &UserId,
+        role: Option<Role>,
+        device: &DeviceId,
+        dot: Dot,
+        heads: &[Head],
+    ) -> Result<bool> {
+        for head in heads {
+            let forbidden = match head.kind {
+                ChangeKind::Standing { .. } | ChangeKind::Expel { .. } => {
+                    self.forbids_standing(user, device, dot, &head.kind)?
+                }
+                _ => role.is_none_or(|role| !role.may_write()),
+            };
+            if forbidden {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Works out what follows from a commit that was stored: whether it is late, and what it makes late.
+    fn judge_taken(&mut self, dot: Dot, heads: &[Head]) -> Result<()> {
+        let of_members = |head: &Head| {
+            matches!(
+                head.kind,
+                ChangeKind::Standing { .. }
+                    | ChangeKind::Expel { .. }
+                    | ChangeKind::Grant { .. }
+                    | ChangeKind::Epoch { .. }
+                    | ChangeKind::Keys { .. }
+            )
+        };
+        let tells = heads.iter().any(of_members);
+        if !tells && !self.members.ever_changed() {
+            return Ok(());
+        }
+        let told = std::mem::take(&mut self.settled);
+        if tells {
+            self.settle_members()?;
+            self.judge_all()?;
+        } else {
+            self.judge(dot)?;
+        }
+        self.settle(Batch::new())?;
+        self.settled.splice(0..0, told);
+        Ok(())
+    }
+
+    /// Brings in line what rows say of members, after what somebody is changed.
+    pub(crate) fn settle_members(&mut self) -> Result<()> {
+        if self.members.ever_changed() || !self.overlay.members.is_empty() {
+            self.verdicts.clear();
+            self.refresh_standings()?;
+        }
+        self.look_at_epoch()
+    }
+
     /// Checks that each directory that a commit bears has its link: nothing else can give it one, and what is put into it
     /// would be out of reach.
     fn check_directories_placed(&mut self, origin: &Origin, heads: &[Head], changes: &[RawChange]) -> Result<()> {
@@ -299,7 +372,7 @@ impl Core {
         let devices = self.members.devices.values().filter(|d| d.user == user || d.granted.len() > 1);
         let mut of_user = Vec::new();
         for at in devices.flat_map(|d| &d.granted) {
-            if self.admission(*at)?.0 == user {
+            if self.admitted(*at)?.0 == user {
                 of_user.push(*at);
             }
         }
@@ -323,17 +396,22 @@ impl Core {
                 least = Some(new);
             }
         }
-        least.map(|(at, _)| self.admission(at)).transpose()
+        least.map(|(at, _)| self.admitted(at)).transpose()
     }
 
     /// Whom an admission let in, as what.
-    fn admission(&self, at: ValueRef) -> Result<(UserId, Role)> {
+    fn admitted(&self, at: ValueRef) -> Result<(UserId, Role)> {
+        self.admission(at)?.ok_or_else(|| Error::damaged("an admission"))
+    }
+
+    /// The same, if it is one.
+    pub(crate) fn admission(&self, at: ValueRef) -> Result<Option<(UserId, Role)>> {
         let head: Head = decode(&self.change(at)?.head)?;
-        match head.kind {
-            ChangeKind::Genesis { user, .. } => Ok((user.id(), Role::Owner)),
-            ChangeKind::Grant { user, role, .. } => Ok((user.id(), role)),
-            _ => Err(Error::damaged("an admission")),
-        }
+        Ok(match head.kind {
+            ChangeKind::Genesis { user, .. } => Some((user.id(), Role::Owner)),
+            ChangeKind::Grant { user, role, .. } => Some((user.id(), role)),
+            _ => None,
+        })
     }
 
     /// The origin of the running local call.
@@ -344,7 +422,8 @@ impl Core {
             volume: self.volume,
             device: self.device.id(),
             user: self.my_id,
-            role: self.members.user_of(&self.device.id()).map_or(Role::Owner, |user| user.role),
+            // (Before the first commit nobody is anything yet.)
+            role: self.members.role_of(&self.device.id()).unwrap_or(Role::Owner),
             log: self.branch(self.me).log,
             count: self.pending_count()?,
             time: self.now(),
@@ -491,7 +570,9 @@ impl Core {
     }
 
     fn same_register(&self, at: ValueRef, old: &ChangeKind, new: &ChangeKind) -> Result<bool> {
-        use ChangeKind::{Access, Birth, Content, Meta, Place, Removal, Setting, Settle, Xattr};
+        use ChangeKind::{
+            Access, Birth, Content, Genesis, Grant, Meta, Place, Removal, Setting, Settle, Standing, Xattr,
+        };
         let branch = self.branch_of(at.dot)?;
         let place = Birthplace { device: branch.device, log: branch.log, seq: at.dot.seq, index: at.index };
         let raw = self.change(at)?;
@@ -502,6 +583,8 @@ impl Core {
             | (Content { node: a, .. } | Settle { node: a }, Content { node: b, .. } | Settle { node: b }) => a == b,
             (Xattr { node: a, tag: s, .. }, Xattr { node: b, tag: t, .. }) => a == b && s == t,
             (Setting { tag: s, .. }, Setting { tag: t, .. }) => s == t,
+            (Standing { user: a, .. }, Standing { user: b, .. }) => a == b,
+            (Genesis { user: a, .. } | Grant { user: a, .. }, Standing { user: b, .. }) => a.id() == *b,
             (Removal { link: a, .. }, Place { link: Some(b), .. } | Removal { link: b, .. }) => a == b,
             (Place { link: a, child, .. }, Place { link: Some(b), .. } | Removal { link: b, .. }) => {
                 // Whether of a directory or not: no link of another kind of node has such an id.
@@ -535,7 +618,12 @@ impl Core {
         gone: &[ValueRef],
         new: Option<Value<T>>,
     ) -> Result<()> {
-        values.retain(|value| !gone.contains(&value.at));
+        if self.late.is_empty() {
+            values.retain(|value| !gone.contains(&value.at));
+        } else {
+            let gone = self.with_late(gone)?;
+            values.retain(|value| !gone.contains(&value.at));
+        }
         if let Some(new) = new {
             let mut place = values.len();
             while place > 0 {
@@ -622,11 +710,6 @@ impl Core {
             Place::Removed => None,
         };
         let mut link = old.as_deref().cloned().unwrap_or(Link { id, values: Vec::new(), shown: None });
-        // By a first place, too, a directory can close a cycle: into itself, or below what was put into it before.
-        let holds = node.entry_change.is_some() || parent == Some(ino);
-        let moved = !link.values.is_empty() || holds;
-        let was_placed = node.is_placed();
-        let was_in = if node.hung_at.is_some() { self.last_parent(ino)? } else { None };
         // The directories whose entries this changes: the new one, and those of the places it supersedes.
         let mut directories: Vec<Ino> = parent.into_iter().collect();
         for old in gone {
@@ -639,8 +722,24 @@ impl Core {
             directories.extend(was.filter(|d| !directories.contains(d)));
         }
         self.replace(&mut link.values, gone, Some(Value { at, count: origin.count, value: Some(value) }))?;
-        self.put_item(ino, &mut node, old.as_deref(), Arc::new(link));
         Self::touch(&mut node, origin, time);
+        self.put_link(ino, node, old.as_deref(), link)?;
+        for directory in directories {
+            self.entries_changed(origin, directory, at, time)?;
+        }
+        self.changed(Changed::Attributes(ino));
+        Ok(())
+    }
+
+    /// Stores a link whose values changed, and derives anew what follows from them.
+    pub(crate) fn put_link(&mut self, ino: Ino, mut node: Box<Node>, old: Option<&Link>, link: Link) -> Result<()> {
+        let id = link.id;
+        // By a first place, too, a directory can close a cycle: into itself, or below what was put into it before.
+        let itself = link.values.iter().any(|v| matches!(&v.value, Some(Place::In { parent, .. }) if *parent == ino));
+        let moved = old.is_some_and(|old| !old.values.is_empty()) || node.entry_change.is_some() || itself;
+        let was_placed = node.is_placed();
+        let was_in = if node.hung_at.is_some() { self.last_parent(ino)? } else { None };
+        self.put_item(ino, &mut node, old, Arc::new(link));
         // Whether removed links come back depends on whether any is placed.
         let links: Vec<LinkId> = match was_placed == node.is_placed() {
             true => vec![id],
@@ -663,9 +762,6 @@ impl Core {
             if let Some(is_in) = self.last_parent(ino)? {
                 self.recheck_removed(is_in)?;
             }
-        }
-        for directory in directories {
-            self.entries_changed(origin, directory, at, time)?;
         }
         self.changed(Changed::Attributes(ino));
         Ok(())
@@ -757,6 +853,7 @@ impl Core {
                 let live: Vec<ValueRef> = node.content.iter().map(|v| v.at).collect();
                 self.check_same_register(origin, head, gone, &live)?;
                 self.replace(&mut node.content, gone, None)?;
+                self.note_settle(ino, at);
                 self.set_mtime(&mut node)?;
                 self.put_node(ino, node);
                 self.changed(Changed::Content(ino));
@@ -821,8 +918,22 @@ impl Core {
                 // The name is sealed under the first epoch's key, which follows: it is read there.
                 self.admit_rows(origin, at, Role::Owner, user, device, String::new())?;
             }
-            ChangeKind::Epoch { realm, epoch, sealed, carried, .. } => {
-                self.apply_epoch(origin, at, (realm, epoch), sealed, carried)?;
+            ChangeKind::Epoch { realm, epoch, sealed, carried, .. } => match *realm == RealmId::MEMBERS {
+                true => self.apply_epoch(at, origin.count, *epoch, sealed, carried)?,
+                false => self.apply_narrow_epoch(origin, at, (realm, epoch), sealed, carried)?,
+            },
+            ChangeKind::Keys { sealed } => self.apply_keys(sealed),
+            ChangeKind::Standing { user, role } => {
+                self.check_same_register(origin, head, gone, &[])?;
+                self.apply_standing(at, origin.count, user, *role)?;
+                self.changed(Changed::Members);
+            }
+            ChangeKind::Expel { device } => {
+                if !gone.is_empty() {
+                    return rule("a removal of a device that supersedes");
+                }
+                self.apply_expel(at, origin.count, device)?;
+                self.changed(Changed::Members);
             }
             ChangeKind::Invite { ticket, role, expires } => {
                 if !origin.role.may_admit() || *role >= Role::Owner {
@@ -855,13 +966,7 @@ impl Core {
                     return rule("an admission that does not match its invitation");
                 }
                 verify_certificate(user, device, certificate).map_err(Error::Refused)?;
-                let keys: Vec<EpochRow> = self.members.epochs.iter().filter(|e| e.key.is_none()).cloned().collect();
-                for mut row in keys {
-                    row.key = self.unseal_epoch(&row.id, sealed);
-                    if row.key.is_some() {
-                        self.overlay.members.push(MemberRow::Epoch(row));
-                    }
-                }
+                self.apply_keys(sealed);
                 let key = sealed.first().and_then(|s| self.epoch_key(&s.epoch)).map(|k| k.derive(Label::BodyKey));
                 let name = self.open::<MemberBody>(origin, index, encoded, key.as_ref(), body).map(|b| b.name);
                 let name = name.filter(|n| crate::member::check_user_name(n).is_ok());
@@ -1062,7 +1167,7 @@ impl Core {
         Ok(false)
     }
 
-    fn user_row(&self, user: &UserId) -> Option<UserRow> {
+    pub(crate) fn user_row(&self, user: &UserId) -> Option<UserRow> {
         let fresh = self.overlay.members.iter().rev().find_map(|row| match row {
             MemberRow::User(row) if row.public.id() == *user => Some(row.clone()),
             _ => None,
@@ -1102,12 +1207,22 @@ impl Core {
             None => true,
         };
         if stands {
-            let row = UserRow { public: *user, name, role, granted: at, count: origin.count };
+            let known = self.user_row(&user.id());
+            let standings = known.map(|known| known.standings).unwrap_or_default();
+            let row =
+                UserRow { public: *user, name, role, granted: at, count: origin.count, standings, removed: false };
             self.overlay.members.push(MemberRow::User(row));
         }
         let mut row = match self.members.devices.get(&device.id) {
             Some(row) => row.clone(),
-            None => DeviceRow { public: *device, user: user.id(), granted: Vec::new(), admitted: origin.time },
+            None => DeviceRow {
+                public: *device,
+                user: user.id(),
+                granted: Vec::new(),
+                admitted: origin.time,
+                expelled: Vec::new(),
+                removed: false,
+            },
         };
         let mut least = true;
         for old in row.granted.clone() {

@@ -274,6 +274,26 @@ pub enum ChangeKind {
     /// The snapshot that it supersedes is not kept any more. No body.
     #[serde(rename = "d")]
     Drop {},
+    /// What a user is from here on. It supersedes what they were, as far as its author had seen. No body.
+    #[serde(rename = "t")]
+    Standing {
+        /// Whose.
+        user: UserId,
+        /// Their role; `None`: they belong to the volume no more.
+        role: Option<Role>,
+    },
+    /// A device belongs to the volume no more. No body.
+    #[serde(rename = "q")]
+    Expel {
+        /// Which.
+        device: DeviceId,
+    },
+    /// Keys of epochs, for readers who have not got them. No body.
+    #[serde(rename = "k")]
+    Keys {
+        /// One for each epoch and reader.
+        sealed: Vec<SealedKey>,
+    },
 }
 
 /// An epoch's key for one reader.

@@ -31,6 +31,7 @@ use crate::{
     history::{self, Moments, Past},
     holders::Complete,
     id::{Birthplace, CommitHash, NodeId, ValueId},
+    late::Late,
     member::{MemberRow, Members},
     node::Ino,
     record,
@@ -38,6 +39,7 @@ use crate::{
     sealed_store::SealedStore,
     snapshots::Snapshot,
     spilled::{ItemCache, Items},
+    standing::Verdicts,
     store::{Batch, Space, prefix_end},
     time::{Clock, Timestamp},
     tree::next_tag,
@@ -253,9 +255,19 @@ pub(crate) struct Core {
     pub local_uid: Option<u32>,
     /// How often a node got another key: whoever has a file open then looks which one seals.
     pub rekeyed: Arc<AtomicU64>,
+    /// The access values of late commits, by node, when they were looked for.
+    pub(crate) late_access: Option<std::collections::BTreeMap<NodeId, Vec<ValueRef>>>,
     /// There may be directories below which nodes are to be brought in line ([`crate::align`]).
     pub has_unaligned: bool,
     pub members: Members,
+    /// Which values of what somebody is count, as far as that was asked for.
+    pub(crate) verdicts: Verdicts,
+    /// The commits that are cut by a removal which neither knew of the other.
+    pub(crate) late: Late,
+    /// The commit that is taken in, once it is stored.
+    pub(crate) taking_in: Option<Dot>,
+    /// Whoever writes next must make an epoch first.
+    pub(crate) epoch_due: bool,
     /// The snapshots as listed, when they were asked for.
     pub(crate) snapshots: Option<Arc<Vec<Snapshot>>>,
     pub branches: Vec<Branch>,
@@ -390,9 +402,14 @@ impl Core {
             my_id: parts.user.id(),
             local_uid: None,
             rekeyed: Arc::default(),
+            late_access: None,
             has_unaligned: false,
             user: parts.user,
             members: Members::default(),
+            verdicts: Verdicts::new(),
+            late: Late::new(),
+            taking_in: None,
+            epoch_due: false,
             snapshots: None,
             branches: Vec::new(),
             by_log: BTreeMap::new(),
@@ -439,6 +456,10 @@ impl Core {
         core.load_beside()?;
         core.load_unaligned()?;
         core.load_pending()?;
+        core.load_late()?;
+        core.settle_members()?;
+        core.judge_all()?;
+        core.settle(Batch::new())?;
         Ok(core)
     }
 
@@ -1335,7 +1356,7 @@ impl Core {
         // A call that was cut short by a panic must leave nothing.
         self.abandon();
         self.join_frontier()?;
-        let result = f(self).and_then(|value| {
+        let result = self.renew_epoch_if_due().and_then(|()| f(self)).and_then(|value| {
             self.settle_call()?;
             Ok(value)
         });

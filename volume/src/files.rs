@@ -286,6 +286,7 @@ impl Volume {
             Some(self.local(&[], |core| {
                 core.may_change()?;
                 core.check_writable(ino)?;
+                core.renew_key_if_stale(ino)?;
                 core.made_real(ino)?;
                 core.base(ino).map(Arc::new)
             })?)
@@ -840,6 +841,7 @@ impl Volume {
             _ => self.local(&[], |core| {
                 core.may_change()?;
                 core.check_writable(ino)?;
+                core.renew_key_if_stale(ino)?;
                 core.made_real(ino)?;
                 core.base(ino).map(Arc::new)
             })?,

@@ -6,7 +6,7 @@
 //! Invariant: nothing here looks at anything but commits and what their authors had seen, so all replicas judge alike,
 //! with the keys or without.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crypto::UserId;
 
@@ -121,7 +121,7 @@ impl Core {
         };
         for ino in nodes {
             for value in self.access_unseen(at.dot, ino)? {
-                if self.covers(value.dot, at.dot)? || self.is_void(value.dot)? {
+                if self.covers(value.dot, at.dot)? || self.is_void(value)? {
                     continue;
                 }
                 if self.access_at(value)?.bits(author) & WRITE == 0 {
@@ -136,8 +136,29 @@ impl Core {
         self.volume == crypto::VolumeId::ZERO
     }
 
-    fn is_void(&mut self, dot: Dot) -> Result<bool> {
+    /// Whether a commit never counted for anybody. (One that is late counts here: whether it is may change.)
+    fn is_forbidden_commit(&mut self, dot: Dot) -> Result<bool> {
         Ok(!self.is_pending(dot) && self.commit_info(dot)?.void)
+    }
+
+    /// The access values of a node in late commits: the row doesn't lead to them.
+    fn late_access_of(&mut self, ino: Ino) -> Result<Vec<ValueRef>> {
+        if self.late.is_empty() {
+            return Ok(Vec::new());
+        }
+        if self.late_access.is_none() {
+            let mut found: BTreeMap<NodeId, Vec<ValueRef>> = BTreeMap::new();
+            for dot in self.late.clone() {
+                for (at, raw) in self.changes_in(dot)? {
+                    if let ChangeKind::Access { node, .. } = decode::<Head>(&raw.head)?.kind {
+                        found.entry(node).or_default().push(at);
+                    }
+                }
+            }
+            self.late_access = Some(found);
+        }
+        let id = self.with_node(ino, |n| n.id)?;
+        Ok(self.late_access.as_ref().and_then(|found| found.get(&id)).cloned().unwrap_or_default())
     }
 
     fn needs(&mut self, kind: &ChangeKind, gone: &[ValueRef]) -> Result<Needs> {
@@ -168,6 +189,9 @@ impl Core {
             | ChangeKind::Epoch { .. }
             | ChangeKind::Invite { .. }
             | ChangeKind::Grant { .. }
+            | ChangeKind::Keys { .. }
+            | ChangeKind::Standing { .. }
+            | ChangeKind::Expel { .. }
             | ChangeKind::Name {}
             | ChangeKind::Setting { .. }
             | ChangeKind::Snapshot { .. }
@@ -194,7 +218,7 @@ impl Core {
             let parent = match value.and_then(|v| v.value.as_ref()) {
                 Some(Place::In { parent, .. }) => Some(*parent),
                 _ => {
-                    if self.is_void(at.dot)? {
+                    if self.is_forbidden_commit(at.dot)? {
                         continue;
                     }
                     let head: Head = decode(&self.named(at)?.head)?;
@@ -222,7 +246,8 @@ impl Core {
                 return Ok(false);
             }
         }
-        Ok(true)
+        // What is late isn't live here, and counts where nobody knows that yet.
+        Ok(self.late.is_empty() || self.late_access_of(ino)?.is_empty())
     }
 
     /// The access values of a node that count by what a commit's author had seen: those that nothing superseded which they
@@ -249,12 +274,13 @@ impl Core {
         let mut values: Vec<ValueRef> = Vec::new();
         // Back from what is live now, to what was when they wrote.
         let mut todo: Vec<ValueRef> = node.access.iter().map(|v| v.at).collect();
+        todo.extend(self.late_access_of(ino)?);
         let mut visited: BTreeSet<ValueRef> = BTreeSet::new();
         while let Some(at) = todo.pop() {
             if !visited.insert(at) {
                 continue;
             }
-            let void = self.is_void(at.dot)?;
+            let void = self.is_forbidden_commit(at.dot)?;
             if !void && self.covers(origin.dot, at.dot)? {
                 values.push(at);
             } else {
@@ -288,6 +314,7 @@ impl Core {
     #[allow(dead_code, reason = "as above")]
     fn access_unseen(&mut self, by: Dot, ino: Ino) -> Result<BTreeSet<ValueRef>> {
         let mut todo = self.with_node(ino, |n| n.access.iter().map(|v| v.at).collect::<Vec<_>>())?;
+        todo.extend(self.late_access_of(ino)?);
         let mut found = BTreeSet::new();
         while let Some(at) = todo.pop() {
             // Who had seen it had seen what it superseded.

@@ -16,6 +16,8 @@ pub mod version;
 // The signed operation, and who may sign.
 pub mod commit;
 pub mod member;
+mod rekey;
+mod standing;
 
 // Where it is kept.
 mod anchor;
@@ -42,6 +44,7 @@ pub mod deleted;
 mod history;
 mod holders;
 mod judge;
+mod late;
 mod namespace;
 mod realms;
 mod record;
@@ -56,6 +59,7 @@ pub mod versions;
 // The volume as a mount and a network task see it.
 mod fetch;
 mod files;
+pub mod quarantine;
 pub mod restore;
 pub mod settings;
 mod snapshots;

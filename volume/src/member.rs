@@ -244,14 +244,30 @@ pub struct JoinGrant {
     pub keys: Vec<crate::commit::SealedKey>,
 }
 
+/// A value of what a user or a device is, beside their admissions.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct StandingValue {
+    pub at: ValueRef,
+    pub count: u64,
+    /// `None`: they were removed.
+    pub role: Option<Role>,
+}
+
 /// A user, as the commits say.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct UserRow {
     pub public: UserPublic,
     pub name: String,
+    /// What they are, or were last, to whoever knows all that is known here.
     pub role: Role,
     pub granted: ValueRef,
     pub count: u64,
+    /// What was made of them since they were admitted.
+    #[serde(default)]
+    pub standings: Vec<StandingValue>,
+    /// Whether they belong to the volume no more.
+    #[serde(default)]
+    pub removed: bool,
 }
 
 /// A device, as the commits say.
@@ -262,6 +278,12 @@ pub(crate) struct DeviceRow {
     /// Its admissions; nearly always one.
     pub granted: Vec<ValueRef>,
     pub admitted: Timestamp,
+    /// Its removals.
+    #[serde(default)]
+    pub expelled: Vec<StandingValue>,
+    /// Whether it belongs to the volume no more.
+    #[serde(default)]
+    pub removed: bool,
 }
 
 /// An epoch of a realm.
@@ -272,6 +294,9 @@ pub(crate) struct EpochRow {
     pub count: u64,
     /// Known once it was sealed to us, or carried by a later one.
     pub key: Option<DerivingKey>,
+    /// Whom its key is sealed to: the first bytes of their ids, in order. Not said of the first epoch.
+    #[serde(default)]
+    pub given: Vec<u32>,
     #[serde(default = "members")]
     pub realm: RealmId,
     /// Who made it; not told of those of the members.
@@ -281,6 +306,31 @@ pub(crate) struct EpochRow {
 
 fn members() -> RealmId {
     RealmId::MEMBERS
+}
+
+impl EpochRow {
+    /// With its key, if that is known.
+    fn with_key(&self) -> Option<(&EpochRow, &DerivingKey)> {
+        self.key.as_ref().map(|key| (self, key))
+    }
+
+    /// Notes whom its key is sealed to.
+    pub(crate) fn give(&mut self, sealed: &[crate::commit::SealedKey]) {
+        let mine = sealed.iter().filter(|key| key.epoch == self.id);
+        self.given.extend(mine.map(|key| short_id(&key.user)));
+        self.given.sort_unstable();
+        self.given.dedup();
+    }
+
+    /// Whether somebody's key is among those it was sealed to, as far as is told.
+    pub(crate) fn has(&self, user: &UserId) -> bool {
+        self.given.binary_search(&short_id(user)).is_ok()
+    }
+}
+
+fn short_id(user: &UserId) -> u32 {
+    let [a, b, c, d, ..] = *user.as_bytes();
+    u32::from_be_bytes([a, b, c, d])
 }
 
 /// A ticket's invitation.
@@ -326,6 +376,10 @@ pub(crate) struct Members {
     pub narrow: NarrowEpochs,
     numbers: Numbers,
     pub invites: BTreeMap<PublicKey, InviteRow>,
+    /// Whether anybody's standing ever changed after they were admitted: else nothing need be looked at twice.
+    changed: bool,
+    /// The epoch under which what is made here is sealed, once that was looked at.
+    pub sealing: Option<EpochId>,
 }
 
 /// One row of the membership space.
@@ -359,6 +413,7 @@ impl Members {
     pub(crate) fn put(&mut self, row: MemberRow) {
         match row {
             MemberRow::User(row) => {
+                self.changed |= !row.standings.is_empty();
                 let id = row.public.id();
                 let before = self.users.insert(id, row);
                 if before.is_none_or(|before| before.count != self.users[&id].count) {
@@ -366,6 +421,7 @@ impl Members {
                 }
             }
             MemberRow::Device(row) => {
+                self.changed |= !row.expelled.is_empty();
                 self.devices.insert(row.public.id, row);
             }
             MemberRow::Epoch(row) => {
@@ -383,28 +439,40 @@ impl Members {
         }
     }
 
-    /// The newest epoch of the root realm whose key is known here.
+    /// The epoch under which what is made here is sealed: the newest that is known and that all readers have.
     pub(crate) fn current_epoch(&self) -> Option<(&EpochRow, &DerivingKey)> {
-        self.epochs.iter().rev().find_map(|epoch| epoch.key.as_ref().map(|key| (epoch, key)))
+        let with_key = |epoch| EpochRow::with_key(epoch);
+        let chosen = self.epochs.iter().find(|epoch| Some(epoch.id) == self.sealing).and_then(with_key);
+        chosen.or_else(|| self.epochs.iter().rev().find_map(with_key))
     }
 
     /// Devices of those who may change something.
     pub(crate) fn writers(&self) -> impl Iterator<Item = DeviceId> {
-        self.devices.keys().copied().filter(|device| self.user_of(device).is_none_or(|user| user.role.may_write()))
+        self.devices.keys().copied().filter(|device| self.user_of(device).is_some_and(|user| user.role.may_write()))
     }
 
-    /// The user of a device, with their row.
+    /// The user of a device, with their row; nothing if either was removed.
     pub(crate) fn user_of(&self, device: &DeviceId) -> Option<&UserRow> {
-        self.users.get(&self.devices.get(device)?.user)
+        let device = self.devices.get(device).filter(|device| !device.removed)?;
+        self.users.get(&device.user).filter(|user| !user.removed)
     }
 
-    /// A user's name as shown: of two of one name, the later one's carries a piece of their id.
+    /// What a device counts as now; nothing if it was removed, or never admitted.
+    pub(crate) fn role_of(&self, device: &DeviceId) -> Option<Role> {
+        self.user_of(device).map(|user| user.role)
+    }
+
+    /// Whether anybody's standing ever changed after they were admitted.
+    pub(crate) fn ever_changed(&self) -> bool {
+        self.changed
+    }
+
+    /// A user's name as shown: of two of one name, the later one's carries a piece of their id. Who was removed
+    /// leaves it to who is there.
     pub(crate) fn shown_name(&self, user: &UserId) -> String {
         let Some(row) = self.users.get(user) else { return format!("~{}", user.short()) };
-        let taken = self
-            .users
-            .values()
-            .any(|other| other.name == row.name && (other.count, other.public.id()) < (row.count, *user));
+        let order = |row: &UserRow| (row.removed, row.count, row.public.id());
+        let taken = self.users.values().any(|other| other.name == row.name && order(other) < order(row));
         if taken { format!("{}~{}", row.name, &user.to_string()[..4]) } else { row.name.clone() }
     }
 
@@ -428,12 +496,13 @@ impl Members {
         let mut members: Vec<Member> = self
             .users
             .iter()
+            .filter(|(_, row)| !row.removed)
             .map(|(id, row)| Member {
                 user: *id,
                 name: self.shown_name(id),
                 role: row.role,
                 number: self.number_of(id),
-                devices: self.devices.values().filter(|d| d.user == *id).map(|d| d.public.id).collect(),
+                devices: self.devices.values().filter(|d| d.user == *id && !d.removed).map(|d| d.public.id).collect(),
                 me: id == me,
             })
             .collect();
@@ -513,7 +582,8 @@ mod tests {
         let row = |count| {
             let public = UserKeys::generate(&crypto::SeededEntropy::new(count)).public();
             let at = ValueRef { dot: crate::version::Dot { branch: crate::version::BranchNo(0), seq: 1 }, index: 0 };
-            UserRow { public, name: String::new(), role: Role::Writer, granted: at, count }
+            let (standings, removed) = (Vec::new(), false);
+            UserRow { public, name: String::new(), role: Role::Writer, granted: at, count, standings, removed }
         };
         // Three of one number, of which the first come wraps around; one who has the number behind it.
         let users = [(user(0xfe, 1), 5), (user(0xfe, 2), 3), (user(0xfe, 3), 4), (user(0xff, 1), 9)];

@@ -155,7 +155,7 @@ impl Core {
             false => {
                 let bits = self.own_bits(node);
                 let writes = node.rights_of(&self.my_id) & rights::WRITE != 0
-                    && self.members.users.get(&self.my_id).is_some_and(|me| me.role.may_write());
+                    && self.members.role_of(&self.device.id()).is_some_and(Role::may_write);
                 let other = (!writes).then(|| self.members.number_of(&owner));
                 let of_owner = if writes { bits << 6 } else { mode & 0o700 };
                 // Where a list says what is whose, the group's bits are its mask.
@@ -323,6 +323,7 @@ impl Core {
         name: &[u8],
         gone: &[ValueRef],
     ) -> Result<()> {
+        self.renew_key_if_stale(directory)?;
         let (parent, generation, key) = self.with_node(directory, |n| {
             (n.id, n.current_key().map(|k| k.0), n.current_key().map(|k| k.1.derive(Label::NameKey)))
         })?;
@@ -1018,6 +1019,7 @@ impl Core {
         if value.is_some() && self.xattr_names(ino)?.saturating_add(name.len() + 1) > XATTR_LIST_MAX {
             return Err(Error::NoSpace);
         }
+        self.renew_key_if_stale(ino)?;
         let tag = self.xattr_tag(ino, name)?;
         let row = self.row(ino)?;
         let Some(NodeRow::Node(node)) = row.as_deref() else { return Err(Error::NotFound) };
@@ -1091,6 +1093,7 @@ impl Core {
     ) -> Result<ValueRef> {
         self.anchor(ino)?;
         self.relink(ino, gone)?;
+        self.renew_key_if_stale(ino)?;
         let id = self.with_node(ino, |n| n.id)?;
         let (generation, key) = self.body_key(ino)?;
         let (root, blocks) = match &content.data {

@@ -9,18 +9,19 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crypto::{DerivingKey, EpochId, Label, SymmetricKey, UserId, VolumeId};
+use crypto::{DerivingKey, EpochId, Label, SymmetricKey, UserId};
 
 use crate::{
-    apply::{Origin, rule},
-    commit::{self, AccessBody, AccessHead, ChangeKind, MemberBody, SealedKey},
+    apply::{Origin, decode, rule},
+    commit::{self, AccessBody, AccessHead, ChangeKind, Head, MemberBody, SealedKey},
     core::Core,
     error::{Error, Result},
     id::RealmId,
-    member::{EpochRow, MemberRow, epoch_id},
+    member::{EpochRow, MemberRow, Role, epoch_id},
     node::Ino,
+    rekey::opened_carried,
     rights::{READ, Readers, Rights, WRITE, members_of},
-    row::{Access, Node, NodeRow},
+    row::{Access, Node, NodeRow, Opened},
     version::ValueRef,
 };
 
@@ -125,7 +126,7 @@ impl Core {
     }
 
     /// Takes in an epoch. One that is told of again stays what it was first.
-    pub(crate) fn apply_epoch(
+    pub(crate) fn apply_narrow_epoch(
         &mut self,
         origin: &Origin,
         at: ValueRef,
@@ -133,17 +134,13 @@ impl Core {
         sealed: &[SealedKey],
         carried: &[u8],
     ) -> Result<()> {
-        // Nothing makes a second one of the members yet, and what it sealed only some could open.
-        if *realm == RealmId::MEMBERS && origin.volume != VolumeId::ZERO {
-            return rule("a second epoch");
-        }
-        if sealed.len() > MAX_READERS && *realm != RealmId::MEMBERS {
+        if sealed.len() > MAX_READERS {
             return rule("an epoch for too many readers");
         }
         let known = self.epoch_row(epoch);
         let key = known.as_ref().and_then(|row| row.key.clone()).or_else(|| self.unseal_epoch(epoch, sealed));
-        let by = Some(origin.user).filter(|_| *realm != RealmId::MEMBERS);
-        let new = EpochRow { id: *epoch, at, count: origin.count, key: key.clone(), realm: *realm, by };
+        let (given, by) = (Vec::new(), Some(origin.user));
+        let new = EpochRow { id: *epoch, at, count: origin.count, key: key.clone(), given, realm: *realm, by };
         // (One whose key was handed over before the commits came has no count yet.)
         let row = known.filter(|row| row.count > 0).map_or(new, |row| EpochRow { key: key.clone(), ..row });
         self.overlay.members.push(MemberRow::Epoch(row));
@@ -158,9 +155,7 @@ impl Core {
         if carried.is_empty() {
             return;
         }
-        let Ok(plain) = crypto::open(&key.derive(Label::EpochWrap), epoch.as_bytes(), carried) else { return };
-        let Ok(keys) = commit::decode::<Vec<(EpochId, SymmetricKey)>>("carried keys", &plain) else { return };
-        for (id, key) in keys.into_iter().take(MAX_CARRIED).filter(|(id, key)| epoch_id(key) == *id) {
+        for (id, key) in opened_carried(*epoch, key, carried).into_iter().take(MAX_CARRIED) {
             if let Some(row) = self.epoch_row(&id).filter(|row| row.key.is_none()) {
                 self.overlay.members.push(MemberRow::Epoch(EpochRow { key: Some(key.into()), ..row }));
             }
@@ -184,16 +179,20 @@ impl Core {
         let me = self.my_id;
         let usable = |row: &EpochRow| {
             let by = row.by.filter(|by| *by == me || readers.contains(by));
-            row.key.clone().filter(|_| row.realm == realm && by.is_some()).map(|key| (row.id, key))
+            row.key.clone().filter(|_| row.realm == realm && by.is_some()).map(|key| (row.at, row.id, key))
         };
-        let fresh = self.overlay.members.iter().rev().find_map(|row| match row {
-            MemberRow::Epoch(row) => usable(row),
+        let fresh = self.overlay.members.iter().rev().filter_map(|row| match row {
+            MemberRow::Epoch(row) => Some(row),
             _ => None,
         });
-        match fresh.or_else(|| self.members.narrow.of(&realm).find_map(usable)) {
-            Some(found) => Ok(found),
-            None => self.make_epoch(realm, &readers),
+        let known: Vec<_> = fresh.chain(self.members.narrow.of(&realm)).filter_map(usable).collect();
+        for (at, id, key) in known {
+            // Who was removed since it was made may hold its key.
+            if !self.is_stale(at)? {
+                return Ok((id, key));
+            }
         }
+        self.make_epoch(realm, &readers)
     }
 
     /// Makes an epoch of a realm, and seals its key to its readers, as far as they are known.
@@ -201,7 +200,8 @@ impl Core {
         let key = SymmetricKey::generate(&*self.entropy);
         let epoch = epoch_id(&key);
         let mut sealed = Vec::new();
-        for user in readers.iter().filter_map(|user| self.members.users.get(user)).map(|row| row.public) {
+        let rows = readers.iter().filter_map(|user| self.members.users.get(user));
+        for user in rows.filter(|row| !row.removed).map(|row| row.public) {
             let bytes = user.box_key.seal(Label::BoxEpochKey, epoch.as_bytes(), key.expose(), &*self.entropy);
             let bytes = bytes.map_err(|e| Error::Refused(e.to_string()))?;
             sealed.push(SealedKey { user: user.id(), generation: user.generation, epoch, sealed: bytes });
@@ -296,7 +296,7 @@ impl Core {
     pub(crate) fn may_own(&mut self, ino: Ino) -> Result<bool> {
         let me = self.my_id;
         let owns = self.with_node(ino, |n| n.owner_now() == me)?;
-        Ok(owns || self.members.users.get(&me).is_some_and(|user| user.role.may_admit()))
+        Ok(owns || self.members.role_of(&self.device.id()).is_some_and(Role::may_admit))
     }
 
     /// Whether this device's user can't read a node.
@@ -344,11 +344,41 @@ impl Core {
                 None => asked,
             }
         };
-        self.write_access(&node, &rights, body, gone)
+        self.write_access(&node, &rights, body, gone, false)
+    }
+
+    /// Gives a node a new key before something more is sealed under it, if somebody who was removed may hold the one it has.
+    /// Whoever may write does that.
+    pub(crate) fn renew_key_if_stale(&mut self, ino: Ino) -> Result<()> {
+        if !self.members.ever_changed() {
+            return Ok(());
+        }
+        let row = self.row(ino)?;
+        let Some(NodeRow::Node(node)) = row.as_deref() else { return Ok(()) };
+        let ([value], Some(shown)) = (node.access.as_slice(), node.shown_access()) else { return Ok(()) };
+        if shown.opened != Opened::Yes || self.is_sealed(node) {
+            return Ok(());
+        }
+        let head: Head = decode(&self.change(value.at)?.head)?;
+        let (ChangeKind::Birth { access, .. } | ChangeKind::Access { access, .. }) = head.kind else { return Ok(()) };
+        let Some(epoch) = self.epoch_row(&access.epoch) else { return Ok(()) };
+        let is_newest = epoch.realm == RealmId::MEMBERS && self.members_epoch()?.0 == epoch.id;
+        if is_newest || !self.is_stale(epoch.at)? {
+            return Ok(());
+        }
+        let (rights, body, gone) = (shown.rights(), shown.body(self.now()), [value.at]);
+        self.write_access(node, &rights, &body, &gone, true)
     }
 
     /// The same with these rights. Who loses the key by it gets none of what is sealed from then on.
-    fn write_access(&mut self, node: &Node, rights: &Rights, body: &AccessBody, gone: &[ValueRef]) -> Result<()> {
+    fn write_access(
+        &mut self,
+        node: &Node,
+        rights: &Rights,
+        body: &AccessBody,
+        gone: &[ValueRef],
+        renews: bool,
+    ) -> Result<()> {
         if self.is_sealed(node) {
             return Err(Error::Denied);
         }
@@ -356,7 +386,7 @@ impl Core {
         let several = node.keys.iter().filter(|(generation, _)| *generation == top).count() > 1;
         let narrows = node.access.iter().filter_map(|v| v.value.as_ref()).any(|a| !a.rights().are_read_by(rights));
         let fresh = SymmetricKey::generate(&*self.entropy);
-        let wrapped = if narrows || several {
+        let wrapped = if renews || narrows || several {
             let generation = top.checked_add(1).ok_or(Error::TooBig)?;
             Wrapped { generation, key: &fresh, earlier: &node.keys }
         } else {
@@ -410,7 +440,7 @@ impl Core {
             return Ok(false);
         }
         let gone: Vec<ValueRef> = node.access.iter().map(|v| v.at).collect();
-        self.write_access(node, &rights, &body, &gone)?;
+        self.write_access(node, &rights, &body, &gone, false)?;
         Ok(true)
     }
 

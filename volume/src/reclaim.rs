@@ -293,6 +293,7 @@ impl Volume {
         if !whole {
             return Ok(None);
         }
+        past.extend(self.inner.core.lock().late_contents()?);
         for tree in past {
             needed.add(self, tree, true, &mut |_| ())?;
         }

@@ -6,7 +6,7 @@
 
 use std::sync::{Arc, atomic::Ordering};
 
-use crypto::Label;
+use crypto::{Label, UserId};
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
@@ -16,11 +16,13 @@ use crate::{
     content::BlockHash,
     core::Core,
     error::Result,
-    id::LinkId,
+    id::{LinkId, RealmId},
+    member::Role,
     node::{Ino, NodeKind, TARGET_MAX},
     realms::unwrap_node_keys,
-    rights::agrees,
+    rights::{Readers, agrees},
     row::{Access, Link, Meta, Node, Opened, Place, Value, Xattr, XattrValue},
+    standing::Within,
     tree::next_tag,
     version::ValueRef,
 };
@@ -29,6 +31,13 @@ use crate::{
 const MAX_BACK: usize = 64;
 /// Entries of a directory that are looked at in one go.
 const AT_ONCE: usize = 256;
+
+/// Whom a node lets in, as far as other things hang on it.
+pub(crate) struct LetIn {
+    sealed: bool,
+    realm: Option<(RealmId, Vec<(UserId, u8)>)>,
+    readers: Option<Readers>,
+}
 
 impl Core {
     /// Checks what the clear part of a new access value says, beside who may write it.
@@ -76,7 +85,7 @@ impl Core {
         body: Body<'_>,
         gone: &[ValueRef],
     ) -> Result<()> {
-        let before = (self.is_sealed(&node), realm_of(&node), node.shown_access().map(Access::rights));
+        let before = self.let_in_by(&node);
         let keys = self.epoch_key(&access.epoch).and_then(|epoch| unwrap_node_keys(&epoch, access));
         let new = node.learn(keys.unwrap_or_default());
         if new {
@@ -90,21 +99,37 @@ impl Core {
         }
         self.replace(&mut node.access, gone, Some(Value { at, count: origin.count, value }))?;
         Self::touch(&mut node, origin, time);
-        let after = (self.is_sealed(&node), realm_of(&node), node.shown_access().map(Access::rights));
-        let kind = node.kind;
+        if !new || origin.local {
+            return self.access_changed(ino, node, before);
+        }
+        self.put_node(ino, node);
+        self.reveal(ino)?;
+        let node = self.node(ino)?;
+        self.access_changed(ino, node, before)
+    }
+
+    /// Whom a node lets in.
+    pub(crate) fn let_in_by(&self, node: &Node) -> LetIn {
+        LetIn {
+            sealed: self.is_sealed(node),
+            realm: realm_of(node),
+            readers: node.shown_access().map(|access| access.rights().readers()),
+        }
+    }
+
+    /// Puts a node back that has other access values than `before`, and brings in line what hangs on them.
+    pub(crate) fn access_changed(&mut self, ino: Ino, node: Box<Node>, before: LetIn) -> Result<()> {
+        let (after, kind) = (self.let_in_by(&node), node.kind);
         self.put_node(ino, node);
         self.changed(Changed::Attributes(ino));
-        if new && !origin.local {
-            self.reveal(ino)?;
-        }
-        if before.0 != after.0 {
+        if before.sealed != after.sealed {
             self.tell_all(ino, kind)?;
         }
         if kind == NodeKind::Directory {
-            if before.1 != after.1 {
+            if before.realm != after.realm {
                 self.merge_again(ino)?;
             }
-            if before.2.map(|rights| rights.readers()) != after.2.map(|rights| rights.readers()) {
+            if before.readers != after.readers {
                 self.mark_unaligned(ino);
             }
         }
@@ -197,7 +222,7 @@ impl Core {
     /// An access value as it shows: of one by somebody who may only write, what the last one says whose author could decide.
     /// Nobody but readers sees what is sealed in it, so nobody else could judge it; but that set-id bits go, as they do when a
     /// file is written, is taken from it.
-    fn told_access(&mut self, node: &Node, at: ValueRef) -> Result<Option<Access>> {
+    pub(crate) fn told_access(&mut self, node: &Node, at: ValueRef) -> Result<Option<Access>> {
         let Some(mut access) = self.reopened_access(node, at)? else { return Ok(None) };
         let mut by = at;
         for _ in 0..MAX_BACK {
@@ -222,8 +247,8 @@ impl Core {
             return Ok(true);
         }
         let device = self.branch_of(at.dot)?.device;
-        let (user, role) = self.author(&device, at.dot)?;
-        if role.may_admit() {
+        let (user, role) = self.standing(&device, at.dot, Within::Seen(at.dot))?;
+        if role.is_some_and(Role::may_admit) {
             return Ok(true);
         }
         let Some(before) = self.greatest_before(at)? else { return Ok(false) };
@@ -346,6 +371,6 @@ impl Core {
 }
 
 /// What directories must have in common to show as one.
-fn realm_of(node: &Node) -> Option<(crate::id::RealmId, Vec<(crypto::UserId, u8)>)> {
+fn realm_of(node: &Node) -> Option<(RealmId, Vec<(UserId, u8)>)> {
     node.shown_access().map(|access| (access.realm, access.grants.clone()))
 }

@@ -96,6 +96,10 @@ impl Core {
         }
         let mut of_users: BTreeMap<UserId, BTreeMap<Rank, SnapshotRow>> = BTreeMap::new();
         self.snapshot_rows(|core, row| {
+            let counts = |at: &ValueRef| !core.late.contains(&at.dot);
+            if !counts(&row.at) || row.dropped.iter().any(counts) {
+                return Ok(());
+            }
             let rank = core.agreed_rank(row.at, row.count, row.device)?;
             let mine = of_users.entry(row.user).or_default();
             mine.insert(rank, row);
@@ -214,7 +218,8 @@ mod tests {
     fn row(user: u8, index: u32, name: Option<&str>) -> (Rank, SnapshotRow) {
         let (user, device) = (UserId::from_bytes([user; 32]), DeviceId::from_bytes([user; 32]));
         let at = ValueRef { dot: Dot { branch: BranchNo(0), seq: 1 }, index };
-        let row = SnapshotRow { at, count: 1, user, device, name: name.map(ToOwned::to_owned) };
+        let name = name.map(ToOwned::to_owned);
+        let row = SnapshotRow { at, count: 1, user, device, name, dropped: Vec::new() };
         ((1, device, CommitHash::from_bytes([0xab; 32]), index), row)
     }
 

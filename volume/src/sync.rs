@@ -536,6 +536,13 @@ impl Session {
         self.volume.is_member(&self.peer)
     }
 
+    /// Whether the peer was removed, and all is sent that tells it so: end the connection.
+    pub fn is_cut(&self) -> bool {
+        let removed_at = self.volume.inner.core.lock().removed_at(&self.peer);
+        let state = self.shared.state.lock();
+        removed_at.is_some_and(|removed_at| state.known.is_none() || state.next_arrival > removed_at)
+    }
+
     /// Takes a message in.
     ///
     /// # Errors
@@ -814,20 +821,25 @@ impl Session {
     }
 
     fn next_commits(&self) -> Result<Option<Message>> {
-        if !self.is_member() {
-            return Ok(None);
-        }
+        // Who was removed meanwhile gets what came before, and the removal itself.
+        let until = match self.is_member() {
+            true => u64::MAX,
+            false => match self.volume.inner.core.lock().removed_at(&self.peer) {
+                Some(removed_at) => removed_at,
+                None => return Ok(None),
+            },
+        };
         loop {
             // Past whatever the peer knows, however much, but not under one lock: the mount works on.
-            if let ControlFlow::Break(found) = self.look_for_commits()? {
+            if let ControlFlow::Break(found) = self.look_for_commits(until)? {
                 return Ok(found);
             }
         }
     }
 
     /// Goes on in the order of arrival; tells what was found, unless there is more to look at.
-    fn look_for_commits(&self) -> Result<ControlFlow<Option<Message>>> {
-        let sendable = self.volume.inner.synced_arrival.load(Ordering::Acquire);
+    fn look_for_commits(&self, last: u64) -> Result<ControlFlow<Option<Message>>> {
+        let sendable = self.volume.inner.synced_arrival.load(Ordering::Acquire).min(last);
         let state = &mut *self.shared.state.lock();
         let mut core = self.volume.inner.core.lock();
         let mut commits = Vec::new();

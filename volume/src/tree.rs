@@ -292,6 +292,14 @@ impl Core {
         let mut found: Vec<PastPlace> = Vec::new();
         let mut todo: Vec<ValueRef> = link.values.iter().map(|v| v.at).collect();
         let mut seen: BTreeSet<ValueRef> = todo.iter().copied().collect();
+        for at in &todo {
+            // A first place that is void counts as a removal from just there.
+            if self.late.contains(&at.dot)
+                && let Some(place) = self.past_place(*at)?
+            {
+                found.push(place);
+            }
+        }
         while let Some(at) = todo.pop() {
             for before in self.superseded_by(at)? {
                 if seen.len() >= PAST_MAX || !seen.insert(before) {
@@ -335,7 +343,7 @@ impl Core {
         Ok(found)
     }
 
-    /// Reads a superseded place out of the change that wrote it; `None`: it was a removal, or void.
+    /// Reads a superseded place out of the change that wrote it; `None`: it was a removal, or forbidden.
     pub(crate) fn past_place(&mut self, at: ValueRef) -> Result<Option<PastPlace>> {
         let raw = self.change(at)?;
         let head: Head = decode(&raw.head)?;
@@ -359,7 +367,13 @@ impl Core {
     }
 
     /// The link that a stored place is of.
-    fn id_of_link(&mut self, said: Option<LinkId>, child: &NodeId, at: ValueRef, raw: &RawChange) -> Result<LinkId> {
+    pub(crate) fn id_of_link(
+        &mut self,
+        said: Option<LinkId>,
+        child: &NodeId,
+        at: ValueRef,
+        raw: &RawChange,
+    ) -> Result<LinkId> {
         if let Some(said) = said {
             return Ok(said);
         }

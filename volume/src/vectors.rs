@@ -21,7 +21,7 @@ use crate::{
     core::{CommitRow, Counters},
     fuzzing::{self, recode},
     id::{CommitHash, LinkId, NodeId, RealmId, ValueId},
-    member::{DeviceRow, EpochRow, InviteRow, MemberRow, UserRow},
+    member::{DeviceRow, EpochRow, InviteRow, MemberRow, StandingValue, UserRow},
     memory_store::MemoryStore,
     row::{
         Access, Claim, ContentValue, Derived, Entry, Link, Meta, Node, NodeRow, Place, Shown, Value, Xattr, XattrValue,
@@ -251,6 +251,10 @@ fn heads() {
         ok("head_setting", ChangeKind::Setting { epoch: EPOCH, tag: NodeId::from_bytes([7; 16]) }),
         ok("head_snapshot", ChangeKind::Snapshot { epoch: EPOCH }),
         ok("head_snapshot_removed", ChangeKind::Drop {}),
+        ok("head_role", ChangeKind::Standing { user: user.public().id(), role: Some(Role::Reader) }),
+        ok("head_user_removed", ChangeKind::Standing { user: user.public().id(), role: None }),
+        ok("head_device_removed", ChangeKind::Expel { device: device.public().id }),
+        ok("head_keys", ChangeKind::Keys { sealed: vec![sealed_key()] }),
         Vector::refused("head_unknown_kind", "head", NO_VALUE, unknown),
         Vector::refused("head_short_id", "head", NO_VALUE, short_id),
         Vector::refused("head_truncated", "head", NO_VALUE, cut(&settled)),
@@ -593,7 +597,8 @@ fn rows() {
     let set = SettingValue { user, device, name: "history.daily".to_owned(), value: None };
     let values = vec![Value { at: AT, count: 4, value: Some(set) }, Value { at: AT, count: 5, value: None }];
     let setting = SettingRow { tag: NODE, values };
-    let snapshot = SnapshotRow { at: AT, count: 4, user, device, name: Some("release".to_owned()) };
+    let snapshot =
+        SnapshotRow { at: AT, count: 4, user, device, name: Some("release".to_owned()), dropped: Vec::new() };
     let vectors = [
         Vector::ok("row_counters", "row_counters", encode(&Counters::default())),
         Vector::ok("row_branch", "row_branch", encode(&branch)),
@@ -613,9 +618,21 @@ fn rows() {
                 role: Role::Owner,
                 granted: AT,
                 count: 1,
+                standings: vec![StandingValue { at: AT, count: 5, role: None }],
+                removed: true,
             }),
         ),
-        member("row_device", MemberRow::Device(DeviceRow { public: machine, user, granted: vec![AT], admitted: TIME })),
+        member(
+            "row_device",
+            MemberRow::Device(DeviceRow {
+                public: machine,
+                user,
+                granted: vec![AT],
+                admitted: TIME,
+                expelled: vec![StandingValue { at: AT, count: 5, role: None }],
+                removed: true,
+            }),
+        ),
         member(
             "row_epoch",
             MemberRow::Epoch(EpochRow {
@@ -623,6 +640,7 @@ fn rows() {
                 at: AT,
                 count: 1,
                 key: Some(KEY.into()),
+                given: vec![7],
                 realm: RealmId::MEMBERS,
                 by: None,
             }),

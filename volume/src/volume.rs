@@ -762,7 +762,8 @@ impl Volume {
         let core = self.inner.core.lock();
         let restored = core.restored.as_ref()?;
         let me = core.device.id();
-        let unmet = core.members.devices.keys().filter(|id| **id != me && !restored.met.contains(*id));
+        let unmet = core.members.devices.values().filter(|row| !row.removed).map(|row| &row.public.id);
+        let unmet = unmet.filter(|id| **id != me && !restored.met.contains(*id));
         Some((restored.noticed, unmet.copied().collect()))
     }
 
@@ -786,6 +787,7 @@ impl Volume {
         core.members
             .devices
             .iter()
+            .filter(|(id, _)| core.members.user_of(id).is_some())
             .map(|(id, row)| DeviceInfo {
                 id: *id,
                 user: row.user,
@@ -800,13 +802,25 @@ impl Volume {
 
     /// Whether a device belongs to the volume.
     pub fn is_member(&self, device: &DeviceId) -> bool {
-        self.inner.core.lock().members.devices.contains_key(device)
+        self.inner.core.lock().members.user_of(device).is_some()
+    }
+
+    /// Whether a device belonged to the volume and was removed.
+    pub fn is_removed(&self, device: &DeviceId) -> bool {
+        let core = self.inner.core.lock();
+        core.members.devices.contains_key(device) && core.members.user_of(device).is_none()
+    }
+
+    /// What this device's user is; `None` before the first sync, and once they or this device were removed.
+    pub fn own_role(&self) -> Option<Role> {
+        let core = self.inner.core.lock();
+        core.members.role_of(&core.device.id())
     }
 
     /// Whether this device's user may invite and admit.
     pub fn may_admit(&self) -> bool {
         let core = self.inner.core.lock();
-        core.members.user_of(&core.device.id()).is_some_and(|u| u.role.may_admit())
+        core.members.role_of(&core.device.id()).is_some_and(Role::may_admit)
     }
 
     /// The secret that members (and keepers) of the current epoch share to find and know each other.
@@ -814,9 +828,17 @@ impl Volume {
     /// # Errors
     /// [`Error::Refused`] before the first sync.
     pub fn discovery_key(&self) -> Result<SymmetricKey> {
-        let core = self.inner.core.lock();
-        let key = core.members.current_epoch().map(|(_, key)| key.derive(Label::DiscoveryKey));
+        let key = self.discovery_keys().into_iter().next();
         key.ok_or_else(|| Error::Refused("the volume has not been synced yet".to_owned()))
+    }
+
+    /// The same of all epochs known, the present one first: who was away when somebody was removed has an earlier one.
+    pub fn discovery_keys(&self) -> Vec<SymmetricKey> {
+        let core = self.inner.core.lock();
+        let (late, others): (Vec<_>, Vec<_>) =
+            core.members.epochs.iter().rev().partition(|row| core.late.contains(&row.at.dot));
+        let keys = others.into_iter().chain(late).filter_map(|row| row.key.as_ref());
+        keys.map(|key| key.derive(Label::DiscoveryKey)).collect()
     }
 
     /// Invites someone.
@@ -875,6 +897,9 @@ impl Volume {
             };
             let user = request.user.id();
             let again = core.members.devices.get(&request.device.id).is_some_and(|d| d.user == user);
+            if again && core.members.user_of(&request.device.id).is_none() {
+                return refuse("this device was removed from the volume");
+            }
             if core.members.devices.contains_key(&request.device.id) && !again {
                 return refuse("this device is another user's");
             }
@@ -884,7 +909,7 @@ impl Volume {
             if !again && invite.expires <= core.now() {
                 return refuse("this ticket has expired: ask for a new one");
             }
-            if !again && core.members.users.values().any(|u| u.name == request.name) {
+            if !again && core.members.users.values().any(|u| u.name == request.name && !u.removed) {
                 return Err(Error::Refused(format!("the name `{}` is taken: choose another", request.name)));
             }
             let mut sealed = Vec::new();
@@ -971,6 +996,7 @@ impl Core {
                 // As long as nothing else is said.
                 realm: crate::id::RealmId::MEMBERS,
                 by: None,
+                given: Vec::new(),
             }));
         }
         self.settle(Batch::new())

@@ -52,6 +52,24 @@ fn screen(status: &Status) -> Vec<String> {
     if status.conflicts > 0 {
         lines.push(format!("conflicts   {}: `p2pfs conflicts` tells of them", count(status.conflicts, "name")));
     }
+    if status.removed {
+        lines.push(
+            "removed     this device belongs to the volume no more: what is here can be read, nothing goes to others"
+                .to_owned(),
+        );
+    }
+    if let Some(device) = &status.said_removed_by {
+        lines.push(format!(
+            "removed?    device {} says that this device was removed from the volume: ask an admin",
+            short(device)
+        ));
+    }
+    if status.kept_aside > 0 {
+        lines.push(format!(
+            "kept aside  {} of somebody who was removed: `p2pfs quarantine list`",
+            count(status.kept_aside, "commit")
+        ));
+    }
     if let Some(copy) = &status.older_copy {
         let not_met: Vec<_> = copy.not_met.iter().map(|(name, id)| format!("{name} {}", short(id))).collect();
         let left =

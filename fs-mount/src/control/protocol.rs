@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 pub(crate) use super::request::Request;
-use super::{access::Told, agreed::Agreed, conflicts::Conflicts};
+use super::{access::Told, agreed::Agreed, conflicts::Conflicts, members::Members};
 use crate::{
     bringing_back::{AsOf, Restored, Undone},
     daemon::upkeep,
@@ -60,6 +60,7 @@ pub(crate) enum Reply {
     Conflicts(Conflicts),
     Agreed(Agreed),
     Access(Told),
+    Members(Members),
     AsOf(AsOf),
     Restored(Box<Restored>),
     Undone(Box<Undone>),

@@ -118,6 +118,8 @@ pub(crate) enum Request {
     Agreed(AboutAgreed),
     /// Who may use what.
     Access(AboutAccess),
+    /// Roles, removals, and what is kept aside.
+    Members(AboutMembers),
     /// Which state of a path is to be restored.
     AsOf {
         path: Names,
@@ -167,6 +169,27 @@ pub(crate) enum AboutAgreed {
     },
     RemoveSnapshot {
         name: String,
+    },
+}
+
+/// What is asked of members.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub(crate) enum AboutMembers {
+    Grant {
+        user: String,
+        role: String,
+    },
+    /// A user, or a device.
+    Revoke {
+        who: String,
+    },
+    /// What is kept aside; of one commit or device, by the first digits of its id.
+    Quarantine {
+        id: Option<String>,
+    },
+    Accept {
+        id: String,
     },
 }
 

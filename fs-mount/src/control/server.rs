@@ -25,6 +25,7 @@ use volume::BlockHash;
 use super::{
     access, agreed,
     conflicts::{self, Choice},
+    members,
     protocol::{Hello, Line, Progress, REQUEST_LIMIT, Reply, Request},
     socket::with_short_path,
 };
@@ -194,6 +195,16 @@ async fn answer(shared: &Arc<Shared>, request: Request, writer: &mut OwnedWriteH
             .await;
             told.map(Reply::Access)
         }
+        Request::Members(asked) => {
+            let answered = blocking(move || {
+                let answered = members::answer(&with_volume.volume, &asked);
+                with_volume.network.members_changed();
+                with_volume.wait_until_told(Instant::now() + TELLING);
+                answered
+            })
+            .await;
+            answered.map(Reply::Members)
+        }
         Request::Verify { repair } => verify(shared, repair, writer).await,
         Request::Reclaim => blocking(move || upkeep::now(&with_volume).map(Reply::Reclaimed)).await,
         Request::AsOf { path, when } => {
@@ -254,6 +265,8 @@ fn status(shared: &Shared) -> report::Status {
     status.mountpoint = Some(shared.mountpoint.display().to_string());
     let connected: Vec<_> = shared.network.connected().iter().map(|peer| peer.device).collect();
     status.peers_connected = connected.len();
+    let said = shared.network.told_removed().filter(|_| !status.removed);
+    status.said_removed_by = said.map(|device| device.to_string());
     status.waiting = report::waiting(&shared.volume, &shared.waits(), &connected);
     status.registries = shared.network.registries();
     status.listen = shared.network.addresses().iter().map(ToString::to_string).collect();

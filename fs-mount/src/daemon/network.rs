@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use crypto::DeviceId;
 use parking_lot::Mutex;
 use peer_net::{
     registry_address::RegistryAddress,
@@ -140,6 +141,16 @@ impl Network {
     /// Makes this device findable under its volume's new invitations.
     pub(crate) fn invitations_changed(&self) {
         self.ask(Swarm::refresh);
+    }
+
+    /// Has this device found under the key that holds after a change of members.
+    pub(crate) fn members_changed(&self) {
+        self.ask(Swarm::refresh);
+    }
+
+    /// The member's device that said that this one was removed.
+    pub(crate) fn told_removed(&self) -> Option<DeviceId> {
+        self.ask(Swarm::told_removed)
     }
 
     /// Where other devices were last reached, to be remembered.

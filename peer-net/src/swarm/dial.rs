@@ -52,6 +52,9 @@ pub(super) async fn keep_dialling(shared: Arc<Shared>, device: DeviceId, wake: A
             }
             Err(Failed::News) => backoff.reset(),
             Err(error) => {
+                if matches!(error, Failed::Handshake(HandshakeError::Removed)) && shared.knows_as_member(device).await {
+                    shared.told_removed(device);
+                }
                 log::debug!("device {}: {error}", device.short());
                 vain += match error {
                     Failed::Handshake(HandshakeError::NotAMember) => STRANGE,

@@ -12,6 +12,8 @@ use volume::{
     member::Role,
 };
 
+use super::standing::{Says, Standing, Standings};
+
 /// The order of values: count, device, commit, number in it. The greatest wins.
 pub type Rank = (u64, DeviceId, CommitHash, u32);
 
@@ -107,9 +109,9 @@ struct Admission {
 }
 
 /// A set of commits, by their places in [`History::order`].
-type Past = Vec<u64>;
+pub(super) type Past = Vec<u64>;
 
-fn has(past: &Past, place: usize) -> bool {
+pub(super) fn has(past: &Past, place: usize) -> bool {
     past[place / 64] & 1 << (place % 64) != 0
 }
 
@@ -127,8 +129,11 @@ pub struct History<'a> {
     changes: Vec<Change<'a>>,
     numbers: BTreeMap<ValueId, usize>,
     void: BTreeMap<ValueId, Change<'a>>,
+    /// Commits that are cut by a removal which neither knew of the other.
+    late: BTreeSet<CommitHash>,
     superseded: BTreeSet<ValueId>,
-    epoch: (EpochId, SymmetricKey),
+    /// The first one first.
+    epochs: Vec<(EpochId, SymmetricKey)>,
     births: BTreeMap<NodeId, Vec<Change<'a>>>,
     node_keys: BTreeMap<NodeId, SymmetricKey>,
 }
@@ -165,6 +170,7 @@ impl<'a> History<'a> {
         let (mut pasts, mut authors): (Vec<Past>, Vec<_>) = (Vec::new(), Vec::new());
         let mut admissions: Vec<Admission> = Vec::new();
         let (mut changes, mut void) = (Vec::new(), BTreeMap::new());
+        let mut standings: Vec<Standing> = Vec::new();
         for (at, &commit) in order.iter().enumerate() {
             let header = &commit.header;
             let mut past = vec![0; order.len().div_ceil(64)];
@@ -174,11 +180,25 @@ impl<'a> History<'a> {
             }
             let genesis = header.volume == VolumeId::ZERO;
             let author = if genesis { None } else { author(&admissions, &past, header.device) };
-            let writes = author.filter(|(_, role)| role.may_write());
-            let counts =
-                genesis || writes.is_some_and(|(user, role)| role >= Role::Admin || !takes(commit, user, &changes));
+            let of_members = |head: &Head| matches!(head.kind, ChangeKind::Standing { .. } | ChangeKind::Expel { .. });
+            let so_far: Vec<Past> = pasts.iter().cloned().chain([past.clone()]).collect();
+            let seen = Standings { all: &standings, pasts: &so_far };
+            let writes = || seen.is_at_least(header.device, at, Role::Writer, &past);
+            let counts = genesis
+                || author.is_some()
+                    && commit.heads.iter().all(|head| match of_members(head) {
+                        true => may_change_members(&seen, header.device, at, &past, head),
+                        false => writes(),
+                    })
+                    && (seen.is_at_least(header.device, at, Role::Admin, &past)
+                        || author.is_some_and(|(user, _)| !takes(commit, user, &changes)));
             for (i, (head, raw)) in commit.heads.iter().zip(&commit.raw.changes).enumerate() {
                 let change = Change { commit, index: i as u32, head, raw, made: None }.makes();
+                if counts && let Some(says) = says(head) {
+                    let over = over(&change, &changes, &standings);
+                    let founds = matches!(head.kind, ChangeKind::Genesis { .. });
+                    standings.push(Standing { rank: change.rank(), at, author: header.device, says, over, founds });
+                }
                 if !counts {
                     void.insert(change.id(), change);
                     continue;
@@ -195,20 +215,33 @@ impl<'a> History<'a> {
             authors.push(if genesis { founder } else { author });
             pasts.push(past);
         }
-        // What supersedes a void value also supersedes what that one superseded.
+        let everything = vec![u64::MAX; order.len().div_ceil(64)];
+        let known = Standings { all: &standings, pasts: &pasts };
+        let is_late = |at: usize, commit: &Commit| {
+            let first = ValueId { commit: commit.hash, index: 0 };
+            commit.header.volume != VolumeId::ZERO
+                && !void.contains_key(&first)
+                && !known.is_at_least(commit.header.device, at, Role::Writer, &everything)
+        };
+        let late: BTreeSet<CommitHash> =
+            order.iter().enumerate().filter(|(at, c)| is_late(*at, c)).map(|(_, c)| c.hash).collect();
+        // What supersedes a void or late value also supersedes what that one superseded.
+        let by_id: BTreeMap<ValueId, Change<'a>> = changes.iter().map(|c: &Change<'a>| (c.id(), *c)).collect();
         let mut superseded = BTreeSet::new();
-        let mut todo: Vec<ValueId> = changes.iter().flat_map(|c| c.supersedes().collect::<Vec<_>>()).collect();
+        let valid = changes.iter().filter(|c| !late.contains(&c.id().commit));
+        let mut todo: Vec<ValueId> = valid.flat_map(|c| c.supersedes().collect::<Vec<_>>()).collect();
         while let Some(id) = todo.pop() {
             if superseded.insert(id) {
-                todo.extend(void.get(&id).iter().flat_map(|c| c.supersedes()));
+                let through = void.get(&id).or_else(|| by_id.get(&id).filter(|_| late.contains(&id.commit)));
+                todo.extend(through.iter().flat_map(|c| c.supersedes()));
             }
         }
-        let epoch = changes.iter().find_map(|change| epoch_key(change.head, founder)).unwrap();
+        let epochs: Vec<_> = changes.iter().filter_map(|change| epoch_key(change.head, founder)).collect();
         let (mut births, mut node_keys) = (BTreeMap::<_, Vec<Change<'a>>>::new(), BTreeMap::new());
         for change in &changes {
             if let ChangeKind::Birth { access, .. } = &change.head.kind {
-                // (What is for some alone is sealed under another epoch than the founder's first.)
-                if access.epoch == epoch.0 {
+                // (What is for others alone is sealed under none of the founder's.)
+                if let Some(epoch) = epochs.iter().find(|(id, _)| *id == access.epoch) {
                     node_keys.insert(change.born(), node_key(&epoch.1, access));
                 }
                 births.entry(change.born()).or_default().push(*change);
@@ -224,8 +257,9 @@ impl<'a> History<'a> {
             authors,
             admissions,
             void,
+            late,
             superseded,
-            epoch,
+            epochs,
             changes,
         }
     }
@@ -296,9 +330,14 @@ impl<'a> History<'a> {
         Some(self.order[first.at].hash)
     }
 
-    /// The epoch and its key.
+    /// The first epoch and its key.
     pub fn epoch(&self) -> (EpochId, &SymmetricKey) {
-        (self.epoch.0, &self.epoch.1)
+        (self.epochs[0].0, &self.epochs[0].1)
+    }
+
+    /// Whether a change is of a commit that is cut by a removal which neither knew of the other.
+    pub fn is_late(&self, change: &Change<'_>) -> bool {
+        self.late.contains(&change.id().commit)
     }
 
     /// Every change, in no order that matters.
@@ -334,9 +373,15 @@ impl<'a> History<'a> {
         gone
     }
 
-    /// Whether nobody superseded it.
+    /// Whether it is no late one, and nobody superseded it. (What is born keeps its first access value.)
     pub fn is_live(&self, change: &Change<'_>) -> bool {
-        !self.superseded.contains(&change.id())
+        let counts = !self.is_late(change) || matches!(change.head.kind, ChangeKind::Birth { .. });
+        counts && !self.superseded.contains(&change.id())
+    }
+
+    /// Whether something that counts superseded it.
+    pub fn is_superseded(&self, change: &Change<'_>) -> bool {
+        self.superseded.contains(&change.id())
     }
 
     /// The live ones of some changes, the greatest first.
@@ -387,7 +432,47 @@ impl<'a> History<'a> {
 
     /// What a change says to all members, if it opens.
     pub fn body_to_all<T: Serialize + DeserializeOwned>(&self, change: &Change<'_>) -> Option<T> {
-        opened(change, &self.epoch.1.derive(Label::BodyKey, b""))
+        self.epochs.iter().find_map(|(_, key)| opened(change, &key.derive(Label::BodyKey, b"")))
+    }
+}
+
+fn says(head: &Head) -> Option<Says> {
+    Some(match &head.kind {
+        ChangeKind::Genesis { user, device, .. } => {
+            Says::Admitted { user: user.id(), device: device.id, role: Role::Owner }
+        }
+        ChangeKind::Grant { user, device, role, .. } => {
+            Says::Admitted { user: user.id(), device: device.id, role: *role }
+        }
+        ChangeKind::Standing { user, role } => Says::Is { user: *user, role: *role },
+        ChangeKind::Expel { device } => Says::Expelled { device: *device },
+        _ => return None,
+    })
+}
+
+/// The standings that a change supersedes, directly or by way of others, by their places among all.
+fn over(change: &Change<'_>, changes: &[Change<'_>], standings: &[Standing]) -> Vec<usize> {
+    let mut found = Vec::new();
+    let mut todo: Vec<ValueId> = change.supersedes().collect();
+    while let Some(id) = todo.pop() {
+        let Some(old) = changes.iter().find(|c| c.id() == id) else { continue };
+        if let Some(n) = standings.iter().position(|s| s.rank == old.rank())
+            && !found.contains(&n)
+        {
+            found.push(n);
+            todo.extend(old.supersedes());
+        }
+    }
+    found
+}
+
+/// Whether a change of what somebody is is one that its author may make, by what they had seen.
+fn may_change_members(seen: &Standings<'_>, device: DeviceId, at: usize, past: &Past, head: &Head) -> bool {
+    match head.kind {
+        ChangeKind::Standing { role: Some(Role::Owner), .. } => false,
+        ChangeKind::Standing { user, role } => seen.may_make(device, at, past, user, role),
+        ChangeKind::Expel { device: expelled } => seen.may_expel(device, at, past, expelled),
+        _ => false,
     }
 }
 

@@ -1,6 +1,6 @@
 //! Which commits no honest replica takes in: the rules that need the volume's state, by the naivest means.
 
-use crypto::VolumeId;
+use crypto::{UserId, VolumeId};
 use volume::{
     NodeKind,
     commit::{ChangeKind, Commit},
@@ -20,6 +20,7 @@ enum Register {
     Place(LinkId),
     Setting(NodeId),
     Snapshot(ValueId),
+    Standing(UserId),
     Other,
 }
 
@@ -34,6 +35,8 @@ fn register(change: &Change<'_>) -> Register {
         ChangeKind::Removal { link, .. } => Register::Place(link),
         ChangeKind::Setting { tag, .. } => Register::Setting(tag),
         ChangeKind::Snapshot { .. } => Register::Snapshot(change.id()),
+        ChangeKind::Genesis { ref user, .. } | ChangeKind::Grant { ref user, .. } => Register::Standing(user.id()),
+        ChangeKind::Standing { user, .. } => Register::Standing(user),
         ChangeKind::Drop {} => change.supersedes().next().map_or(Register::Other, Register::Snapshot),
         _ => Register::Other,
     }
@@ -124,7 +127,11 @@ impl<'a> History<'a> {
             ChangeKind::Place { link, child, parent, .. } => self.broken_by_place(change, *link, *child, *parent),
             ChangeKind::Removal { link, child, .. } => self.broken_by_replacing(change, *link, *child),
             ChangeKind::Genesis { .. } => breaks(!founding, "a second genesis"),
-            ChangeKind::Epoch { realm, .. } => breaks(!founding || *realm != RealmId::MEMBERS, "a second epoch"),
+            ChangeKind::Epoch { realm, .. } => breaks(*realm != RealmId::MEMBERS, "an epoch of an unknown realm"),
+            ChangeKind::Keys { .. } | ChangeKind::Standing { .. } => None,
+            ChangeKind::Expel { .. } => {
+                breaks(change.supersedes().next().is_some(), "a removal of a device that supersedes")
+            }
             ChangeKind::Invite { role, .. } => breaks(!admits || *role == Role::Owner, "an invitation by who may not"),
             ChangeKind::Grant { ticket, role, .. } => {
                 let (said, asked) = (*role, *ticket);

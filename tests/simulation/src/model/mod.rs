@@ -12,6 +12,7 @@ mod agreed;
 mod history;
 mod lawful;
 mod reference;
+mod standing;
 
 pub use history::{Change, History, Rank};
 pub use reference::{ContentText, DAMAGED, Reference};

@@ -117,13 +117,21 @@ impl<'a> Reference<'a> {
                 _ => None,
             });
             let child = child.expect("what was removed was placed before");
-            let places = |live: bool| {
-                let changes = changes.iter().filter(|c| self.history.is_live(c) == live);
+            let places = |wanted: &dyn Fn(&Change<'a>) -> bool| {
+                let changes = changes.iter().filter(|c| wanted(c));
                 changes.filter_map(|c| self.place(c)).collect::<Vec<_>>()
             };
-            let live = changes.iter().filter(|c| self.history.is_live(c)).map(Change::id).collect();
+            let mut live: Vec<ValueId> = changes.iter().filter(|c| self.history.is_live(c)).map(Change::id).collect();
+            let live_places = places(&|c| self.history.is_live(c));
+            // First places that are late count as removals from just there, as long as nothing else is live.
+            let first = |c: &Change<'a>| matches!(c.head.kind, ChangeKind::Place { link: None, .. });
+            let stands_for_removal = live.is_empty();
+            if stands_for_removal {
+                live = changes.iter().filter(|c| first(c)).map(Change::id).collect();
+            }
+            let past = places(&|c| self.history.is_superseded(c) || stands_for_removal && first(c));
             let all = changes.iter().map(Change::id).collect();
-            let link = Link { child, all, live, places: places(true), past: places(false) };
+            let link = Link { child, all, live, places: live_places, past };
             self.links.insert(id, link);
         }
     }

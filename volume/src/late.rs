@@ -1,0 +1,441 @@
+//! Changes that are cut by a removal which neither knew of the other: taken back, kept aside, and put back should the
+//! removal itself turn out not to count.
+//!
+//! Of a register the live values are those valid ones that no valid value reaches by way of what it superseded, whether
+//! that is valid or not. So a valid value that superseded a late one stands for what that one superseded too, and nothing
+//! old comes back beside it. What a late commit bears stays as a node without a name: its first places count as removals.
+//!
+//! Invariant: the state is what it would be had every commit arrived after all that cuts it.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use crypto::{DeviceId, Label};
+
+use crate::{
+    Changed,
+    agreed::SettingValue,
+    apply::{content_value, decode},
+    commit::{ChangeKind, ContentBody, Head, MetaBody, RawChange, SettingBody, XattrBody},
+    core::Core,
+    error::{Error, Result},
+    id::LinkId,
+    member::Role,
+    node::Ino,
+    row::{Meta, Node, Place, Value, Xattr, XattrValue},
+    settings,
+    standing::Within,
+    store::{Space, prefix_end},
+    version::{BranchNo, Dot, ValueRef},
+};
+
+/// Rows of late commits in [`Space::Meta`].
+const LATE: &[u8] = b"late/";
+/// Rows of conflicts that were settled by taking a value away, by inode: `settle/ ‖ inode ‖ value`.
+const SETTLED: &[u8] = b"settle/";
+
+/// The commits that are late by what is known here.
+pub(crate) type Late = BTreeSet<Dot>;
+
+/// What takes the place of a register's live values.
+struct Live {
+    values: Vec<ValueRef>,
+    /// Void values that superseded nothing: first places of links.
+    firsts: Vec<ValueRef>,
+}
+
+impl Core {
+    pub(crate) fn load_late(&mut self) -> Result<()> {
+        for (key, _) in self.store.scan(Space::Meta, LATE, &prefix_end(LATE), usize::MAX)? {
+            let dot = key.get(LATE.len()..).and_then(Dot::from_key).ok_or_else(|| Error::damaged("a late commit"))?;
+            self.late.insert(dot);
+        }
+        Ok(())
+    }
+
+    /// Whether a value counts for nothing, as far as is known here now.
+    pub(crate) fn is_void(&mut self, at: ValueRef) -> Result<bool> {
+        Ok(!self.is_pending(at.dot) && (self.late.contains(&at.dot) || self.commit_info(at.dot)?.void))
+    }
+
+    /// Values that are replaced, and what those of them replaced that are late.
+    pub(crate) fn with_late(&mut self, gone: &[ValueRef]) -> Result<Vec<ValueRef>> {
+        let mut all: BTreeSet<ValueRef> = gone.iter().copied().collect();
+        let mut todo: Vec<ValueRef> = gone.iter().copied().filter(|at| self.late.contains(&at.dot)).collect();
+        while let Some(at) = todo.pop() {
+            for before in self.superseded_by(at)? {
+                if all.insert(before) && self.is_void(before)? {
+                    todo.push(before);
+                }
+            }
+        }
+        Ok(all.into_iter().collect())
+    }
+
+    /// Judges a commit that came. To be called before anything can see it.
+    pub(crate) fn judge(&mut self, dot: Dot) -> Result<()> {
+        if self.members.ever_changed() && self.is_late(dot)? {
+            self.set_late(dot, true)?;
+            self.reconsider_commit(dot)?;
+        }
+        Ok(())
+    }
+
+    /// Judges all commits again, after what somebody is changed.
+    pub(crate) fn judge_all(&mut self) -> Result<()> {
+        if !self.members.ever_changed() {
+            return Ok(());
+        }
+        let mut now = Late::new();
+        for dot in self.suspects()? {
+            if self.is_late(dot)? {
+                now.insert(dot);
+            }
+        }
+        let changed: Vec<Dot> = self.late.symmetric_difference(&now).copied().collect();
+        for &dot in &changed {
+            self.set_late(dot, now.contains(&dot))?;
+        }
+        // All are known to be so before any is looked at: values of one register may be in several.
+        changed.into_iter().try_for_each(|dot| self.reconsider_commit(dot))
+    }
+
+    fn set_late(&mut self, dot: Dot, late: bool) -> Result<()> {
+        let key = [LATE, &dot.key()[..]].concat();
+        let device = self.branch_of(dot)?.device;
+        self.snapshots = None;
+        self.late_access = None;
+        if late {
+            log::warn!("commit {dot} of device {} was made apart from its removal: taken back", device.short());
+            self.store.put(&mut self.overlay.batch, Space::Meta, key, &[]);
+            self.late.insert(dot);
+        } else {
+            log::warn!("commit {dot} of device {} counts again", device.short());
+            self.overlay.batch.remove(Space::Meta, key);
+            self.late.remove(&dot);
+        }
+        Ok(())
+    }
+
+    /// The commits that may be late: of all devices from which something was taken, those that this had not seen.
+    fn suspects(&mut self) -> Result<Vec<Dot>> {
+        let devices: Vec<DeviceId> = self.members.devices.keys().copied().collect();
+        let mut found = Vec::new();
+        for device in devices {
+            let Some(row) = self.device_row(&device) else { continue };
+            let user = self.user_row(&row.user);
+            let mut cuts: Vec<ValueRef> = row.expelled.iter().map(|value| value.at).collect();
+            cuts.extend(user.iter().flat_map(|user| &user.standings).map(|value| value.at));
+            let mut admitted = true;
+            for at in row.granted {
+                admitted = admitted && self.counts(at, Within::All)?;
+            }
+            if cuts.is_empty() && admitted {
+                continue;
+            }
+            for no in (0..self.branches.len()).map(|no| BranchNo(no as u32)) {
+                let branch = self.branch(no).clone();
+                if branch.device != device {
+                    continue;
+                }
+                let first = branch.forked_from.map_or(1, |fork| fork.seq + 1);
+                let last = self.newest_of(no);
+                let mut from = if admitted { last + 1 } else { first };
+                for cut in &cuts {
+                    let seen = if self.is_pending(cut.dot) { last } else { self.vector(cut.dot)?.get(no) };
+                    from = from.min(seen + 1);
+                }
+                found.extend((from.max(first)..=last).map(|seq| Dot { branch: no, seq }));
+            }
+        }
+        Ok(found)
+    }
+
+    /// The number of the newest commit of a branch, with the one that is being taken in.
+    fn newest_of(&self, no: BranchNo) -> u64 {
+        let entering = self.taking_in.filter(|dot| dot.branch == no).map_or(0, |dot| dot.seq);
+        self.branch(no).tip.max(entering)
+    }
+
+    fn is_late(&mut self, dot: Dot) -> Result<bool> {
+        if self.commit_row(dot)?.is_none_or(|row| row.void) {
+            return Ok(false);
+        }
+        let device = self.branch_of(dot)?.device;
+        let Ok((user, _)) = self.author(&device, dot) else { return Ok(false) };
+        Ok(!self.is_at_least(&device, user, dot, Role::Writer, Within::All)?)
+    }
+
+    /// The contents that late commits name, by root and number of blocks: somebody may want them yet.
+    pub(crate) fn late_contents(&self) -> Result<Vec<(crate::content::BlockHash, u64)>> {
+        let mut found = Vec::new();
+        for dot in &self.late {
+            for (_, raw) in self.changes_in(*dot)? {
+                if let ChangeKind::Content { root, blocks, .. } = decode::<Head>(&raw.head)?.kind
+                    && !root.is_hole()
+                {
+                    found.push((root, blocks));
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    /// Brings the registers of all changes of a commit in line with whether it counts.
+    fn reconsider_commit(&mut self, dot: Dot) -> Result<()> {
+        for (at, raw) in self.changes_in(dot)? {
+            self.reconsider(at, &raw)?;
+        }
+        Ok(())
+    }
+
+    /// Brings the register of a change in line with whether the change counts.
+    pub(crate) fn reconsider(&mut self, at: ValueRef, raw: &RawChange) -> Result<()> {
+        let head: Head = decode(&raw.head)?;
+        match head.kind {
+            ChangeKind::Access { node, .. }
+            | ChangeKind::Meta { node, .. }
+            | ChangeKind::Content { node, .. }
+            | ChangeKind::Settle { node }
+            | ChangeKind::Xattr { node, .. } => {
+                let Some(ino) = self.ino_of_node(&node)? else { return Ok(()) };
+                match head.kind {
+                    ChangeKind::Access { .. } => self.reconsider_access(ino, at),
+                    ChangeKind::Meta { .. } => self.reconsider_meta(ino, at),
+                    ChangeKind::Xattr { tag, .. } => self.reconsider_xattr(ino, tag.as_bytes(), at),
+                    _ => self.reconsider_content(ino, at),
+                }
+            }
+            ChangeKind::Place { link, child, .. } => {
+                let id = self.id_of_link(link, &child, at, raw)?;
+                let Some(ino) = self.ino_of_node(&child)? else { return Ok(()) };
+                self.reconsider_link(ino, &id, at)
+            }
+            ChangeKind::Removal { link, child, .. } => {
+                let Some(ino) = self.ino_of_node(&child)? else { return Ok(()) };
+                self.reconsider_link(ino, &link, at)
+            }
+            ChangeKind::Setting { tag, .. } => self.reconsider_setting(&tag, at),
+            // What is born stays, without a name. Of members' own changes, standings are judged by themselves; snapshots
+            // are looked at when they are listed.
+            _ => Ok(()),
+        }
+    }
+
+    /// The values of a register that count and that none of them reaches: of those that are live, one that came to count
+    /// or ceased to, and what the void ones among them replaced. `beside` reach values and are none.
+    fn live_without_void(&mut self, live: &[ValueRef], at: ValueRef, beside: &[ValueRef]) -> Result<Live> {
+        let mut valid: BTreeSet<ValueRef> = BTreeSet::new();
+        let mut firsts = Vec::new();
+        let mut seen: BTreeSet<ValueRef> = live.iter().copied().chain([at]).collect();
+        let mut todo: Vec<ValueRef> = seen.iter().copied().collect();
+        while let Some(at) = todo.pop() {
+            if !self.is_void(at)? {
+                valid.insert(at);
+                continue;
+            }
+            let before = self.superseded_by(at)?;
+            if before.is_empty() {
+                firsts.push(at);
+            }
+            todo.extend(before.into_iter().filter(|before| seen.insert(*before)));
+        }
+        let mut reachers: Vec<ValueRef> = valid.iter().copied().collect();
+        for &settle in beside {
+            if !self.is_void(settle)? {
+                reachers.push(settle);
+            }
+        }
+        let mut kept: Vec<(ValueRef, u64)> = Vec::new();
+        for &at in &valid {
+            let mut outlived = beside.contains(&at);
+            for &other in reachers.iter().filter(|other| **other != at) {
+                outlived = outlived || self.value_covers(other, at)? && self.reaches(other, at)?;
+            }
+            if outlived {
+                continue;
+            }
+            let new = (at, self.count_of(at)?);
+            let mut place = kept.len();
+            while place > 0 && self.rank(kept[place - 1], new)?.is_gt() {
+                place -= 1;
+            }
+            kept.insert(place, new);
+        }
+        firsts.sort_unstable();
+        Ok(Live { values: kept.into_iter().map(|(at, _)| at).collect(), firsts })
+    }
+
+    /// The values of a register as they are to be: those that stay are kept, others are read out of their changes.
+    fn values_of_register<T: Clone>(
+        &mut self,
+        old: &[Value<T>],
+        live: &[ValueRef],
+        read: impl Fn(&mut Self, ValueRef, &RawChange, Head) -> Result<Option<T>>,
+    ) -> Result<Vec<Value<T>>> {
+        let mut values = Vec::with_capacity(live.len());
+        for &at in live {
+            if let Some(kept) = old.iter().find(|value| value.at == at) {
+                values.push(kept.clone());
+                continue;
+            }
+            let raw = self.change(at)?;
+            let head: Head = decode(&raw.head)?;
+            let value = read(self, at, &raw, head)?;
+            values.push(Value { at, count: self.count_of(at)?, value });
+        }
+        Ok(values)
+    }
+
+    fn reconsider_access(&mut self, ino: Ino, at: ValueRef) -> Result<()> {
+        let mut node = self.node(ino)?;
+        let old: Vec<ValueRef> = node.access.iter().map(|v| v.at).collect();
+        let live = self.live_without_void(&old, at, &[])?;
+        // What is born keeps its first value, whatever becomes of who bore it.
+        let live = if live.values.is_empty() { node.born.clone() } else { live.values };
+        if live == old {
+            return Ok(());
+        }
+        let (whose, before) = (node.clone(), self.let_in_by(&node));
+        node.access = self.values_of_register(&node.access, &live, |core, at, _, _| core.told_access(&whose, at))?;
+        self.access_changed(ino, node, before)
+    }
+
+    fn reconsider_meta(&mut self, ino: Ino, at: ValueRef) -> Result<()> {
+        let mut node = self.node(ino)?;
+        let old: Vec<ValueRef> = node.meta.iter().map(|v| v.at).collect();
+        let live = self.live_without_void(&old, at, &[])?.values;
+        if live == old {
+            return Ok(());
+        }
+        let whose = node.clone();
+        node.meta = self.values_of_register(&node.meta, &live, |core, at, raw, head| {
+            let ChangeKind::Meta { generation, .. } = head.kind else { return Ok(None) };
+            let body: Option<MetaBody> = core.opened_with(&whose, generation, at, raw)?;
+            Ok(body.map(|b| Meta { mtime: b.mtime, atime: b.atime }))
+        })?;
+        self.set_mtime(&mut node)?;
+        self.put_node(ino, node);
+        self.changed(Changed::Attributes(ino));
+        Ok(())
+    }
+
+    fn reconsider_xattr(&mut self, ino: Ino, tag: &[u8; 16], at: ValueRef) -> Result<()> {
+        let mut node = self.node(ino)?;
+        let Some(before) = self.item::<Xattr>(ino, &node, tag)? else { return Ok(()) };
+        let old: Vec<ValueRef> = before.values.iter().map(|v| v.at).collect();
+        let live = self.live_without_void(&old, at, &[])?.values;
+        if live == old {
+            return Ok(());
+        }
+        let whose = node.clone();
+        let mut xattr = (*before).clone();
+        xattr.values = self.values_of_register(&xattr.values, &live, |core, at, raw, head| {
+            let ChangeKind::Xattr { generation, tag, .. } = head.kind else { return Ok(None) };
+            let body: Option<XattrBody> = core.opened_with(&whose, generation, at, raw)?;
+            let body = body.filter(|b| whose.xattr_tag(&b.name) == Some(tag));
+            Ok(body.map(|b| b.value.map_or(XattrValue::Removed, XattrValue::Set)))
+        })?;
+        self.put_item(ino, &mut node, Some(&*before), Arc::new(xattr));
+        self.put_node(ino, node);
+        self.changed(Changed::Attributes(ino));
+        Ok(())
+    }
+
+    fn reconsider_content(&mut self, ino: Ino, at: ValueRef) -> Result<()> {
+        let mut node = self.node(ino)?;
+        let old: Vec<ValueRef> = node.content.iter().map(|v| v.at).collect();
+        let settles = self.settles(ino)?;
+        let live = self.live_without_void(&old, at, &settles)?.values;
+        if live == old {
+            return Ok(());
+        }
+        let whose = node.clone();
+        node.content = self.values_of_register(&node.content, &live, |core, at, raw, head| {
+            let ChangeKind::Content { generation, root, blocks, .. } = head.kind else { return Ok(None) };
+            let body: Option<ContentBody> = core.opened_with(&whose, generation, at, raw)?;
+            if !root.is_hole() {
+                core.want_again_from(at, at, root, blocks)?;
+            }
+            Ok(body.and_then(|body| content_value(generation, &root, blocks, body)))
+        })?;
+        self.set_mtime(&mut node)?;
+        self.put_node(ino, node);
+        self.changed(Changed::Content(ino));
+        self.content_changed(ino)
+    }
+
+    fn reconsider_link(&mut self, ino: Ino, id: &LinkId, at: ValueRef) -> Result<()> {
+        let node = self.node(ino)?;
+        let Some(before) = self.link_of(ino, &node, id)? else { return Ok(()) };
+        let old: Vec<ValueRef> = before.values.iter().map(|v| v.at).collect();
+        let live = self.live_without_void(&old, at, &[])?;
+        let hidden = live.values.is_empty();
+        let mut values = Vec::new();
+        for at in if hidden { live.firsts } else { live.values } {
+            let place = if hidden { None } else { self.past_place(at)? };
+            let value = place.map_or(Place::Removed, |place| Place::In { parent: place.parent, name: place.name });
+            values.push(Value { at, count: self.count_of(at)?, value: Some(value) });
+        }
+        let same = values.len() == before.values.len()
+            && values.iter().zip(&before.values).all(|(a, b)| a.at == b.at && a.value == b.value);
+        if same {
+            return Ok(());
+        }
+        let mut link = (*before).clone();
+        link.values = values;
+        self.put_link(ino, node, Some(&*before), link)
+    }
+
+    fn reconsider_setting(&mut self, tag: &crate::id::NodeId, at: ValueRef) -> Result<()> {
+        let Some(mut row) = self.setting_row_now(tag)? else { return Ok(()) };
+        let old: Vec<ValueRef> = row.values.iter().map(|v| v.at).collect();
+        let live = self.live_without_void(&old, at, &[])?.values;
+        if live == old {
+            return Ok(());
+        }
+        row.values = self.values_of_register(&row.values, &live, |core, at, raw, head| {
+            let ChangeKind::Setting { epoch, tag } = head.kind else { return Ok(None) };
+            let Some(key) = core.epoch_key(&epoch) else { return Ok(None) };
+            let body: Option<SettingBody> = core.open_stored(at, &key.derive(Label::BodyKey), raw)?;
+            let body = body.filter(|b| {
+                settings::may_be(&b.name, b.value.as_deref()) && crate::agreed::setting_tag(&key, &b.name) == tag
+            });
+            let device = core.branch_of(at.dot)?.device;
+            let (user, _) = core.author(&device, at.dot)?;
+            Ok(body.map(|SettingBody { name, value }| SettingValue { user, device, name, value }))
+        })?;
+        self.put_setting_row(row);
+        Ok(())
+    }
+
+    /// Notes that a change took values of a file's content away and put none there.
+    pub(crate) fn note_settle(&mut self, ino: Ino, at: ValueRef) {
+        let key = [SETTLED, &ino.0.to_be_bytes()[..], &at.key()[..]].concat();
+        self.store.put(&mut self.overlay.batch, Space::Meta, key, &[]);
+    }
+
+    fn settles(&mut self, ino: Ino) -> Result<Vec<ValueRef>> {
+        let prefix = [SETTLED, &ino.0.to_be_bytes()[..]].concat();
+        let rows = self.store.scan(Space::Meta, &prefix, &prefix_end(&prefix), usize::MAX)?;
+        let found = rows.iter().map(|(key, _)| {
+            ValueRef::from_key(&key[prefix.len()..]).ok_or_else(|| Error::damaged("a settled conflict"))
+        });
+        found.collect()
+    }
+
+    /// Opens the body of a change of a node under its key of a generation.
+    pub(crate) fn opened_with<T: serde::Serialize + serde::de::DeserializeOwned>(
+        &self,
+        node: &Node,
+        generation: u32,
+        at: ValueRef,
+        raw: &RawChange,
+    ) -> Result<Option<T>> {
+        for key in node.keys_of(generation).rev() {
+            if let Some(body) = self.open_stored(at, &key.derive(Label::BodyKey), raw)? {
+                return Ok(Some(body));
+            }
+        }
+        Ok(None)
+    }
+}

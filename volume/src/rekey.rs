@@ -1,0 +1,204 @@
+//! New epochs of the members' realm: what is sealed from then on, who was removed can't open.
+//!
+//! An epoch is stale when somebody who could read was removed and whoever made the epoch had not seen that. The removal
+//! makes a new one in the same commit; where two removals crossed, whoever writes next does.
+
+use crypto::{DerivingKey, EpochId, Label, SymmetricKey, UserId};
+
+use crate::{
+    apply::decode,
+    commit::{ChangeKind, Head, MemberBody, SealedKey, decode as decode_canonical, encode},
+    core::Core,
+    error::{Error, Result},
+    id::RealmId,
+    member::{EpochRow, MemberRow, Role, StandingValue, epoch_id},
+    standing::Within,
+    version::ValueRef,
+};
+
+/// Keys sealed in one change: their bytes must fit in a head.
+const KEYS_PER_CHANGE: usize = 300;
+/// Earlier epochs that one carries; these carry those before them.
+const MOST_CARRIED: usize = 256;
+
+/// An earlier epoch, as a later one carries it.
+type Carried = (EpochId, SymmetricKey);
+
+impl Core {
+    /// Whether somebody who could read was removed since an epoch was made.
+    pub(crate) fn is_stale(&mut self, epoch_at: ValueRef) -> Result<bool> {
+        // One of a grant, whose commit has not come yet.
+        let changed = self.members.ever_changed() || !self.overlay.members.is_empty();
+        if !changed || epoch_at.dot.seq == 0 {
+            return Ok(false);
+        }
+        let lost_keys = |value: &StandingValue| value.role.is_none_or(|role| role < Role::Reader);
+        let users = self.members.users.keys().filter_map(|user| self.user_row(user));
+        let devices = self.members.devices.keys().filter_map(|device| self.device_row(device));
+        let values = users.flat_map(|user| user.standings).chain(devices.flat_map(|device| device.expelled));
+        let removals: Vec<ValueRef> = values.filter(lost_keys).map(|value| value.at).collect();
+        for removal in removals {
+            let seen = match removal.dot == epoch_at.dot {
+                true => removal.index < epoch_at.index,
+                false => self.covers(epoch_at.dot, removal.dot)?,
+            };
+            if !seen && self.counts(removal, Within::All)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Chooses the epoch to seal under, and notes whether whoever writes next must make one first. An epoch that leaves out a
+    /// reader is none to seal under: they could not read what all others can.
+    pub(crate) fn look_at_epoch(&mut self) -> Result<()> {
+        let mut rows = self.members.epochs.clone();
+        for fresh in &self.overlay.members {
+            if let MemberRow::Epoch(row) = fresh {
+                rows.retain(|known| known.id != row.id);
+                rows.push(row.clone());
+            }
+        }
+        rows.sort_by_key(|row| std::cmp::Reverse((row.count, row.id)));
+        let readers: Vec<UserId> = self.readers().collect();
+        let mut usable = rows.into_iter().filter(|row| {
+            let first = row.count <= 1;
+            let counts = !self.late.contains(&row.at.dot);
+            row.key.is_some() && counts && (first || readers.iter().all(|reader| row.has(reader)))
+        });
+        let newest = usable.next();
+        self.members.sealing = newest.as_ref().map(|row| row.id);
+        drop(usable);
+        self.epoch_due = match newest {
+            Some(row) => self.is_stale(row.at)?,
+            None => false,
+        };
+        Ok(())
+    }
+
+    /// The users who hold the members' keys.
+    fn readers(&self) -> impl Iterator<Item = UserId> + '_ {
+        let rows = self.members.users.keys().filter_map(|user| self.user_row(user));
+        rows.filter(|row| !row.removed && row.role >= Role::Reader).map(|row| row.public.id())
+    }
+
+    /// Makes a new epoch of the members' realm, if the newest is stale and this user may.
+    pub(crate) fn renew_epoch_if_due(&mut self) -> Result<()> {
+        let writes = self.members.role_of(&self.device.id()).is_some_and(Role::may_write);
+        if !self.epoch_due || !writes {
+            return Ok(());
+        }
+        let key = SymmetricKey::generate(&*self.entropy);
+        let epoch = epoch_id(&key);
+        let mut sealed = self.sealed_to_readers(epoch, &key)?;
+        let rest = sealed.split_off(sealed.len().min(KEYS_PER_CHANGE));
+        let newest = self.members.epochs.iter().rev().take(MOST_CARRIED);
+        let carried: Vec<Carried> =
+            newest.filter_map(|row| row.key.as_ref().map(|key| (row.id, key.key().clone()))).collect();
+        let wrap = key.derive(Label::EpochWrap, b"");
+        let kind = ChangeKind::Epoch {
+            realm: RealmId::MEMBERS,
+            epoch,
+            previous: self.members.current_epoch().map(|(row, _)| row.id),
+            sealed,
+            carried: crypto::seal(&wrap, epoch.as_bytes(), &encode(&carried), &*self.entropy),
+        };
+        self.emit::<MemberBody>(kind, &[], None)?;
+        for keys in rest.chunks(KEYS_PER_CHANGE) {
+            self.emit::<MemberBody>(ChangeKind::Keys { sealed: keys.to_vec() }, &[], None)?;
+        }
+        self.look_at_epoch()
+    }
+
+    /// The key of an epoch for everybody who may read, this user first.
+    fn sealed_to_readers(&self, epoch: EpochId, key: &SymmetricKey) -> Result<Vec<SealedKey>> {
+        let me = self.user.id();
+        let mut readers: Vec<UserId> = self.readers().filter(|user| *user != me).collect();
+        readers.insert(0, me);
+        let mut sealed = Vec::with_capacity(readers.len());
+        for user in readers {
+            let Some(row) = self.user_row(&user) else { continue };
+            let bytes = row.public.box_key.seal(Label::BoxEpochKey, epoch.as_bytes(), key.expose(), &*self.entropy);
+            let bytes = bytes.map_err(|e| Error::Refused(e.to_string()))?;
+            sealed.push(SealedKey { user, generation: row.public.generation, epoch, sealed: bytes });
+        }
+        Ok(sealed)
+    }
+
+    /// Notes what an epoch says, with the keys that it leads to.
+    pub(crate) fn apply_epoch(
+        &mut self,
+        at: ValueRef,
+        count: u64,
+        epoch: EpochId,
+        sealed: &[SealedKey],
+        carried: &[u8],
+    ) -> Result<()> {
+        let key = self.unseal_epoch(&epoch, sealed).or_else(|| self.epoch_key(&epoch));
+        let mut row =
+            EpochRow { id: epoch, at, count, key: key.clone(), given: Vec::new(), realm: RealmId::MEMBERS, by: None };
+        row.give(sealed);
+        // Somebody may tell of one that another made: it is as old as the first who did.
+        let known = self.members.epochs.iter().find(|known| known.id == epoch && known.at.dot.seq > 0).cloned();
+        if let Some(known) = known {
+            row.given.extend(known.given);
+            row.give(&[]);
+            if self.rank((known.at, known.count), (row.at, row.count))?.is_lt() {
+                (row.at, row.count) = (known.at, known.count);
+            }
+        }
+        self.overlay.members.push(MemberRow::Epoch(row));
+        if let Some(key) = key {
+            self.learn_carried(epoch, &key, carried);
+        }
+        Ok(())
+    }
+
+    /// Takes keys of epochs that are sealed to this user.
+    pub(crate) fn apply_keys(&mut self, sealed: &[SealedKey]) {
+        let mut rows = self.members.epochs.clone();
+        for fresh in &self.overlay.members {
+            if let MemberRow::Epoch(row) = fresh {
+                rows.retain(|known| known.id != row.id);
+                rows.push(row.clone());
+            }
+        }
+        for mut row in rows {
+            if !sealed.iter().any(|key| key.epoch == row.id) {
+                continue;
+            }
+            row.give(sealed);
+            match row.key.is_none().then(|| self.unseal_epoch(&row.id, sealed)).flatten() {
+                Some(key) => self.learn(&row, key),
+                None => self.overlay.members.push(MemberRow::Epoch(row)),
+            }
+        }
+    }
+
+    fn learn(&mut self, row: &EpochRow, key: DerivingKey) {
+        self.overlay.members.push(MemberRow::Epoch(EpochRow { key: Some(key.clone()), ..row.clone() }));
+        let head = self.change(row.at).ok().and_then(|raw| decode::<Head>(&raw.head).ok());
+        if let Some(ChangeKind::Epoch { carried, .. }) = head.map(|head| head.kind) {
+            self.learn_carried(row.id, &key, &carried);
+        }
+    }
+
+    /// Takes the keys of earlier epochs that a later one carries.
+    fn learn_carried(&mut self, epoch: EpochId, key: &DerivingKey, carried: &[u8]) {
+        for (id, key) in opened_carried(epoch, key, carried) {
+            let row = self.members.epochs.iter().find(|row| row.id == id && row.key.is_none()).cloned();
+            if let Some(row) = row.filter(|_| self.epoch_key(&id).is_none()) {
+                self.learn(&row, key.into());
+            }
+        }
+    }
+}
+
+/// The earlier epochs that one carries; none of those that aren't what they are called.
+pub(crate) fn opened_carried(epoch: EpochId, key: &DerivingKey, carried: &[u8]) -> Vec<Carried> {
+    let plain = crypto::open(&key.derive(Label::EpochWrap), epoch.as_bytes(), carried).ok();
+    let found: Option<Vec<Carried>> = plain.and_then(|plain| decode_canonical("earlier epochs", &plain).ok());
+    let mut found = found.unwrap_or_default();
+    found.retain(|(id, key)| epoch_id(key) == *id);
+    found
+}

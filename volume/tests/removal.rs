@@ -1,0 +1,351 @@
+//! People and devices that are removed, and roles that change, while others work apart.
+
+#![allow(clippy::unwrap_used, reason = "what fails here is the test")]
+
+mod common;
+
+use common::{Replica, sync};
+use crypto::UserId;
+use p2pfs_volume::{Error, Role};
+use proptest::prelude::*;
+
+fn user(replica: &Replica) -> UserId {
+    replica.user_keys().id()
+}
+
+fn group<const N: usize>(names: [(&str, Role); N]) -> (Replica, [Replica; N]) {
+    let alice = Replica::founder("alice", 1);
+    let mut seed = 1;
+    let others = names.map(|(name, role)| {
+        seed += 1;
+        Replica::joined(name, seed, &alice, role)
+    });
+    for _ in 0..2 {
+        others.iter().for_each(|other| sync(&alice, other));
+    }
+    (alice, others)
+}
+
+fn same(all: &[&Replica]) -> Vec<String> {
+    for _ in 0..all.len() {
+        all[1..].iter().for_each(|other| sync(all[0], other));
+    }
+    let members = |r: &Replica| {
+        let members = r.volume.members().into_iter();
+        members.map(|m| (m.name, m.role, m.devices)).collect::<Vec<_>>()
+    };
+    for other in &all[1..] {
+        assert_eq!(other.tree(), all[0].tree(), "{} and {}", other.name, all[0].name);
+        assert_eq!(members(other), members(all[0]), "{} and {}", other.name, all[0].name);
+    }
+    all[0].tree()
+}
+
+fn names(tree: &[String]) -> Vec<&str> {
+    tree.iter().map(|line| line.split(' ').next().unwrap()).collect()
+}
+
+#[test]
+fn who_was_removed_changes_nothing_and_is_told() {
+    let (alice, [bob, carol]) = group([("bob", Role::Writer), ("carol", Role::Writer)]);
+    bob.write("f", b"bob's").unwrap();
+    sync(&alice, &bob);
+    alice.volume.remove_user(&user(&bob)).unwrap();
+    sync(&alice, &bob);
+    assert!(matches!(bob.write("f", b"more"), Err(Error::ReadOnly)));
+    assert_eq!(bob.volume.own_role(), None);
+    assert_eq!(bob.read("f").unwrap(), b"bob's", "what he had is there");
+    assert!(alice.volume.is_removed(&bob.device_id()) && !alice.volume.is_member(&bob.device_id()));
+    // Nothing that came later goes to him, and nothing is taken from a session that ended.
+    alice.write("secret", b"new").unwrap();
+    sync(&alice, &bob);
+    assert!(bob.find("secret").is_err());
+    same(&[&alice, &carol]);
+    assert_eq!(carol.read("secret").unwrap(), b"new");
+    assert_eq!(carol.volume.members().len(), 2);
+}
+
+/// What is sealed after the removal does not open with keys from before it.
+#[test]
+fn new_work_is_sealed_under_a_new_key() {
+    let (alice, [bob, carol]) = group([("bob", Role::Writer), ("carol", Role::Writer)]);
+    let before = alice.volume.discovery_key().unwrap();
+    alice.volume.remove_user(&user(&bob)).unwrap();
+    let after = alice.volume.discovery_key().unwrap();
+    assert_ne!(before.expose(), after.expose());
+    sync(&alice, &carol);
+    assert_eq!(carol.volume.discovery_key().unwrap().expose(), after.expose());
+    assert_eq!(bob.volume.discovery_key().unwrap().expose(), before.expose());
+    alice.write("secret", b"new").unwrap();
+    sync(&alice, &carol);
+    assert_eq!(carol.read("secret").unwrap(), b"new");
+    // Somebody hands bob everything.
+    let all = common::forge::commits(&alice, &carol);
+    let raw: Vec<_> = all.iter().map(|c| &c.raw).collect();
+    common::forge::told(&bob, &carol, &raw);
+    assert!(bob.read("secret").is_err(), "{:?} {:?}", bob.read("secret"), bob.tree());
+}
+
+fn prepared(alice: &Replica) {
+    alice.mkdir("d").unwrap();
+    alice.write("d/edited", b"alice's").unwrap();
+    alice.write("d/moved", b"moved").unwrap();
+    alice.write("d/removed", b"removed").unwrap();
+    alice.write("kept", b"kept").unwrap();
+}
+
+fn bob_at_work(bob: &Replica) {
+    bob.write("d/edited", b"bob's").unwrap();
+    bob.rename("d/moved", "elsewhere").unwrap();
+    bob.remove("d/removed").unwrap();
+    bob.mkdir("bobs").unwrap();
+    bob.write("bobs/new", b"new of bob").unwrap();
+    bob.write("new", b"also new").unwrap();
+    bob.volume.commit_now().unwrap();
+}
+
+/// Alice removes bob while he works apart; carol meets him first and hears of it later, dora the other way round.
+#[test]
+fn what_was_done_apart_from_the_removal_is_taken_back_in_any_order() {
+    let (alice, [bob, mut carol, mut dora]) =
+        group([("bob", Role::Writer), ("carol", Role::Writer), ("dora", Role::Writer)]);
+    prepared(&alice);
+    [&bob, &carol, &dora].iter().for_each(|other| sync(&alice, other));
+    let before = alice.tree();
+    bob_at_work(&bob);
+    sync(&bob, &carol);
+    assert_ne!(carol.tree(), before);
+    alice.volume.remove_user(&user(&bob)).unwrap();
+    sync(&alice, &dora);
+    sync(&alice, &carol);
+    assert_eq!(carol.tree(), before, "taken back");
+    sync(&carol, &dora);
+    assert_eq!(same(&[&alice, &carol, &dora]), before);
+    for replica in [&alice, &carol, &dora] {
+        let kept = replica.volume.quarantine().unwrap();
+        let changes: usize = kept.iter().map(|one| one.changes.len()).sum();
+        assert!(changes >= 7, "{}: {kept:?}", replica.name);
+        assert!(kept.iter().all(|one| one.user == "bob"));
+    }
+    carol.restart(50);
+    dora.salvage(60);
+    assert_eq!(same(&[&alice, &carol, &dora]), before, "after restarts");
+    // Somebody who may does it anew.
+    for one in alice.volume.quarantine().unwrap() {
+        assert_eq!(alice.volume.accept_quarantined(&one).unwrap().left, 0);
+    }
+    assert!(alice.volume.quarantine().unwrap().is_empty(), "{:?}", alice.volume.quarantine().unwrap());
+    let after = same(&[&alice, &carol, &dora]);
+    assert_eq!(names(&after), ["/bobs", "/bobs/new", "/d", "/d/edited", "/elsewhere", "/kept", "/new"]);
+    assert_eq!(carol.read("d/edited").unwrap(), b"bob's");
+    assert_eq!(dora.read("bobs/new").unwrap(), b"new of bob");
+    assert!(carol.volume.quarantine().unwrap().is_empty());
+}
+
+/// Nobody's work is lost for having been done in, or on, what is taken back.
+#[test]
+fn others_work_on_what_is_taken_back_stays() {
+    let (alice, [bob, carol]) = group([("bob", Role::Writer), ("carol", Role::Writer)]);
+    prepared(&alice);
+    sync(&alice, &bob);
+    sync(&alice, &carol);
+    bob_at_work(&bob);
+    sync(&bob, &carol);
+    carol.write("new", b"carol wrote on").unwrap();
+    carol.write("bobs/of carol", b"in it").unwrap();
+    carol.write("d/edited", b"carol's after bob's").unwrap();
+    alice.volume.remove_user(&user(&bob)).unwrap();
+    let tree = same(&[&alice, &carol]);
+    assert_eq!(alice.read("new").unwrap(), b"carol wrote on");
+    assert_eq!(alice.read("bobs/of carol").unwrap(), b"in it");
+    assert_eq!(alice.read("d/edited").unwrap(), b"carol's after bob's", "and nothing old beside it");
+    assert!(alice.read("bobs/new").is_err());
+    assert!(tree.iter().all(|line| !line.contains("conflict")), "{tree:?}");
+    assert_eq!(alice.read("d/moved").unwrap(), b"moved");
+    assert_eq!(alice.read("d/removed").unwrap(), b"removed");
+}
+
+#[test]
+fn two_admins_who_remove_each_other_leave_the_senior_one() {
+    let (alice, [bob, carol, dora]) = group([("bob", Role::Admin), ("carol", Role::Admin), ("dora", Role::Writer)]);
+    bob.volume.remove_user(&user(&carol)).unwrap();
+    assert!(matches!(carol.volume.remove_user(&user(&bob)), Err(Error::Refused(_))), "he is senior");
+    carol.volume.remove_user(&user(&dora)).unwrap();
+    dora.write("of dora", b"x").unwrap();
+    dora.volume.commit_now().unwrap();
+    // Alice hears of dora's removal, then of the removal of who removed her.
+    sync(&carol, &alice);
+    assert!(alice.volume.is_removed(&dora.device_id()));
+    sync(&bob, &alice);
+    assert!(!alice.volume.is_removed(&dora.device_id()), "carol could not remove her any more");
+    same(&[&alice, &bob, &dora]);
+    assert_eq!(alice.read("of dora").unwrap(), b"x");
+    assert!(alice.volume.is_removed(&carol.device_id()));
+    assert!(alice.volume.quarantine().unwrap().is_empty());
+}
+
+/// A removal that turns out not to count: what it had taken back comes back.
+#[test]
+fn what_a_void_removal_took_back_comes_back() {
+    let (alice, [bob, carol, dora]) = group([("bob", Role::Admin), ("carol", Role::Writer), ("dora", Role::Writer)]);
+    prepared(&alice);
+    [&bob, &carol, &dora].iter().for_each(|other| sync(&alice, other));
+    bob_at_work(&carol);
+    let done = carol.tree();
+    bob.volume.remove_user(&user(&carol)).unwrap();
+    alice.volume.remove_user(&user(&bob)).unwrap();
+    sync(&carol, &dora);
+    sync(&bob, &dora);
+    assert_ne!(dora.tree(), done, "taken back");
+    sync(&alice, &dora);
+    assert_eq!(dora.tree(), done, "and back again");
+    assert_eq!(same(&[&alice, &dora, &carol]), done);
+}
+
+#[test]
+fn a_lower_role_takes_effect_for_all() {
+    let (alice, [bob, carol]) = group([("bob", Role::Writer), ("carol", Role::Writer)]);
+    bob.write("f", b"seen").unwrap();
+    sync(&alice, &bob);
+    bob.write("f", b"apart").unwrap();
+    bob.volume.commit_now().unwrap();
+    alice.volume.set_role(&user(&bob), Role::Reader).unwrap();
+    same(&[&alice, &carol, &bob]);
+    assert_eq!(carol.read("f").unwrap(), b"seen");
+    assert_eq!(bob.read("f").unwrap(), b"seen");
+    assert!(matches!(bob.write("f", b"more"), Err(Error::ReadOnly)));
+    alice.volume.set_role(&user(&bob), Role::Admin).unwrap();
+    same(&[&alice, &carol, &bob]);
+    bob.write("f", b"again").unwrap();
+    bob.volume.set_role(&user(&carol), Role::Reader).unwrap();
+    same(&[&alice, &carol, &bob]);
+    assert_eq!(carol.read("f").unwrap(), b"again");
+    assert!(matches!(carol.write("f", b"no"), Err(Error::ReadOnly)));
+    assert!(matches!(bob.volume.set_role(&user(&alice), Role::Reader), Err(Error::Refused(_))), "the owner");
+}
+
+#[test]
+fn removals_that_cross_leave_a_key_that_none_of_them_has() {
+    let (alice, [bob, carol, dora, erin]) =
+        group([("bob", Role::Admin), ("carol", Role::Writer), ("dora", Role::Writer), ("erin", Role::Writer)]);
+    alice.volume.remove_user(&user(&carol)).unwrap();
+    bob.volume.remove_user(&user(&dora)).unwrap();
+    same(&[&alice, &bob, &erin]);
+    erin.write("secret", b"new").unwrap();
+    same(&[&alice, &bob, &erin]);
+    assert_eq!(bob.read("secret").unwrap(), b"new");
+    let all = common::forge::commits(&alice, &erin);
+    let raw: Vec<_> = all.iter().map(|c| &c.raw).collect();
+    for removed in [&carol, &dora] {
+        common::forge::told(removed, &erin, &raw);
+        assert!(removed.read("secret").is_err(), "{}", removed.name);
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Write(usize, usize),
+    Make(usize, usize),
+    Move(usize, usize, usize),
+    Remove(usize, usize),
+    Expel(usize, usize),
+    Grant(usize, usize, usize),
+    Meet(usize, usize),
+}
+
+const PEOPLE: usize = 5;
+const FILES: usize = 5;
+
+fn step() -> impl Strategy<Value = Step> {
+    let (who, file) = (0..PEOPLE, 0..FILES);
+    prop_oneof![
+        6 => (who.clone(), file.clone()).prop_map(|(a, b)| Step::Write(a, b)),
+        2 => (who.clone(), file.clone()).prop_map(|(a, b)| Step::Make(a, b)),
+        4 => (who.clone(), file.clone(), file.clone()).prop_map(|(a, b, c)| Step::Move(a, b, c)),
+        3 => (who.clone(), file.clone()).prop_map(|(a, b)| Step::Remove(a, b)),
+        1 => (who.clone(), who.clone()).prop_map(|(a, b)| Step::Expel(a, b)),
+        2 => (who.clone(), who.clone(), 0..3usize).prop_map(|(a, b, c)| Step::Grant(a, b, c)),
+        5 => (who.clone(), who).prop_map(|(a, b)| Step::Meet(a, b)),
+    ]
+}
+
+fn path(file: usize) -> String {
+    if file < 3 { format!("n{file}") } else { format!("n0/n{file}") }
+}
+
+fn take_step(all: &[Replica], step: &Step) {
+    let done = match *step {
+        Step::Write(a, file) => all[a].write(&path(file), format!("{} {file}", all[a].name).as_bytes()),
+        Step::Make(a, file) => all[a].mkdir(&path(file)).map(|_| ()),
+        Step::Move(a, from, to) => all[a].rename(&path(from), &path(to)),
+        Step::Remove(a, file) => match all[a].remove(&path(file)) {
+            Err(Error::IsDirectory) => all[a].rmdir(&path(file)),
+            done => done,
+        },
+        Step::Expel(a, b) if a != b => all[a].volume.remove_user(&user(&all[b])),
+        Step::Grant(a, b, role) if a != b => {
+            all[a].volume.set_role(&user(&all[b]), [Role::Reader, Role::Writer, Role::Admin][role])
+        }
+        Step::Meet(a, b) if a != b => {
+            sync(&all[a], &all[b]);
+            Ok(())
+        }
+        _ => Ok(()),
+    };
+    // Whoever may not is told so; what is refused changes nothing.
+    drop(done);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 60, ..ProptestConfig::default() })]
+
+    /// Whatever people do, are made and are removed, whoever knows the same sees the same: in the order in which it came,
+    /// and all at once in another.
+    #[test]
+    fn what_is_known_decides_whatever_order_it_came_in(steps in proptest::collection::vec(step(), 1..60)) {
+        let (alice, others) = group([
+            ("bob", Role::Admin),
+            ("carol", Role::Admin),
+            ("dora", Role::Writer),
+            ("erin", Role::Writer),
+        ]);
+        let mut all = vec![alice];
+        all.extend(others);
+        steps.iter().for_each(|step| take_step(&all, step));
+        all.iter().for_each(|one| one.volume.commit_now().unwrap());
+        // Everything that anybody did reaches everybody, also by way of those who were removed.
+        let mut known = std::collections::BTreeMap::new();
+        for one in &all {
+            for commit in common::forge::commits(one, &all[0]) {
+                known.insert((commit.header.count, commit.hash), commit);
+            }
+        }
+        let raw: Vec<_> = known.values().map(|c| &c.raw).collect();
+        for (n, one) in all.iter().enumerate() {
+            let mut mine = raw.clone();
+            if n % 2 == 1 {
+                // Another causal order: by author, as far as causes allow, which waiting sees to.
+                mine.sort_by_key(|c| c.header.len());
+            }
+            common::forge::told(one, &all[(n + 1) % all.len()], &mine);
+        }
+        // (Whoever's removal turned out not to count lacks the key of the epoch that was made with it.)
+        let keys = |one: &Replica| one.volume.discovery_keys().len();
+        let is_there = |one: &&Replica| one.volume.own_role().is_some() && keys(one) == keys(&all[0]);
+        let there: Vec<&Replica> = all.iter().filter(is_there).collect();
+        for other in &there[1..] {
+            prop_assert_eq!(other.tree(), there[0].tree(), "{} and {}", other.name, there[0].name);
+            let kept = |r: &Replica| {
+                let kept = r.volume.quarantine().unwrap().into_iter();
+                kept.map(|one| (one.commit, one.changes.len())).collect::<Vec<_>>()
+            };
+            prop_assert_eq!(kept(other), kept(there[0]));
+        }
+        let before = there[0].tree();
+        let mut again = all.remove(0);
+        again.restart(70);
+        prop_assert_eq!(again.tree(), before.clone(), "after a restart");
+        again.salvage(71);
+        prop_assert_eq!(again.tree(), before, "built anew");
+    }
+}
