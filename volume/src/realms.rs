@@ -261,6 +261,14 @@ impl Core {
     pub(crate) fn reach(&mut self, ino: Ino) -> Result<Option<Readers>> {
         let row = self.row(ino)?;
         let Some(NodeRow::Node(node)) = row.as_deref() else { return Err(Error::NotFound) };
+        // Nearly everything is where all may look, and a file may have a great many names.
+        let first = self.first_shown(ino, node)?;
+        if let Some(shown) = first.as_ref().and_then(|link| link.shown.as_ref()) {
+            let directory = self.canonical(shown.parent)?;
+            if self.readers_of(directory)? == Readers::Members {
+                return Ok(Some(Readers::Members));
+            }
+        }
         let mut reach: Option<Readers> = None;
         for link in self.shown_links(ino, node)? {
             let Some(shown) = &link.shown else { continue };
