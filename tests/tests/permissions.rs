@@ -2,6 +2,8 @@
 //!
 //! The tests may run as root, whom the kernel lets do all: what is refused here is refused by p2pfs.
 
+#![allow(clippy::unwrap_used, reason = "whatever fails here fails the test")]
+
 use std::{
     fs::{self, OpenOptions, Permissions},
     io::{self, Write},
@@ -69,6 +71,8 @@ fn append(path: &Path) -> io::Result<()> {
     OpenOptions::new().append(true).open(path)?.write_all(b"more")
 }
 
+type Cell<'a> = (u32, &'a [&'a str], [&'a str; 4], [&'a str; 4]);
+
 /// What somebody may do with a file: read, append, set an attribute, change the mode.
 fn on_file(peer: &Peer, name: &str) -> [&'static str; 4] {
     let path = peer.at(name);
@@ -83,7 +87,7 @@ fn a_file_is_for_whom_mode_and_list_say() {
     let (read_named, write_named, none_named) = (format!("u:{bobs}:r"), format!("u:{bobs}:rw"), format!("u:{bobs}:-"));
     let (no, yes, never, reader) = ("EACCES", "yes", "EPERM", "EROFS");
     // Mode, list, then what bob and what carol may: read, append, attribute, mode.
-    let table: [(u32, &[&str], [&str; 4], [&str; 4]); 8] = [
+    let table: [Cell<'_>; 8] = [
         (0o600, &[], [no, no, no, no], [no, no, no, reader]),
         (0o640, &[], [yes, no, no, never], [yes, reader, reader, reader]),
         (0o644, &[], [yes, no, no, never], [yes, reader, reader, reader]),

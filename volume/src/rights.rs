@@ -253,7 +253,8 @@ mod tests {
         let good = Rights { owner: user(1), members: 0, named: [(user(2), READ), (user(3), ALL)].into() };
         assert!(agrees(&head(&good)));
         assert!(agrees(&head(&Rights::members(user(1)))));
-        let bad: [(&str, fn(&mut AccessHead)); 8] = [
+        type Spoil = fn(&mut AccessHead);
+        let bad: [(&str, Spoil); 8] = [
             ("realm", |h| h.realm = RealmId::MEMBERS),
             ("order", |h| h.grants.reverse()),
             ("twice", |h| h.grants[1] = h.grants[0]),
