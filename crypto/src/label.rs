@@ -85,6 +85,8 @@ labels! {
     EpochCommitment = "epoch commitment",
     /// A user's id.
     UserIdHash = "user id",
+    /// A realm's id: who reads.
+    RealmIdHash = "realm id",
     /// A node's or link's id.
     NodeIdHash = "node id",
     /// A volume's id.

@@ -8,10 +8,12 @@ use peer_net::registry_address::RegistryAddress;
 
 use crate::duration;
 
+mod access;
 mod agreed;
 mod keys;
 mod members;
 
+pub(crate) use access::{Access, Allow, Chown};
 pub(crate) use agreed::{Config, Named, Snapshot, SnapshotDeed};
 pub(crate) use keys::{ExportKey, Fingerprint, ImportKey, Invitations, InvitationsDeed, Key, KeyDeed, KeyPassphrase};
 pub(crate) use members::{Grant, Kept, Quarantine, QuarantineDeed, Revoke};
@@ -83,6 +85,12 @@ pub(crate) enum Command {
     History(History),
     /// Show what changed between two versions of a text
     Diff(Diff),
+    /// Tell who may read and write a file or folder, and why
+    Access(Access),
+    /// Let one member read or write a file or folder, whatever the others may
+    Allow(Allow),
+    /// Give a file or folder to another member
+    Chown(Chown),
     /// Print a completion script for a shell
     Completions(Completions),
 }

@@ -8,6 +8,7 @@ use crate::{
     home::Home,
 };
 
+mod access;
 mod config;
 mod conflicts;
 mod diff;
@@ -64,6 +65,9 @@ pub(crate) fn run(command: Command) -> Outcome<()> {
         Command::Snapshot(args) => snapshot::run(&home, args),
         Command::History(args) => history::run(&home, &args),
         Command::Diff(args) => diff::run(&home, &args),
+        Command::Access(args) => access::show(&home, &args),
+        Command::Allow(args) => access::allow(&home, &args),
+        Command::Chown(args) => access::chown(&home, &args),
         Command::Completions(_) => Ok(()),
     }
 }

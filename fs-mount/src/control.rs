@@ -3,6 +3,7 @@
 //! The client sends one line of JSON, the daemon answers with lines of JSON: any number of progress lines, then one
 //! reply. Both ends are one program of one version, so this is no format that others rely on.
 
+pub(crate) mod access;
 pub(crate) mod agreed;
 pub(crate) mod client;
 pub(crate) mod conflicts;

@@ -203,6 +203,7 @@ fn answer_here(open: &OpenVolume, request: &Request) -> Outcome<Reply> {
         Request::Members(asked) => members::answer(volume, asked).map(Reply::Members),
         Request::Conflicts { within } => conflicts::list(volume, within).map(Reply::Conflicts),
         Request::Hello
+        | Request::Access(_)
         | Request::Wait { .. }
         | Request::Resolve { .. }
         | Request::Verify { .. }

@@ -27,6 +27,9 @@ pub(crate) struct Status {
     /// Names beside which something shows.
     pub(crate) conflicts: u64,
     pub(crate) nodes: u64,
+    /// Folders below which permissions are still to follow theirs.
+    #[serde(default)]
+    pub(crate) following: usize,
     /// Nothing more is stored until there is room.
     pub(crate) disk_full: bool,
     pub(crate) peers_connected: usize,
@@ -256,6 +259,7 @@ pub(crate) fn status(volume: &Volume, profile: &Profile) -> Status {
         wanted_bytes: status.wanted_bytes,
         conflicts: status.conflicts,
         nodes: status.nodes,
+        following: volume.unaligned().unwrap_or_default(),
         disk_full: status.disk_full,
         peers_connected: 0,
         peers_known: devices.iter().filter(|d| !d.me).count(),

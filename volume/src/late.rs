@@ -14,7 +14,7 @@ use crypto::{DeviceId, Label};
 use crate::{
     Changed,
     agreed::SettingValue,
-    apply::{access_value, content_value, decode},
+    apply::{content_value, decode},
     commit::{ChangeKind, ContentBody, Head, MetaBody, RawChange, SettingBody, XattrBody},
     core::Core,
     error::{Error, Result},
@@ -104,6 +104,7 @@ impl Core {
         let key = [LATE, &dot.key()[..]].concat();
         let device = self.branch_of(dot)?.device;
         self.snapshots = None;
+        self.late_access = None;
         if late {
             log::warn!("commit {dot} of device {} was made apart from its removal: taken back", device.short());
             self.store.put(&mut self.overlay.batch, Space::Meta, key, &[]);
@@ -304,13 +305,9 @@ impl Core {
         if live == old {
             return Ok(());
         }
-        let whose = node.clone();
-        node.access = self.values_of_register(&node.access, &live, |core, at, raw, head| {
-            access_value(core, &whose, at, raw, &head)
-        })?;
-        self.put_node(ino, node);
-        self.changed(Changed::Attributes(ino));
-        Ok(())
+        let (whose, before) = (node.clone(), self.let_in_by(&node));
+        node.access = self.values_of_register(&node.access, &live, |core, at, _, _| core.told_access(&whose, at))?;
+        self.access_changed(ino, node, before)
     }
 
     fn reconsider_meta(&mut self, ino: Ino, at: ValueRef) -> Result<()> {
@@ -451,9 +448,11 @@ impl Core {
         at: ValueRef,
         raw: &RawChange,
     ) -> Result<Option<T>> {
-        match node.key(generation) {
-            Some(key) => self.open_stored(at, &key.derive(Label::BodyKey), raw),
-            None => Ok(None),
+        for key in node.keys_of(generation).rev() {
+            if let Some(body) = self.open_stored(at, &key.derive(Label::BodyKey), raw)? {
+                return Ok(Some(body));
+            }
         }
+        Ok(None)
     }
 }

@@ -32,9 +32,11 @@ pub mod store;
 pub mod content;
 
 // The merged state.
+mod access;
 mod acl;
 mod agreed;
 mod ahead;
+mod align;
 mod apply;
 mod conflicts;
 mod core;
@@ -43,10 +45,14 @@ mod epochs;
 mod history;
 mod holders;
 mod invitations;
+mod judge;
 mod late;
 mod namespace;
 mod own_devices;
+mod realms;
 mod record;
+mod reveal;
+mod rights;
 mod row;
 mod spilled;
 mod tree;
@@ -79,6 +85,7 @@ pub mod fuzzing;
 #[cfg(test)]
 mod vectors;
 
+pub use access::{AccessReport, UserAccess};
 pub use conflicts::{Conflict, ConflictVersion, Conflicts, Keep};
 pub use content::{BlockHash, BlockStore};
 pub use error::{Error, Result};

@@ -18,8 +18,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     commit::encode,
+    id::RealmId,
     invitations::WithdrawnRow,
     own_devices::{DeviceInviteRow, SecretRow, UserKeysRow},
+    realms::NarrowEpochs,
     time::Timestamp,
     version::ValueRef,
 };
@@ -308,7 +310,7 @@ pub(crate) struct DeviceRow {
     pub removed: bool,
 }
 
-/// An epoch of the root realm.
+/// An epoch of a realm.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct EpochRow {
     pub id: EpochId,
@@ -319,6 +321,15 @@ pub(crate) struct EpochRow {
     /// Whom its key is sealed to: the first bytes of their ids, in order. Not said of the first epoch.
     #[serde(default)]
     pub given: Vec<u32>,
+    #[serde(default = "members")]
+    pub realm: RealmId,
+    /// Who made it; not told of those of the members.
+    #[serde(default)]
+    pub by: Option<UserId>,
+}
+
+fn members() -> RealmId {
+    RealmId::MEMBERS
 }
 
 impl EpochRow {
@@ -383,7 +394,11 @@ impl InviteRow {
 pub(crate) struct Members {
     pub users: BTreeMap<UserId, UserRow>,
     pub devices: BTreeMap<DeviceId, DeviceRow>,
+    /// Those of the members.
     pub epochs: Vec<EpochRow>,
+    /// Those of narrower realms.
+    pub narrow: NarrowEpochs,
+    numbers: Numbers,
     pub invites: BTreeMap<PublicKey, InviteRow>,
     pub user_keys: BTreeMap<UserId, UserKeysRow>,
     pub device_invites: BTreeMap<PublicKey, DeviceInviteRow>,
@@ -444,7 +459,11 @@ impl Members {
         match row {
             MemberRow::User(row) => {
                 self.changed |= !row.standings.is_empty();
-                self.users.insert(row.public.id(), row);
+                let id = row.public.id();
+                let before = self.users.insert(id, row);
+                if before.is_none_or(|before| before.count != self.users[&id].count) {
+                    self.numbers.admit(id, &self.users);
+                }
             }
             MemberRow::Device(row) => {
                 self.changed |= !row.expelled.is_empty();
@@ -456,8 +475,12 @@ impl Members {
             }
             MemberRow::Epoch(row) => {
                 self.epochs.retain(|e| e.id != row.id);
-                self.epochs.push(row);
-                self.epochs.sort_by_key(|e| (e.count, e.id));
+                if row.realm == RealmId::MEMBERS {
+                    self.epochs.push(row);
+                    self.epochs.sort_by_key(|e| (e.count, e.id));
+                } else {
+                    self.narrow.put(row);
+                }
             }
             MemberRow::Invite(row) => {
                 self.invites.insert(row.ticket, row);
@@ -521,6 +544,21 @@ impl Members {
         if taken { format!("{}~{}", row.name, &user.to_string()[..4]) } else { row.name.clone() }
     }
 
+    /// A user's number on mounts.
+    pub(crate) fn number_of(&self, user: &UserId) -> u32 {
+        self.numbers.of_user.get(user).copied().unwrap_or_else(|| user_number(user))
+    }
+
+    /// The user with a number on mounts.
+    pub(crate) fn user_with(&self, number: u32) -> Option<UserId> {
+        self.numbers.users.get(&number).copied()
+    }
+
+    /// The user of a name as it is shown.
+    pub(crate) fn user_named(&self, name: &str) -> Option<UserId> {
+        self.users.keys().find(|user| self.shown_name(user) == name).copied()
+    }
+
     /// The users as listed, by name.
     pub(crate) fn list(&self, me: &UserId) -> Vec<Member> {
         let mut members: Vec<Member> = self
@@ -531,7 +569,7 @@ impl Members {
                 user: *id,
                 name: self.shown_name(id),
                 role: row.role,
-                number: user_number(id),
+                number: self.number_of(id),
                 devices: self.devices.values().filter(|d| d.user == *id && !d.removed).map(|d| d.public.id).collect(),
                 me: id == me,
             })
@@ -541,10 +579,46 @@ impl Members {
     }
 }
 
-/// A user's number on mounts: above all that systems give out, from the id, so that it is the same everywhere.
-pub(crate) fn user_number(user: &UserId) -> u32 {
+/// Above all numbers that systems give out.
+const NUMBERS: u32 = 0x1000_0000;
+const NUMBER_BITS: u32 = 0x00FF_FFFF;
+
+/// The number on mounts that a user has unless somebody admitted earlier has it: from the id, so that it is the same
+/// everywhere.
+fn user_number(user: &UserId) -> u32 {
     let [a, b, c, ..] = *user.as_bytes();
-    0x1000_0000 | u32::from_le_bytes([a, b, c, 0])
+    NUMBERS | u32::from_le_bytes([a, b, c, 0])
+}
+
+/// The users' numbers on mounts. Of two with one number the one who was admitted later has the next free one.
+#[derive(Clone, Debug, Default)]
+struct Numbers {
+    of_user: BTreeMap<UserId, u32>,
+    users: BTreeMap<u32, UserId>,
+    /// Somebody has not the number that the id says: then the order of all decides, each time.
+    taken: bool,
+}
+
+impl Numbers {
+    /// Numbers a user who came, or whose admission is another one now.
+    fn admit(&mut self, user: UserId, all: &BTreeMap<UserId, UserRow>) {
+        let number = user_number(&user);
+        if !self.taken && *self.users.entry(number).or_insert(user) == user {
+            self.of_user.insert(user, number);
+            return;
+        }
+        *self = Self { taken: true, ..Self::default() };
+        let mut users: Vec<(u64, UserId)> = all.iter().map(|(user, row)| (row.count, *user)).collect();
+        users.sort_unstable();
+        for (_, user) in users {
+            let mut number = user_number(&user);
+            while self.users.contains_key(&number) {
+                number = NUMBERS | (number.wrapping_add(1) & NUMBER_BITS);
+            }
+            self.users.insert(number, user);
+            self.of_user.insert(user, number);
+        }
+    }
 }
 
 /// The id of an epoch: a commitment to its key.
@@ -563,6 +637,35 @@ mod tests {
         }
         for bad in ["", "1a", "Alice", "a b", "a/b", "é", "-a", "a\n", &"x".repeat(33)] {
             assert!(check_user_name(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn no_two_users_have_one_number() {
+        let user = |n: u8, last: u8| {
+            let mut id = [0; 32];
+            (id[0], id[1], id[2], id[31]) = (n, 0xff, 0xff, last);
+            UserId::from_bytes(id)
+        };
+        let row = |count| {
+            let public = UserKeys::generate(&crypto::SeededEntropy::new(count)).public();
+            let at = ValueRef { dot: crate::version::Dot { branch: crate::version::BranchNo(0), seq: 1 }, index: 0 };
+            let (standings, removed) = (Vec::new(), false);
+            UserRow { public, name: String::new(), role: Role::Writer, granted: at, count, standings, removed }
+        };
+        // Three of one number, of which the first come wraps around; one who has the number behind it.
+        let users = [(user(0xfe, 1), 5), (user(0xfe, 2), 3), (user(0xfe, 3), 4), (user(0xff, 1), 9)];
+        let numbered = |order: [usize; 4]| {
+            let (mut numbers, mut all) = (Numbers::default(), BTreeMap::new());
+            for (user, count) in order.map(|i| users[i]) {
+                all.insert(user, row(count));
+                numbers.admit(user, &all);
+            }
+            users.map(|(user, _)| numbers.of_user[&user])
+        };
+        let expected = [0x1000_0000, 0x10ff_fffe, 0x10ff_ffff, 0x1000_0001];
+        for order in [[0, 1, 2, 3], [3, 2, 1, 0], [1, 3, 0, 2], [2, 0, 3, 1]] {
+            assert_eq!(numbered(order), expected, "{order:?}");
         }
     }
 

@@ -55,7 +55,9 @@ impl Core {
     pub(crate) fn look_at_epoch(&mut self) -> Result<()> {
         let mut rows = self.members.epochs.clone();
         for fresh in &self.overlay.members {
-            if let MemberRow::Epoch(row) = fresh {
+            if let MemberRow::Epoch(row) = fresh
+                && row.realm == RealmId::MEMBERS
+            {
                 rows.retain(|known| known.id != row.id);
                 rows.push(row.clone());
             }
@@ -140,7 +142,8 @@ impl Core {
         carried: &[u8],
     ) -> Result<()> {
         let key = self.unseal_epoch(&epoch, sealed).or_else(|| self.epoch_key(&epoch));
-        let mut row = EpochRow { id: epoch, at, count, key: key.clone(), given: Vec::new() };
+        let mut row =
+            EpochRow { id: epoch, at, count, key: key.clone(), given: Vec::new(), realm: RealmId::MEMBERS, by: None };
         row.give(sealed);
         // Somebody may tell of one that another made: it is as old as the first who did.
         let known = self.members.epochs.iter().find(|known| known.id == epoch && known.at.dot.seq > 0).cloned();
@@ -162,7 +165,9 @@ impl Core {
     pub(crate) fn apply_keys(&mut self, sealed: &[SealedKey]) {
         let mut rows = self.members.epochs.clone();
         for fresh in &self.overlay.members {
-            if let MemberRow::Epoch(row) = fresh {
+            if let MemberRow::Epoch(row) = fresh
+                && row.realm == RealmId::MEMBERS
+            {
                 rows.retain(|known| known.id != row.id);
                 rows.push(row.clone());
             }

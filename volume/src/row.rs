@@ -11,6 +11,7 @@ use crate::{
     content::BlockHash,
     id::{LinkId, NodeId, RealmId},
     node::{Ino, NodeKind},
+    rights,
     spilled::{self, Spilled},
     time::Timestamp,
     tree::is_placed,
@@ -41,6 +42,23 @@ pub(crate) struct Access {
     pub gid: u32,
     pub acl: ByteBuf,
     pub default_acl: ByteBuf,
+    /// What came of its sealed part, which is all from `mode` on.
+    #[serde(default)]
+    pub opened: Opened,
+}
+
+/// What came of the sealed part of an access value.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Opened {
+    #[default]
+    #[serde(rename = "o")]
+    Yes,
+    /// The key isn't known here.
+    #[serde(rename = "s")]
+    Sealed,
+    /// It doesn't decode.
+    #[serde(rename = "d")]
+    Damaged,
 }
 
 /// Times set by hand.
@@ -169,13 +187,36 @@ pub(crate) struct Node {
 }
 
 impl Node {
-    pub(crate) fn key(&self, generation: u32) -> Option<&DerivingKey> {
-        self.keys.iter().find(|(g, _)| *g == generation).map(|(_, key)| key)
+    /// The keys of a generation: two, if its node was narrowed apart.
+    pub(crate) fn keys_of(&self, generation: u32) -> impl DoubleEndedIterator<Item = &DerivingKey> {
+        self.keys.iter().filter(move |(g, _)| *g == generation).map(|(_, key)| key)
+    }
+
+    /// The access value that shows, as far as it is known. (Rows of earlier versions have none where it doesn't decode.)
+    pub(crate) fn shown_access(&self) -> Option<&Access> {
+        self.access.last().and_then(|value| value.value.as_ref())
+    }
+
+    /// Whose it is now.
+    pub(crate) fn owner_now(&self) -> UserId {
+        self.shown_access().map_or(self.owner, |access| access.owner)
+    }
+
+    /// What a user may: what all live access values let them.
+    pub(crate) fn rights_of(&self, user: &UserId) -> u8 {
+        let values = self.access.iter().filter_map(|value| value.value.as_ref());
+        values.fold(rights::ALL, |left, a| left & rights::bits_of(&a.owner, a.judged_mode, &a.grants, user))
+    }
+
+    /// Whether this user can't read it.
+    pub(crate) fn is_sealed_to(&self, user: &UserId) -> bool {
+        self.shown_access().is_some_and(|access| access.opened == Opened::Sealed)
+            || self.rights_of(user) & rights::READ == 0
     }
 
     /// The tag of an extended attribute's name: under the key that the node was born with.
     pub(crate) fn xattr_tag(&self, name: &[u8]) -> Option<NodeId> {
-        let (_, first) = self.keys.first()?;
+        let first = self.keys_of(1).next()?;
         Some(NodeId::from_bytes(crypto::keyed_tag(first.key(), Label::LinkTag, name)))
     }
 

@@ -353,11 +353,12 @@ impl Core {
         }
         let count = self.count_of(at)?;
         let Some(parent) = self.ino_of_node(&parent)? else { return Ok(None) };
-        let key = self.with_node(parent, |n| n.key(generation).map(|k| k.derive(Label::NameKey)))?;
-        let body: Option<PlaceBody> = match key {
-            Some(key) => self.open_stored(at, &key, &raw)?,
-            None => None,
-        };
+        let keys: Vec<_> =
+            self.with_node(parent, |n| n.keys_of(generation).rev().map(|key| key.derive(Label::NameKey)).collect())?;
+        let mut body: Option<PlaceBody> = None;
+        for key in &keys {
+            body = body.map_or_else(|| self.open_stored(at, key, &raw), |body| Ok(Some(body)))?;
+        }
         let name = match body.map(|b| b.name).filter(|n| is_name(n)) {
             Some(name) => name,
             None => format!("~{}", self.id_of_link(link, &child, at, &raw)?).into_bytes(),

@@ -553,6 +553,7 @@ fn node() -> Node {
             gid: 0,
             acl: Vec::new().into(),
             default_acl: Vec::new().into(),
+            opened: crate::row::Opened::Yes,
         }),
         meta: value(Meta { mtime: Some(TIME), atime: TIME }),
         xattrs: vec![Arc::new(Xattr { tag: NODE, name: b"user.a".to_vec(), values: value(XattrValue::Removed) })],
@@ -658,7 +659,15 @@ fn rows() {
         ),
         member(
             "row_epoch",
-            MemberRow::Epoch(EpochRow { id: EPOCH, at: AT, count: 1, key: Some(KEY.into()), given: vec![7] }),
+            MemberRow::Epoch(EpochRow {
+                id: EPOCH,
+                at: AT,
+                count: 1,
+                key: Some(KEY.into()),
+                given: vec![7],
+                realm: RealmId::MEMBERS,
+                by: None,
+            }),
         ),
         member("row_invitation", MemberRow::Invite(invitation.clone())),
         member(

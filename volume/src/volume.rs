@@ -15,6 +15,7 @@ use dashmap::DashMap;
 use parking_lot::{Condvar, Mutex, RwLock};
 
 use crate::{
+    acl::Acl,
     anchor,
     archive::{self, Archive},
     commit::{AccessBody, BirthBody, ChangeKind, MemberBody, SealedKey},
@@ -30,6 +31,7 @@ use crate::{
         seal_user_key,
     },
     node::{Attributes, Caller, DirEntry, Ino, NewNode, NodeKind, RenameMode, SetXattr, Statistics},
+    rights::Rights,
     sealed_store::SealedStore,
     space::{SpaceGuard, disk},
     store::{Batch, Space, Store},
@@ -137,6 +139,8 @@ pub(crate) struct Inner {
     pub next_handle: AtomicU64,
     pub dirty_files: Mutex<BTreeMap<Ino, Duration>>,
     pub dirty_bytes: AtomicUsize,
+    /// As the core has it.
+    pub rekeyed: Arc<AtomicU64>,
     pub fetch: SharedFetch,
     pub sessions: Mutex<BTreeMap<PeerNo, Arc<SessionShared>>>,
     pub next_peer: AtomicU64,
@@ -202,7 +206,7 @@ impl std::fmt::Debug for Volume {
 impl Volume {
     fn assemble(core: Core, blocks: Blocks, outside: Outside) -> Self {
         let Outside { clock, archive, directory } = outside;
-        let (store, undo) = (core.store.clone(), core.undo.clone());
+        let (store, undo, rekeyed) = (core.store.clone(), core.undo.clone(), core.rekeyed.clone());
         // Whoever opens or makes a volume has synced it.
         let synced_arrival = AtomicU64::new(core.next_arrival - 1);
         let inner = Inner {
@@ -217,6 +221,7 @@ impl Volume {
             next_handle: AtomicU64::new(1),
             dirty_files: Mutex::default(),
             dirty_bytes: AtomicUsize::new(0),
+            rekeyed,
             sessions: Mutex::default(),
             next_peer: AtomicU64::new(1),
             waiting: Mutex::default(),
@@ -537,7 +542,10 @@ impl Volume {
     /// # Errors
     /// [`Error::NoAttribute`].
     pub fn get_xattr(&self, ino: Ino, name: &[u8]) -> Result<Vec<u8>> {
-        self.reading(ino, |core, ino, _| core.get_xattr(ino, name))
+        self.reading(ino, |core, ino, _| {
+            let value = core.get_xattr(ino, name)?;
+            Ok(core.local_list(name, &value))
+        })
     }
 
     /// Sets an extended attribute.
@@ -546,7 +554,10 @@ impl Volume {
     /// [`Error::Exists`] and [`Error::NoAttribute`] as `how` demands, [`Error::Range`], [`Error::TooBig`].
     pub fn set_xattr(&self, ino: Ino, name: &[u8], value: &[u8], how: SetXattr, who: &Caller) -> Result<()> {
         history::check_present(&[ino])?;
-        self.local(&[], |core| core.set_xattr(ino, name, Some(value), how, who))
+        self.local(&[], |core| {
+            let value = core.local_list(name, value);
+            core.set_xattr(ino, name, Some(&value), how, who)
+        })
     }
 
     /// The names of a node's extended attributes.
@@ -642,7 +653,8 @@ impl Volume {
         let result = if self.has_unsent() { self.send_pending() } else { Ok(()) };
         let Err(e) = result else {
             // When everybody has been answered and told. New calls come before the rest of a long way.
-            return if self.archive_some() { Some(self.inner.clock.monotonic()) } else { due };
+            let more = self.archive_some() | self.align_some();
+            return if more { Some(self.inner.clock.monotonic()) } else { due };
         };
         log::error!("the pending commit could not be stored: {e}");
         // Tried again in a second, or with the next call.
@@ -967,6 +979,9 @@ impl Core {
                 at,
                 count: 0,
                 key: Some(key.into()),
+                // As long as nothing else is said.
+                realm: crate::id::RealmId::MEMBERS,
+                by: None,
                 given: Vec::new(),
             }));
         }
@@ -992,9 +1007,11 @@ impl Core {
         self.emit::<MemberBody>(kind, &[], None)?;
         let body = MemberBody { name: name.to_owned() };
         self.emit(ChangeKind::Name {}, &[], Some((&key.derive(Label::BodyKey, b""), &body)))?;
-        let access =
-            AccessBody { time: self.now(), mode: 0o755, uid: 0, gid: 0, acl: Vec::new(), default_acl: Vec::new() };
-        self.bear(NodeKind::Directory, BirthBody { access, rdev: 0, target: Vec::new() })?;
+        // What one member makes the others may change, as people expect of a shared folder.
+        let default_acl = Acl::of_mode(0o775).encode();
+        let access = AccessBody { time: self.now(), mode: 0o775, uid: 0, gid: 0, acl: Vec::new(), default_acl };
+        let rights = Rights::members(self.my_id);
+        self.bear(NodeKind::Directory, BirthBody { access, rdev: 0, target: Vec::new() }, &rights)?;
         Ok(())
     }
 }

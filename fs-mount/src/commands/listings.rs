@@ -45,6 +45,10 @@ fn screen(status: &Status) -> Vec<String> {
     if status.disk_full {
         lines.push("disk        full: nothing is stored until there is room".to_owned());
     }
+    if status.following > 0 {
+        let folders = count(status.following as u64, "folder");
+        lines.push(format!("following   permissions below {folders} are still to follow theirs"));
+    }
     if status.conflicts > 0 {
         lines.push(format!("conflicts   {}: `p2pfs conflicts` tells of them", count(status.conflicts, "name")));
     }

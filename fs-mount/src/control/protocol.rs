@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 pub(crate) use super::request::Request;
 use super::{
+    access::Told,
     agreed::Agreed,
     conflicts::Conflicts,
     invitations::{ExportedKey, Open},
@@ -66,6 +67,7 @@ pub(crate) enum Reply {
     Reclaimed(upkeep::Done),
     Conflicts(Conflicts),
     Agreed(Agreed),
+    Access(Told),
     Members(Members),
     AsOf(AsOf),
     Restored(Box<Restored>),

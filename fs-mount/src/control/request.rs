@@ -124,6 +124,8 @@ pub(crate) enum Request {
     Reclaim,
     /// Settings and snapshots.
     Agreed(AboutAgreed),
+    /// Who may use what.
+    Access(AboutAccess),
     /// Roles, removals, and what is kept aside.
     Members(AboutMembers),
     /// Which state of a path is to be restored.
@@ -146,6 +148,15 @@ pub(crate) enum Request {
     },
     /// Answered when the mount is gone and the volume is closed.
     Unmount,
+}
+
+/// What is asked about who may use what is at a path.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub(crate) enum AboutAccess {
+    Show { path: Names },
+    Allow { path: Names, user: String, read: bool, write: bool },
+    Give { path: Names, user: String },
 }
 
 /// What is asked of settings and snapshots.

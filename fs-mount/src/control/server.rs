@@ -23,7 +23,7 @@ use tokio::{
 use volume::BlockHash;
 
 use super::{
-    agreed,
+    access, agreed,
     conflicts::{self, Choice},
     invitations, members,
     protocol::{Hello, Line, Progress, REQUEST_LIMIT, Reply, Request},
@@ -203,6 +203,15 @@ async fn answer(shared: &Arc<Shared>, request: Request, writer: &mut OwnedWriteH
         Request::Resolve { path, keep } => resolve(shared, path.0, keep).await,
         Request::Agreed(asked) => {
             blocking(move || agreed::answer(&with_volume.volume, &asked)).await.map(Reply::Agreed)
+        }
+        Request::Access(asked) => {
+            let told = blocking(move || {
+                let told = access::answer(&with_volume.volume, &asked);
+                with_volume.wait_until_told(Instant::now() + TOLD_TIME);
+                told
+            })
+            .await;
+            told.map(Reply::Access)
         }
         Request::Members(asked) => {
             let answered = blocking(move || {

@@ -161,6 +161,22 @@ fn author(admissions: &[Admission], past: &Past, device: DeviceId) -> Option<(Us
     seen().filter(|a| a.user == user).min_by_key(|a| a.rank).map(|a| (user, a.role))
 }
 
+/// Whether a commit makes its author the owner of what is somebody else's. (Nobody gives anything away in any story yet.)
+fn takes(commit: &Commit, author: UserId, known: &[Change<'_>]) -> bool {
+    let owner = |of: NodeId| {
+        known.iter().find_map(|change| match &change.head.kind {
+            ChangeKind::Birth { access, .. } if change.born() == of => Some(access.owner),
+            _ => None,
+        })
+    };
+    commit.heads.iter().any(|head| match &head.kind {
+        ChangeKind::Access { node, access } => {
+            owner(*node).is_some_and(|owner| owner != author && access.owner != owner)
+        }
+        _ => false,
+    })
+}
+
 impl<'a> History<'a> {
     /// Opens them with the keys of the user who founded the volume.
     pub fn new(commits: impl IntoIterator<Item = &'a Commit>, founder: &UserKeys) -> Self {
@@ -202,7 +218,9 @@ impl<'a> History<'a> {
                         true => may_change_members(&seen, header.device, at, &past, head),
                         false if is_of_own_devices(head) => seen.is_at_least(header.device, at, Role::Reader, &past),
                         false => writes(),
-                    });
+                    })
+                    && (seen.is_at_least(header.device, at, Role::Admin, &past)
+                        || author.is_some_and(|(user, _)| !takes(commit, user, &changes)));
             for (i, (head, raw)) in commit.heads.iter().zip(&commit.raw.changes).enumerate() {
                 let change = Change { commit, index: i as u32, head, raw, made: None }.makes();
                 if counts && let Some(says) = says(head) {
@@ -270,8 +288,10 @@ impl<'a> History<'a> {
         let (mut births, mut node_keys) = (BTreeMap::<_, Vec<Change<'a>>>::new(), BTreeMap::new());
         for change in &changes {
             if let ChangeKind::Birth { access, .. } = &change.head.kind {
-                let epoch = epochs.iter().find(|(id, _)| *id == access.epoch).expect("an epoch of the founder's");
-                node_keys.insert(change.born(), node_key(&epoch.1, access));
+                // (What is for others alone is sealed under none of the founder's.)
+                if let Some(epoch) = epochs.iter().find(|(id, _)| *id == access.epoch) {
+                    node_keys.insert(change.born(), node_key(&epoch.1, access));
+                }
                 births.entry(change.born()).or_default().push(*change);
             }
         }
@@ -438,6 +458,11 @@ impl<'a> History<'a> {
     /// word.
     pub fn births(&self) -> &BTreeMap<NodeId, Vec<Change<'a>>> {
         &self.births
+    }
+
+    /// Whether the key of a node is for all members.
+    pub fn has_key(&self, node: NodeId) -> bool {
+        self.node_keys.contains_key(&node)
     }
 
     /// The key of a node.

@@ -109,10 +109,12 @@ impl<'a> History<'a> {
                     .or(breaks(!placed, "a directory without a place"))
             }
             ChangeKind::Access { node, access } => match self.birth(change, *node).map(|c| &c.head.kind) {
-                Some(ChangeKind::Birth { access: first, .. }) => {
-                    let gives = access.owner != first.owner || access.realm != RealmId::MEMBERS;
-                    breaks(gives || !access.grants.is_empty(), "an access value that gives away")
+                Some(ChangeKind::Birth { .. }) => {
+                    // Nothing is narrower than for all members in any story yet.
+                    let narrow = (access.realm, access.mode) != (RealmId::MEMBERS, 0o660) || !access.grants.is_empty();
+                    breaks(narrow, "an access value for others")
                         .or(breaks(access.generation != 1, "an access value of another generation"))
+                        .or(breaks(change.supersedes().next().is_none(), "an access value that supersedes none"))
                 }
                 _ => Some("access of a node not seen"),
             },
