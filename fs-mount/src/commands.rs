@@ -12,10 +12,13 @@ mod access;
 mod config;
 mod conflicts;
 mod diff;
+mod fingerprint;
 mod history;
 mod init;
+mod invitations;
 mod invite;
 mod join;
+mod key;
 mod listings;
 mod members;
 mod mount;
@@ -39,11 +42,14 @@ pub(crate) fn run(command: Command) -> Outcome<()> {
         Command::Mount(args) => mount::run(&home, args),
         Command::Unmount(args) => unmount::run(&home, &args),
         Command::Invite(args) => invite::run(&home, &args),
+        Command::Invitations(args) => invitations::run(&home, args),
         Command::Join(args) => join::run(&home, args),
         Command::Status(args) => listings::status(&home, &args),
         Command::Peers(args) => listings::peers(&home, &args),
         Command::Users(args) => listings::users(&home, &args),
         Command::Devices(args) => listings::devices(&home, &args),
+        Command::Fingerprint(args) => fingerprint::run(&home, &args),
+        Command::Key(args) => key::run(&home, args),
         Command::Grant(args) => members::grant(&home, args),
         Command::Revoke(args) => members::revoke(&home, args),
         Command::Quarantine(args) => members::quarantine(&home, args),

@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, time::Duration};
 
-use crypto::DeviceId;
+use crypto::{DeviceId, Fingerprint};
 use fs_mount::driver::Wait;
 use serde::{Deserialize, Serialize};
 use volume::{DeviceInfo, Volume, time::Timestamp};
@@ -148,6 +148,8 @@ pub(crate) struct User {
     pub(crate) id: String,
     pub(crate) devices: Vec<String>,
     pub(crate) me: bool,
+    /// Digits by which people compare keys.
+    pub(crate) fingerprint: String,
 }
 
 /// One line of `p2pfs devices`.
@@ -161,6 +163,10 @@ pub(crate) struct Device {
     /// Since when it goes on from an older copy of its store, by its own clock.
     #[serde(default)]
     pub(crate) restored: Option<String>,
+    /// Whose it is, by id.
+    pub(crate) user: String,
+    /// Digits by which people compare keys.
+    pub(crate) fingerprint: String,
 }
 
 /// One line of `p2pfs volumes`.
@@ -344,6 +350,7 @@ pub(crate) fn users(volume: &Volume) -> Vec<User> {
             id: m.user.to_string(),
             devices: m.devices.iter().map(ToString::to_string).collect(),
             me: m.me,
+            fingerprint: Fingerprint::of_user(&m.user).to_string(),
         })
         .collect()
 }
@@ -360,6 +367,8 @@ pub(crate) fn devices(volume: &Volume) -> Vec<Device> {
             admitted: moment(d.admitted),
             me: d.me,
             restored: d.restored.map(moment),
+            user: d.user.to_string(),
+            fingerprint: Fingerprint::of_device(&d.id).to_string(),
         })
         .collect()
 }

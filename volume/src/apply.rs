@@ -21,9 +21,10 @@ use crate::{
     core::{Core, RESTORED_LOG},
     error::{Error, Result},
     id::{Birthplace, CommitHash, LinkId, NodeId, RealmId},
-    member::{DeviceRow, InviteRow, MemberRow, Role, UserRow, epoch_id, verify_certificate},
+    member::{DeviceRow, InviteRow, MemberRow, Role, UserRow, verify_certificate},
     namespace::XATTR_NAME_MAX,
     node::{Ino, NAME_MAX, NodeKind, TARGET_MAX},
+    own_devices::{Admitted, is_of_own_devices},
     realms::unwrap_node_keys,
     rights::agrees,
     row::{Access, ContentValue, Link, Meta, Node, Opened, Place, Value, Xattr, XattrValue},
@@ -289,13 +290,15 @@ impl Core {
                 ChangeKind::Standing { .. } | ChangeKind::Expel { .. } => {
                     self.forbids_standing(user, device, dot, &head.kind)?
                 }
+                // Everybody but keepers has their own devices in hand.
+                _ if is_of_own_devices(&head.kind) => role.is_none_or(|role| role < Role::Reader),
                 _ => role.is_none_or(|role| !role.may_write()),
             };
             if forbidden {
                 return Ok(true);
             }
         }
-        Ok(false)
+        self.admits_withdrawn(dot, heads)
     }
 
     /// Works out what follows from a commit that was stored: whether it is late, and what it makes late.
@@ -306,6 +309,7 @@ impl Core {
                 ChangeKind::Standing { .. }
                     | ChangeKind::Expel { .. }
                     | ChangeKind::Grant { .. }
+                    | ChangeKind::Device { .. }
                     | ChangeKind::Epoch { .. }
                     | ChangeKind::Keys { .. }
             )
@@ -315,7 +319,27 @@ impl Core {
             return Ok(());
         }
         let told = std::mem::take(&mut self.settled);
-        if tells {
+        let of_standing = |head: &Head| match &head.kind {
+            ChangeKind::Standing { .. } | ChangeKind::Expel { .. } => true,
+            // One who was known may have become an admin earlier than was known.
+            ChangeKind::Grant { user, device, .. } => self.was_admitted_before(&user.id(), &device.id),
+            _ => false,
+        };
+        let admitted: Vec<(UserId, DeviceId)> = heads
+            .iter()
+            .filter_map(|head| match &head.kind {
+                ChangeKind::Grant { user, device, .. } => Some((user.id(), device.id)),
+                _ => None,
+            })
+            .collect();
+        if tells && !heads.iter().any(of_standing) {
+            if self.members.ever_changed() {
+                let (users, devices) = admitted.into_iter().unzip();
+                self.refresh_standings_of(users, devices)?;
+                self.judge(dot)?;
+            }
+            self.look_at_epoch()?;
+        } else if tells {
             self.settle_members()?;
             self.judge_all()?;
         } else {
@@ -324,6 +348,11 @@ impl Core {
         self.settle(Batch::new())?;
         self.settled.splice(0..0, told);
         Ok(())
+    }
+
+    fn was_admitted_before(&self, user: &UserId, device: &DeviceId) -> bool {
+        let admissions: usize = self.members.admitted_with(user).map(|row| row.granted.len()).sum();
+        admissions > 1 || self.members.devices.get(device).is_some_and(|row| row.granted.len() > 1)
     }
 
     /// Brings in line what rows say of members, after what somebody is changed.
@@ -361,15 +390,20 @@ impl Core {
         let Some(row) = self.members.devices.get(device) else { return rule("its author is no member") };
         let (user, granted) = (row.user, row.granted.clone());
         if let [only] = granted[..]
-            && let Some(row) = self.members.users.get(&user).filter(|row| row.granted == only)
+            && let Some((first, role)) = self.members.users.get(&user).map(|row| (row.granted, row.role))
         {
-            let role = row.role;
-            return if self.covers(dot, only.dot)? { Ok((user, role)) } else { self.unadmitted() };
+            if !self.covers(dot, only.dot)? {
+                return self.unadmitted();
+            }
+            // The least one there is of this user, or a further device's whose author had seen that.
+            if only == first || self.covers(dot, first.dot)? {
+                return Ok((user, role));
+            }
         }
         let mine = self.least_admission(dot, granted)?;
         let Some((user, _)) = mine else { return self.unadmitted() };
         // A device that was admitted twice may have been so for this user.
-        let devices = self.members.devices.values().filter(|d| d.user == user || d.granted.len() > 1);
+        let devices = self.members.admitted_with(&user);
         let mut of_user = Vec::new();
         for at in devices.flat_map(|d| &d.granted) {
             if self.admitted(*at)?.0 == user {
@@ -399,12 +433,19 @@ impl Core {
         least.map(|(at, _)| self.admitted(at)).transpose()
     }
 
-    /// Whom an admission let in, as what.
+    /// Whom an admission let in, as what. A further device's lets in no user, and is never the least of one: who made it
+    /// had seen one of the others.
     fn admitted(&self, at: ValueRef) -> Result<(UserId, Role)> {
-        self.admission(at)?.ok_or_else(|| Error::damaged("an admission"))
+        if let Some(found) = self.admission(at)? {
+            return Ok(found);
+        }
+        match decode::<Head>(&self.change(at)?.head)?.kind {
+            ChangeKind::Device { user, .. } => Ok((user, Role::Keeper)),
+            _ => Err(Error::damaged("an admission")),
+        }
     }
 
-    /// The same, if it is one.
+    /// The same, if it is the admission of a user.
     pub(crate) fn admission(&self, at: ValueRef) -> Result<Option<(UserId, Role)>> {
         let head: Head = decode(&self.change(at)?.head)?;
         Ok(match head.kind {
@@ -709,15 +750,16 @@ impl Core {
             Place::In { parent, .. } => Some(*parent),
             Place::Removed => None,
         };
-        let mut link = old.as_deref().cloned().unwrap_or(Link { id, values: Vec::new(), shown: None });
+        let mut link =
+            old.as_deref().cloned().unwrap_or(Link { id, values: Vec::new(), shown: None, aside: Vec::new() });
         // The directories whose entries this changes: the new one, and those of the places it supersedes.
         let mut directories: Vec<Ino> = parent.into_iter().collect();
         for old in gone {
             let live = link.values.iter().find(|v| v.at == *old);
             let was = match live.and_then(|v| v.value.clone()) {
                 Some(Place::In { parent, .. }) => Some(parent),
-                Some(Place::Removed) => None,
-                None => self.past_place(*old)?.map(|p| p.parent),
+                // (A late first place stands for a removal.)
+                Some(Place::Removed) | None => self.past_place(*old)?.map(|p| p.parent),
             };
             directories.extend(was.filter(|d| !directories.contains(d)));
         }
@@ -995,6 +1037,17 @@ impl Core {
             }
             ChangeKind::Snapshot { epoch } => self.apply_snapshot(origin, at, epoch, &raw.head, body, gone)?,
             ChangeKind::Drop {} => self.apply_drop(origin, at, gone)?,
+            ChangeKind::InviteDevice { ticket, expires } => {
+                self.apply_device_invitation(origin, at, ticket, *expires)?;
+            }
+            ChangeKind::Device { ticket, user, device, certificate, user_key, proof } => {
+                let proof = proof.as_ref();
+                self.apply_device(origin, at, &Admitted { ticket, user, device, certificate, user_key, proof })?;
+            }
+            ChangeKind::UserKey { user, certificate, sealed } => {
+                self.apply_user_key(origin, at, user, certificate, sealed)?;
+            }
+            ChangeKind::Withdraw { ticket } => self.apply_withdrawal(origin, at, ticket)?,
         }
         Ok(())
     }
@@ -1148,7 +1201,7 @@ impl Core {
 
     // ---- membership
 
-    fn invite(&self, ticket: &crypto::PublicKey) -> Option<InviteRow> {
+    pub(crate) fn invite(&self, ticket: &crypto::PublicKey) -> Option<InviteRow> {
         let fresh = self.overlay.members.iter().rev().find_map(|row| match row {
             MemberRow::Invite(row) if row.ticket == *ticket => Some(row.clone()),
             _ => None,
@@ -1213,11 +1266,22 @@ impl Core {
                 UserRow { public: *user, name, role, granted: at, count: origin.count, standings, removed: false };
             self.overlay.members.push(MemberRow::User(row));
         }
-        let mut row = match self.members.devices.get(&device.id) {
-            Some(row) => row.clone(),
+        self.admit_device(origin, at, &user.id(), device)
+    }
+
+    /// Notes the admission of a device.
+    pub(crate) fn admit_device(
+        &mut self,
+        origin: &Origin,
+        at: ValueRef,
+        user: &UserId,
+        device: &crypto::DevicePublic,
+    ) -> Result<()> {
+        let mut row = match self.device_row(&device.id) {
+            Some(row) => row,
             None => DeviceRow {
                 public: *device,
-                user: user.id(),
+                user: *user,
                 granted: Vec::new(),
                 admitted: origin.time,
                 expelled: Vec::new(),
@@ -1230,20 +1294,16 @@ impl Core {
             least &= self.rank((old, count), (at, origin.count))? == Ordering::Greater;
         }
         if least {
-            row.user = user.id();
+            row.user = *user;
         }
         row.granted.push(at);
         self.overlay.members.push(MemberRow::Device(row));
         Ok(())
     }
 
-    /// The key of an epoch from what was sealed to this user.
+    /// The key of an epoch from what was sealed to this user, or this device.
     pub(crate) fn unseal_epoch(&self, epoch: &EpochId, sealed: &[SealedKey]) -> Option<DerivingKey> {
-        let me = self.my_id;
-        let mine = sealed.iter().find(|s| s.user == me && s.epoch == *epoch && s.generation == self.user.generation)?;
-        let bytes = self.user.boxes.open(Label::BoxEpochKey, epoch.as_bytes(), &mine.sealed).ok()?;
-        let key = SymmetricKey::from_bytes(bytes.as_slice().try_into().ok()?);
-        (epoch_id(&key) == *epoch).then_some(key.into())
+        sealed.iter().filter(|s| s.epoch == *epoch).find_map(|s| self.unseal(s)).map(Into::into)
     }
 }
 

@@ -21,6 +21,7 @@ use crate::{
     id::LinkId,
     member::Role,
     node::Ino,
+    own_devices::is_of_own_devices,
     row::{Meta, Node, Place, Value, Xattr, XattrValue},
     settings,
     standing::Within,
@@ -162,7 +163,16 @@ impl Core {
         }
         let device = self.branch_of(dot)?.device;
         let Ok((user, _)) = self.author(&device, dot) else { return Ok(false) };
-        Ok(!self.is_at_least(&device, user, dot, Role::Writer, Within::All)?)
+        if self.is_at_least(&device, user, dot, Role::Writer, Within::All)? {
+            return Ok(false);
+        }
+        // Readers have their own devices in hand.
+        for (_, raw) in self.changes_in(dot)? {
+            if !is_of_own_devices(&decode::<Head>(&raw.head)?.kind) {
+                return Ok(true);
+            }
+        }
+        Ok(!self.is_at_least(&device, user, dot, Role::Reader, Within::All)?)
     }
 
     /// The contents that late commits name, by root and number of blocks: somebody may want them yet.
@@ -376,13 +386,20 @@ impl Core {
             let value = place.map_or(Place::Removed, |place| Place::In { parent: place.parent, name: place.name });
             values.push(Value { at, count: self.count_of(at)?, value: Some(value) });
         }
-        let same = values.len() == before.values.len()
+        let mut aside = before.aside.clone();
+        aside.retain(|known| *known != at);
+        if self.late.contains(&at.dot) {
+            aside.push(at);
+            aside.sort_unstable();
+        }
+        let same = aside == before.aside
+            && values.len() == before.values.len()
             && values.iter().zip(&before.values).all(|(a, b)| a.at == b.at && a.value == b.value);
         if same {
             return Ok(());
         }
         let mut link = (*before).clone();
-        link.values = values;
+        (link.values, link.aside) = (values, aside);
         self.put_link(ino, node, Some(&*before), link)
     }
 

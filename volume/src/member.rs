@@ -4,7 +4,11 @@
 //! Kept whole in memory: it is small beside everything else (ten thousand devices are a few
 //! megabytes) and every commit is judged by it.
 
-use std::{collections::BTreeMap, fmt, str::FromStr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    str::FromStr,
+};
 
 use crypto::{
     BoxPublic, DerivingKey, DeviceId, DeviceKeys, DevicePublic, EpochId, Hash, Label, PublicKey, Signature,
@@ -12,7 +16,15 @@ use crypto::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::{commit::encode, id::RealmId, realms::NarrowEpochs, time::Timestamp, version::ValueRef};
+use crate::{
+    commit::encode,
+    id::RealmId,
+    invitations::WithdrawnRow,
+    own_devices::{DeviceInviteRow, SecretRow, UserKeysRow},
+    realms::NarrowEpochs,
+    time::Timestamp,
+    version::ValueRef,
+};
 
 /// Longest user name, in bytes.
 const USER_NAME_MAX: usize = 32;
@@ -152,6 +164,11 @@ impl TicketSecret {
     pub fn public(&self) -> PublicKey {
         self.0.public()
     }
+
+    /// Proves that its bearer has it.
+    pub(crate) fn sign(&self, message: &[u8]) -> Signature {
+        self.0.sign(Label::TicketProof, message)
+    }
 }
 
 impl fmt::Debug for TicketSecret {
@@ -199,8 +216,8 @@ impl JoinRequest {
         Ok(Self {
             ticket: ticket.public(),
             name: name.to_owned(),
-            proof: ticket.0.sign(Label::TicketProof, &message),
-            certificate: certify(user, &device_public),
+            proof: ticket.sign(&message),
+            certificate: certify(user, &device_public)?,
             user_key: seal_user_key(user, &device_public.box_key, entropy)?,
             user: public,
             device: device_public,
@@ -222,9 +239,16 @@ fn proof_message(name: &str, user: &UserPublic, device: &DevicePublic, exporter:
 }
 
 /// A user's signature over one of their devices.
-pub(crate) fn certify(user: &UserKeys, device: &DevicePublic) -> Signature {
-    user.signing.sign(Label::DeviceCertificate, &encode(device))
+///
+/// # Errors
+/// This device doesn't hold the user's signing key.
+pub(crate) fn certify(user: &UserKeys, device: &DevicePublic) -> Result<Signature, String> {
+    let signing = user.signing.as_ref().ok_or_else(|| NO_SIGNING_KEY.to_owned())?;
+    Ok(signing.sign(Label::DeviceCertificate, &encode(device)))
 }
+
+/// What a device says that can't certify.
+pub(crate) const NO_SIGNING_KEY: &str = "this device does not hold its user's signing key: only the one where the user was made does, or where an exported key was imported";
 
 pub(crate) fn verify_certificate(user: &UserPublic, device: &DevicePublic, by: &Signature) -> Result<(), String> {
     verify(Label::DeviceCertificate, user.signing, &encode(device), by)
@@ -376,8 +400,17 @@ pub(crate) struct Members {
     pub narrow: NarrowEpochs,
     numbers: Numbers,
     pub invites: BTreeMap<PublicKey, InviteRow>,
+    pub user_keys: BTreeMap<UserId, UserKeysRow>,
+    pub device_invites: BTreeMap<PublicKey, DeviceInviteRow>,
+    pub withdrawn: BTreeMap<PublicKey, WithdrawnRow>,
+    /// This device's own.
+    pub secrets: BTreeMap<BoxPublic, SecretRow>,
     /// Whether anybody's standing ever changed after they were admitted: else nothing need be looked at twice.
     changed: bool,
+    /// Devices by whom they are of, or were admitted for.
+    devices_of: BTreeMap<UserId, BTreeSet<DeviceId>>,
+    /// Devices that were admitted more than once: perhaps for several users.
+    admitted_twice: BTreeSet<DeviceId>,
     /// The epoch under which what is made here is sealed, once that was looked at.
     pub sealing: Option<EpochId>,
 }
@@ -393,6 +426,14 @@ pub(crate) enum MemberRow {
     Epoch(EpochRow),
     #[serde(rename = "i")]
     Invite(InviteRow),
+    #[serde(rename = "h")]
+    UserKeys(UserKeysRow),
+    #[serde(rename = "j")]
+    DeviceInvite(DeviceInviteRow),
+    #[serde(rename = "k")]
+    Secret(SecretRow),
+    #[serde(rename = "l")]
+    Withdrawn(WithdrawnRow),
 }
 
 impl MemberRow {
@@ -403,6 +444,10 @@ impl MemberRow {
             MemberRow::Device(row) => (b'd', *row.public.id.as_bytes()),
             MemberRow::Epoch(row) => (b'e', *row.id.as_bytes()),
             MemberRow::Invite(row) => (b'i', *row.ticket.as_bytes()),
+            MemberRow::UserKeys(row) => (b'h', *row.user.as_bytes()),
+            MemberRow::DeviceInvite(row) => (b'j', *row.ticket.as_bytes()),
+            MemberRow::Secret(row) => (b'k', *row.public.as_bytes()),
+            MemberRow::Withdrawn(row) => (b'l', *row.ticket.as_bytes()),
         };
         [&[kind], &id[..]].concat()
     }
@@ -422,6 +467,10 @@ impl Members {
             }
             MemberRow::Device(row) => {
                 self.changed |= !row.expelled.is_empty();
+                self.devices_of.entry(row.user).or_default().insert(row.public.id);
+                if row.granted.len() > 1 {
+                    self.admitted_twice.insert(row.public.id);
+                }
                 self.devices.insert(row.public.id, row);
             }
             MemberRow::Epoch(row) => {
@@ -436,6 +485,18 @@ impl Members {
             MemberRow::Invite(row) => {
                 self.invites.insert(row.ticket, row);
             }
+            MemberRow::UserKeys(row) => {
+                self.user_keys.insert(row.user, row);
+            }
+            MemberRow::DeviceInvite(row) => {
+                self.device_invites.insert(row.ticket, row);
+            }
+            MemberRow::Secret(row) => {
+                self.secrets.insert(row.public, row);
+            }
+            MemberRow::Withdrawn(row) => {
+                self.withdrawn.insert(row.ticket, row);
+            }
         }
     }
 
@@ -449,6 +510,13 @@ impl Members {
     /// Devices of those who may change something.
     pub(crate) fn writers(&self) -> impl Iterator<Item = DeviceId> {
         self.devices.keys().copied().filter(|device| self.user_of(device).is_some_and(|user| user.role.may_write()))
+    }
+
+    /// The devices that a user may have been admitted with, each once.
+    pub(crate) fn admitted_with(&self, user: &UserId) -> impl Iterator<Item = &DeviceRow> {
+        let of_user = self.devices_of.get(user).into_iter().flatten();
+        let twice = self.admitted_twice.iter().filter(|id| self.devices.get(*id).is_some_and(|row| row.user != *user));
+        of_user.chain(twice).filter_map(|id| self.devices.get(id))
     }
 
     /// The user of a device, with their row; nothing if either was removed.

@@ -199,13 +199,10 @@ impl Core {
     fn make_epoch(&mut self, realm: RealmId, readers: &BTreeSet<UserId>) -> Result<(EpochId, DerivingKey)> {
         let key = SymmetricKey::generate(&*self.entropy);
         let epoch = epoch_id(&key);
-        let mut sealed = Vec::new();
         let rows = readers.iter().filter_map(|user| self.members.users.get(user));
-        for user in rows.filter(|row| !row.removed).map(|row| row.public) {
-            let bytes = user.box_key.seal(Label::BoxEpochKey, epoch.as_bytes(), key.expose(), &*self.entropy);
-            let bytes = bytes.map_err(|e| Error::Refused(e.to_string()))?;
-            sealed.push(SealedKey { user: user.id(), generation: user.generation, epoch, sealed: bytes });
-        }
+        let left: Vec<UserId> = rows.filter(|row| !row.removed).map(|row| row.public.id()).collect();
+        let recipients = self.recipients(left)?;
+        let sealed = self.seal_epoch(&epoch, &key, &recipients);
         if sealed.len() > MAX_READERS {
             return Err(Error::TooBig);
         }

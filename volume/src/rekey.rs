@@ -9,7 +9,8 @@ use crate::{
     apply::decode,
     commit::{ChangeKind, Head, MemberBody, SealedKey, decode as decode_canonical, encode},
     core::Core,
-    error::{Error, Result},
+    epochs::as_user,
+    error::Result,
     id::RealmId,
     member::{EpochRow, MemberRow, Role, StandingValue, epoch_id},
     standing::Within,
@@ -61,19 +62,24 @@ impl Core {
         }
         rows.sort_by_key(|row| std::cmp::Reverse((row.count, row.id)));
         let readers: Vec<UserId> = self.readers().collect();
-        let mut usable = rows.into_iter().filter(|row| {
-            let first = row.count <= 1;
-            let counts = !self.late.contains(&row.at.dot);
-            row.key.is_some() && counts && (first || readers.iter().all(|reader| row.has(reader)))
-        });
-        let newest = usable.next();
-        self.members.sealing = newest.as_ref().map(|row| row.id);
-        drop(usable);
-        self.epoch_due = match newest {
-            Some(row) => self.is_stale(row.at)?,
+        rows.retain(|row| row.key.is_some() && !self.late.contains(&row.at.dot));
+        // (The first one says of nobody that they have it.)
+        let usable =
+            rows.iter().position(|row| row.count <= 1 || readers.iter().all(|reader| self.is_given(row, reader)));
+        let chosen = usable.map(|place| &rows[place]);
+        self.members.sealing = chosen.map(|row| row.id);
+        self.epoch_due = match chosen {
+            // Who lacks a newer one gets it with the next, which carries it.
+            Some(row) => usable != Some(0) || self.is_stale(row.at)?,
             None => false,
         };
         Ok(())
+    }
+
+    /// Whether an epoch's key was sealed to a user, or to devices of theirs.
+    fn is_given(&self, row: &EpochRow, user: &UserId) -> bool {
+        let devices = || self.members.devices.values().filter(|device| device.user == *user);
+        row.has(user) || devices().any(|device| row.has(&as_user(&device.public.id)))
     }
 
     /// The users who hold the members' keys.
@@ -87,6 +93,11 @@ impl Core {
         let writes = self.members.role_of(&self.device.id()).is_some_and(Role::may_write);
         if !self.epoch_due || !writes {
             return Ok(());
+        }
+        // A key of this user's that a removed device may hold is no good: a new one first, if this device can make it.
+        let me = self.user.id();
+        if self.good_user_key(&me)?.is_none() {
+            self.renew_user_key()?;
         }
         let key = SymmetricKey::generate(&*self.entropy);
         let epoch = epoch_id(&key);
@@ -111,18 +122,12 @@ impl Core {
     }
 
     /// The key of an epoch for everybody who may read, this user first.
-    fn sealed_to_readers(&self, epoch: EpochId, key: &SymmetricKey) -> Result<Vec<SealedKey>> {
+    fn sealed_to_readers(&mut self, epoch: EpochId, key: &SymmetricKey) -> Result<Vec<SealedKey>> {
         let me = self.user.id();
         let mut readers: Vec<UserId> = self.readers().filter(|user| *user != me).collect();
         readers.insert(0, me);
-        let mut sealed = Vec::with_capacity(readers.len());
-        for user in readers {
-            let Some(row) = self.user_row(&user) else { continue };
-            let bytes = row.public.box_key.seal(Label::BoxEpochKey, epoch.as_bytes(), key.expose(), &*self.entropy);
-            let bytes = bytes.map_err(|e| Error::Refused(e.to_string()))?;
-            sealed.push(SealedKey { user, generation: row.public.generation, epoch, sealed: bytes });
-        }
-        Ok(sealed)
+        let to = self.recipients(readers)?;
+        Ok(self.seal_epoch(&epoch, key, &to))
     }
 
     /// Notes what an epoch says, with the keys that it leads to.

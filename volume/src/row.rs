@@ -115,6 +115,9 @@ pub(crate) struct Link {
     pub id: LinkId,
     pub values: Vec<Value<Place>>,
     pub shown: Option<Shown>,
+    /// Values that are late ([`crate::late`]): somebody may have seen them.
+    #[serde(default)]
+    pub aside: Vec<ValueRef>,
 }
 
 /// What an extended attribute holds. (Not an `Option` in a value's `Option`: MessagePack cannot tell these apart.)

@@ -455,7 +455,7 @@ mod tests {
 
     fn link(id: u8, shows: bool) -> Arc<Link> {
         let shown = shows.then(|| Shown { parent: Ino::ROOT, name: vec![b'a' + id], at: AT, count: 1 });
-        Arc::new(Link { id: LinkId::from_bytes([id; 16]), values: Vec::new(), shown })
+        Arc::new(Link { id: LinkId::from_bytes([id; 16]), values: Vec::new(), shown, aside: Vec::new() })
     }
 
     fn xattr(id: u8, bytes: usize) -> Arc<Xattr> {

@@ -257,7 +257,7 @@ impl Core {
     /// concurrent changes of its place they may have seen the removal that lost.)
     fn saw_it_gone(&mut self, link: &Link, value: ValueRef) -> Result<bool> {
         let (mut places, mut gone, mut known) = (BTreeSet::new(), BTreeSet::new(), false);
-        let mut todo: Vec<ValueRef> = link.values.iter().map(|v| v.at).collect();
+        let mut todo: Vec<ValueRef> = link.values.iter().map(|v| v.at).chain(link.aside.iter().copied()).collect();
         let mut visited: BTreeSet<ValueRef> = todo.iter().copied().collect();
         while let Some(at) = todo.pop() {
             let head: Head = decode(&self.change(at)?.head)?;

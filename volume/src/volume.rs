@@ -21,13 +21,14 @@ use crate::{
     commit::{AccessBody, BirthBody, ChangeKind, MemberBody, SealedKey},
     content::{BlockHash, BlockStore, Blocks},
     core::Core,
+    epochs::Recipient,
     error::{Error, Result},
     fetch::{Fetch, PeerNo, SharedFetch},
     files::{OpenFile, OpenHandle, PUBLISH_AFTER},
     history::{self, Pasts},
     member::{
-        DeviceInfo, EpochRow, Invitation, JoinGrant, JoinRequest, Member, MemberRow, Role, TicketSecret, certify,
-        epoch_id, seal_user_key,
+        DeviceInfo, EpochRow, JoinGrant, JoinRequest, Member, MemberRow, Role, TicketSecret, certify, epoch_id,
+        seal_user_key,
     },
     node::{Attributes, Caller, DirEntry, Ino, NewNode, NodeKind, RenameMode, SetXattr, Statistics},
     rights::Rights,
@@ -863,20 +864,14 @@ impl Volume {
         Ok(secret)
     }
 
-    /// The invitations that can still be used.
-    pub fn open_invitations(&self) -> Vec<Invitation> {
-        let now = self.inner.clock.now();
-        let core = self.inner.core.lock();
-        let open = core.members.invites.values().filter(|i| !i.used && i.expires > now);
-        open.map(|i| Invitation { ticket: i.ticket, role: i.role, expires: i.expires }).collect()
-    }
-
     /// The tickets that were used and would not have expired yet, at most `most`, those that expire last first. Whoever
     /// used one may come again, when the answer was lost.
     pub fn used_tickets(&self, most: usize) -> Vec<PublicKey> {
         let now = self.inner.clock.now();
         let core = self.inner.core.lock();
-        let mut used: Vec<_> = core.members.invites.values().filter(|i| i.used && i.expires > now).collect();
+        let withdrawn = |ticket| core.members.withdrawn.get(ticket).is_some_and(|row| row.for_users());
+        let used = core.members.invites.values().filter(|i| i.used && i.expires > now && !withdrawn(&i.ticket));
+        let mut used: Vec<_> = used.collect();
         used.sort_by_key(|i| std::cmp::Reverse(i.expires));
         used.into_iter().take(most).map(|i| i.ticket).collect()
     }
@@ -895,6 +890,9 @@ impl Volume {
             let Some(invite) = core.members.invites.get(&request.ticket).cloned() else {
                 return refuse("this ticket is not known: it may have been made for another volume");
             };
+            if core.withdrawn(&request.ticket).is_some_and(|row| row.for_users()) {
+                return refuse("this ticket was withdrawn: ask for a new one");
+            }
             let user = request.user.id();
             let again = core.members.devices.get(&request.device.id).is_some_and(|d| d.user == user);
             if again && core.members.user_of(&request.device.id).is_none() {
@@ -912,18 +910,9 @@ impl Volume {
             if !again && core.members.users.values().any(|u| u.name == request.name && !u.removed) {
                 return Err(Error::Refused(format!("the name `{}` is taken: choose another", request.name)));
             }
-            let mut sealed = Vec::new();
-            for epoch in &core.members.epochs {
-                let Some(key) = &epoch.key else { continue };
-                let bytes = request.user.box_key.seal(
-                    Label::BoxEpochKey,
-                    epoch.id.as_bytes(),
-                    key.key().expose(),
-                    &*core.entropy,
-                );
-                let bytes = bytes.map_err(|e| Error::Refused(e.to_string()))?;
-                sealed
-                    .insert(0, SealedKey { user, generation: request.user.generation, epoch: epoch.id, sealed: bytes });
+            let sealed = core.all_epochs_for(&[Recipient::user(&request.user)]);
+            if sealed.is_empty() {
+                return refuse("nothing can be sealed to the key that asks");
             }
             let volume = core.volume;
             if !again {
@@ -980,11 +969,8 @@ impl Core {
     /// # Errors
     /// One of them doesn't open, or the disk failed.
     pub(crate) fn accept_keys(&mut self, keys: &[SealedKey]) -> Result<()> {
-        let me = self.user.id();
-        for sealed in keys.iter().filter(|k| k.user == me) {
-            let bytes = self.user.boxes.open(Label::BoxEpochKey, sealed.epoch.as_bytes(), &sealed.sealed);
-            let key = bytes.ok().and_then(|b| b.as_slice().try_into().ok()).map(SymmetricKey::from_bytes);
-            let Some(key) = key.filter(|key| epoch_id(key) == sealed.epoch) else {
+        for sealed in keys.iter().filter(|key| self.is_for_me(key)).collect::<Vec<_>>() {
+            let Some(key) = self.unseal(sealed) else {
                 return Err(Error::Refused("the grant does not open with this device's keys".to_owned()));
             };
             let at = ValueRef { dot: Dot { branch: BranchNo(0), seq: 0 }, index: 0 };
@@ -1005,18 +991,17 @@ impl Core {
     /// The changes of a genesis commit: owner, first epoch, name, root directory.
     fn emit_genesis(&mut self, name: &str) -> Result<()> {
         let (user, device) = (self.user.public(), self.device.public());
-        let certificate = certify(&self.user, &device);
+        let certificate = certify(&self.user, &device).map_err(Error::Refused)?;
         let user_key = seal_user_key(&self.user, &device.box_key, &*self.entropy).map_err(Error::Refused)?;
         self.emit::<MemberBody>(ChangeKind::Genesis { user, device, certificate, user_key }, &[], None)?;
         let key = SymmetricKey::generate(&*self.entropy);
         let epoch = epoch_id(&key);
-        let sealed = user.box_key.seal(Label::BoxEpochKey, epoch.as_bytes(), key.expose(), &*self.entropy);
-        let sealed = sealed.map_err(|e| Error::Refused(e.to_string()))?;
+        let sealed = self.seal_epoch(&epoch, &key, &[Recipient::user(&user)]);
         let kind = ChangeKind::Epoch {
             realm: crate::id::RealmId::MEMBERS,
             epoch,
             previous: None,
-            sealed: vec![SealedKey { user: user.id(), generation: user.generation, epoch, sealed }],
+            sealed,
             carried: Vec::new(),
         };
         self.emit::<MemberBody>(kind, &[], None)?;

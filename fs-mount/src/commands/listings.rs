@@ -58,11 +58,8 @@ fn screen(status: &Status) -> Vec<String> {
                 .to_owned(),
         );
     }
-    if let Some(device) = &status.said_removed_by {
-        lines.push(format!(
-            "removed?    device {} says that this device was removed from the volume: ask an admin",
-            short(device)
-        ));
+    if let Some(by) = &status.said_removed_by {
+        lines.push(format!("removed?    {by} says that this device was removed from the volume: ask an admin"));
     }
     if status.kept_aside > 0 {
         lines.push(format!(
@@ -171,10 +168,11 @@ pub(crate) fn users(home: &Home, args: &Listing) -> Outcome<()> {
         .iter()
         .map(|u| {
             let name = if u.me { format!("{} (you)", u.name) } else { u.name.clone() };
-            vec![name, u.role.clone(), u.number.to_string(), u.devices.len().to_string(), short(&u.id).to_owned()]
+            let (id, digits) = (short(&u.id).to_owned(), u.fingerprint.clone());
+            vec![name, u.role.clone(), u.number.to_string(), u.devices.len().to_string(), id, digits]
         })
         .collect();
-    output::table(&["NAME", "ROLE", "NUMBER", "DEVICES", "ID"], &rows)
+    output::table(&["NAME", "ROLE", "NUMBER", "DEVICES", "ID", "FINGERPRINT"], &rows)
 }
 
 pub(crate) fn devices(home: &Home, args: &Listing) -> Outcome<()> {
@@ -186,10 +184,10 @@ pub(crate) fn devices(home: &Home, args: &Listing) -> Outcome<()> {
         .iter()
         .map(|d| {
             let device = if d.me { format!("{} (this)", short(&d.device)) } else { short(&d.device).to_owned() };
-            vec![device, d.name.clone(), d.commits.to_string(), d.admitted.clone()]
+            vec![device, d.name.clone(), d.commits.to_string(), d.admitted.clone(), d.fingerprint.clone()]
         })
         .collect();
-    output::table(&["DEVICE", "USER", "COMMITS", "ADMITTED"], &rows)
+    output::table(&["DEVICE", "USER", "COMMITS", "ADMITTED", "FINGERPRINT"], &rows)
 }
 
 pub(crate) fn volumes(home: &Home, args: &Volumes) -> Outcome<()> {
@@ -232,7 +230,7 @@ pub(crate) fn volumes(home: &Home, args: &Volumes) -> Outcome<()> {
 }
 
 /// The first digits of an id, enough to tell it by.
-fn short(id: &str) -> &str {
+pub(super) fn short(id: &str) -> &str {
     id.get(..8).unwrap_or(id)
 }
 

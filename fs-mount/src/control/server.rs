@@ -25,7 +25,7 @@ use volume::BlockHash;
 use super::{
     access, agreed,
     conflicts::{self, Choice},
-    members,
+    invitations, members,
     protocol::{Hello, Line, Progress, REQUEST_LIMIT, Reply, Request},
     socket::with_short_path,
 };
@@ -177,7 +177,25 @@ async fn answer(shared: &Arc<Shared>, request: Request, writer: &mut OwnedWriteH
         Request::Peers => Ok(Reply::Peers(blocking(move || peers(&with_volume)).await)),
         Request::Users => Ok(Reply::Users(blocking(move || report::users(&with_volume.volume)).await)),
         Request::Devices => Ok(Reply::Devices(blocking(move || report::devices(&with_volume.volume)).await)),
-        Request::Invite { role, seconds } => blocking(move || invite(&with_volume, &role, seconds)).await,
+        Request::Invite { role, seconds } => blocking(move || invite(&with_volume, role.as_deref(), seconds)).await,
+        Request::Invitations => blocking(move || invitations::list(&with_volume.volume).map(Reply::Invitations)).await,
+        Request::Withdraw { id } => {
+            blocking(move || {
+                invitations::withdraw(&with_volume.volume, &id)?;
+                with_volume.network.invitations_changed();
+                Ok(Reply::Done)
+            })
+            .await
+        }
+        Request::ExportKey => {
+            blocking(move || {
+                let network = &with_volume.network;
+                let (registries, peers) = (network.registry_addresses(), network.known_peers());
+                let exported = invitations::export(&with_volume.volume, &registries, peers)?;
+                Ok(Reply::ExportedKey(Box::new(exported)))
+            })
+            .await
+        }
         Request::Wait { seconds } => wait_for_peers(shared, Duration::from_secs(seconds), writer).await,
         Request::Conflicts { within } => {
             blocking(move || conflicts::list(&with_volume.volume, &within)).await.map(Reply::Conflicts)
@@ -266,7 +284,11 @@ fn status(shared: &Shared) -> report::Status {
     let connected: Vec<_> = shared.network.connected().iter().map(|peer| peer.device).collect();
     status.peers_connected = connected.len();
     let said = shared.network.told_removed().filter(|_| !status.removed);
-    status.said_removed_by = said.map(|device| device.to_string());
+    status.said_removed_by = said.map(|said| {
+        let devices = shared.volume.devices();
+        let name = devices.iter().find(|device| device.id == said).map_or("a member", |device| &device.name);
+        format!("{name} ({})", &said.to_string()[..8])
+    });
     status.waiting = report::waiting(&shared.volume, &shared.waits(), &connected);
     status.registries = shared.network.registries();
     status.listen = shared.network.addresses().iter().map(ToString::to_string).collect();
@@ -287,7 +309,7 @@ fn peers(shared: &Shared) -> Vec<report::Peer> {
     peers
 }
 
-fn invite(shared: &Shared, role: &str, seconds: u64) -> Outcome<Reply> {
+fn invite(shared: &Shared, role: Option<&str>, seconds: u64) -> Outcome<Reply> {
     let invitation = ticket::Invitation { role, expires: Duration::from_secs(seconds) };
     let (registries, hints) = (shared.network.registry_addresses(), shared.network.addresses());
     let word = ticket::issue(&shared.volume, &shared.profile, invitation, registries, hints)?;

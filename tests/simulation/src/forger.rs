@@ -171,7 +171,7 @@ pub(crate) const BEYOND: [(Beyond, &str); 34] = [
     (Beyond::Realm, "forged: a writer's other realm"),
     (Beyond::BirthForAnother, "forged: a writer's new file in another's name"),
     (Beyond::Generation, "forged: a writer's second key of a node"),
-    (Beyond::Epoch, "forged: a writer's or admin's epoch"),
+    (Beyond::Epoch, "forged: a writer's or admin's epoch of no realm"),
     (Beyond::Name, "forged: a writer's or admin's other name"),
     (Beyond::Invite, "forged: a writer's invitation"),
     (Beyond::Admit, "forged: a writer's admission with a ticket"),
@@ -330,7 +330,7 @@ impl Draft<'_> {
         self.add(ChangeKind::Access { node, access: head }, supersedes, &self.key(node), &body);
     }
 
-    fn epoch(&mut self) {
+    fn epoch(&mut self, realm: RealmId) {
         let key = SymmetricKey::generate(self.lot);
         let epoch = EpochId::from_bytes(*crypto::Hash::of(Label::EpochCommitment, &[key.expose()]).as_bytes());
         let user = self.author.user().public();
@@ -338,7 +338,7 @@ impl Draft<'_> {
             user.box_key.seal(Label::BoxEpochKey, epoch.as_bytes(), key.expose(), self.lot).unwrap_or_default();
         let sealed = vec![SealedKey { user: user.id(), generation: user.generation, epoch, sealed }];
         let previous = Some(self.history.epoch().0);
-        self.bare(ChangeKind::Epoch { realm: RealmId::MEMBERS, epoch, previous, sealed, carried: Vec::new() });
+        self.bare(ChangeKind::Epoch { realm, epoch, previous, sealed, carried: Vec::new() });
     }
 
     fn invite(&mut self, role: Role, ticket: PublicKey) {
@@ -348,7 +348,8 @@ impl Draft<'_> {
 
     fn admit(&mut self, ticket: PublicKey, role: Role) {
         let (user, device) = (UserKeys::generate(self.lot), DeviceKeys::generate(self.lot));
-        let certificate = user.signing.sign(Label::DeviceCertificate, &encode(&device.public()));
+        let certificate =
+            user.signing.as_ref().expect("whole keys").sign(Label::DeviceCertificate, &encode(&device.public()));
         let (epoch, key) = self.history.epoch();
         let (public, key) = (user.public(), key.clone());
         let sealed = public.box_key.seal(Label::BoxEpochKey, epoch.as_bytes(), key.expose(), self.lot);
@@ -367,7 +368,7 @@ impl Draft<'_> {
 
     fn genesis(&mut self) {
         let (user, device) = (self.author.user(), self.author.keys().public());
-        let certificate = user.signing.sign(Label::DeviceCertificate, &encode(&device));
+        let certificate = user.signing.as_ref().expect("whole keys").sign(Label::DeviceCertificate, &encode(&device));
         self.bare(ChangeKind::Genesis { user: user.public(), device, certificate, user_key: Vec::new() });
     }
 
@@ -576,7 +577,7 @@ impl Forger<'_> {
                 let head = Head { call: 0, kind: ChangeKind::Settle { node: file? }, supersedes };
                 draft.changes.push(RawChange { head: encode(&head), body: Vec::new() });
             }
-            Deed::Epoch => draft.epoch(),
+            Deed::Epoch => draft.epoch(RealmId::MEMBERS),
             Deed::Invite => {
                 draft.invite(Role::Admin, crypto::SigningKeys::from_seed(random_array(self.lot)).public());
             }
@@ -648,7 +649,7 @@ impl Forger<'_> {
                 head.wrapped = crypto::seal(&wrap, &head.generation.to_le_bytes(), key.expose(), self.lot);
                 draft.set_access(node, self.access(node), head, time);
             }
-            Beyond::Epoch => draft.epoch(),
+            Beyond::Epoch => draft.epoch(RealmId::from_bytes(random_array(self.lot))),
             Beyond::Name => draft.name(),
             Beyond::Invite => {
                 draft.invite(Role::Writer, crypto::SigningKeys::from_seed(random_array(self.lot)).public());
