@@ -190,6 +190,10 @@ impl Core {
             | ChangeKind::Invite { .. }
             | ChangeKind::Grant { .. }
             | ChangeKind::Keys { .. }
+            | ChangeKind::InviteDevice { .. }
+            | ChangeKind::Device { .. }
+            | ChangeKind::UserKey { .. }
+            | ChangeKind::Withdraw { .. }
             | ChangeKind::Standing { .. }
             | ChangeKind::Expel { .. }
             | ChangeKind::InviteDevice { .. }

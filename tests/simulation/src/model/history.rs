@@ -152,6 +152,8 @@ pub struct History<'a> {
     epochs: Vec<(EpochId, SymmetricKey)>,
     births: BTreeMap<NodeId, Vec<Change<'a>>>,
     node_keys: BTreeMap<NodeId, SymmetricKey>,
+    /// Those that came after the first.
+    later_keys: BTreeMap<NodeId, Vec<SymmetricKey>>,
 }
 
 /// Who a commit's author is: the admissions that they had seen tell it, of several the least.
@@ -286,7 +288,14 @@ impl<'a> History<'a> {
         }
         let epochs: Vec<_> = changes.iter().filter_map(|change| epoch_key(change.head, founder)).collect();
         let (mut births, mut node_keys) = (BTreeMap::<_, Vec<Change<'a>>>::new(), BTreeMap::new());
+        let mut later_keys = BTreeMap::<NodeId, Vec<SymmetricKey>>::new();
         for change in &changes {
+            if let ChangeKind::Access { node, access } = &change.head.kind
+                && access.generation > 1
+                && let Some(epoch) = epochs.iter().find(|(id, _)| *id == access.epoch)
+            {
+                later_keys.entry(*node).or_default().push(node_key(&epoch.1, access));
+            }
             if let ChangeKind::Birth { access, .. } = &change.head.kind {
                 // (What is for others alone is sealed under none of the founder's.)
                 if let Some(epoch) = epochs.iter().find(|(id, _)| *id == access.epoch) {
@@ -299,6 +308,7 @@ impl<'a> History<'a> {
             numbers: changes.iter().enumerate().map(|(number, c)| (c.id(), number)).collect(),
             births,
             node_keys,
+            later_keys,
             order,
             places,
             pasts,
@@ -476,8 +486,9 @@ impl<'a> History<'a> {
             ChangeKind::Place { .. } => Label::NameKey,
             _ => Label::BodyKey,
         };
-        let key = self.node_keys[&node].derive(label, b"");
-        opened(change, &key).unwrap()
+        let later = self.later_keys.get(&node).into_iter().flatten();
+        let mut keys = [&self.node_keys[&node]].into_iter().chain(later);
+        keys.find_map(|key| opened(change, &key.derive(label, b""))).unwrap()
     }
 
     /// What a change says to all members, if it opens.
@@ -561,5 +572,5 @@ fn epoch_key(head: &Head, user: &UserKeys) -> Option<(EpochId, SymmetricKey)> {
 fn node_key(epoch: &SymmetricKey, access: &AccessHead) -> SymmetricKey {
     let key = epoch.derive(Label::NodeKeyWrap, b"");
     let bytes = crypto::open(&key, &access.generation.to_le_bytes(), &access.wrapped).unwrap();
-    SymmetricKey::from_bytes(bytes.as_slice().try_into().unwrap())
+    SymmetricKey::from_bytes(bytes[..32].try_into().unwrap())
 }

@@ -113,7 +113,6 @@ impl<'a> History<'a> {
                     // Nothing is narrower than for all members in any story yet.
                     let narrow = (access.realm, access.mode) != (RealmId::MEMBERS, 0o660) || !access.grants.is_empty();
                     breaks(narrow, "an access value for others")
-                        .or(breaks(access.generation != 1, "an access value of another generation"))
                         .or(breaks(change.supersedes().next().is_none(), "an access value that supersedes none"))
                 }
                 _ => Some("access of a node not seen"),
