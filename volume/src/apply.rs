@@ -314,8 +314,8 @@ impl Core {
                     | ChangeKind::Keys { .. }
             )
         };
-        let tells = heads.iter().any(of_members);
-        if !tells && !self.members.ever_changed() {
+        let (tells, apart) = (heads.iter().any(of_members), self.is_apart(dot)?);
+        if !tells && !apart && !self.members.ever_changed() {
             return Ok(());
         }
         let told = std::mem::take(&mut self.settled);
@@ -344,6 +344,9 @@ impl Core {
             self.judge_all()?;
         } else {
             self.judge(dot)?;
+        }
+        if apart {
+            self.judge_by_nodes(dot)?;
         }
         self.settle(Batch::new())?;
         self.settled.splice(0..0, told);
@@ -659,7 +662,7 @@ impl Core {
         gone: &[ValueRef],
         new: Option<Value<T>>,
     ) -> Result<()> {
-        if self.late.is_empty() {
+        if self.late.is_empty() && self.late_values.is_empty() {
             values.retain(|value| !gone.contains(&value.at));
         } else {
             let gone = self.with_late(gone)?;

@@ -264,6 +264,8 @@ pub(crate) struct Core {
     pub(crate) verdicts: Verdicts,
     /// The commits that are cut by a removal which neither knew of the other.
     pub(crate) late: Late,
+    /// Changes that a right taken away cuts in the same way, one by one.
+    pub(crate) late_values: BTreeSet<ValueRef>,
     /// The commit that is taken in, once it is stored.
     pub(crate) taking_in: Option<Dot>,
     /// Whoever writes next must make an epoch first.
@@ -408,6 +410,7 @@ impl Core {
             members: Members::default(),
             verdicts: Verdicts::new(),
             late: Late::new(),
+            late_values: BTreeSet::new(),
             taking_in: None,
             epoch_due: false,
             snapshots: None,

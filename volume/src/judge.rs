@@ -20,6 +20,7 @@ use crate::{
     node::Ino,
     rights::{ALL, WRITE, bits_of},
     row::{NodeRow, Place},
+    standing::Within,
     version::{Dot, ValueRef},
 };
 
@@ -106,14 +107,21 @@ impl Core {
 
     /// Whether an access value that is concurrent with the change at `at` denies it to its author: one that its author had
     /// not seen, by somebody who had not seen the change. Access values among themselves stand beside each other.
-    #[allow(dead_code, reason = "what is judged late is judged by it")]
     pub(crate) fn node_denies(&mut self, at: ValueRef, head: &Head, author: &UserId) -> Result<bool> {
         let gone = self.values_of(at.dot, &head.supersedes)?;
         let nodes = match self.needs(&head.kind, &gone)? {
             Needs::Nothing => return Ok(false),
             Needs::Write(nodes) => nodes,
+            // Those who decide about a node stand beside each other; who only may write has it as it was.
             Needs::Access(ino, head) => {
-                if head.owner == *author {
+                let device = self.branch_of(at.dot)?.device;
+                let (_, role) = self.standing(&device, at.dot, Within::Seen(at.dot))?;
+                let mut decides = role.is_some_and(Role::may_admit);
+                for before in &gone {
+                    let before = self.access_at(*before)?;
+                    decides = decides || before.owner == *author || !before.says(&head);
+                }
+                if decides {
                     return Ok(false);
                 }
                 vec![ino]
@@ -143,13 +151,18 @@ impl Core {
 
     /// The access values of a node in late commits: the row doesn't lead to them.
     fn late_access_of(&mut self, ino: Ino) -> Result<Vec<ValueRef>> {
-        if self.late.is_empty() {
+        if self.late.is_empty() && self.late_values.is_empty() {
             return Ok(Vec::new());
         }
         if self.late_access.is_none() {
             let mut found: BTreeMap<NodeId, Vec<ValueRef>> = BTreeMap::new();
-            for dot in self.late.clone() {
+            let mut dots = self.late.clone();
+            dots.extend(self.late_values.iter().map(|at| at.dot));
+            for dot in dots {
                 for (at, raw) in self.changes_in(dot)? {
+                    if !self.is_late_value(&at) {
+                        continue;
+                    }
                     if let ChangeKind::Access { node, .. } = decode::<Head>(&raw.head)?.kind {
                         found.entry(node).or_default().push(at);
                     }
@@ -190,10 +203,6 @@ impl Core {
             | ChangeKind::Invite { .. }
             | ChangeKind::Grant { .. }
             | ChangeKind::Keys { .. }
-            | ChangeKind::InviteDevice { .. }
-            | ChangeKind::Device { .. }
-            | ChangeKind::UserKey { .. }
-            | ChangeKind::Withdraw { .. }
             | ChangeKind::Standing { .. }
             | ChangeKind::Expel { .. }
             | ChangeKind::InviteDevice { .. }
@@ -255,7 +264,7 @@ impl Core {
             }
         }
         // What is late isn't live here, and counts where nobody knows that yet.
-        Ok(self.late.is_empty() || self.late_access_of(ino)?.is_empty())
+        Ok(self.late_access_of(ino)?.is_empty())
     }
 
     /// The access values of a node that count by what a commit's author had seen: those that nothing superseded which they
@@ -288,7 +297,8 @@ impl Core {
             if !visited.insert(at) {
                 continue;
             }
-            let void = self.is_forbidden_commit(at.dot)?;
+            // One that its author knew to be late counts for them no more than here.
+            let void = self.is_forbidden_commit(at.dot)? || self.was_late_to(at.dot, origin.dot)?;
             if !void && self.covers(origin.dot, at.dot)? {
                 values.push(at);
             } else {
@@ -319,7 +329,6 @@ impl Core {
     }
 
     /// The access values of a node that the author of a commit had not seen.
-    #[allow(dead_code, reason = "as above")]
     fn access_unseen(&mut self, by: Dot, ino: Ino) -> Result<BTreeSet<ValueRef>> {
         let mut todo = self.with_node(ino, |n| n.access.iter().map(|v| v.at).collect::<Vec<_>>())?;
         todo.extend(self.late_access_of(ino)?);

@@ -388,7 +388,7 @@ impl Core {
             return Err(Error::Denied);
         }
         let (top, key) = node.current_key().ok_or_else(|| Error::damaged("a node's key"))?;
-        let several = node.keys.iter().filter(|(generation, _)| *generation == top).count() > 1;
+        let several = node.keys.iter().filter(|(generation, _)| *generation >= top).count() > 1;
         let narrows = node.access.iter().filter_map(|v| v.value.as_ref()).any(|a| !a.rights().are_read_by(rights));
         let fresh = SymmetricKey::generate(&*self.entropy);
         let wrapped = if renews || narrows || several {

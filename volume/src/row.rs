@@ -222,7 +222,11 @@ impl Node {
 
     /// The newest generation's key.
     pub(crate) fn current_key(&self) -> Option<(u32, &DerivingKey)> {
-        self.keys.iter().max_by_key(|(g, _)| *g).map(|(g, key)| (*g, key))
+        // Not one that only a late access value brought: who comes later would not be given it.
+        let top = self.access.iter().filter_map(|v| v.value.as_ref()).map(|access| access.generation).max();
+        let of_top = self.keys.iter().rev().find(|(generation, _)| Some(*generation) == top);
+        let found = of_top.or_else(|| self.keys.iter().max_by_key(|(generation, _)| *generation));
+        found.map(|(generation, key)| (*generation, key))
     }
 
     /// How many links show somewhere.

@@ -294,7 +294,7 @@ impl Core {
         let mut seen: BTreeSet<ValueRef> = todo.iter().copied().collect();
         for at in &todo {
             // A first place that is void counts as a removal from just there.
-            if self.late.contains(&at.dot)
+            if self.is_late_value(at)
                 && let Some(place) = self.past_place(*at)?
             {
                 found.push(place);
