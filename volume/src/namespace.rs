@@ -929,8 +929,13 @@ impl Core {
             let owner = self.with_node(ino, Node::owner_now)?;
             return Ok(self.members.shown_name(&owner).into_bytes());
         }
-        self.check_readable(ino)?;
-        if name == acl::ACCESS || name == acl::DEFAULT {
+        let is_list = name == acl::ACCESS || name == acl::DEFAULT;
+        match self.check_readable(ino) {
+            // Who lists a folder asks for the ACLs of all that is in it.
+            Err(Error::Denied) if is_list => return Err(Error::NoAttribute),
+            readable => readable?,
+        }
+        if is_list {
             let list = self.with_node(ino, |n| {
                 let access = n.access.last().and_then(|v| v.value.as_ref());
                 access.map(|a| if name == acl::ACCESS { a.acl.to_vec() } else { a.default_acl.to_vec() })
