@@ -12,7 +12,7 @@ use crypto::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::{commit::encode, time::Timestamp, version::ValueRef};
+use crate::{commit::encode, keeper::WatchRow, time::Timestamp, version::ValueRef};
 
 /// Longest user name, in bytes.
 const USER_NAME_MAX: usize = 32;
@@ -240,7 +240,7 @@ pub(crate) fn seal_user_key(user: &UserKeys, to: &BoxPublic, entropy: &dyn crypt
 pub struct JoinGrant {
     /// The volume.
     pub volume: VolumeId,
-    /// The keys of its epochs, sealed to the joiner.
+    /// The keys of its epochs, sealed to the joiner; for a keeper, the discovery keys of these.
     pub keys: Vec<crate::commit::SealedKey>,
 }
 
@@ -319,7 +319,7 @@ impl EpochRow {
     }
 }
 
-fn short_id(user: &UserId) -> u32 {
+pub(crate) fn short_id(user: &UserId) -> u32 {
     let [a, b, c, d, ..] = *user.as_bytes();
     u32::from_be_bytes([a, b, c, d])
 }
@@ -363,6 +363,7 @@ pub(crate) struct Members {
     pub devices: BTreeMap<DeviceId, DeviceRow>,
     pub epochs: Vec<EpochRow>,
     pub invites: BTreeMap<PublicKey, InviteRow>,
+    pub watches: BTreeMap<EpochId, WatchRow>,
     /// Whether anybody's standing ever changed after they were admitted: else nothing need be looked at twice.
     changed: bool,
     /// The epoch under which what is made here is sealed, once that was looked at.
@@ -380,6 +381,8 @@ pub(crate) enum MemberRow {
     Epoch(EpochRow),
     #[serde(rename = "i")]
     Invite(InviteRow),
+    #[serde(rename = "o")]
+    Watch(WatchRow),
 }
 
 impl MemberRow {
@@ -390,6 +393,7 @@ impl MemberRow {
             MemberRow::Device(row) => (b'd', *row.public.id.as_bytes()),
             MemberRow::Epoch(row) => (b'e', *row.id.as_bytes()),
             MemberRow::Invite(row) => (b'i', *row.ticket.as_bytes()),
+            MemberRow::Watch(row) => (b'o', *row.epoch.as_bytes()),
         };
         [&[kind], &id[..]].concat()
     }
@@ -414,6 +418,9 @@ impl Members {
             }
             MemberRow::Invite(row) => {
                 self.invites.insert(row.ticket, row);
+            }
+            MemberRow::Watch(row) => {
+                self.watches.insert(row.epoch, row);
             }
         }
     }
@@ -449,7 +456,10 @@ impl Members {
     /// A user's name as shown: of two of one name, the later one's carries a piece of their id. Who was removed
     /// leaves it to who is there.
     pub(crate) fn shown_name(&self, user: &UserId) -> String {
-        let Some(row) = self.users.get(user) else { return format!("~{}", user.short()) };
+        // The owner's name is sealed under the first epoch's key, of which a keeper knows nothing.
+        let Some(row) = self.users.get(user).filter(|row| !row.name.is_empty()) else {
+            return format!("~{}", user.short());
+        };
         let order = |row: &UserRow| (row.removed, row.count, row.public.id());
         let taken = self.users.values().any(|other| other.name == row.name && order(other) < order(row));
         if taken { format!("{}~{}", row.name, &user.to_string()[..4]) } else { row.name.clone() }

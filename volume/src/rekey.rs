@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// Keys sealed in one change: their bytes must fit in a head.
-const KEYS_PER_CHANGE: usize = 300;
+pub(crate) const KEYS_PER_CHANGE: usize = 300;
 /// Earlier epochs that one carries; these carry those before them.
 const MOST_CARRIED: usize = 256;
 
@@ -69,6 +69,7 @@ impl Core {
         let newest = usable.next();
         self.members.sealing = newest.as_ref().map(|row| row.id);
         drop(usable);
+        self.watch_due = newest.as_ref().is_some_and(|row| self.unwatched(&row.id).next().is_some());
         self.epoch_due = match newest {
             Some(row) => self.is_stale(row.at)?,
             None => false,
@@ -84,9 +85,9 @@ impl Core {
 
     /// Makes a new epoch of the members' realm, if the newest is stale and this user may.
     pub(crate) fn renew_epoch_if_due(&mut self) -> Result<()> {
-        let writes = self.members.role_of(&self.device.id()).is_some_and(Role::may_write);
-        if !self.epoch_due || !writes {
-            return Ok(());
+        let role = self.members.role_of(&self.device.id());
+        if !self.epoch_due || !role.is_some_and(Role::may_write) {
+            return if self.watch_due && role.is_some_and(Role::may_admit) { self.tell_keepers() } else { Ok(()) };
         }
         let key = SymmetricKey::generate(&*self.entropy);
         let epoch = epoch_id(&key);
@@ -107,7 +108,8 @@ impl Core {
         for keys in rest.chunks(KEYS_PER_CHANGE) {
             self.emit::<MemberBody>(ChangeKind::Keys { sealed: keys.to_vec() }, &[], None)?;
         }
-        self.look_at_epoch()
+        self.look_at_epoch()?;
+        self.tell_keepers()
     }
 
     /// The key of an epoch for everybody who may read, this user first.

@@ -10,7 +10,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crypto::{DeviceId, DeviceKeys, Entropy, Label, PublicKey, SymmetricKey, UserKeys, VolumeId, random_array};
+use crypto::{
+    DeviceId, DeviceKeys, Entropy, EpochId, Label, PublicKey, SymmetricKey, UserKeys, VolumeId, random_array,
+};
 use dashmap::DashMap;
 use parking_lot::{Condvar, Mutex, RwLock};
 
@@ -30,7 +32,7 @@ use crate::{
     },
     node::{Attributes, Caller, DirEntry, Ino, NewNode, NodeKind, RenameMode, SetXattr, Statistics},
     sealed_store::SealedStore,
-    space::{SpaceGuard, disk},
+    space::{Quota, SpaceGuard, disk},
     store::{Batch, Space, Store},
     sync::{SessionShared, Waiting},
     time::{Clock, Timestamp},
@@ -102,6 +104,12 @@ pub struct Status {
     pub branches: u64,
     /// The disk is full: what peers send, and what programs write, is refused until there is room.
     pub disk_full: bool,
+    /// How many bytes the volume may take of the disk, if that is limited.
+    pub quota: Option<u64>,
+    /// How many it takes; told with a quota, or of a keeper.
+    pub used_bytes: Option<u64>,
+    /// Contents are not fetched: there is no room for them within the quota.
+    pub quota_reached: bool,
 }
 
 /// A replicated, encrypted volume. Cheap to clone; every call is local and short.
@@ -150,6 +158,7 @@ pub(crate) struct Inner {
     pub reclaiming: Mutex<()>,
     pub archive: Option<Arc<Archive>>,
     space: Mutex<SpaceGuard>,
+    pub quota: Quota,
     directory: Option<PathBuf>,
     listener: Mutex<Option<Listener>>,
     committer: Mutex<bool>,
@@ -225,6 +234,7 @@ impl Volume {
             reclaiming: Mutex::default(),
             archive,
             space: Mutex::new(SpaceGuard::new(directory.clone())),
+            quota: Quota::new(directory.clone()),
             directory,
             listener: Mutex::default(),
             committer: Mutex::new(false),
@@ -825,8 +835,16 @@ impl Volume {
         let core = self.inner.core.lock();
         let (late, others): (Vec<_>, Vec<_>) =
             core.members.epochs.iter().rev().partition(|row| core.late.contains(&row.at.dot));
-        let keys = others.into_iter().chain(late).filter_map(|row| row.key.as_ref());
-        keys.map(|key| key.derive(Label::DiscoveryKey)).collect()
+        let watches = &core.members.watches;
+        let given = |epoch: &EpochId| watches.get(epoch).and_then(|watch| watch.key.clone());
+        let of_epochs = others.into_iter().chain(late).filter_map(|row| match &row.key {
+            Some(key) => Some(key.derive(Label::DiscoveryKey)),
+            None => given(&row.id),
+        });
+        // A keeper is given some before the epochs' commits come.
+        let known = |epoch: &EpochId| core.members.epochs.iter().any(|row| row.id == *epoch);
+        let unknown = watches.keys().filter(|epoch| !known(epoch)).filter_map(given);
+        of_epochs.chain(unknown).collect()
     }
 
     /// Invites someone.
@@ -839,9 +857,6 @@ impl Volume {
         }
         if role == Role::Owner {
             return Err(Error::Refused("nobody can be invited as owner".to_owned()));
-        }
-        if role == Role::Keeper {
-            return Err(Error::Refused("keepers are not there yet: invite as reader, writer or admin".to_owned()));
         }
         let secret = TicketSecret::from_seed(random_array(&*self.inner.core.lock().entropy));
         let until = self.inner.clock.now().plus(expires);
@@ -900,9 +915,19 @@ impl Volume {
             if !again && core.members.users.values().any(|u| u.name == request.name && !u.removed) {
                 return Err(Error::Refused(format!("the name `{}` is taken: choose another", request.name)));
             }
+            let role = match core.members.users.get(&user) {
+                Some(row) if again => row.role,
+                _ => invite.role,
+            };
             let mut sealed = Vec::new();
             for epoch in &core.members.epochs {
                 let Some(key) = &epoch.key else { continue };
+                if role == Role::Keeper {
+                    let key = core.seal_discovery(&request.user, &epoch.id, key);
+                    let refused = || Error::Refused("nothing can be sealed to this user's key".to_owned());
+                    sealed.insert(0, key.ok_or_else(refused)?);
+                    continue;
+                }
                 let bytes = request.user.box_key.seal(
                     Label::BoxEpochKey,
                     epoch.id.as_bytes(),
@@ -948,6 +973,12 @@ impl Volume {
         let disk_full = matches!(self.check_space(0), Err(Error::NoSpace));
         let core = self.inner.core.lock();
         let waiting_commits = self.inner.waiting.lock().len() as u64;
+        let keeper = core.members.role_of(&core.device.id()) == Some(Role::Keeper);
+        drop(core);
+        let quota = self.inner.quota.most();
+        let used_bytes = self.inner.quota.used().filter(|_| keeper || quota.is_some());
+        let quota_reached = self.is_over_quota();
+        let core = self.inner.core.lock();
         Status {
             waiting_commits,
             commits: core.next_arrival - 1,
@@ -958,6 +989,9 @@ impl Volume {
             nodes: core.node_count(),
             branches: core.branches.len() as u64,
             disk_full,
+            quota,
+            used_bytes,
+            quota_reached,
         }
     }
 }
@@ -970,6 +1004,10 @@ impl Core {
     pub(crate) fn accept_keys(&mut self, keys: &[SealedKey]) -> Result<()> {
         let me = self.user.id();
         for sealed in keys.iter().filter(|k| k.user == me) {
+            if let Some(key) = self.unseal_discovery(sealed) {
+                self.accept_discovery(sealed.epoch, key);
+                continue;
+            }
             let bytes = self.user.boxes.open(Label::BoxEpochKey, sealed.epoch.as_bytes(), &sealed.sealed);
             let key = bytes.ok().and_then(|b| b.as_slice().try_into().ok()).map(SymmetricKey::from_bytes);
             let Some(key) = key.filter(|key| epoch_id(key) == sealed.epoch) else {
