@@ -15,6 +15,7 @@ mod history;
 mod init;
 mod invite;
 mod join;
+mod keeper;
 mod listings;
 mod members;
 mod mount;
@@ -36,6 +37,7 @@ pub(crate) fn run(command: Command) -> Outcome<()> {
     match command {
         Command::Init(args) => init::run(&home, args),
         Command::Mount(args) => mount::run(&home, args),
+        Command::Keeper(args) => keeper::run(&home, args),
         Command::Unmount(args) => unmount::run(&home, &args),
         Command::Invite(args) => invite::run(&home, &args),
         Command::Join(args) => join::run(&home, args),

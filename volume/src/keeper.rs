@@ -180,9 +180,12 @@ pub(crate) fn trees_with(
 }
 
 impl Volume {
-    /// Whether this device's user stores and serves the volume without being able to read it.
+    /// Whether this device's user stores and serves the volume without being able to read it: by their admission or, until
+    /// that has come, by what they were given.
     pub fn is_keeper(&self) -> bool {
-        self.own_role() == Some(Role::Keeper)
+        let core = self.inner.core.lock();
+        let given = core.members.watches.values().any(|row| row.key.is_some());
+        core.keeps_unread() && (given || core.members.role_of(&core.device.id()).is_some())
     }
 
     /// Sets how many bytes of the disk this device is to take for the volume; `None`: as many as there are. Beyond, contents

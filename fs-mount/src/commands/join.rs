@@ -61,16 +61,27 @@ pub(crate) fn run(home: &Home, args: Join) -> Outcome<()> {
         // Of a first try without a passphrase. Where there was none, there is nothing to remove.
         let _ = fs::remove_file(dir.path().join(KEY_NAME));
     }
-    if let Some(known_as) = redeem(&mut dir, resumed, &ticket, &profile)?.filter(|name| *name != profile.user) {
+    let redeemed = redeem(&mut dir, resumed, &ticket, &profile)?;
+    if let Some(known_as) = redeemed.known_as.filter(|name| *name != profile.user) {
         profile.user = known_as;
         profile.save(&dir, &unlock, &entropy)?;
     }
     let dir = dir.finish(&profile.volume)?;
-
+    let next = match redeemed.keeper {
+        true => "next: `p2pfs keeper` stores and serves it, without being able to read it",
+        false => "next: `p2pfs mount` mounts it at ~/p2pfs",
+    };
     output::lines(&[
         format!("joined volume {} ({}) as {}", profile.label, &dir.short_id()[..8], profile.user),
-        "next: `p2pfs mount` mounts it at ~/p2pfs".to_owned(),
+        next.to_owned(),
     ])
+}
+
+/// What came of a ticket.
+struct Redeemed {
+    /// The name that the volume has for the user.
+    known_as: Option<String>,
+    keeper: bool,
 }
 
 /// The profile of a join that was interrupted, and what opens it from now on.
@@ -83,12 +94,12 @@ fn interrupted(dir: &NewVolumeDir, short_id: &str, passphrase: Option<Passphrase
     Ok((profile, passphrase.map_or(opened, Unlock::Passphrase)))
 }
 
-/// Gets this device admitted and takes the volume's records over. Returns the name that the volume has for the user,
+/// Gets this device admitted and takes the volume's records over. Tells the name that the volume has for the user,
 /// if it is known already: one that was let in earlier keeps the name of then.
 ///
 /// Once it is admitted the ticket is spent and the name taken, so from then on nothing is thrown away: when the
 /// connection breaks, the rest comes when the volume is mounted.
-fn redeem(dir: &mut NewVolumeDir, resumed: bool, ticket: &Ticket, profile: &Profile) -> Outcome<Option<String>> {
+fn redeem(dir: &mut NewVolumeDir, resumed: bool, ticket: &Ticket, profile: &Profile) -> Outcome<Redeemed> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -115,10 +126,13 @@ fn redeem(dir: &mut NewVolumeDir, resumed: bool, ticket: &Ticket, profile: &Prof
             output::note(&format!("{e}: it goes on when the volume is mounted"));
             Vec::new()
         });
-        let known_as = volume.members().into_iter().find(|member| member.me).map(|member| member.name);
+        let keeper = volume.is_keeper();
+        // (A keeper can't read its own.)
+        let me = volume.members().into_iter().find(|member| member.me && !keeper);
+        let known_as = me.map(|member| member.name);
         close(&volume, &packs)?;
         State { peers, ..State::default() }.save(dir.path(), &profile.secret, &OsEntropy);
-        Ok(known_as)
+        Ok(Redeemed { known_as, keeper })
     });
     // Everything that has the store open must be gone before it moves.
     drop(runtime);
