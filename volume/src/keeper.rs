@@ -70,8 +70,8 @@ impl Core {
         for sealed in sealed.chunks(KEYS_PER_CHANGE) {
             self.emit::<MemberBody>(ChangeKind::Watch { sealed: sealed.to_vec() }, &[], None)?;
         }
-        // Those whose keys nothing can be sealed to are not tried again with each call.
-        self.watch_due = false;
+        // As long as the running call may fail it stays due. Those whose keys nothing can be sealed to are not tried again.
+        self.watch_due = !sealed.is_empty();
         Ok(())
     }
 
