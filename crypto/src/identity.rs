@@ -68,12 +68,15 @@ impl DeviceKeys {
 
 /// The secret keys of a user.
 ///
-/// `signing` names the user and never changes. `boxes` is replaced, and `generation` rises, whenever a device is
+/// `identity` names the user and never changes. `boxes` is replaced, and `generation` rises, whenever a device is
 /// removed.
 #[derive(Debug)]
 pub struct UserKeys {
-    /// Certifies and removes the user's devices.
-    pub signing: SigningKeys,
+    /// Certifies the user's devices and encryption keys; only on the device that made it, or that got it out of an
+    /// exported key.
+    pub signing: Option<SigningKeys>,
+    /// The public half of that.
+    pub identity: PublicKey,
     /// Opens what is sealed to the user.
     pub boxes: BoxSecret,
     /// Which of the user's box keys `boxes` is, from 0.
@@ -101,7 +104,17 @@ impl UserPublic {
 impl UserKeys {
     /// Makes the keys of a new user, in generation 0.
     pub fn generate(entropy: &dyn Entropy) -> Self {
-        Self { signing: SigningKeys::generate(entropy), boxes: BoxSecret::generate(entropy), generation: 0 }
+        Self::whole(SigningKeys::generate(entropy), BoxSecret::generate(entropy), 0)
+    }
+
+    /// All keys of a user.
+    pub fn whole(signing: SigningKeys, boxes: BoxSecret, generation: u32) -> Self {
+        Self { identity: signing.public(), signing: Some(signing), boxes, generation }
+    }
+
+    /// What a further device of the user `identity` holds.
+    pub fn without_signing(identity: PublicKey, boxes: BoxSecret, generation: u32) -> Self {
+        Self { signing: None, identity, boxes, generation }
     }
 
     /// Returns the user's name among keys.
@@ -111,26 +124,42 @@ impl UserKeys {
 
     /// Returns what everybody may know.
     pub fn public(&self) -> UserPublic {
-        UserPublic { signing: self.signing.public(), box_key: self.boxes.public(), generation: self.generation }
+        UserPublic { signing: self.identity, box_key: self.boxes.public(), generation: self.generation }
     }
 
-    /// Writes the secrets out: `signing seed 32 ‖ box secret 32 ‖ generation u32 LE`.
+    /// Writes the secrets out: `signing seed 32 ‖ box secret 32 ‖ generation u32 LE`; without the signing key
+    /// `public key 32 ‖ box secret 32 ‖ generation u32 LE ‖ 0`, which is told by its length.
     pub fn to_bytes(&self) -> Zeroizing<Vec<u8>> {
-        let mut bytes = Zeroizing::new(Vec::with_capacity(68));
-        bytes.extend_from_slice(&*self.signing.seed());
+        let mut bytes = Zeroizing::new(Vec::with_capacity(WITHOUT_SIGNING));
+        match &self.signing {
+            Some(signing) => bytes.extend_from_slice(&*signing.seed()),
+            None => bytes.extend_from_slice(self.identity.as_bytes()),
+        }
         bytes.extend_from_slice(&*self.boxes.to_bytes());
         bytes.extend_from_slice(&self.generation.to_le_bytes());
+        if self.signing.is_none() {
+            bytes.push(0);
+        }
         bytes
     }
 
     /// Reads what [`UserKeys::to_bytes`] wrote.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, BadKeys> {
-        let bytes: &[u8; 68] = exactly(bytes)?;
-        let (pair, generation) = bytes.split_last_chunk::<4>().expect("68 bytes have a last 4");
-        let (signing, boxes) = split_pair(exactly(pair)?);
-        Ok(Self { signing, boxes, generation: u32::from_le_bytes(*generation) })
+        let without = bytes.strip_suffix(&[0]).filter(|_| bytes.len() == WITHOUT_SIGNING);
+        let keys: &[u8; 68] = exactly(without.unwrap_or(bytes))?;
+        let (pair, generation) = keys.split_last_chunk::<4>().expect("68 bytes have a last 4");
+        let (pair, generation): (&[u8; 64], _) = (exactly(pair)?, u32::from_le_bytes(*generation));
+        let (signing, boxes) = split_pair(pair);
+        if without.is_some() {
+            let identity = PublicKey::from_bytes(*pair.first_chunk().expect("64 bytes have a first 32"));
+            return Ok(Self::without_signing(identity, boxes, generation));
+        }
+        Ok(Self::whole(signing, boxes, generation))
     }
 }
+
+/// Bytes of a user's keys without the signing key.
+const WITHOUT_SIGNING: usize = 69;
 
 fn exactly<const N: usize>(bytes: &[u8]) -> Result<&[u8; N], BadKeys> {
     bytes.try_into().map_err(|_| BadKeys { expected: N, found: bytes.len() })
@@ -166,10 +195,24 @@ mod tests {
     }
 
     #[test]
+    fn user_keys_come_back_without_the_signing_key() {
+        let whole = UserKeys::generate(&SeededEntropy::new(1));
+        let boxes = BoxSecret::from_bytes(*whole.boxes.to_bytes());
+        let keys = UserKeys::without_signing(whole.identity, boxes, 7);
+        let bytes = keys.to_bytes();
+        assert_eq!((bytes.len(), &bytes[..32]), (69, &whole.identity.as_bytes()[..]));
+        let again = UserKeys::from_bytes(&bytes).unwrap();
+        assert_eq!((again.id(), again.public(), again.signing.is_none()), (whole.id(), keys.public(), true));
+        assert_eq!(again.to_bytes(), bytes);
+        assert!(UserKeys::from_bytes(&[&bytes[..68], &[1]].concat()).is_err());
+    }
+
+    #[test]
     fn bytes_of_another_length_are_refused() {
         for len in (0..100).filter(|&len| len != 64) {
             assert_eq!(DeviceKeys::from_bytes(&vec![1; len]).unwrap_err(), BadKeys { expected: 64, found: len });
         }
+        // (69 ones are no keys without the signing key, either.)
         for len in (0..100).filter(|&len| len != 68) {
             assert_eq!(UserKeys::from_bytes(&vec![1; len]).unwrap_err(), BadKeys { expected: 68, found: len });
         }
@@ -184,10 +227,8 @@ mod tests {
 
     #[test]
     fn a_user_is_named_by_the_signing_key_alone() {
-        let keys =
-            UserKeys { signing: SigningKeys::from_seed([7; 32]), boxes: BoxSecret::from_bytes([7; 32]), generation: 0 };
-        let renewed =
-            UserKeys { signing: SigningKeys::from_seed([7; 32]), boxes: BoxSecret::from_bytes([8; 32]), generation: 1 };
+        let keys = UserKeys::whole(SigningKeys::from_seed([7; 32]), BoxSecret::from_bytes([7; 32]), 0);
+        let renewed = UserKeys::whole(SigningKeys::from_seed([7; 32]), BoxSecret::from_bytes([8; 32]), 1);
         assert_eq!(keys.id(), renewed.id());
         assert_eq!(keys.id().to_string(), "ef0fd7b80545fa0c19b92239a8ff887f235a9d529491dad90135bacf49d099d5");
     }

@@ -31,6 +31,8 @@ labels! {
     CommitSignature = "commit signature",
     /// A user's signature over one of its devices.
     DeviceCertificate = "device certificate",
+    /// A user's signature over a new encryption key of theirs.
+    UserKeyCertificate = "user key certificate",
     /// A joiner's proof that it holds the secret key of an invitation.
     TicketProof = "ticket proof",
     /// A device's signature over its addresses at the registry.
@@ -85,6 +87,8 @@ labels! {
     EpochCommitment = "epoch commitment",
     /// A user's id.
     UserIdHash = "user id",
+    /// A realm's id: who reads.
+    RealmIdHash = "realm id",
     /// A node's or link's id.
     NodeIdHash = "node id",
     /// A volume's id.
@@ -105,6 +109,10 @@ labels! {
     KeyIdHash = "key id",
     /// Tells a damaged key file from a wrong passphrase.
     KeyFileCheck = "key file check",
+    /// The digits by which people compare keys.
+    Fingerprint = "fingerprint",
+    /// The letters behind each line of an exported key.
+    ExportedKeyLine = "exported key line",
 }
 
 #[cfg(test)]

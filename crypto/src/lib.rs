@@ -22,6 +22,7 @@ mod seal;
 mod sealed_box;
 mod signature;
 
+mod fingerprint;
 mod identity;
 mod key_file;
 
@@ -30,6 +31,7 @@ pub use block::{
     stored_len, stored_range,
 };
 pub use entropy::{Entropy, OsEntropy, SeededEntropy, random_array};
+pub use fingerprint::Fingerprint;
 pub use hash::{Hasher, TagKey, keyed_tag};
 pub use id::{BadId, DeviceId, EpochId, Hash, KeyId, UserId, VolumeId};
 pub use identity::{BadKeys, DeviceKeys, DevicePublic, UserKeys, UserPublic};

@@ -7,8 +7,9 @@ mod check;
 
 use check::{Vector, check};
 use p2pfs_crypto::{
-    Hash, KeyFile, Label, PATCH_HEADER_SIZE, PassphraseCost, PatchHeader, SeededEntropy, SymmetricKey, UNITS, Unlock,
-    open_block, open_padded, open_units, seal, seal_block, seal_padded, seal_patch,
+    DeviceId, Fingerprint, Hash, KeyFile, Label, PATCH_HEADER_SIZE, PassphraseCost, PatchHeader, SeededEntropy,
+    SymmetricKey, UNITS, Unlock, UserId, open_block, open_padded, open_units, seal, seal_block, seal_padded,
+    seal_patch,
 };
 
 const KEY: SymmetricKey = SymmetricKey::from_bytes([7; 32]);
@@ -75,6 +76,22 @@ fn key_files() {
         let plain = KeyFile::open(bytes, &unlock).map_err(|e| e.to_string())?;
         Ok(KeyFile::seal_at_cost(&plain, &unlock, PassphraseCost::FOR_TESTS, &entropy()))
     });
+}
+
+#[test]
+fn fingerprints() {
+    let digits = |vector: &Vector| match vector.format {
+        "fingerprint of a user" => Fingerprint::of_user(&UserId::from_bytes([7; 32])).to_string(),
+        _ => Fingerprint::of_device(&DeviceId::from_bytes([7; 32])).to_string(),
+    };
+    let vectors =
+        [("fingerprint_of_user", "fingerprint of a user"), ("fingerprint_of_device", "fingerprint of a device")].map(
+            |(name, format)| {
+                let vector = Vector::ok(name, format, Vec::new()).with("id 07 32 times; the bytes are the text");
+                Vector { bytes: digits(&vector).into_bytes(), ..vector }
+            },
+        );
+    check("fingerprint", &vectors, |vector, _| Ok(digits(vector).into_bytes()));
 }
 
 fn block(len: usize) -> Vec<u8> {

@@ -8,10 +8,14 @@ use peer_net::registry_address::RegistryAddress;
 
 use crate::{duration, size};
 
+mod access;
 mod agreed;
+mod keys;
 mod members;
 
+pub(crate) use access::{Access, Allow, Chown};
 pub(crate) use agreed::{Config, Named, Snapshot, SnapshotDeed};
+pub(crate) use keys::{ExportKey, Fingerprint, ImportKey, Invitations, InvitationsDeed, Key, KeyDeed, KeyPassphrase};
 pub(crate) use members::{Grant, Kept, Quarantine, QuarantineDeed, Revoke};
 
 const EXIT_STATUS: &str = "Exit status: 0 done, 1 failed (one line on standard error says why), 2 wrong usage.\n\
@@ -37,6 +41,8 @@ pub(crate) enum Command {
     Keeper(Keeper),
     /// Print a ticket that lets one more person in
     Invite(Invite),
+    /// List the invitations that can still be used, or withdraw one
+    Invitations(Invitations),
     /// Join a volume with a ticket
     Join(Join),
     /// Show how a volume is doing
@@ -47,6 +53,10 @@ pub(crate) enum Command {
     Users(Listing),
     /// List the members' devices
     Devices(Listing),
+    /// Show the digits by which people compare their keys: yours, or another member's
+    Fingerprint(Fingerprint),
+    /// Your key as text that can be printed, being you again with it, and the passphrase of the keys on this device
+    Key(Key),
     /// Make a member an admin, writer or reader
     Grant(Grant),
     /// Remove a user with all their devices, or one device
@@ -77,6 +87,12 @@ pub(crate) enum Command {
     History(History),
     /// Show what changed between two versions of a text
     Diff(Diff),
+    /// Tell who may read and write a file or folder, and why
+    Access(Access),
+    /// Let one member read or write a file or folder, whatever the others may
+    Allow(Allow),
+    /// Give a file or folder to another member
+    Chown(Chown),
     /// Print a completion script for a shell
     Completions(Completions),
 }
@@ -187,8 +203,8 @@ pub(crate) struct Invite {
     /// How long the ticket is good for
     #[arg(long, value_name = "TIME", default_value = "24h", value_parser = duration::parse_positive)]
     pub(crate) expires: Duration,
-    /// For your own next machine
-    #[arg(long)]
+    /// For your own next machine, which then joins as you
+    #[arg(long, conflicts_with = "role")]
     pub(crate) device: bool,
     #[command(flatten)]
     pub(crate) which: Which,
@@ -198,9 +214,9 @@ pub(crate) struct Invite {
 pub(crate) struct Join {
     /// The ticket, as `p2pfs invite` printed it
     pub(crate) ticket: String,
-    /// Your name in the volume: 1 to 32 of a-z 0-9 . _ -, starting with a letter
+    /// Your name in the volume: 1 to 32 of a-z 0-9 . _ -, starting with a letter (a ticket for your own next machine knows it)
     #[arg(long, value_parser = user_name)]
-    pub(crate) name: String,
+    pub(crate) name: Option<String>,
     /// What to call the volume on this machine
     #[arg(long, value_name = "LABEL", default_value = "p2pfs", value_parser = label)]
     pub(crate) volume: String,

@@ -8,14 +8,18 @@ use crate::{
     home::Home,
 };
 
+mod access;
 mod config;
 mod conflicts;
 mod diff;
+mod fingerprint;
 mod history;
 mod init;
+mod invitations;
 mod invite;
 mod join;
 mod keeper;
+mod key;
 mod listings;
 mod members;
 mod mount;
@@ -40,11 +44,14 @@ pub(crate) fn run(command: Command) -> Outcome<()> {
         Command::Keeper(args) => keeper::run(&home, args),
         Command::Unmount(args) => unmount::run(&home, &args),
         Command::Invite(args) => invite::run(&home, &args),
+        Command::Invitations(args) => invitations::run(&home, args),
         Command::Join(args) => join::run(&home, args),
         Command::Status(args) => listings::status(&home, &args),
         Command::Peers(args) => listings::peers(&home, &args),
         Command::Users(args) => listings::users(&home, &args),
         Command::Devices(args) => listings::devices(&home, &args),
+        Command::Fingerprint(args) => fingerprint::run(&home, &args),
+        Command::Key(args) => key::run(&home, args),
         Command::Grant(args) => members::grant(&home, args),
         Command::Revoke(args) => members::revoke(&home, args),
         Command::Quarantine(args) => members::quarantine(&home, args),
@@ -60,6 +67,9 @@ pub(crate) fn run(command: Command) -> Outcome<()> {
         Command::Snapshot(args) => snapshot::run(&home, args),
         Command::History(args) => history::run(&home, &args),
         Command::Diff(args) => diff::run(&home, &args),
+        Command::Access(args) => access::show(&home, &args),
+        Command::Allow(args) => access::allow(&home, &args),
+        Command::Chown(args) => access::chown(&home, &args),
         Command::Completions(_) => Ok(()),
     }
 }

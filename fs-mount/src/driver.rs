@@ -71,7 +71,8 @@ pub struct MountOptions {
     pub source: String,
     /// A system mount: every local account may use it, under numeric owners and modes as stored.
     pub allow_other: bool,
-    /// An own mount: everything shows as this user and group, and can't be given to others.
+    /// An own mount: what its user owns or may write shows as this user and group, all else as its owner's number in the
+    /// volume; modes and ACLs decide which members may what.
     pub owner: Option<(u32, u32)>,
     /// The kernel refuses every change.
     pub read_only: bool,
@@ -133,6 +134,7 @@ fn serve(volume: &Volume, mountpoint: &Path, options: &MountOptions) -> io::Resu
     let (invalidation, noticed, told) = Invalidation::subscribe(volume);
     let ending = Arc::new(Ending::default());
     let waits = Waits::default();
+    volume.set_own_mount(options.owner.map(|(uid, _)| uid));
     let driver = Driver::new(volume.clone(), options, noticed, ending.clone(), waits.clone());
     let session = Session::new(driver, mountpoint, &session_config(options))?;
     invalidation.start(session.notifier())?;

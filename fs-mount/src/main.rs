@@ -26,6 +26,7 @@ mod daemon;
 mod mountpoint;
 
 mod clock;
+mod exported_key;
 mod history_report;
 mod home;
 mod inside;

@@ -24,7 +24,7 @@ use crate::{
     cli::Which,
     clock::SystemClock,
     control::{
-        agreed, client, conflicts, members,
+        agreed, client, conflicts, invitations, members,
         protocol::{Reply, Request},
     },
     failure::{Because, Failure, Outcome, plain},
@@ -189,13 +189,21 @@ fn answer_here(open: &OpenVolume, request: &Request) -> Outcome<Reply> {
                     "the volume has no registry and is not mounted, so no ticket would lead here: mount it first",
                 ));
             }
-            let invitation = ticket::Invitation { role, expires: Duration::from_secs(*seconds) };
+            let invitation = ticket::Invitation { role: role.as_deref(), expires: Duration::from_secs(*seconds) };
             ticket::issue(volume, &open.profile, invitation, registries, Vec::new()).map(Reply::Ticket)
+        }
+        Request::Invitations => invitations::list(volume).map(Reply::Invitations),
+        Request::Withdraw { id } => invitations::withdraw(volume, id).map(|()| Reply::Done),
+        Request::ExportKey => {
+            let (registries, peers) = (open.state.registries(&open.profile), open.state.peers.clone());
+            let exported = invitations::export(volume, &registries, peers)?;
+            Ok(Reply::ExportedKey(Box::new(exported)))
         }
         Request::Agreed(asked) => agreed::answer(volume, asked).map(Reply::Agreed),
         Request::Members(asked) => members::answer(volume, asked).map(Reply::Members),
         Request::Conflicts { within } => conflicts::list(volume, within).map(Reply::Conflicts),
         Request::Hello
+        | Request::Access(_)
         | Request::Wait { .. }
         | Request::Resolve { .. }
         | Request::Verify { .. }

@@ -90,9 +90,20 @@ impl Profile {
         UserKeys::from_bytes(&self.user_keys).expect("checked when the profile was opened")
     }
 
+    /// The same with another user's keys: those of the user whose further device this is.
+    pub(crate) fn set_user(&mut self, name: &str, keys: &UserKeys) {
+        name.clone_into(&mut self.user);
+        self.user_keys = keys.to_bytes();
+    }
+
     /// Seals the profile into the key file of a new volume.
     pub(crate) fn save(&self, dir: &NewVolumeDir, unlock: &Unlock, entropy: &dyn Entropy) -> Outcome<()> {
-        write_twice(&dir.path().join("keys"), &self.seal(unlock, PassphraseCost::DEFAULT, entropy))
+        self.save_in(dir.path(), unlock, entropy)
+    }
+
+    /// The same in the folder `dir`, in place of the key file there.
+    pub(crate) fn save_in(&self, dir: &Path, unlock: &Unlock, entropy: &dyn Entropy) -> Outcome<()> {
+        write_twice(&dir.join("keys"), &self.seal(unlock, PassphraseCost::DEFAULT, entropy))
     }
 
     fn seal(&self, unlock: &Unlock, cost: PassphraseCost, entropy: &dyn Entropy) -> Vec<u8> {

@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, time::Duration};
 
-use crypto::DeviceId;
+use crypto::{DeviceId, Fingerprint};
 use fs_mount::driver::Wait;
 use serde::{Deserialize, Serialize};
 use volume::{DeviceInfo, Volume, time::Timestamp};
@@ -27,6 +27,9 @@ pub(crate) struct Status {
     /// Names beside which something shows.
     pub(crate) conflicts: u64,
     pub(crate) nodes: u64,
+    /// Folders below which permissions are still to follow theirs.
+    #[serde(default)]
+    pub(crate) following: usize,
     /// Nothing more is stored until there is room.
     pub(crate) disk_full: bool,
     pub(crate) peers_connected: usize,
@@ -156,6 +159,8 @@ pub(crate) struct User {
     pub(crate) id: String,
     pub(crate) devices: Vec<String>,
     pub(crate) me: bool,
+    /// Digits by which people compare keys.
+    pub(crate) fingerprint: String,
 }
 
 /// One line of `p2pfs devices`.
@@ -169,6 +174,10 @@ pub(crate) struct Device {
     /// Since when it goes on from an older copy of its store, by its own clock.
     #[serde(default)]
     pub(crate) restored: Option<String>,
+    /// Whose it is, by id.
+    pub(crate) user: String,
+    /// Digits by which people compare keys.
+    pub(crate) fingerprint: String,
 }
 
 /// One line of `p2pfs volumes`.
@@ -263,6 +272,7 @@ pub(crate) fn status(volume: &Volume, profile: &Profile) -> Status {
         wanted_bytes: status.wanted_bytes,
         conflicts: status.conflicts,
         nodes: status.nodes,
+        following: volume.unaligned().unwrap_or_default(),
         disk_full: status.disk_full,
         peers_connected: 0,
         peers_known: devices.iter().filter(|d| !d.me).count(),
@@ -357,6 +367,7 @@ pub(crate) fn users(volume: &Volume) -> Vec<User> {
             id: m.user.to_string(),
             devices: m.devices.iter().map(ToString::to_string).collect(),
             me: m.me,
+            fingerprint: Fingerprint::of_user(&m.user).to_string(),
         })
         .collect()
 }
@@ -373,6 +384,8 @@ pub(crate) fn devices(volume: &Volume) -> Vec<Device> {
             admitted: moment(d.admitted),
             me: d.me,
             restored: d.restored.map(moment),
+            user: d.user.to_string(),
+            fingerprint: Fingerprint::of_device(&d.id).to_string(),
         })
         .collect()
 }

@@ -12,7 +12,8 @@ use crate::{
 
 /// Who is invited, and for how long.
 pub(crate) struct Invitation<'a> {
-    pub(crate) role: &'a str,
+    /// As what; nothing for a further device of this user.
+    pub(crate) role: Option<&'a str>,
     pub(crate) expires: Duration,
 }
 
@@ -24,14 +25,25 @@ pub(crate) fn issue(
     registries: Vec<RegistryAddress>,
     hints: Vec<SocketAddr>,
 ) -> Outcome<String> {
-    let role: Role = invitation
-        .role
-        .parse()
-        .map_err(|_| Failure::new(format!("{} is no role: writer, reader, admin or keeper", invitation.role)))?;
-    let secret = volume.invite(role, invitation.expires)?;
+    let (secret, user) = match invitation.role {
+        Some(role) => {
+            let role: Role = role
+                .parse()
+                .map_err(|_| Failure::new(format!("{role} is no role: writer, reader, admin or keeper")))?;
+            (volume.invite(role, invitation.expires)?, None)
+        }
+        None => (volume.invite_device(Some(invitation.expires))?, Some(profile.user_keys().id())),
+    };
     let public = secret.public();
-    let expires = volume.open_invitations().iter().find(|i| i.ticket == public).map_or(0, |i| i.expires.secs);
-    let ticket =
-        Ticket { volume: profile.volume, secret, registries, hints, inviter: profile.device_keys().id(), expires };
+    let expires = volume.invitations()?.iter().find(|i| i.ticket == public).and_then(|i| i.expires);
+    let ticket = Ticket {
+        volume: profile.volume,
+        secret,
+        registries,
+        hints,
+        inviter: profile.device_keys().id(),
+        expires: expires.map_or(0, |expires| expires.secs),
+        user,
+    };
     Ok(ticket.to_word().to_string())
 }

@@ -14,7 +14,7 @@ use zeroize::Zeroizing;
 use crate::{
     failure::{Because, Failure, Outcome, plain},
     home::{VolumeDir, copy_of, mend, read_bounded, read_twice, write_twice},
-    profile::key_file_failure,
+    profile::{Profile, key_file_failure},
 };
 
 /// A passphrase, wiped when dropped.
@@ -63,22 +63,57 @@ pub(crate) fn new_passphrase(file: Option<&Path>, no_passphrase: bool) -> Outcom
     if no_passphrase {
         return Ok(None);
     }
+    let options = "--passphrase-file FILE or --no-passphrase";
+    passphrase_for(file, "passphrase for the keys on this device: ", options).map(Some)
+}
+
+/// A new passphrase: from the file, or typed twice after `ask`. `options` are what can be given instead of typing.
+pub(crate) fn passphrase_for(file: Option<&Path>, ask: &str, options: &str) -> Outcome<Passphrase> {
     if let Some(file) = file {
-        return read_passphrase(file).map(Some);
+        return read_passphrase(file);
     }
     if !io::stdin().is_terminal() {
-        return Err(Failure::new(
-            "a passphrase is needed and standard input is no terminal: give --passphrase-file FILE or --no-passphrase",
-        ));
+        return Err(Failure::new(format!("a passphrase is needed and standard input is no terminal: give {options}")));
     }
-    let first = prompt("passphrase for the keys on this device: ")?;
+    let first = prompt(ask)?;
     if first.is_empty() {
-        return Err(Failure::new("the passphrase is empty: type one, or give --no-passphrase"));
+        return Err(Failure::new(format!("the passphrase is empty: type one, or give {options}")));
     }
     if prompt("the same again: ")? != first {
         return Err(Failure::new("the two passphrases differ: try again"));
     }
-    Ok(Some(first))
+    Ok(first)
+}
+
+/// Has the keys in `dir` opened by `passphrase` from now on, or by a key beside them.
+///
+/// At any moment what opens them is there: a key is on the disk, twice, before anything is sealed under it, and goes only
+/// when nothing is sealed under it any more. The key file and its copy are replaced one after the other; until both are,
+/// the file counts, and who reads it mends the copy.
+pub(crate) fn relock(
+    dir: &VolumeDir,
+    profile: &Profile,
+    passphrase: Option<Passphrase>,
+    entropy: &dyn Entropy,
+) -> Outcome<()> {
+    // Two at a time would leave the key of one and the key file of the other.
+    let folder = fs::File::open(dir.path()).because(|| format!("opening {}", dir.path().display()))?;
+    folder.lock().because(|| format!("locking {}", dir.path().display()))?;
+    let unlock = new_unlock(dir.path(), passphrase, entropy)?;
+    profile.save_in(dir.path(), &unlock, entropy)?;
+    if matches!(unlock, Unlock::Passphrase(_)) {
+        let key = dir.path().join(KEY_NAME);
+        for path in [copy_of(&key), key] {
+            match fs::remove_file(&path) {
+                Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                    return Err(e).because(|| format!("removing {}", path.display()));
+                }
+                _ => {}
+            }
+        }
+        folder.sync_all().because(|| "writing to the disk".to_owned())?;
+    }
+    Ok(())
 }
 
 /// What opens the keys of the volume in `dir`: the passphrase already at hand, the key beside them, or what the
@@ -142,7 +177,7 @@ pub(crate) fn read_keys(dir: &VolumeDir) -> Outcome<Vec<u8>> {
     read_twice(&path, whole).map_err(|e| Failure::new(format!("reading {}: {}", path.display(), plain(&e))))
 }
 
-fn prompt(text: &str) -> Outcome<Passphrase> {
+pub(crate) fn prompt(text: &str) -> Outcome<Passphrase> {
     rpassword::prompt_password(text).map(Zeroizing::new).because(|| "reading the passphrase".to_owned())
 }
 

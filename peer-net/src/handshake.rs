@@ -16,7 +16,7 @@ use quinn::{Connection, RecvStream, SendStream, Side};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use tokio::time::Instant;
-use volume::{JoinGrant, JoinRequest, Volume};
+use volume::{DeviceGrant, DeviceRequest, ExportedRequest, JoinGrant, JoinRequest, Volume};
 
 use crate::blocking::blocking;
 use crate::close;
@@ -50,6 +50,10 @@ pub(crate) enum Hello {
     Sync(Vec<Tag>),
     /// "I was invited."
     Join(Box<JoinRequest>),
+    /// "I am to be a further device of your user."
+    JoinDevice(Box<DeviceRequest>),
+    /// "I have a member's exported key."
+    Return(Box<ExportedRequest>),
 }
 
 /// Listener to dialler.
@@ -61,6 +65,8 @@ pub(crate) enum Answer {
     Granted(Box<JoinGrant>),
     /// "No", and why, for people.
     Refused(String),
+    /// "You are."
+    GrantedDevice(Box<DeviceGrant>),
 }
 
 /// Where devices may be reached: the sender, and other members it knows.
@@ -191,28 +197,34 @@ pub(crate) async fn call(
         }
         Answer::Refused(why) if why == REMOVED => Err(HandshakeError::Removed),
         Answer::Refused(_) => Err(HandshakeError::NotAMember),
-        Answer::Granted(_) => Err(HandshakeError::Unexpected),
+        Answer::Granted(_) | Answer::GrantedDevice(_) => Err(HandshakeError::Unexpected),
     }
+}
+
+/// What was asked for with an invitation, granted.
+pub(crate) enum Granted {
+    Member(Box<JoinGrant>),
+    Device(Box<DeviceGrant>),
 }
 
 /// Greets a listener with an invitation.
 pub(crate) async fn ask_to_join(
     connection: &Connection,
-    request: impl FnOnce(&[u8]) -> Result<JoinRequest, String>,
+    hello: impl FnOnce(&[u8]) -> Result<Hello, String>,
     own: impl Future<Output = Addresses>,
-) -> Result<(Box<JoinGrant>, Greeted), HandshakeError> {
+) -> Result<(Granted, Greeted), HandshakeError> {
     let deadline = Instant::now() + TIME_LIMIT;
     let exporter = join_exporter(connection)?;
-    let request = Box::new(request(&exporter).map_err(HandshakeError::Refused)?);
-    let (mut control, answer) = timed(deadline, ask(connection, &Hello::Join(request))).await?;
-    match answer {
-        Answer::Granted(grant) => {
-            let addresses = timed(deadline, exchange(&mut control, own.await)).await?;
-            Ok((grant, Greeted { control, addresses, joined: true }))
-        }
-        Answer::Refused(why) => Err(HandshakeError::Refused(one_line(&why))),
-        Answer::Welcome(_) => Err(HandshakeError::Unexpected),
-    }
+    let hello = hello(&exporter).map_err(HandshakeError::Refused)?;
+    let (mut control, answer) = timed(deadline, ask(connection, &hello)).await?;
+    let granted = match (answer, &hello) {
+        (Answer::Granted(grant), Hello::Join(_) | Hello::Return(_)) => Granted::Member(grant),
+        (Answer::GrantedDevice(grant), Hello::JoinDevice(_)) => Granted::Device(grant),
+        (Answer::Refused(why), _) => return Err(HandshakeError::Refused(one_line(&why))),
+        _ => return Err(HandshakeError::Unexpected),
+    };
+    let addresses = timed(deadline, exchange(&mut control, own.await)).await?;
+    Ok((granted, Greeted { control, addresses, joined: true }))
 }
 
 /// Receives whoever dialled. `joins_allowed` says whether this address may try a ticket now.
@@ -248,7 +260,7 @@ pub(crate) async fn receive(
             frame::write_value(&mut control.send, &Answer::Welcome(proof)).await?;
             false
         }
-        Hello::Join(request) => {
+        request => {
             let verdict = if joins_allowed {
                 let exporter = join_exporter(connection)?;
                 let volume = volume.clone();
@@ -257,8 +269,8 @@ pub(crate) async fn receive(
                 Err("too many failed attempts from your address: wait a minute".to_owned())
             };
             match verdict {
-                Ok(grant) => {
-                    frame::write_value(&mut control.send, &Answer::Granted(Box::new(grant))).await?;
+                Ok(granted) => {
+                    frame::write_value(&mut control.send, &granted).await?;
                     true
                 }
                 Err(why) => {
@@ -272,12 +284,26 @@ pub(crate) async fn receive(
     Ok(Greeted { control, addresses, joined })
 }
 
-fn admit(volume: &Volume, request: &JoinRequest, caller: &DeviceId, exporter: &[u8]) -> Result<JoinGrant, String> {
+fn admit(volume: &Volume, hello: &Hello, caller: &DeviceId, exporter: &[u8]) -> Result<Answer, String> {
+    let device = match hello {
+        Hello::Join(request) => request.device.id,
+        Hello::JoinDevice(request) => request.device.id,
+        Hello::Return(request) => request.device.id,
+        Hello::Sync(_) => return Err("no invitation".to_owned()),
+    };
     // The device that joins is the one on this connection, which proved its key to TLS.
-    if request.device.id != *caller {
+    if device != *caller {
         return Err("the request is for another device than the one that asks".to_owned());
     }
-    volume.admit(request, exporter).map_err(|error| match error {
+    let granted = match hello {
+        Hello::Join(request) => volume.admit(request, exporter).map(|grant| Answer::Granted(Box::new(grant))),
+        Hello::JoinDevice(request) => {
+            volume.admit_device(request, exporter).map(|grant| Answer::GrantedDevice(Box::new(grant)))
+        }
+        Hello::Return(request) => volume.admit_exported(request).map(|grant| Answer::Granted(Box::new(grant))),
+        Hello::Sync(_) => return Err("no invitation".to_owned()),
+    };
+    granted.map_err(|error| match error {
         volume::Error::Refused(why) => why,
         error => {
             log::warn!("device {}: cannot admit: {error}", caller.short());

@@ -9,18 +9,18 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crypto::{DeviceId, DeviceKeys, OsEntropy, UserKeys};
+use crypto::{DeviceId, DeviceKeys, OsEntropy, SymmetricKey, UserKeys, VolumeId};
 use quinn::Connection;
 use thiserror::Error;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use volume::sync::Session;
-use volume::{JoinGrant, JoinRequest, Volume};
+use volume::{DeviceGrant, DeviceRequest, ExportedRequest, JoinGrant, JoinRequest, Volume};
 
 use crate::blocking::blocking;
 use crate::close;
 use crate::endpoint::{BindError, DialError, Endpoint, remote_address};
-use crate::handshake::{self, Addresses, Greeted, HandshakeError};
+use crate::handshake::{self, Addresses, Granted, Greeted, HandshakeError, Hello};
 use crate::identity::{Identity, Protocol};
 use crate::peer;
 use crate::registry_address::RegistryAddress;
@@ -45,6 +45,9 @@ pub enum JoinError {
     /// The registries work, but know nobody (or nobody who answers).
     #[error("nobody who can let you in is online: ask the one who invited you to mount the volume, and try again")]
     NobodyOnline,
+    /// Nobody of the volume was found by who has an exported key.
+    #[error("no member of the volume was found: have one of them mount it where it was mounted before, and try again")]
+    NoMember,
     /// Whoever can let us in does not.
     #[error("{0}")]
     Refused(String),
@@ -62,17 +65,40 @@ pub enum JoinError {
     Bind(#[from] BindError),
 }
 
+/// What was granted to whoever came with a ticket.
+#[derive(Debug)]
+pub enum Grant {
+    /// To a new member.
+    Member(JoinGrant),
+    /// To a further device of a member, with what it holds of the user's keys from now on.
+    Device(Box<DeviceGrant>, Box<UserKeys>),
+}
+
+impl Grant {
+    /// Gives the granted keys to the volume.
+    ///
+    /// # Errors
+    /// They aren't for this device, or the disk failed.
+    pub fn accept(&self, volume: &Volume) -> volume::Result<()> {
+        match self {
+            Self::Member(grant) => volume.accept(grant),
+            Self::Device(grant, _) => volume.accept_device(grant),
+        }
+    }
+}
+
 /// Let in; the connection to who did it is still there for the first sync.
 pub struct Joined {
     /// What was granted.
-    pub grant: JoinGrant,
+    pub grant: Grant,
     endpoint: Endpoint,
     connection: Connection,
     device: DeviceId,
     greeted: Greeted,
 }
 
-/// Joins with `ticket` under `name`.
+/// Joins with `ticket`: as `user` under `name` or, with a ticket for a further device, as the user whose ticket it is; then
+/// the name may be empty.
 pub async fn join(
     ticket: &Ticket,
     name: &str,
@@ -80,21 +106,83 @@ pub async fn join(
     device: &DeviceKeys,
     listen: Option<SocketAddr>,
 ) -> Result<Joined, JoinError> {
+    let whom = Whom {
+        peers: vec![KnownPeer { device: ticket.inviter, addresses: ticket.hints.clone() }],
+        inviter: Some(ticket.inviter),
+        registries: ticket.registries.clone(),
+        token: Token::of_ticket(&ticket.secret.public()),
+    };
+    let hello = |exporter: &[u8]| match ticket.user {
+        Some(_) => {
+            let name = Some(name).filter(|name| !name.is_empty());
+            Ok(Hello::JoinDevice(Box::new(DeviceRequest::new(&ticket.secret, device, name, exporter))))
+        }
+        None => JoinRequest::new(&ticket.secret, name, user, device, exporter, &OsEntropy)
+            .map(|request| Hello::Join(Box::new(request))),
+    };
+    ask_around(whom, device, listen, hello, |granted| check(granted, ticket, device)).await
+}
+
+/// Where members may be found by who has an exported key.
+pub struct Members {
+    /// The volume.
+    pub volume: VolumeId,
+    /// Where they were.
+    pub peers: Vec<KnownPeer>,
+    /// Where to look for them.
+    pub registries: Vec<RegistryAddress>,
+    /// The key by which members find each other.
+    pub discovery: SymmetricKey,
+}
+
+/// Comes back to a volume with a user's exported key, as a further device of that user.
+pub async fn come_back(
+    members: Members,
+    request: ExportedRequest,
+    device: &DeviceKeys,
+    listen: Option<SocketAddr>,
+) -> Result<Joined, JoinError> {
+    let Members { volume, peers, registries, discovery } = members;
+    let whom = Whom { peers, inviter: None, registries, token: Token::of_members(&discovery) };
+    let hello = |_: &[u8]| Ok(Hello::Return(Box::new(request.clone())));
+    let check = |granted| match granted {
+        Granted::Member(grant) if grant.volume == volume => Ok(Grant::Member(*grant)),
+        _ => Err(JoinError::OtherVolume),
+    };
+    ask_around(whom, device, listen, hello, check).await
+}
+
+/// Who may let a device in, and how they are found.
+struct Whom {
+    peers: Vec<KnownPeer>,
+    /// The one of a ticket.
+    inviter: Option<DeviceId>,
+    registries: Vec<RegistryAddress>,
+    token: Token,
+}
+
+/// Asks one after the other of those who can be found.
+async fn ask_around(
+    whom: Whom,
+    device: &DeviceKeys,
+    listen: Option<SocketAddr>,
+    hello: impl Fn(&[u8]) -> Result<Hello, String>,
+    check: impl Fn(Granted) -> Result<Grant, JoinError>,
+) -> Result<Joined, JoinError> {
     let identity = Identity::new(&device.signing).map_err(BindError::from)?;
     let endpoint = Endpoint::bind(identity, listen, Protocol::Peer)?;
-    let mut search = Search::new(&endpoint, ticket);
+    let mut search = Search::new(&endpoint, whom);
     let (mut refusal, mut unanswered) = (None, false);
     let deadline = tokio::time::Instant::now() + TIME_LIMIT;
     while let Ok(Some((connection, host))) = tokio::time::timeout_at(deadline, search.next()).await {
-        let request = |exporter: &[u8]| JoinRequest::new(&ticket.secret, name, user, device, exporter, &OsEntropy);
-        match handshake::ask_to_join(&connection, request, async { Addresses::default() }).await {
-            Ok((grant, greeted)) if grant.volume == ticket.volume => {
-                return Ok(Joined { grant: *grant, endpoint, connection, device: host, greeted });
-            }
-            Ok(_) => {
-                connection.close(close::MISBEHAVED, b"another volume");
-                refusal.get_or_insert(JoinError::OtherVolume);
-            }
+        match handshake::ask_to_join(&connection, &hello, async { Addresses::default() }).await {
+            Ok((granted, greeted)) => match check(granted) {
+                Ok(grant) => return Ok(Joined { grant, endpoint, connection, device: host, greeted }),
+                Err(error) => {
+                    connection.close(close::MISBEHAVED, b"not what was asked for");
+                    refusal.get_or_insert(error);
+                }
+            },
             Err(HandshakeError::Refused(why)) => refusal = Some(JoinError::Refused(why)),
             Err(error) => {
                 unanswered = true;
@@ -109,6 +197,19 @@ pub async fn join(
     };
     endpoint.close(close::GOODBYE, "goodbye").await;
     Err(error)
+}
+
+/// Whether what was granted is what the ticket is for. Of a further device nobody but its own user can make it up.
+fn check(granted: Granted, ticket: &Ticket, device: &DeviceKeys) -> Result<Grant, JoinError> {
+    match granted {
+        Granted::Member(grant) if grant.volume == ticket.volume => Ok(Grant::Member(*grant)),
+        Granted::Device(grant) if grant.volume == ticket.volume => {
+            let user = ticket.user.ok_or(JoinError::OtherVolume)?;
+            let keys = grant.open(&user, device).map_err(JoinError::Refused)?;
+            Ok(Grant::Device(grant, Box::new(keys)))
+        }
+        _ => Err(JoinError::OtherVolume),
+    }
 }
 
 /// One step of the search.
@@ -127,24 +228,26 @@ struct Search {
     silent: Vec<String>,
     /// Addresses of the inviting device that did not answer.
     no_answer: Vec<String>,
-    inviter: DeviceId,
+    inviter: Option<DeviceId>,
 }
 
 impl Search {
-    fn new(endpoint: &Endpoint, ticket: &Ticket) -> Self {
+    fn new(endpoint: &Endpoint, whom: Whom) -> Self {
+        let Whom { peers, inviter, registries, token } = whom;
         let mut search = Self {
             endpoint: endpoint.clone(),
             steps: JoinSet::new(),
             tried: BTreeSet::new(),
             devices: BTreeSet::new(),
-            registries: ticket.registries.len(),
+            registries: registries.len(),
             silent: Vec::new(),
             no_answer: Vec::new(),
-            inviter: ticket.inviter,
+            inviter,
         };
-        search.dial(ticket.inviter, &ticket.hints);
-        let token = Token::of_ticket(&ticket.secret.public());
-        for address in ticket.registries.iter().cloned() {
+        for peer in &peers {
+            search.dial(peer.device, &peer.addresses);
+        }
+        for address in registries {
             let endpoint = endpoint.clone();
             search.steps.spawn(async move {
                 let found = registry_client::look_up(&endpoint, &address, token).await;
@@ -177,7 +280,7 @@ impl Search {
                 Ok(Step::Dialled(_, Ok(connection), device)) => return Some((connection, device)),
                 Ok(Step::Dialled(address, Err(error), device)) => {
                     log::debug!("device {}: {error}", device.short());
-                    if device == self.inviter {
+                    if self.inviter.is_none_or(|inviter| device == inviter) {
                         self.no_answer.push(address.to_string());
                     }
                 }
@@ -198,6 +301,9 @@ impl Search {
 
     /// Says why nobody was found.
     fn failure(&self) -> JoinError {
+        if self.inviter.is_none() {
+            return JoinError::NoMember;
+        }
         if self.registries > self.silent.len() {
             return JoinError::NobodyOnline;
         }
@@ -233,7 +339,7 @@ impl Joined {
         let control = greeted.control;
         let session: Arc<Session> = {
             let volume = volume.clone();
-            let begin = move || volume.accept(&grant).map(|()| Arc::new(volume.session(device)));
+            let begin = move || grant.accept(&volume).map(|()| Arc::new(volume.session(device)));
             blocking(begin).await.map_err(|error| JoinError::Sync(error.to_string()))?
         };
         let (changes, mut changed) = watch::channel(());

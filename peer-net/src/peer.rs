@@ -8,7 +8,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use quinn::Connection;
+use quinn::{Connection, SendStream};
 use thiserror::Error;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinSet;
@@ -31,6 +31,8 @@ const TAKEN_TOGETHER: usize = 1 << 20;
 const WRITE_AHEAD: usize = 256 << 10;
 /// How long to wait for the reason after a stream broke.
 const LAST_WORDS: Duration = Duration::from_secs(1);
+/// How long a peer that is shut out has for taking in what tells it so.
+const TAKING: Duration = Duration::from_millis(500);
 /// The first request of each fetcher; see [`Batch`].
 const FIRST_BATCH: usize = 8;
 
@@ -258,6 +260,11 @@ async fn write(session: Arc<Session>, mut send: Abandoned, wake: Arc<Wake>) -> R
         let cut;
         (frames, cut) = blocking(move || (next_frames(&source), source.is_cut())).await;
         if frames.is_empty() && cut {
+            // It is to have what tells it so before the connection goes.
+            if SendStream::finish(&mut send).is_ok() {
+                let _too_slow = tokio::time::timeout(LAST_WORDS, send.stopped()).await;
+                tokio::time::sleep(TAKING).await;
+            }
             return Err(Ended::RemovedPeer);
         }
         if frames.is_empty() {

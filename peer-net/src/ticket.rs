@@ -8,7 +8,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::str::FromStr;
 
-use crypto::{DeviceId, Hash, Label, VolumeId};
+use crypto::{DeviceId, Hash, Label, UserId, VolumeId};
 use data_encoding::BASE32_NOPAD;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -19,7 +19,10 @@ use crate::frame;
 use crate::registry_address::RegistryAddress;
 
 const PREFIX: &str = "p2pfs-";
+/// For a new member.
 const VERSION: u8 = 1;
+/// For a further device of somebody.
+const VERSION_DEVICE: u8 = 2;
 const CHECKSUM: usize = 4;
 /// Longer words are not looked at.
 const MAX_WORD: usize = 8192;
@@ -42,6 +45,8 @@ pub struct Ticket {
     pub inviter: DeviceId,
     /// When it lapses, in seconds since 1970: for messages, those who let in check their own record.
     pub expires: i64,
+    /// It is for a further device of this user, and nobody else's answer is to be taken; `None`: for a new member.
+    pub user: Option<UserId>,
 }
 
 /// Text that is no ticket.
@@ -54,7 +59,7 @@ pub enum BadTicket {
     #[error("this ticket is damaged: copy it whole")]
     Damaged,
     /// From a later version of the program.
-    #[error("this ticket has format {found}, this program knows {VERSION}: install a newer p2pfs")]
+    #[error("this ticket has format {found}, this program knows {VERSION_DEVICE}: install a newer p2pfs")]
     Newer {
         /// The ticket's version.
         found: u8,
@@ -71,6 +76,13 @@ struct Body {
     hints: Vec<SocketAddr>,
     inviter: DeviceId,
     expires: i64,
+}
+
+/// The same of a ticket for a further device.
+#[derive(Serialize, Deserialize)]
+struct DeviceBody {
+    body: Body,
+    user: UserId,
 }
 
 impl Drop for Body {
@@ -96,8 +108,12 @@ impl Ticket {
             inviter: self.inviter,
             expires: self.expires,
         };
-        let mut bytes = Zeroizing::new(vec![VERSION]);
-        bytes.extend_from_slice(&Zeroizing::new(frame::encode(&body)));
+        let (version, encoded) = match self.user {
+            None => (VERSION, frame::encode(&body)),
+            Some(user) => (VERSION_DEVICE, frame::encode(&DeviceBody { body, user })),
+        };
+        let mut bytes = Zeroizing::new(vec![version]);
+        bytes.extend_from_slice(&Zeroizing::new(encoded));
         let checksum = checksum(&bytes);
         bytes.extend_from_slice(&checksum);
         let mut word = Zeroizing::new(PREFIX.to_owned());
@@ -124,15 +140,19 @@ impl FromStr for Ticket {
             return Err(BadTicket::Damaged);
         }
         match content.split_first() {
-            Some((&VERSION, body)) => Self::from_body(frame::decode(body).map_err(|_| BadTicket::Damaged)?),
-            Some((&found, _)) if found > VERSION => Err(BadTicket::Newer { found }),
+            Some((&VERSION, body)) => Self::from_body(frame::decode(body).map_err(|_| BadTicket::Damaged)?, None),
+            Some((&VERSION_DEVICE, body)) => {
+                let DeviceBody { body, user } = frame::decode(body).map_err(|_| BadTicket::Damaged)?;
+                Self::from_body(body, Some(user))
+            }
+            Some((&found, _)) if found > VERSION_DEVICE => Err(BadTicket::Newer { found }),
             _ => Err(BadTicket::Damaged),
         }
     }
 }
 
 impl Ticket {
-    fn from_body(mut body: Body) -> Result<Self, BadTicket> {
+    fn from_body(mut body: Body, user: Option<UserId>) -> Result<Self, BadTicket> {
         if body.registries.len() > MAX_REGISTRIES || body.hints.len() > MAX_HINTS {
             return Err(BadTicket::Damaged);
         }
@@ -143,6 +163,7 @@ impl Ticket {
             hints: std::mem::take(&mut body.hints),
             inviter: body.inviter,
             expires: body.expires,
+            user,
         })
     }
 }
@@ -165,6 +186,7 @@ mod tests {
             hints: vec!["192.0.2.2:5000".parse().unwrap(), "[2001:db8::1]:5000".parse().unwrap()],
             inviter: DeviceId::from_bytes([4; 32]),
             expires: 1_800_000_000,
+            user: None,
         }
     }
 
@@ -180,8 +202,15 @@ mod tests {
             assert_eq!(read.secret.seed(), wanted.secret.seed());
             assert_eq!(read.registries, wanted.registries);
             assert_eq!(read.hints, wanted.hints);
-            assert_eq!((read.inviter, read.expires), (wanted.inviter, wanted.expires));
+            assert_eq!((read.inviter, read.expires, read.user), (wanted.inviter, wanted.expires, None));
         }
+    }
+
+    #[test]
+    fn a_ticket_for_a_device_names_the_user() {
+        let user = Some(UserId::from_bytes([5; 32]));
+        let read: Ticket = Ticket { user, ..ticket() }.to_word().parse().unwrap();
+        assert_eq!((read.user, read.secret.seed()), (user, ticket().secret.seed()));
     }
 
     #[test]
@@ -205,10 +234,10 @@ mod tests {
 
     #[test]
     fn a_newer_format_names_both_versions() {
-        let mut bytes = vec![VERSION + 1, 0];
+        let mut bytes = vec![VERSION_DEVICE + 1, 0];
         let sum = checksum(&bytes);
         bytes.extend_from_slice(&sum);
         let error = format!("{PREFIX}{}", BASE32_NOPAD.encode(&bytes)).parse::<Ticket>().unwrap_err();
-        assert_eq!(error, BadTicket::Newer { found: VERSION + 1 });
+        assert_eq!(error, BadTicket::Newer { found: VERSION_DEVICE + 1 });
     }
 }

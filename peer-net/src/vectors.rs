@@ -6,9 +6,9 @@ mod check;
 use std::net::SocketAddr;
 
 use check::{Vector, check};
-use crypto::{DeviceId, DeviceKeys, Label, SeededEntropy, SigningKeys, UserKeys, VolumeId};
+use crypto::{DeviceId, DeviceKeys, Label, SeededEntropy, SigningKeys, UserId, UserKeys, VolumeId};
 use data_encoding::BASE32_NOPAD;
-use volume::{JoinGrant, JoinRequest, TicketSecret};
+use volume::{DeviceGrant, DeviceRequest, ExportedRequest, JoinGrant, JoinRequest, TicketSecret, UserSecrets};
 
 use crate::frame::{self, FrameReader, encode, write_frame};
 use crate::fuzzing::recode;
@@ -76,12 +76,28 @@ fn handshakes() {
     let request = JoinRequest::new(&ticket, "bob", &user, &keys, &[4; 32], &SeededEntropy::new(5)).unwrap();
     let inputs =
         "user, device keys from SeededEntropy(1), (2); ticket's seed 03, exporter 04; entropy SeededEntropy(5)";
+    let device_request = DeviceRequest::new(&ticket, &keys, Some("bob"), &[4; 32]);
+    let device_grant = DeviceGrant {
+        volume: VolumeId::from_bytes([8; 32]),
+        user: user.public(),
+        name: "bob".to_owned(),
+        certificate: user.signing.as_ref().unwrap().sign(Label::DeviceCertificate, &encode(&keys.public())),
+        user_key: vec![9; 84],
+        keys: Vec::new(),
+    };
+    let secrets = UserSecrets::from_bytes(&[7; 36]).unwrap();
+    let entropy = SeededEntropy::new(5);
+    let exported = ExportedRequest::new(&ticket, &user, &secrets, &keys, &entropy).unwrap();
     let tag = Tag([6; 16]);
     let sync = encode(&Hello::Sync(vec![tag, tag]));
     let here = encode(&Addresses { own: addresses(), others: vec![(device(7), addresses())] });
     let vectors = [
         Vector::ok("hello_of_a_member", "hello", sync.clone()),
         Vector::ok("hello_of_a_joiner", "hello", encode(&Hello::Join(Box::new(request)))).with(inputs),
+        Vector::ok("hello_of_a_device", "hello", encode(&Hello::JoinDevice(Box::new(device_request)))).with(inputs),
+        Vector::ok("hello_of_an_exported_key", "hello", encode(&Hello::Return(Box::new(exported)))).with(inputs),
+        Vector::ok("answer_granted_to_a_device", "answer", encode(&Answer::GrantedDevice(Box::new(device_grant))))
+            .with(inputs),
         Vector::ok("answer_welcome", "answer", encode(&Answer::Welcome(tag))),
         Vector::ok("answer_refused", "answer", encode(&Answer::Refused("the name `bob` is taken".to_owned()))),
         Vector::ok(
@@ -168,7 +184,9 @@ fn tickets() {
         hints,
         inviter: device(4),
         expires: 1_800_000_000,
+        user: None,
     };
+    let of_device = Ticket { user: Some(UserId::from_bytes([5; 32])), ..ticket(1, addresses()) };
     let good = ticket(1, addresses()).to_word().as_bytes().to_vec();
     let content = {
         let bytes = BASE32_NOPAD.decode(&good[6..].to_ascii_uppercase()).unwrap();
@@ -190,13 +208,14 @@ fn tickets() {
     let vectors = [
         Vector::ok("ticket", "ticket", good.clone()),
         Vector::ok("ticket_without_registry", "ticket", no_registry),
+        Vector::ok("ticket_for_a_device", "ticket", of_device.to_word().as_bytes().to_vec()),
         refused("ticket_of_another_program", "this is no ticket", b"wormhole-7-crossover-clockwork".to_vec()),
         refused("ticket_over_longest_word", "this is no ticket", vec![b'p'; 8193]),
         refused("ticket_empty", damaged, b"p2pfs-".to_vec()),
         refused("ticket_truncated", damaged, cut(&good)),
         refused("ticket_wrong_checksum", damaged, wrong),
         refused("ticket_not_base32", damaged, and(good, b"0")),
-        refused("ticket_newer_version", "this ticket has format 2, this program knows 1", word(&[2, 0])),
+        refused("ticket_newer_version", "this ticket has format 3, this program knows 2", word(&[3, 0])),
         refused("ticket_version_0", damaged, word(&and(vec![0], &content[1..]))),
         refused("ticket_trailing_byte", damaged, word(&and(content, &[0]))),
         refused("ticket_too_many_registries", damaged, word(&and(vec![1], &many))),

@@ -65,6 +65,77 @@ async fn a_used_ticket_and_a_taken_name_are_refused_with_the_reason() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_ticket_for_a_device_lets_it_in_as_its_user() {
+    let alice = Person::new("alice").found();
+    alice.write("plan", b"meet at noon");
+    let swarm = alice.swarm(alice.config());
+    let ticket: Ticket = alice.device_ticket(swarm.local_addresses()).to_word().parse().unwrap();
+    let (laptop, known) = Person::new("").join(&ticket).await.unwrap();
+    assert_eq!(laptop.read("plan").unwrap(), b"meet at noon");
+    assert_eq!(known, [alice.at(&swarm)]);
+    assert_eq!(laptop.person.user().id(), alice.person.user().id());
+    let members = laptop.volume.members();
+    assert!(members.len() == 1 && members[0].me && members[0].devices.len() == 2, "{members:?}");
+    let error = fails(&Person::new(""), &ticket).await;
+    assert!(error.to_string().contains("has been used"), "{error}");
+    let next = alice.device_ticket(swarm.local_addresses());
+    let error = fails(&Person::new("bob"), &next).await;
+    assert!(error.to_string().contains("a device of `alice`"), "{error}");
+    swarm.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_answers_for_another_user_is_not_believed() {
+    let alice = Person::new("alice").found();
+    let swarm = alice.swarm(alice.config());
+    // As if mallory, who knows of the ticket, answered in bob's place: the ticket says whose answer it must be.
+    let mut ticket = alice.device_ticket(swarm.local_addresses());
+    ticket.user = Some(Person::new("bob").user().id());
+    let error = fails(&Person::new(""), &ticket).await;
+    assert!(error.to_string().contains("another user's than the ticket's"), "{error}");
+    swarm.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_exported_key_brings_its_user_back_whoever_is_there() {
+    let alice = Person::new("alice").found();
+    let swarm = alice.swarm(alice.config());
+    let (bob, _) = Person::new("bob").join(&alice.ticket(&[], swarm.local_addresses())).await.unwrap();
+    alice.write("plan", b"meet at noon");
+    let exported = alice.volume.export_key().unwrap();
+    let serving = bob.swarm_with(&[(&alice, &swarm)]);
+    common::until_settled(&swarm, 1).await;
+    swarm.shutdown().await;
+    // Alice's only device is lost; bob is a writer.
+    let signing = alice.person.user().signing.unwrap();
+    let user = exported.secrets.whole(signing);
+    let device = DeviceKeys::generate(&crypto::OsEntropy);
+    let request = |secret: &volume::TicketSecret| {
+        volume::ExportedRequest::new(secret, &user, &exported.secrets, &device, &crypto::OsEntropy).unwrap()
+    };
+    let members = || join::Members {
+        volume: alice.volume.id(),
+        peers: vec![bob.at(&serving)],
+        registries: Vec::new(),
+        discovery: exported.epoch.derive(crypto::Label::DiscoveryKey, b""),
+    };
+    let other = volume::TicketSecret::from_seed([7; 32]);
+    match join::come_back(members(), request(&other), &device, loopback()).await {
+        Err(error) => assert!(error.to_string().contains("not known"), "{error}"),
+        Ok(_) => panic!("let in without an invitation"),
+    }
+    let joined = join::come_back(members(), request(&exported.ticket), &device, loopback()).await.unwrap();
+    let again = Person::with_keys("alice", device, &user).empty(alice.volume.id());
+    joined.first_sync(&again.volume, |_, _| {}).await.unwrap();
+    assert_eq!(again.read("plan").unwrap(), b"meet at noon");
+    let members = again.volume.members();
+    let me = members.iter().find(|member| member.me).unwrap();
+    assert_eq!((me.name.as_str(), me.role, me.devices.len()), ("alice", volume::Role::Owner, 2));
+    again.volume.invite_device(None).unwrap();
+    serving.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn guessing_is_slowed_down() {
     let alice = Person::new("alice").found();
     let swarm = alice.swarm(alice.config());

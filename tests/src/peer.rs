@@ -86,6 +86,11 @@ impl Peer {
         self.options = vec!["--allow-other".to_owned()];
     }
 
+    /// From now on what is made at the top follows the umask, and inherits no list, as on any disk.
+    pub fn with_plain_umask(&self) {
+        crate::tool::run("setfacl", ["-b", "-k", self.mountpoint.to_str().unwrap()]);
+    }
+
     /// The user's name in the volume.
     pub fn name(&self) -> &str {
         &self.name

@@ -62,6 +62,9 @@ fn rsync_finds_nothing_left_to_do() {
     let group = Group::two();
     let source = group.alice().scratch().join("source");
     grow(&source, files() / 3, 2);
+    // Both are to change it, and what it is a copy of has no lists.
+    shell(&source, "chmod -R g=u .");
+    shell(group.alice().root(), "mkdir copy; setfacl -b -k copy");
     let from = format!("{}/", source.display());
     let sync = |peer: &Peer, more: &str| {
         let to = format!("{}/", peer.at("copy").display());
@@ -107,6 +110,8 @@ fn a_database(mode: &str) {
     let group = Group::two();
     let (alice, bob) = (group.alice(), group.bob());
     sql(alice, &format!("PRAGMA journal_mode={mode}; CREATE TABLE t (number INTEGER PRIMARY KEY, text TEXT);"));
+    // SQLite makes its files for one user to write, whatever the folder says.
+    shell(alice.root(), "chmod g+w base.db");
     for row in 0..ROWS {
         sql(alice, &format!("INSERT INTO t (text) VALUES ('row {row}');"));
     }
@@ -157,6 +162,8 @@ fn cargo_builds_a_program_here_that_runs_there() {
     };
     assert!(cargo(group.alice()).contains("Compiling hello"));
     assert!(!cargo(group.alice()).contains("Compiling"), "nothing changed");
+    // Some of what cargo makes is for one user alone.
+    shell(group.alice().root(), "chmod -R g=u hello");
     group.in_step();
     let program = group.bob().at("hello/target/debug/hello");
     assert_eq!(succeed(&mut std::process::Command::new(program)), "hello\n");

@@ -177,7 +177,9 @@ fn people_of_different_numbers_have_a_bin_each() {
     bob.mount();
     bob.await_connected(1);
     let (alice, bob) = (group.alice(), group.bob());
-    fs::set_permissions(bob.root(), fs::Permissions::from_mode(0o777)).unwrap();
+    // The top is hers to open to every account.
+    fs::set_permissions(alice.root(), fs::Permissions::from_mode(0o777)).unwrap();
+    group.in_step();
     fs::write(alice.at("a"), "alice's").unwrap();
     let them = |program: &str, arguments: &[&str]| succeed(as_user(bob, THEM, bob.root(), program).args(arguments));
     them("bash", &["-c", "echo -n their own > b"]);

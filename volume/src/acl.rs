@@ -89,6 +89,58 @@ impl Acl {
         self.bits(USER_OBJ).unwrap_or(0) << 6 | group << 3 | self.bits(OTHER).unwrap_or(0)
     }
 
+    /// What the group's class may: its own entry, as far as the mask lets it.
+    pub(crate) fn group(&self) -> u16 {
+        self.bits(GROUP_OBJ).unwrap_or(0) & self.bits(MASK).unwrap_or(7)
+    }
+
+    /// The named users, each with what the mask leaves them.
+    pub(crate) fn users(&self) -> impl Iterator<Item = (u32, u16)> + '_ {
+        let mask = self.bits(MASK).unwrap_or(7);
+        self.0.iter().filter(|entry| entry.tag == USER).map(move |entry| (entry.id, entry.bits & mask))
+    }
+
+    /// Gives a named user these bits, or takes them off the list. The mask lets them through, and what it kept from others
+    /// before, they lose for good: no more comes to count than was asked for.
+    pub(crate) fn set_user(&mut self, id: u32, bits: Option<u16>) {
+        let mask = self.bits(MASK);
+        self.0.retain(|entry| entry.tag != USER || entry.id != id);
+        if let Some(mask) = mask {
+            for entry in self.0.iter_mut().filter(|entry| [USER, GROUP, GROUP_OBJ].contains(&entry.tag)) {
+                entry.bits &= mask;
+            }
+        }
+        if let Some(bits) = bits {
+            self.0.push(Entry { tag: USER, bits: bits & 7, id });
+        }
+        let named = self.0.iter().any(|entry| [USER, GROUP].contains(&entry.tag));
+        self.0.retain(|entry| entry.tag != MASK);
+        if named {
+            let all = self.0.iter().filter(|entry| [USER, GROUP, GROUP_OBJ].contains(&entry.tag));
+            let bits = all.fold(0, |all, entry| all | entry.bits);
+            self.0.push(Entry { tag: MASK, bits, id: u32::MAX });
+        }
+        self.0.sort_by_key(|entry| (entry.tag, entry.id));
+    }
+
+    /// The list that says what a mode says.
+    pub(crate) fn of_mode(mode: u16) -> Acl {
+        let entry = |tag, bits| Entry { tag, bits: bits & 7, id: u32::MAX };
+        Acl(vec![entry(USER_OBJ, mode >> 6), entry(GROUP_OBJ, mode >> 3), entry(OTHER, mode)])
+    }
+
+    /// Exchanges two ids of named users.
+    pub(crate) fn swap_users(&mut self, one: u32, other: u32) {
+        for entry in self.0.iter_mut().filter(|entry| entry.tag == USER) {
+            entry.id = match entry.id {
+                id if id == one => other,
+                id if id == other => one,
+                id => id,
+            };
+        }
+        self.0.sort_by_key(|entry| (entry.tag, entry.id));
+    }
+
     /// Whether the mode says it all.
     pub(crate) fn is_minimal(&self) -> bool {
         self.0.len() == 3
@@ -118,12 +170,45 @@ impl Acl {
     }
 }
 
+/// A list of entries (tag, bits, id), encoded.
+#[cfg(test)]
+pub(crate) fn encoded(entries: &[(u16, u16, u32)]) -> Vec<u8> {
+    Acl(entries.iter().map(|&(tag, bits, id)| Entry { tag, bits, id }).collect()).encode()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    #[test]
+    fn a_single_user_comes_and_goes() {
+        let mut acl = Acl::of_mode(0o640);
+        assert!(acl.is_minimal());
+        acl.set_user(7, Some(6));
+        assert_eq!((acl.mode(), acl.group(), acl.users().collect::<Vec<_>>()), (0o660, 4, vec![(7, 6)]));
+        assert_eq!(Acl::parse(&acl.encode()).unwrap(), acl);
+        acl.set_mode(0o600);
+        acl.set_user(8, Some(4));
+        let users: Vec<_> = acl.users().collect();
+        assert_eq!((acl.group(), users), (0, vec![(7, 0), (8, 4)]), "what the mask kept away stays away");
+        acl.set_user(7, None);
+        acl.set_user(8, None);
+        assert!(acl.is_minimal());
+    }
+
+    #[test]
+    fn ids_are_exchanged_both_ways() {
+        let mut acl = Acl::of_mode(0o600);
+        acl.set_user(7, Some(6));
+        acl.set_user(9, Some(4));
+        acl.swap_users(9, 3);
+        assert_eq!(acl.users().collect::<Vec<_>>(), [(3, 4), (7, 6)]);
+        acl.swap_users(3, 7);
+        assert_eq!(acl.users().collect::<Vec<_>>(), [(3, 6), (7, 4)]);
+    }
+
     fn list(entries: &[(u16, u16, u32)]) -> Vec<u8> {
-        Acl(entries.iter().map(|&(tag, bits, id)| Entry { tag, bits, id }).collect()).encode()
+        encoded(entries)
     }
 
     const NONE: u32 = u32::MAX;

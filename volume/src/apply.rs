@@ -21,10 +21,13 @@ use crate::{
     core::{Core, RESTORED_LOG},
     error::{Error, Result},
     id::{Birthplace, CommitHash, LinkId, NodeId, RealmId},
-    member::{DeviceRow, InviteRow, MemberRow, Role, UserRow, epoch_id, verify_certificate},
+    member::{DeviceRow, InviteRow, MemberRow, Role, UserRow, verify_certificate},
     namespace::XATTR_NAME_MAX,
     node::{Ino, NAME_MAX, NodeKind, TARGET_MAX},
-    row::{Access, ContentValue, Link, Meta, Node, Place, Value, Xattr, XattrValue},
+    own_devices::{Admitted, is_of_own_devices},
+    realms::unwrap_node_keys,
+    rights::agrees,
+    row::{Access, ContentValue, Link, Meta, Node, Opened, Place, Value, Xattr, XattrValue},
     spilled::Spilled,
     standing::Within,
     store::Batch,
@@ -32,8 +35,11 @@ use crate::{
     version::{Branch, Dot, ValueRef},
 };
 
-/// The generation of a node's key that its birth brings. Nothing makes another one yet.
+/// The generation of a node's key that its birth brings.
 const FIRST_GENERATION: u32 = 1;
+
+/// Why an access value is refused.
+pub(crate) const DISAGREES: &str = "an access value whose parts do not agree";
 
 /// Void values that the changes of one commit supersede, with what these superseded, all counted. (Who keeps to the rules
 /// supersedes none.)
@@ -213,12 +219,9 @@ impl Core {
                 time: header.time,
                 local: false,
             };
-            let mut void_left = MAX_VOID;
-            for (index, (head, raw)) in commit.heads.iter().zip(&*changes).enumerate() {
-                let gone = self.superseded(&origin, head, &mut void_left)?;
-                self.apply(&origin, index as u32, head, raw, Body::Sealed(&raw.body), &gone)?;
+            if !self.apply_all(&origin, &commit.heads, &changes)? {
+                self.make_void(&mut batch, (dot, header), commit, &changes, observed)?;
             }
-            self.check_directories_placed(&origin, &commit.heads, &changes)?;
         }
         self.put_new_branch(&mut batch, dot.branch);
         self.settle(batch)?;
@@ -231,6 +234,44 @@ impl Core {
             // It is stored; what it cuts is looked for again when the volume is opened.
             log::error!("what a commit cuts could not be stored: {e}");
             self.abandon();
+        }
+        Ok(())
+    }
+
+    /// Makes all changes of a commit part of the state, unless its author knew that they may not make one of them: tells
+    /// whether that is so.
+    fn apply_all(&mut self, origin: &Origin, heads: &[Head], changes: &[RawChange]) -> Result<bool> {
+        let genesis = origin.volume == VolumeId::ZERO;
+        let mut void_left = MAX_VOID;
+        for (index, (head, raw)) in heads.iter().zip(changes).enumerate() {
+            let gone = self.superseded(origin, head, &mut void_left)?;
+            if !genesis && !self.allows(origin, &head.kind, &gone)? {
+                return Ok(false);
+            }
+            self.apply(origin, index as u32, head, raw, Body::Sealed(&raw.body), &gone)?;
+        }
+        self.check_directories_placed(origin, heads, changes)?;
+        Ok(true)
+    }
+
+    /// Takes back what was made of a commit: it is known, and nothing else.
+    fn make_void(
+        &mut self,
+        batch: &mut Batch,
+        (dot, header): (Dot, &commit::Header),
+        commit: &Commit,
+        changes: &Arc<Vec<RawChange>>,
+        observed: &[Dot],
+    ) -> Result<()> {
+        log::warn!("device {} did what its user may not: its commit {dot} is void", header.device.short());
+        self.abandon();
+        self.not_entered(dot);
+        *batch = Batch::new();
+        self.enter(batch, dot, header, commit.raw.header.clone(), commit.raw.signature, true, observed)?;
+        self.overlay.arriving = Some((dot, changes.clone()));
+        for (index, change) in changes.iter().enumerate() {
+            let at = ValueRef { dot, index: index as u32 };
+            batch.put(crate::store::Space::Changes, at.key(), change.encoded());
         }
         Ok(())
     }
@@ -249,13 +290,15 @@ impl Core {
                 ChangeKind::Standing { .. } | ChangeKind::Expel { .. } => {
                     self.forbids_standing(user, device, dot, &head.kind)?
                 }
+                // Everybody but keepers has their own devices in hand.
+                _ if is_of_own_devices(&head.kind) => role.is_none_or(|role| role < Role::Reader),
                 _ => role.is_none_or(|role| !role.may_write()),
             };
             if forbidden {
                 return Ok(true);
             }
         }
-        Ok(false)
+        self.admits_withdrawn(dot, heads)
     }
 
     /// Works out what follows from a commit that was stored: whether it is late, and what it makes late.
@@ -266,25 +309,54 @@ impl Core {
                 ChangeKind::Standing { .. }
                     | ChangeKind::Expel { .. }
                     | ChangeKind::Grant { .. }
+                    | ChangeKind::Device { .. }
                     | ChangeKind::Epoch { .. }
                     | ChangeKind::Keys { .. }
                     | ChangeKind::Watch { .. }
             )
         };
-        let tells = heads.iter().any(of_members);
-        if !tells && !self.members.ever_changed() {
+        let (tells, apart) = (heads.iter().any(of_members), self.is_apart(dot)?);
+        if !tells && !apart && !self.members.ever_changed() {
             return Ok(());
         }
         let told = std::mem::take(&mut self.settled);
-        if tells {
+        let of_standing = |head: &Head| match &head.kind {
+            ChangeKind::Standing { .. } | ChangeKind::Expel { .. } => true,
+            // One who was known may have become an admin earlier than was known.
+            ChangeKind::Grant { user, device, .. } => self.was_admitted_before(&user.id(), &device.id),
+            _ => false,
+        };
+        let admitted: Vec<(UserId, DeviceId)> = heads
+            .iter()
+            .filter_map(|head| match &head.kind {
+                ChangeKind::Grant { user, device, .. } => Some((user.id(), device.id)),
+                _ => None,
+            })
+            .collect();
+        if tells && !heads.iter().any(of_standing) {
+            if self.members.ever_changed() {
+                let (users, devices) = admitted.into_iter().unzip();
+                self.refresh_standings_of(users, devices)?;
+                self.judge(dot)?;
+            }
+            self.look_at_epoch()?;
+        } else if tells {
             self.settle_members()?;
             self.judge_all()?;
         } else {
             self.judge(dot)?;
         }
+        if apart {
+            self.judge_by_nodes(dot)?;
+        }
         self.settle(Batch::new())?;
         self.settled.splice(0..0, told);
         Ok(())
+    }
+
+    fn was_admitted_before(&self, user: &UserId, device: &DeviceId) -> bool {
+        let admissions: usize = self.members.admitted_with(user).map(|row| row.granted.len()).sum();
+        admissions > 1 || self.members.devices.get(device).is_some_and(|row| row.granted.len() > 1)
     }
 
     /// Brings in line what rows say of members, after what somebody is changed.
@@ -322,15 +394,20 @@ impl Core {
         let Some(row) = self.members.devices.get(device) else { return rule("its author is no member") };
         let (user, granted) = (row.user, row.granted.clone());
         if let [only] = granted[..]
-            && let Some(row) = self.members.users.get(&user).filter(|row| row.granted == only)
+            && let Some((first, role)) = self.members.users.get(&user).map(|row| (row.granted, row.role))
         {
-            let role = row.role;
-            return if self.covers(dot, only.dot)? { Ok((user, role)) } else { self.unadmitted() };
+            if !self.covers(dot, only.dot)? {
+                return self.unadmitted();
+            }
+            // The least one there is of this user, or a further device's whose author had seen that.
+            if only == first || self.covers(dot, first.dot)? {
+                return Ok((user, role));
+            }
         }
         let mine = self.least_admission(dot, granted)?;
         let Some((user, _)) = mine else { return self.unadmitted() };
         // A device that was admitted twice may have been so for this user.
-        let devices = self.members.devices.values().filter(|d| d.user == user || d.granted.len() > 1);
+        let devices = self.members.admitted_with(&user);
         let mut of_user = Vec::new();
         for at in devices.flat_map(|d| &d.granted) {
             if self.admitted(*at)?.0 == user {
@@ -360,12 +437,19 @@ impl Core {
         least.map(|(at, _)| self.admitted(at)).transpose()
     }
 
-    /// Whom an admission let in, as what.
+    /// Whom an admission let in, as what. A further device's lets in no user, and is never the least of one: who made it
+    /// had seen one of the others.
     fn admitted(&self, at: ValueRef) -> Result<(UserId, Role)> {
-        self.admission(at)?.ok_or_else(|| Error::damaged("an admission"))
+        if let Some(found) = self.admission(at)? {
+            return Ok(found);
+        }
+        match decode::<Head>(&self.change(at)?.head)?.kind {
+            ChangeKind::Device { user, .. } => Ok((user, Role::Keeper)),
+            _ => Err(Error::damaged("an admission")),
+        }
     }
 
-    /// The same, if it is one.
+    /// The same, if it is the admission of a user.
     pub(crate) fn admission(&self, at: ValueRef) -> Result<Option<(UserId, Role)>> {
         let head: Head = decode(&self.change(at)?.head)?;
         Ok(match head.kind {
@@ -382,7 +466,7 @@ impl Core {
             dot,
             volume: self.volume,
             device: self.device.id(),
-            user: self.user.id(),
+            user: self.my_id,
             // (Before the first commit nobody is anything yet.)
             role: self.members.role_of(&self.device.id()).unwrap_or(Role::Owner),
             log: self.branch(self.me).log,
@@ -399,9 +483,10 @@ impl Core {
         supersedes: &[ValueRef],
         seal: Option<(&SymmetricKey, &T)>,
     ) -> Result<ValueRef> {
+        let origin = self.local_origin()?;
+        self.check_allowed(&origin, &kind, supersedes)?;
         let plain = seal.map(|(_, body)| commit::encode(body)).unwrap_or_default();
         let (at, head) = self.note(kind, supersedes, seal.map(|(key, _)| (key, plain.as_slice())))?;
-        let origin = self.local_origin()?;
         let raw = self.change(at)?;
         // Taken from live registers, where no void value is.
         self.apply(&origin, at.index, &head, &raw, Body::Plain(&plain), supersedes)?;
@@ -414,7 +499,24 @@ impl Core {
             MemberRow::Epoch(row) if row.id == *epoch => row.key.clone(),
             _ => None,
         });
-        fresh.or_else(|| self.members.epochs.iter().find(|e| e.id == *epoch).and_then(|e| e.key.clone()))
+        let members = || self.members.epochs.iter().find(|e| e.id == *epoch);
+        fresh.or_else(|| members().or_else(|| self.members.narrow.get(epoch)).and_then(|e| e.key.clone()))
+    }
+
+    /// Opens a body that is sealed under a key of a node, of this generation.
+    pub(crate) fn open_of<T: Serialize + DeserializeOwned>(
+        &self,
+        (origin, index, head): (&Origin, u32, &[u8]),
+        (node, generation): (&Node, u32),
+        body: Body<'_>,
+    ) -> Option<T> {
+        match body {
+            Body::Plain(_) => self.open(origin, index, head, None, body),
+            Body::Sealed(_) => node
+                .keys_of(generation)
+                .rev()
+                .find_map(|key| self.open(origin, index, head, Some(&key.derive(Label::BodyKey)), body)),
+        }
     }
 
     pub(crate) fn open<T: Serialize + DeserializeOwned>(
@@ -561,7 +663,7 @@ impl Core {
         gone: &[ValueRef],
         new: Option<Value<T>>,
     ) -> Result<()> {
-        if self.late.is_empty() {
+        if self.late.is_empty() && self.late_values.is_empty() {
             values.retain(|value| !gone.contains(&value.at));
         } else {
             let gone = self.with_late(gone)?;
@@ -609,7 +711,7 @@ impl Core {
         Ok(false)
     }
 
-    fn touch(node: &mut Node, origin: &Origin, time: Timestamp) {
+    pub(crate) fn touch(node: &mut Node, origin: &Origin, time: Timestamp) {
         node.ctime = if origin.local { time } else { node.ctime.max(time) };
     }
 
@@ -729,30 +831,17 @@ impl Core {
                 self.apply_birth(origin, at, place, *kind, access, raw, body)?;
             }
             ChangeKind::Access { node, access } => {
-                let (ino, mut node) = self.target(origin, node)?;
+                let (ino, node) = self.target(origin, node)?;
                 let live: Vec<ValueRef> = node.access.iter().map(|v| v.at).collect();
                 self.check_same_register(origin, head, gone, &live)?;
-                if node.owner != access.owner || access.realm != RealmId::MEMBERS || !access.grants.is_empty() {
-                    return rule("an access value that gives away what its author has not");
-                }
-                if access.generation != FIRST_GENERATION {
-                    return rule("an access value of another generation");
-                }
-                let key = node.key(access.generation).map(|k| k.derive(Label::BodyKey));
-                let body: Option<AccessBody> = self.open(origin, index, encoded, key.as_ref(), body);
-                let time = body.as_ref().map_or(origin.time, |b| b.time);
-                let value = Value { at, count: origin.count, value: body.map(|b| shown_access(access, b)) };
-                self.replace(&mut node.access, gone, Some(value))?;
-                Self::touch(&mut node, origin, time);
-                self.put_node(ino, node);
-                self.changed(Changed::Attributes(ino));
+                self.check_access(origin, &node, access, gone)?;
+                self.apply_access(origin, at, (ino, node), (access, encoded), body, gone)?;
             }
             ChangeKind::Meta { node, generation } => {
                 let (ino, mut node) = self.target(origin, node)?;
                 let live: Vec<ValueRef> = node.meta.iter().map(|v| v.at).collect();
                 self.check_same_register(origin, head, gone, &live)?;
-                let key = node.key(*generation).map(|k| k.derive(Label::BodyKey));
-                let body: Option<MetaBody> = self.open(origin, index, encoded, key.as_ref(), body);
+                let body: Option<MetaBody> = self.open_of((origin, index, encoded), (&node, *generation), body);
                 let time = body.as_ref().map_or(origin.time, |b| b.time);
                 let value = body.map(|b| Meta { mtime: b.mtime, atime: b.atime });
                 self.replace(&mut node.meta, gone, Some(Value { at, count: origin.count, value }))?;
@@ -763,8 +852,7 @@ impl Core {
             }
             ChangeKind::Xattr { node, generation, tag } => {
                 let (ino, mut node) = self.target(origin, node)?;
-                let key = node.key(*generation).map(|k| k.derive(Label::BodyKey));
-                let body: Option<XattrBody> = self.open(origin, index, encoded, key.as_ref(), body);
+                let body: Option<XattrBody> = self.open_of((origin, index, encoded), (&node, *generation), body);
                 let body = body.filter(|b| is_xattr_name(&b.name) && node.xattr_tag(&b.name) == Some(*tag));
                 let time = body.as_ref().map_or(origin.time, |b| b.time);
                 let old = self.item::<Xattr>(ino, &node, tag.as_bytes())?;
@@ -793,8 +881,7 @@ impl Core {
                 }
                 let live: Vec<ValueRef> = node.content.iter().map(|v| v.at).collect();
                 self.check_same_register(origin, head, gone, &live)?;
-                let key = node.key(*generation).map(|k| k.derive(Label::BodyKey));
-                let body: Option<ContentBody> = self.open(origin, index, encoded, key.as_ref(), body);
+                let body: Option<ContentBody> = self.open_of((origin, index, encoded), (&node, *generation), body);
                 let time = body.as_ref().map_or(origin.time, |b| b.mtime);
                 let value = body.and_then(|b| content_value(*generation, root, *blocks, b));
                 if !origin.local && *root != BlockHash::ZERO && (value.is_some() || self.keeps_unread()) {
@@ -821,12 +908,18 @@ impl Core {
             ChangeKind::Place { link, child, parent, generation } => {
                 let (ino, node) = self.target(origin, child)?;
                 let parent = self.known(origin, parent)?;
-                let (kind, key) =
-                    self.with_node(parent, |n| (n.kind, n.key(*generation).map(|k| k.derive(Label::NameKey))))?;
+                let sealed = matches!(body, Body::Sealed(_));
+                let (kind, keys) = self.with_node(parent, |n| {
+                    let keys = n.keys_of(*generation).filter(|_| sealed).rev();
+                    (n.kind, keys.map(|key| key.derive(Label::NameKey)).collect::<Vec<_>>())
+                })?;
                 if kind != NodeKind::Directory {
                     return rule("a place in something that is no directory");
                 }
-                let body: Option<PlaceBody> = self.open(origin, index, encoded, key.as_ref(), body);
+                let body: Option<PlaceBody> = match sealed {
+                    false => self.open(origin, index, encoded, None, body),
+                    true => keys.iter().find_map(|key| self.open(origin, index, encoded, Some(key), body)),
+                };
                 let time = body.as_ref().map_or(origin.time, |b| b.time);
                 let (id, old) = match link {
                     None => {
@@ -871,12 +964,10 @@ impl Core {
                 // The name is sealed under the first epoch's key, which follows: it is read there.
                 self.admit_rows(origin, at, Role::Owner, user, device, String::new())?;
             }
-            ChangeKind::Epoch { realm, epoch, sealed, carried, .. } => {
-                if *realm != RealmId::MEMBERS {
-                    return rule("an epoch of an unknown realm");
-                }
-                self.apply_epoch(at, origin.count, *epoch, sealed, carried)?;
-            }
+            ChangeKind::Epoch { realm, epoch, sealed, carried, .. } => match *realm == RealmId::MEMBERS {
+                true => self.apply_epoch(at, origin.count, *epoch, sealed, carried)?,
+                false => self.apply_narrow_epoch(origin, at, (realm, epoch), sealed, carried)?,
+            },
             ChangeKind::Keys { sealed } => self.apply_keys(sealed),
             ChangeKind::Watch { sealed } => self.apply_watch(origin, sealed),
             ChangeKind::Standing { user, role } => {
@@ -954,6 +1045,17 @@ impl Core {
             }
             ChangeKind::Snapshot { epoch } => self.apply_snapshot(origin, at, epoch, &raw.head, body, gone)?,
             ChangeKind::Drop {} => self.apply_drop(origin, at, gone)?,
+            ChangeKind::InviteDevice { ticket, expires } => {
+                self.apply_device_invitation(origin, at, ticket, *expires)?;
+            }
+            ChangeKind::Device { ticket, user, device, certificate, user_key, proof } => {
+                let proof = proof.as_ref();
+                self.apply_device(origin, at, &Admitted { ticket, user, device, certificate, user_key, proof })?;
+            }
+            ChangeKind::UserKey { user, certificate, sealed } => {
+                self.apply_user_key(origin, at, user, certificate, sealed)?;
+            }
+            ChangeKind::Withdraw { ticket } => self.apply_withdrawal(origin, at, ticket)?,
         }
         Ok(())
     }
@@ -976,6 +1078,9 @@ impl Core {
         if access.generation != FIRST_GENERATION {
             return rule("a birth of another generation");
         }
+        if !agrees(access) {
+            return rule(DISAGREES);
+        }
         let id = if root { NodeId::ROOT } else { place.node(&raw.head, &raw.body) };
         // (What is born here has a key that nothing had before, and what is born in a log that never forked stands at a
         // place where nothing else can have stood.)
@@ -985,8 +1090,8 @@ impl Core {
             let mut node = self.node(ino)?;
             node.born.push(at);
             let value = self.birth_body(origin, at, &node, access, raw, body);
-            let value = value.map(|b| shown_access(access, b.access));
-            self.replace(&mut node.access, &[], Some(Value { at, count: origin.count, value }))?;
+            let value = shown_access(access, value.map(|b| b.access), &node);
+            self.replace(&mut node.access, &[], Some(Value { at, count: origin.count, value: Some(value) }))?;
             self.put_node(ino, node);
             return Ok(());
         }
@@ -1018,15 +1123,20 @@ impl Core {
         });
         // The key of what is made here is at hand.
         let made_here = self.overlay.bearing.take();
-        let unwrapped = || self.epoch_key(&access.epoch).and_then(|epoch| unwrap_node_key(&epoch, access));
-        let key = made_here.or_else(unwrapped);
-        node.keys.extend(key.map(|key| (FIRST_GENERATION, key)));
-        let value = self.birth_body(origin, at, &node, access, raw, body).map(|b| {
+        match made_here {
+            Some(key) => node.keys.push((FIRST_GENERATION, key)),
+            None => {
+                let keys = self.epoch_key(&access.epoch).and_then(|epoch| unwrap_node_keys(&epoch, access));
+                node.learn(keys.unwrap_or_default());
+            }
+        }
+        let opened = self.birth_body(origin, at, &node, access, raw, body).map(|b| {
             node.btime = b.access.time;
             node.rdev = b.rdev;
             node.target = b.target;
-            shown_access(access, b.access)
+            b.access
         });
+        let value = Some(shown_access(access, opened, &node));
         node.ctime = node.btime;
         node.mtime = node.btime;
         node.access.push(Value { at, count: origin.count, value });
@@ -1047,8 +1157,7 @@ impl Core {
         raw: &RawChange,
         body: Body<'_>,
     ) -> Option<BirthBody> {
-        let key = node.key(access.generation).map(|k| k.derive(Label::BodyKey));
-        let body: Option<BirthBody> = self.open(origin, at.index, &raw.head, key.as_ref(), body);
+        let body: Option<BirthBody> = self.open_of((origin, at.index, &raw.head), (node, access.generation), body);
         body.filter(|b| b.target.len() <= TARGET_MAX && !b.target.contains(&0))
     }
 
@@ -1100,7 +1209,7 @@ impl Core {
 
     // ---- membership
 
-    fn invite(&self, ticket: &crypto::PublicKey) -> Option<InviteRow> {
+    pub(crate) fn invite(&self, ticket: &crypto::PublicKey) -> Option<InviteRow> {
         let fresh = self.overlay.members.iter().rev().find_map(|row| match row {
             MemberRow::Invite(row) if row.ticket == *ticket => Some(row.clone()),
             _ => None,
@@ -1165,11 +1274,22 @@ impl Core {
                 UserRow { public: *user, name, role, granted: at, count: origin.count, standings, removed: false };
             self.overlay.members.push(MemberRow::User(row));
         }
-        let mut row = match self.members.devices.get(&device.id) {
-            Some(row) => row.clone(),
+        self.admit_device(origin, at, &user.id(), device)
+    }
+
+    /// Notes the admission of a device.
+    pub(crate) fn admit_device(
+        &mut self,
+        origin: &Origin,
+        at: ValueRef,
+        user: &UserId,
+        device: &crypto::DevicePublic,
+    ) -> Result<()> {
+        let mut row = match self.device_row(&device.id) {
+            Some(row) => row,
             None => DeviceRow {
                 public: *device,
-                user: user.id(),
+                user: *user,
                 granted: Vec::new(),
                 admitted: origin.time,
                 expelled: Vec::new(),
@@ -1182,20 +1302,16 @@ impl Core {
             least &= self.rank((old, count), (at, origin.count))? == Ordering::Greater;
         }
         if least {
-            row.user = user.id();
+            row.user = *user;
         }
         row.granted.push(at);
         self.overlay.members.push(MemberRow::Device(row));
         Ok(())
     }
 
-    /// The key of an epoch from what was sealed to this user.
+    /// The key of an epoch from what was sealed to this user, or this device.
     pub(crate) fn unseal_epoch(&self, epoch: &EpochId, sealed: &[SealedKey]) -> Option<DerivingKey> {
-        let me = self.user.id();
-        let mine = sealed.iter().find(|s| s.user == me && s.epoch == *epoch && s.generation == self.user.generation)?;
-        let bytes = self.user.boxes.open(Label::BoxEpochKey, epoch.as_bytes(), &mine.sealed).ok()?;
-        let key = SymmetricKey::from_bytes(bytes.as_slice().try_into().ok()?);
-        (epoch_id(&key) == *epoch).then_some(key.into())
+        sealed.iter().filter(|s| s.epoch == *epoch).find_map(|s| self.unseal(s)).map(Into::into)
     }
 }
 
@@ -1214,61 +1330,32 @@ pub(crate) fn is_name(name: &[u8]) -> bool {
 }
 
 /// Whether this can be an extended attribute's name. (ACLs are a part of access values.)
-fn is_xattr_name(name: &[u8]) -> bool {
+pub(crate) fn is_xattr_name(name: &[u8]) -> bool {
     let fits = !name.is_empty() && name.len() <= XATTR_NAME_MAX && !name.contains(&0);
     fits && name != acl::ACCESS && name != acl::DEFAULT
 }
 
-/// A node's key out of an access value, with the key of its epoch.
-pub(crate) fn unwrap_node_key(epoch: &DerivingKey, access: &AccessHead) -> Option<DerivingKey> {
-    let key = epoch.derive(Label::NodeKeyWrap);
-    let bytes = crypto::open(&key, &access.generation.to_le_bytes(), &access.wrapped).ok()?;
-    Some(SymmetricKey::from_bytes(bytes.as_slice().try_into().ok()?).into())
-}
-
-/// The inverse of [`unwrap_node_key`].
-pub(crate) fn wrap_node_key(
-    epoch: &DerivingKey,
-    generation: u32,
-    key: &SymmetricKey,
-    entropy: &dyn crypto::Entropy,
-) -> Vec<u8> {
-    crypto::seal(&epoch.derive(Label::NodeKeyWrap), &generation.to_le_bytes(), key.expose(), entropy)
-}
-
-/// What an access value out of its stored change shows; nothing if it doesn't open.
-pub(crate) fn access_value(
-    core: &Core,
-    node: &Node,
-    at: ValueRef,
-    raw: &RawChange,
-    head: &Head,
-) -> Result<Option<Access>> {
-    match &head.kind {
-        ChangeKind::Birth { access, .. } => {
-            let body: Option<BirthBody> = core.opened_with(node, access.generation, at, raw)?;
-            Ok(body.map(|body| shown_access(access, body.access)))
-        }
-        ChangeKind::Access { access, .. } => {
-            let body: Option<AccessBody> = core.opened_with(node, access.generation, at, raw)?;
-            Ok(body.map(|body| shown_access(access, body)))
-        }
-        _ => Err(Error::damaged("an access value")),
-    }
-}
-
-fn shown_access(head: &AccessHead, body: AccessBody) -> Access {
+/// An access value as a node's row has it; nobody judges by its sealed part.
+pub(crate) fn shown_access(head: &AccessHead, body: Option<AccessBody>, node: &Node) -> Access {
+    let opened = match (&body, node.keys_of(head.generation).next()) {
+        (Some(_), _) => Opened::Yes,
+        (None, None) => Opened::Sealed,
+        (None, Some(_)) => Opened::Damaged,
+    };
+    let (mode, uid, gid, acl, default_acl) =
+        body.map_or_else(Default::default, |body| (body.mode & 0o7777, body.uid, body.gid, body.acl, body.default_acl));
     Access {
         owner: head.owner,
         realm: head.realm,
         grants: head.grants.clone(),
         judged_mode: head.mode,
         generation: head.generation,
-        mode: body.mode & 0o7777,
-        uid: body.uid,
-        gid: body.gid,
-        acl: ByteBuf::from(body.acl),
-        default_acl: ByteBuf::from(body.default_acl),
+        mode,
+        uid,
+        gid,
+        acl: ByteBuf::from(acl),
+        default_acl: ByteBuf::from(default_acl),
+        opened,
     }
 }
 

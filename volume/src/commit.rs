@@ -274,6 +274,47 @@ pub enum ChangeKind {
     /// The snapshot that it supersedes is not kept any more. No body.
     #[serde(rename = "d")]
     Drop {},
+    /// An invitation of a further device of the author's user. No body.
+    #[serde(rename = "j")]
+    InviteDevice {
+        /// The ticket's public key.
+        ticket: PublicKey,
+        /// Until when; `None`: it is in an exported key, can be used again, and is good until it is withdrawn.
+        expires: Option<Timestamp>,
+    },
+    /// A further device of a user admitted. No body.
+    #[serde(rename = "y")]
+    Device {
+        /// Which ticket.
+        ticket: PublicKey,
+        /// Whose it is: the author's user, unless it comes with an exported key.
+        user: UserId,
+        /// The device.
+        device: DevicePublic,
+        /// The user over that device.
+        certificate: Signature,
+        /// The user's encryption keys, sealed to that device.
+        #[serde(with = "serde_bytes")]
+        user_key: Vec<u8>,
+        /// By the ticket's key over the device, where it comes with an exported key.
+        proof: Option<Signature>,
+    },
+    /// A new encryption key of the author's user. No body.
+    #[serde(rename = "h")]
+    UserKey {
+        /// The user's keys with the new one.
+        user: UserPublic,
+        /// The user over them.
+        certificate: Signature,
+        /// The new secret, for each of the user's devices that shall have it.
+        sealed: Vec<DeviceBox>,
+    },
+    /// An invitation withdrawn, of either kind. No body.
+    #[serde(rename = "l")]
+    Withdraw {
+        /// Which ticket.
+        ticket: PublicKey,
+    },
     /// What a user is from here on. It supersedes what they were, as far as its author had seen. No body.
     #[serde(rename = "t")]
     Standing {
@@ -302,12 +343,22 @@ pub enum ChangeKind {
     },
 }
 
+/// A user's secret for one of their devices.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceBox {
+    /// Which.
+    pub device: DeviceId,
+    /// The secret, sealed (HPKE).
+    #[serde(with = "serde_bytes")]
+    pub sealed: Vec<u8>,
+}
+
 /// An epoch's key for one reader.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SealedKey {
-    /// Whose.
+    /// Whose; a device's id where it is sealed to that alone.
     pub user: UserId,
-    /// Under which generation of their encryption key.
+    /// Under which generation of their encryption key; the greatest number there is where it is sealed to a device.
     pub generation: u32,
     /// Which epoch's.
     pub epoch: EpochId,

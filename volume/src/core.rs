@@ -12,7 +12,7 @@ use std::{
     cell::RefCell,
     collections::{BTreeMap, BTreeSet, VecDeque},
     num::NonZeroUsize,
-    sync::Arc,
+    sync::{Arc, atomic::AtomicU64},
 };
 
 use crypto::{DerivingKey, DeviceKeys, Entropy, Hash, Label, SymmetricKey, TagKey, UserKeys, VolumeId, random_array};
@@ -249,11 +249,24 @@ pub(crate) struct Core {
     pub volume: VolumeId,
     pub device: DeviceKeys,
     pub user: UserKeys,
+    /// This device's user.
+    pub my_id: crypto::UserId,
+    /// On a user's own mount, the number that their account has on this machine: there modes and ACLs decide which members
+    /// may what. Elsewhere they are for this machine's accounts.
+    pub local_uid: Option<u32>,
+    /// How often a node got another key: whoever has a file open then looks which one seals.
+    pub rekeyed: Arc<AtomicU64>,
+    /// The access values of late commits, by node, when they were looked for.
+    pub(crate) late_access: Option<std::collections::BTreeMap<NodeId, Vec<ValueRef>>>,
+    /// There may be directories below which nodes are to be brought in line ([`crate::align`]).
+    pub has_unaligned: bool,
     pub members: Members,
     /// Which values of what somebody is count, as far as that was asked for.
     pub(crate) verdicts: Verdicts,
     /// The commits that are cut by a removal which neither knew of the other.
     pub(crate) late: Late,
+    /// Changes that a right taken away cuts in the same way, one by one.
+    pub(crate) late_values: BTreeSet<ValueRef>,
     /// The commit that is taken in, once it is stored.
     pub(crate) taking_in: Option<Dot>,
     /// Whoever writes next must make an epoch first.
@@ -391,10 +404,16 @@ impl Core {
             clock: parts.clock,
             volume,
             device: parts.device,
+            my_id: parts.user.id(),
+            local_uid: None,
+            rekeyed: Arc::default(),
+            late_access: None,
+            has_unaligned: false,
             user: parts.user,
             members: Members::default(),
             verdicts: Verdicts::new(),
             late: Late::new(),
+            late_values: BTreeSet::new(),
             taking_in: None,
             epoch_due: false,
             watch_due: false,
@@ -442,6 +461,7 @@ impl Core {
         core.load_members()?;
         core.load_branches()?;
         core.load_beside()?;
+        core.load_unaligned()?;
         core.load_pending()?;
         core.load_late()?;
         core.settle_members()?;

@@ -19,6 +19,7 @@ use crate::{
     core::Core,
     error::{Error, Result},
     history,
+    id::RealmId,
     node::{Allocate, AttributeChange, Attributes, Caller, Handle, Ino, NewNode, NodeKind, OpenMode, SetTime},
     row::{Node, NodeRow},
     time::Timestamp,
@@ -30,6 +31,8 @@ pub(crate) const PUBLISH_AFTER: Duration = Duration::from_millis(1500);
 /// While others are connected, a file that grew by so much since it was last published is published again: they fetch
 /// what is written while more is.
 const PUBLISH_GROWTH: u64 = 128 << 20;
+/// Bytes that are copied at once where blocks can't be shared.
+const COPY_AT_ONCE: usize = 4 << 20;
 /// Unsealed bytes of all open files together; beyond, writers seal their own.
 const DIRTY_MAX: usize = 48 << 20;
 
@@ -80,6 +83,8 @@ struct Branch {
     published: u64,
     /// A version was made of it.
     shared: bool,
+    /// As of which count of new keys its own one is known to seal.
+    rekeyed: u64,
 }
 
 /// What a writer starts from: the values it saw, and what they say.
@@ -143,6 +148,9 @@ impl Core {
         if node.kind != NodeKind::File {
             return Err(Error::Invalid);
         }
+        if self.is_sealed(node) || self.past.is_some() && self.check_readable(ino).is_err() {
+            return Err(Error::Denied);
+        }
         let (_, current) = node.current_key().ok_or_else(|| Error::damaged("a node's key"))?;
         let mut keys = KeyRing::new(current);
         for (_, key) in &node.keys {
@@ -165,6 +173,14 @@ impl Core {
     fn base(&mut self, ino: Ino) -> Result<Base> {
         let seen = self.with_node(ino, |n| n.content.last().map(|v| v.at).into_iter().collect())?;
         Ok(Base { seen, version: self.version(ino)? })
+    }
+
+    /// Whether one file may name blocks of another. Whoever reads it then gets the other's key, which is for its own readers:
+    /// only where all members have that anyway.
+    fn may_share(&mut self, source: Ino, target: Ino) -> Result<bool> {
+        let (source, target) = (self.carrier(source)?, self.carrier(target)?);
+        let for_all = |n: &Node| n.shown_access().is_none_or(|access| access.realm == RealmId::MEMBERS);
+        Ok(source == target || self.with_node(source, for_all)?)
     }
 
     /// Whether a file has a name, or lost its last one to somebody elsewhere after its writers had opened it at `seen`.
@@ -262,10 +278,15 @@ impl Volume {
             NodeKind::Directory => return Err(Error::IsDirectory),
             _ => return Err(Error::Invalid),
         }
+        if attributes.sealed {
+            return Err(Error::Denied);
+        }
         let base = if writing {
             history::check_present(&[ino])?;
             Some(self.local(&[], |core| {
                 core.may_change()?;
+                core.check_writable(ino)?;
+                core.renew_key_if_stale(ino)?;
                 core.made_real(ino)?;
                 core.base(ino).map(Arc::new)
             })?)
@@ -349,10 +370,32 @@ impl Volume {
             let draft = Draft::new(self.inner.blocks.clone(), version.content, version.keys);
             self.inner.core.lock().own.insert(file, seen.clone());
             let published = draft.size();
-            state.branch =
-                Some(Branch { draft, seen, mtime, dirty: false, logged: false, counted: 0, published, shared: false });
+            state.branch = Some(Branch {
+                draft,
+                seen,
+                mtime,
+                dirty: false,
+                logged: false,
+                counted: 0,
+                published,
+                shared: false,
+                rekeyed: 0,
+            });
         }
         state.branch.as_mut().ok_or(Error::BadHandle)
+    }
+
+    /// Has a draft seal under the file's newest key: somebody may have lost the one before since it was begun.
+    fn follow_key(&self, ino: Ino, branch: &mut Branch) -> Result<()> {
+        let rekeyed = self.inner.rekeyed.load(Ordering::Acquire);
+        if branch.rekeyed != rekeyed {
+            let key = self.inner.core.lock().with_node(ino, |n| n.current_key().map(|(_, key)| key.clone()))?;
+            if let Some(key) = key {
+                branch.draft.seal_under(&key);
+            }
+            branch.rekeyed = rekeyed;
+        }
+        Ok(())
     }
 
     /// Changes a file's draft; what was changed is published later.
@@ -379,6 +422,7 @@ impl Volume {
                 self.hand_on(&[Changed::Content(file.ino)]);
             }
         }
+        self.follow_key(file.ino, branch)?;
         let result = f(&mut branch.draft)?;
         branch.mtime = now;
         if !branch.dirty {
@@ -537,6 +581,7 @@ impl Volume {
             // Nobody can ever open it again: it lives as long as its handles.
             return Ok(());
         }
+        self.follow_key(ino, branch)?;
         let content = branch.draft.finish()?;
         let keys = branch.draft.extra_keys();
         let (seen, mtime, logged) = (branch.seen.clone(), branch.mtime, branch.logged);
@@ -674,8 +719,17 @@ impl Volume {
         let file = self.hold(ino);
         let mut state = file.state.write();
         self.inner.core.lock().own.insert(ino, seen.clone());
-        state.branch =
-            Some(Branch { draft, seen, mtime, dirty: true, logged: true, counted: 0, published: 0, shared: false });
+        state.branch = Some(Branch {
+            draft,
+            seen,
+            mtime,
+            dirty: true,
+            logged: true,
+            counted: 0,
+            published: 0,
+            shared: false,
+            rekeyed: 0,
+        });
         state.kept = true;
         if let Err(e) = self.publish(&file, &mut state) {
             self.inner.dirty_files.lock().insert(ino, self.inner.clock.monotonic());
@@ -760,6 +814,7 @@ impl Volume {
         if change.mode.is_some()
             || change.uid.is_some()
             || change.gid.is_some()
+            || change.owner.is_some()
             || change.atime.is_some()
             || change.mtime.is_some()
         {
@@ -785,6 +840,8 @@ impl Volume {
             Some(handle) if handle.base.is_some() => handle.base.clone().ok_or(Error::BadHandle)?,
             _ => self.local(&[], |core| {
                 core.may_change()?;
+                core.check_writable(ino)?;
+                core.renew_key_if_stale(ino)?;
                 core.made_real(ino)?;
                 core.base(ino).map(Arc::new)
             })?,
@@ -930,6 +987,12 @@ impl Volume {
         let len = len.min(content.size.saturating_sub(from_offset));
         if len == 0 {
             return Ok(0);
+        }
+        if !self.inner.core.lock().may_share(source.file.ino, target.file.ino)? {
+            let mut bytes = Vec::new();
+            let most = usize::try_from(len).unwrap_or(usize::MAX).min(COPY_AT_ONCE);
+            self.read(from, from_offset, most, &mut bytes)?;
+            return self.write(to, to_offset, &bytes, &target.who).map(|written| written as u64);
         }
         let mut state = target.file.state.write();
         self.change(&target.file, &mut state, target.base.as_ref().ok_or(Error::BadHandle)?, &target.who, |draft| {

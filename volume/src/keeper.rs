@@ -87,6 +87,12 @@ impl Core {
         self.seal_known_discovery(to, epoch, &discovery)
     }
 
+    /// The discovery keys of all epochs known here for a keeper, the newest first.
+    pub(crate) fn all_discovery_for(&self, to: &UserPublic) -> Vec<SealedKey> {
+        let known = self.members.epochs.iter().rev().filter_map(|row| Some((row.id, row.key.as_ref()?)));
+        known.filter_map(|(epoch, key)| self.seal_discovery(to, &epoch, key)).collect()
+    }
+
     fn seal_known_discovery(&self, to: &UserPublic, epoch: &EpochId, discovery: &SymmetricKey) -> Option<SealedKey> {
         let sealed = to.box_key.seal(Label::BoxDiscoveryKey, epoch.as_bytes(), discovery.expose(), &*self.entropy).ok();
         if sealed.is_none() {

@@ -9,22 +9,24 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use crypto::{DeviceId, Label};
+use crypto::{DeviceId, Label, UserId};
 
 use crate::{
     Changed,
     agreed::SettingValue,
-    apply::{access_value, content_value, decode},
+    apply::{content_value, decode},
     commit::{ChangeKind, ContentBody, Head, MetaBody, RawChange, SettingBody, XattrBody},
     core::Core,
     error::{Error, Result},
     id::LinkId,
     member::Role,
-    node::Ino,
+    node::{Ino, NodeKind},
+    own_devices::is_of_own_devices,
     row::{Meta, Node, Place, Value, Xattr, XattrValue},
     settings,
     standing::Within,
     store::{Space, prefix_end},
+    tree::next_tag,
     version::{BranchNo, Dot, ValueRef},
 };
 
@@ -46,21 +48,30 @@ struct Live {
 impl Core {
     pub(crate) fn load_late(&mut self) -> Result<()> {
         for (key, _) in self.store.scan(Space::Meta, LATE, &prefix_end(LATE), usize::MAX)? {
-            let dot = key.get(LATE.len()..).and_then(Dot::from_key).ok_or_else(|| Error::damaged("a late commit"))?;
-            self.late.insert(dot);
+            let key = key.get(LATE.len()..).unwrap_or_default();
+            match (ValueRef::from_key(key), Dot::from_key(key)) {
+                (Some(at), _) => drop(self.late_values.insert(at)),
+                (None, Some(dot)) => drop(self.late.insert(dot)),
+                _ => return Err(Error::damaged("what is late")),
+            }
         }
         Ok(())
     }
 
+    /// Whether a change is cut by a removal, or by a right taken away, as far as is known here now.
+    pub(crate) fn is_late_value(&self, at: &ValueRef) -> bool {
+        self.late.contains(&at.dot) || self.late_values.contains(at)
+    }
+
     /// Whether a value counts for nothing, as far as is known here now.
     pub(crate) fn is_void(&mut self, at: ValueRef) -> Result<bool> {
-        Ok(!self.is_pending(at.dot) && (self.late.contains(&at.dot) || self.commit_info(at.dot)?.void))
+        Ok(!self.is_pending(at.dot) && (self.is_late_value(&at) || self.commit_info(at.dot)?.void))
     }
 
     /// Values that are replaced, and what those of them replaced that are late.
     pub(crate) fn with_late(&mut self, gone: &[ValueRef]) -> Result<Vec<ValueRef>> {
         let mut all: BTreeSet<ValueRef> = gone.iter().copied().collect();
-        let mut todo: Vec<ValueRef> = gone.iter().copied().filter(|at| self.late.contains(&at.dot)).collect();
+        let mut todo: Vec<ValueRef> = gone.iter().copied().filter(|at| self.is_late_value(at)).collect();
         while let Some(at) = todo.pop() {
             for before in self.superseded_by(at)? {
                 if all.insert(before) && self.is_void(before)? {
@@ -96,13 +107,218 @@ impl Core {
             self.set_late(dot, now.contains(&dot))?;
         }
         // All are known to be so before any is looked at: values of one register may be in several.
-        changed.into_iter().try_for_each(|dot| self.reconsider_commit(dot))
+        changed.iter().try_for_each(|dot| self.reconsider_commit(*dot))?;
+        if changed.is_empty() {
+            return Ok(());
+        }
+        // Rights that were taken away by what is late now, or is so no longer.
+        loop {
+            let before = self.late_values.len();
+            for at in self.late_values.clone() {
+                let raw = self.change(at)?;
+                if !self.is_denied(at, &decode(&raw.head)?)? {
+                    self.set_late_value(at, false)?;
+                    self.reconsider(at, &raw)?;
+                }
+            }
+            // What was made where nobody might counts again with that.
+            if self.late_values.len() == before {
+                break;
+            }
+        }
+        for dot in changed {
+            if !self.late.contains(&dot) {
+                self.judge_by_nodes(dot)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether somebody made something that the author of a commit had not seen: then rights may have crossed.
+    pub(crate) fn is_apart(&mut self, dot: Dot) -> Result<bool> {
+        for other in self.frontier.iter().copied().collect::<Vec<_>>() {
+            if !self.covers(dot, other)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Judges the changes of a commit by rights that were taken away apart from it, and those of others by what this one
+    /// takes away.
+    pub(crate) fn judge_by_nodes(&mut self, dot: Dot) -> Result<()> {
+        if self.late.contains(&dot) || self.commit_info(dot)?.void {
+            return Ok(());
+        }
+        let changes = self.changes_in(dot)?;
+        let mut takes_names = false;
+        for (at, raw) in &changes {
+            if self.turns_late(*at)? {
+                self.reconsider(*at, raw)?;
+            }
+        }
+        for (at, raw) in &changes {
+            let ChangeKind::Access { node, .. } = decode::<Head>(&raw.head)?.kind else { continue };
+            let Some(ino) = self.ino_of_node(&node)?.filter(|_| !self.is_late_value(at)) else { continue };
+            takes_names |= self.with_node(ino, |n| n.kind == NodeKind::Directory)?;
+            for value in self.live_values(ino)? {
+                if !self.covers(dot, value.dot)? && self.turns_late(value)? {
+                    let raw = self.change(value)?;
+                    self.reconsider(value, &raw)?;
+                }
+            }
+        }
+        if takes_names { self.judge_names_apart_from(dot) } else { Ok(()) }
+    }
+
+    /// Judges the places and removals that the author of a commit had not seen.
+    fn judge_names_apart_from(&mut self, dot: Dot) -> Result<()> {
+        let seen = self.vector(dot)?;
+        for no in (0..self.branches.len()).map(|no| BranchNo(no as u32)) {
+            let first = self.branch(no).forked_from.map_or(1, |fork| fork.seq + 1);
+            for seq in first.max(seen.get(no) + 1)..=self.newest_of(no) {
+                let other = Dot { branch: no, seq };
+                if self.late.contains(&other) || self.commit_info(other)?.void {
+                    continue;
+                }
+                for (at, raw) in self.changes_in(other)? {
+                    let kind = decode::<Head>(&raw.head)?.kind;
+                    let names = matches!(kind, ChangeKind::Place { .. } | ChangeKind::Removal { .. });
+                    if names && self.turns_late(at)? {
+                        self.reconsider(at, &raw)?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The live values of a node, but those of its links.
+    fn live_values(&mut self, ino: Ino) -> Result<Vec<ValueRef>> {
+        let node = self.node(ino)?;
+        let mut found: Vec<ValueRef> = node.content.iter().map(|v| v.at).collect();
+        found.extend(node.meta.iter().map(|v| v.at));
+        found.extend(node.access.iter().map(|v| v.at));
+        self.each_item::<Xattr>(ino, &node, false, |xattr| {
+            found.extend(xattr.values.iter().map(|v| v.at));
+            true
+        })?;
+        Ok(found)
+    }
+
+    /// Whether a change that counted is cut by a right taken away apart from it; then it is noted as late.
+    fn turns_late(&mut self, at: ValueRef) -> Result<bool> {
+        if self.is_pending(at.dot) || self.is_void(at)? {
+            return Ok(false);
+        }
+        let head: Head = decode(&self.change(at)?.head)?;
+        if !self.is_denied(at, &head)? {
+            return Ok(false);
+        }
+        self.set_late_value(at, true)?;
+        if let ChangeKind::Place { link: None, child, .. } = &head.kind
+            && let Some(ino) = self.ino_of_node(child)?
+        {
+            stacker::maybe_grow(256 << 10, 4 << 20, || self.judge_within(ino))?;
+        }
+        Ok(true)
+    }
+
+    /// Whether a right taken away cuts a change: of what it changes, or of where what it changes was made by the same user.
+    fn is_denied(&mut self, at: ValueRef, head: &Head) -> Result<bool> {
+        let device = self.branch_of(at.dot)?.device;
+        let Ok((user, _)) = self.author(&device, at.dot) else { return Ok(false) };
+        if self.node_denies(at, head, &user)? {
+            return Ok(true);
+        }
+        let within = match &head.kind {
+            ChangeKind::Content { node, .. }
+            | ChangeKind::Meta { node, .. }
+            | ChangeKind::Xattr { node, .. }
+            | ChangeKind::Access { node, .. }
+            | ChangeKind::Settle { node }
+            | ChangeKind::Place { parent: node, .. } => *node,
+            _ => return Ok(false),
+        };
+        let Some(ino) = self.ino_of_node(&within)? else { return Ok(false) };
+        Ok(self.made_late_by(ino)? == Some(user))
+    }
+
+    /// Who made a node in a place where they might not, by rights taken away apart from it.
+    fn made_late_by(&mut self, ino: Ino) -> Result<Option<UserId>> {
+        if self.late_values.is_empty() {
+            return Ok(None);
+        }
+        let (id, born) = self.with_node(ino, |n| (n.id, n.born.clone()))?;
+        for birth in born {
+            let beside = ValueRef { dot: birth.dot, index: 0 }..=ValueRef { dot: birth.dot, index: u32::MAX };
+            for at in self.late_values.range(beside).copied().collect::<Vec<_>>() {
+                let head: Head = decode(&self.change(at)?.head)?;
+                if matches!(head.kind, ChangeKind::Place { link: None, child, .. } if child == id) {
+                    let device = self.branch_of(at.dot)?.device;
+                    return Ok(self.author(&device, at.dot).ok().map(|(user, _)| user));
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// Judges again what is in a node, and in what lies below it, after its making was cut.
+    fn judge_within(&mut self, ino: Ino) -> Result<()> {
+        let mut values = self.live_values(ino)?;
+        if self.with_node(ino, |n| n.kind)? == NodeKind::Directory {
+            let home = self.canonical(ino)?;
+            let mut from = [0; 16];
+            loop {
+                let entries = self.scan_entries(home, &from, 256)?;
+                let Some((last, _)) = entries.last() else { break };
+                let claims = entries.iter().flat_map(|(_, entry)| &entry.claims);
+                values.extend(claims.filter(|claim| claim.parent == ino).map(|claim| claim.at));
+                match next_tag(*last) {
+                    Some(next) => from = next,
+                    None => break,
+                }
+            }
+        }
+        for value in values {
+            if self.turns_late(value)? {
+                let raw = self.change(value)?;
+                self.reconsider(value, &raw)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn set_late_value(&mut self, at: ValueRef, late: bool) -> Result<()> {
+        let key = [LATE, &at.key()[..]].concat();
+        let device = self.branch_of(at.dot)?.device;
+        self.late_access = None;
+        if late {
+            log::warn!("a change of device {} was made apart from a right taken away: taken back", device.short());
+            self.store.put(&mut self.overlay.batch, Space::Meta, key, &[]);
+            self.late_values.insert(at);
+        } else {
+            self.overlay.batch.remove(Space::Meta, key);
+            self.late_values.remove(&at);
+        }
+        Ok(())
+    }
+
+    /// Whether the author of one commit knew that another was late.
+    pub(crate) fn was_late_to(&mut self, dot: Dot, to: Dot) -> Result<bool> {
+        if !self.members.ever_changed() || self.is_pending(dot) || dot == to {
+            return Ok(false);
+        }
+        let device = self.branch_of(dot)?.device;
+        let Ok((user, _)) = self.author(&device, dot) else { return Ok(false) };
+        Ok(!self.is_at_least(&device, user, dot, Role::Writer, Within::Seen(to))?)
     }
 
     fn set_late(&mut self, dot: Dot, late: bool) -> Result<()> {
         let key = [LATE, &dot.key()[..]].concat();
         let device = self.branch_of(dot)?.device;
         self.snapshots = None;
+        self.late_access = None;
         if late {
             log::warn!("commit {dot} of device {} was made apart from its removal: taken back", device.short());
             self.store.put(&mut self.overlay.batch, Space::Meta, key, &[]);
@@ -161,14 +377,25 @@ impl Core {
         }
         let device = self.branch_of(dot)?.device;
         let Ok((user, _)) = self.author(&device, dot) else { return Ok(false) };
-        Ok(!self.is_at_least(&device, user, dot, Role::Writer, Within::All)?)
+        if self.is_at_least(&device, user, dot, Role::Writer, Within::All)? {
+            return Ok(false);
+        }
+        // Readers have their own devices in hand.
+        for (_, raw) in self.changes_in(dot)? {
+            if !is_of_own_devices(&decode::<Head>(&raw.head)?.kind) {
+                return Ok(true);
+            }
+        }
+        Ok(!self.is_at_least(&device, user, dot, Role::Reader, Within::All)?)
     }
 
     /// The contents that late commits name, by root and number of blocks: somebody may want them yet.
     pub(crate) fn late_contents(&self) -> Result<Vec<(crate::content::BlockHash, u64)>> {
         let mut found = Vec::new();
-        for dot in &self.late {
-            for (_, raw) in self.changes_in(*dot)? {
+        let values = self.late_values.iter().map(|at| self.change(*at).map(|raw| (*at, (*raw).clone())));
+        let commits = self.late.iter().map(|dot| self.changes_in(*dot));
+        for changes in commits.chain([values.collect()]) {
+            for (_, raw) in changes? {
                 if let ChangeKind::Content { root, blocks, .. } = decode::<Head>(&raw.head)?.kind
                     && !root.is_hole()
                 {
@@ -228,7 +455,7 @@ impl Core {
         let mut seen: BTreeSet<ValueRef> = live.iter().copied().chain([at]).collect();
         let mut todo: Vec<ValueRef> = seen.iter().copied().collect();
         while let Some(at) = todo.pop() {
-            if !self.is_void(at)? {
+            if !self.is_void(at)? && !self.turns_late(at)? {
                 valid.insert(at);
                 continue;
             }
@@ -286,27 +513,24 @@ impl Core {
     }
 
     fn reconsider_access(&mut self, ino: Ino, at: ValueRef) -> Result<()> {
-        let mut node = self.node(ino)?;
-        let old: Vec<ValueRef> = node.access.iter().map(|v| v.at).collect();
+        let old: Vec<ValueRef> = self.with_node(ino, |n| n.access.iter().map(|v| v.at).collect())?;
+        // (What that finds to be late may change the node.)
         let live = self.live_without_void(&old, at, &[])?;
+        let mut node = self.node(ino)?;
         // What is born keeps its first value, whatever becomes of who bore it.
         let live = if live.values.is_empty() { node.born.clone() } else { live.values };
         if live == old {
             return Ok(());
         }
-        let whose = node.clone();
-        node.access = self.values_of_register(&node.access, &live, |core, at, raw, head| {
-            access_value(core, &whose, at, raw, &head)
-        })?;
-        self.put_node(ino, node);
-        self.changed(Changed::Attributes(ino));
-        Ok(())
+        let (whose, before) = (node.clone(), self.let_in_by(&node));
+        node.access = self.values_of_register(&node.access, &live, |core, at, _, _| core.told_access(&whose, at))?;
+        self.access_changed(ino, node, before)
     }
 
     fn reconsider_meta(&mut self, ino: Ino, at: ValueRef) -> Result<()> {
-        let mut node = self.node(ino)?;
-        let old: Vec<ValueRef> = node.meta.iter().map(|v| v.at).collect();
+        let old: Vec<ValueRef> = self.with_node(ino, |n| n.meta.iter().map(|v| v.at).collect())?;
         let live = self.live_without_void(&old, at, &[])?.values;
+        let mut node = self.node(ino)?;
         if live == old {
             return Ok(());
         }
@@ -323,10 +547,11 @@ impl Core {
     }
 
     fn reconsider_xattr(&mut self, ino: Ino, tag: &[u8; 16], at: ValueRef) -> Result<()> {
-        let mut node = self.node(ino)?;
+        let node = self.node(ino)?;
         let Some(before) = self.item::<Xattr>(ino, &node, tag)? else { return Ok(()) };
         let old: Vec<ValueRef> = before.values.iter().map(|v| v.at).collect();
         let live = self.live_without_void(&old, at, &[])?.values;
+        let mut node = self.node(ino)?;
         if live == old {
             return Ok(());
         }
@@ -345,10 +570,10 @@ impl Core {
     }
 
     fn reconsider_content(&mut self, ino: Ino, at: ValueRef) -> Result<()> {
-        let mut node = self.node(ino)?;
-        let old: Vec<ValueRef> = node.content.iter().map(|v| v.at).collect();
+        let old: Vec<ValueRef> = self.with_node(ino, |n| n.content.iter().map(|v| v.at).collect())?;
         let settles = self.settles(ino)?;
         let live = self.live_without_void(&old, at, &settles)?.values;
+        let mut node = self.node(ino)?;
         if live == old {
             return Ok(());
         }
@@ -372,6 +597,7 @@ impl Core {
         let Some(before) = self.link_of(ino, &node, id)? else { return Ok(()) };
         let old: Vec<ValueRef> = before.values.iter().map(|v| v.at).collect();
         let live = self.live_without_void(&old, at, &[])?;
+        let node = self.node(ino)?;
         let hidden = live.values.is_empty();
         let mut values = Vec::new();
         for at in if hidden { live.firsts } else { live.values } {
@@ -381,7 +607,7 @@ impl Core {
         }
         let mut aside = before.aside.clone();
         aside.retain(|known| *known != at);
-        if self.late.contains(&at.dot) {
+        if self.is_late_value(&at) {
             aside.push(at);
             aside.sort_unstable();
         }
@@ -441,9 +667,11 @@ impl Core {
         at: ValueRef,
         raw: &RawChange,
     ) -> Result<Option<T>> {
-        match node.key(generation) {
-            Some(key) => self.open_stored(at, &key.derive(Label::BodyKey), raw),
-            None => Ok(None),
+        for key in node.keys_of(generation).rev() {
+            if let Some(body) = self.open_stored(at, &key.derive(Label::BodyKey), raw)? {
+                return Ok(Some(body));
+            }
         }
+        Ok(None)
     }
 }

@@ -33,18 +33,27 @@ pub mod store;
 pub mod content;
 
 // The merged state.
+mod access;
 mod acl;
 mod agreed;
 mod ahead;
+mod align;
 mod apply;
 mod conflicts;
 mod core;
 pub mod deleted;
+mod epochs;
 mod history;
 mod holders;
+mod invitations;
+mod judge;
 mod late;
 mod namespace;
+mod own_devices;
+mod realms;
 mod record;
+mod reveal;
+mod rights;
 mod row;
 mod spilled;
 mod tree;
@@ -77,17 +86,20 @@ pub mod fuzzing;
 #[cfg(test)]
 mod vectors;
 
+pub use access::{AccessReport, UserAccess};
 pub use conflicts::{Conflict, ConflictVersion, Conflicts, Keep};
 pub use content::{BlockHash, BlockStore};
 pub use error::{Error, Result};
 pub use files::PagesFrom;
 pub use history::is_past;
 pub use holders::Holders;
+pub use invitations::{InvitedAs, OpenInvitation};
 pub use member::{DeviceInfo, Invitation, JoinGrant, JoinRequest, Member, Role, TicketSecret};
 pub use node::{
     Allocate, AttributeChange, Attributes, Caller, DirEntry, Handle, Ino, NAME_MAX, NewNode, NodeKind, OpenMode,
     RenameMode, SetTime, SetXattr, Statistics,
 };
+pub use own_devices::{DeviceGrant, DeviceRequest, ExportedParts, ExportedRequest, UserSecrets};
 pub use reclaim::Reclaimed;
 pub use retention::Thinned;
 pub use snapshots::Snapshot;

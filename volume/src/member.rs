@@ -4,7 +4,11 @@
 //! Kept whole in memory: it is small beside everything else (ten thousand devices are a few
 //! megabytes) and every commit is judged by it.
 
-use std::{collections::BTreeMap, fmt, str::FromStr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    str::FromStr,
+};
 
 use crypto::{
     BoxPublic, DerivingKey, DeviceId, DeviceKeys, DevicePublic, EpochId, Hash, Label, PublicKey, Signature,
@@ -12,7 +16,16 @@ use crypto::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::{commit::encode, keeper::WatchRow, time::Timestamp, version::ValueRef};
+use crate::{
+    commit::encode,
+    id::RealmId,
+    invitations::WithdrawnRow,
+    keeper::WatchRow,
+    own_devices::{DeviceInviteRow, SecretRow, UserKeysRow},
+    realms::NarrowEpochs,
+    time::Timestamp,
+    version::ValueRef,
+};
 
 /// Longest user name, in bytes.
 const USER_NAME_MAX: usize = 32;
@@ -152,6 +165,11 @@ impl TicketSecret {
     pub fn public(&self) -> PublicKey {
         self.0.public()
     }
+
+    /// Proves that its bearer has it.
+    pub(crate) fn sign(&self, message: &[u8]) -> Signature {
+        self.0.sign(Label::TicketProof, message)
+    }
 }
 
 impl fmt::Debug for TicketSecret {
@@ -199,8 +217,8 @@ impl JoinRequest {
         Ok(Self {
             ticket: ticket.public(),
             name: name.to_owned(),
-            proof: ticket.0.sign(Label::TicketProof, &message),
-            certificate: certify(user, &device_public),
+            proof: ticket.sign(&message),
+            certificate: certify(user, &device_public)?,
             user_key: seal_user_key(user, &device_public.box_key, entropy)?,
             user: public,
             device: device_public,
@@ -222,9 +240,16 @@ fn proof_message(name: &str, user: &UserPublic, device: &DevicePublic, exporter:
 }
 
 /// A user's signature over one of their devices.
-pub(crate) fn certify(user: &UserKeys, device: &DevicePublic) -> Signature {
-    user.signing.sign(Label::DeviceCertificate, &encode(device))
+///
+/// # Errors
+/// This device doesn't hold the user's signing key.
+pub(crate) fn certify(user: &UserKeys, device: &DevicePublic) -> Result<Signature, String> {
+    let signing = user.signing.as_ref().ok_or_else(|| NO_SIGNING_KEY.to_owned())?;
+    Ok(signing.sign(Label::DeviceCertificate, &encode(device)))
 }
+
+/// What a device says that can't certify.
+pub(crate) const NO_SIGNING_KEY: &str = "this device does not hold its user's signing key: only the one where the user was made does, or where an exported key was imported";
 
 pub(crate) fn verify_certificate(user: &UserPublic, device: &DevicePublic, by: &Signature) -> Result<(), String> {
     verify(Label::DeviceCertificate, user.signing, &encode(device), by)
@@ -286,7 +311,7 @@ pub(crate) struct DeviceRow {
     pub removed: bool,
 }
 
-/// An epoch of the root realm.
+/// An epoch of a realm.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct EpochRow {
     pub id: EpochId,
@@ -297,6 +322,15 @@ pub(crate) struct EpochRow {
     /// Whom its key is sealed to: the first bytes of their ids, in order. Not said of the first epoch.
     #[serde(default)]
     pub given: Vec<u32>,
+    #[serde(default = "members")]
+    pub realm: RealmId,
+    /// Who made it; not told of those of the members.
+    #[serde(default)]
+    pub by: Option<UserId>,
+}
+
+fn members() -> RealmId {
+    RealmId::MEMBERS
 }
 
 impl EpochRow {
@@ -361,11 +395,24 @@ impl InviteRow {
 pub(crate) struct Members {
     pub users: BTreeMap<UserId, UserRow>,
     pub devices: BTreeMap<DeviceId, DeviceRow>,
+    /// Those of the members.
     pub epochs: Vec<EpochRow>,
+    /// Those of narrower realms.
+    pub narrow: NarrowEpochs,
+    numbers: Numbers,
     pub invites: BTreeMap<PublicKey, InviteRow>,
+    pub user_keys: BTreeMap<UserId, UserKeysRow>,
+    pub device_invites: BTreeMap<PublicKey, DeviceInviteRow>,
+    pub withdrawn: BTreeMap<PublicKey, WithdrawnRow>,
+    /// This device's own.
+    pub secrets: BTreeMap<BoxPublic, SecretRow>,
     pub watches: BTreeMap<EpochId, WatchRow>,
     /// Whether anybody's standing ever changed after they were admitted: else nothing need be looked at twice.
     changed: bool,
+    /// Devices by whom they are of, or were admitted for.
+    devices_of: BTreeMap<UserId, BTreeSet<DeviceId>>,
+    /// Devices that were admitted more than once: perhaps for several users.
+    admitted_twice: BTreeSet<DeviceId>,
     /// The epoch under which what is made here is sealed, once that was looked at.
     pub sealing: Option<EpochId>,
 }
@@ -381,6 +428,14 @@ pub(crate) enum MemberRow {
     Epoch(EpochRow),
     #[serde(rename = "i")]
     Invite(InviteRow),
+    #[serde(rename = "h")]
+    UserKeys(UserKeysRow),
+    #[serde(rename = "j")]
+    DeviceInvite(DeviceInviteRow),
+    #[serde(rename = "k")]
+    Secret(SecretRow),
+    #[serde(rename = "l")]
+    Withdrawn(WithdrawnRow),
     #[serde(rename = "o")]
     Watch(WatchRow),
 }
@@ -393,6 +448,10 @@ impl MemberRow {
             MemberRow::Device(row) => (b'd', *row.public.id.as_bytes()),
             MemberRow::Epoch(row) => (b'e', *row.id.as_bytes()),
             MemberRow::Invite(row) => (b'i', *row.ticket.as_bytes()),
+            MemberRow::UserKeys(row) => (b'h', *row.user.as_bytes()),
+            MemberRow::DeviceInvite(row) => (b'j', *row.ticket.as_bytes()),
+            MemberRow::Secret(row) => (b'k', *row.public.as_bytes()),
+            MemberRow::Withdrawn(row) => (b'l', *row.ticket.as_bytes()),
             MemberRow::Watch(row) => (b'o', *row.epoch.as_bytes()),
         };
         [&[kind], &id[..]].concat()
@@ -405,22 +464,46 @@ impl Members {
         match row {
             MemberRow::User(row) => {
                 self.changed |= !row.standings.is_empty();
-                self.users.insert(row.public.id(), row);
+                let id = row.public.id();
+                let before = self.users.insert(id, row);
+                if before.is_none_or(|before| before.count != self.users[&id].count) {
+                    self.numbers.admit(id, &self.users);
+                }
             }
             MemberRow::Device(row) => {
                 self.changed |= !row.expelled.is_empty();
+                self.devices_of.entry(row.user).or_default().insert(row.public.id);
+                if row.granted.len() > 1 {
+                    self.admitted_twice.insert(row.public.id);
+                }
                 self.devices.insert(row.public.id, row);
             }
             MemberRow::Epoch(row) => {
                 self.epochs.retain(|e| e.id != row.id);
-                self.epochs.push(row);
-                self.epochs.sort_by_key(|e| (e.count, e.id));
+                if row.realm == RealmId::MEMBERS {
+                    self.epochs.push(row);
+                    self.epochs.sort_by_key(|e| (e.count, e.id));
+                } else {
+                    self.narrow.put(row);
+                }
             }
             MemberRow::Invite(row) => {
                 self.invites.insert(row.ticket, row);
             }
             MemberRow::Watch(row) => {
                 self.watches.insert(row.epoch, row);
+            }
+            MemberRow::UserKeys(row) => {
+                self.user_keys.insert(row.user, row);
+            }
+            MemberRow::DeviceInvite(row) => {
+                self.device_invites.insert(row.ticket, row);
+            }
+            MemberRow::Secret(row) => {
+                self.secrets.insert(row.public, row);
+            }
+            MemberRow::Withdrawn(row) => {
+                self.withdrawn.insert(row.ticket, row);
             }
         }
     }
@@ -435,6 +518,13 @@ impl Members {
     /// Devices of those who may change something.
     pub(crate) fn writers(&self) -> impl Iterator<Item = DeviceId> {
         self.devices.keys().copied().filter(|device| self.user_of(device).is_some_and(|user| user.role.may_write()))
+    }
+
+    /// The devices that a user may have been admitted with, each once.
+    pub(crate) fn admitted_with(&self, user: &UserId) -> impl Iterator<Item = &DeviceRow> {
+        let of_user = self.devices_of.get(user).into_iter().flatten();
+        let twice = self.admitted_twice.iter().filter(|id| self.devices.get(*id).is_some_and(|row| row.user != *user));
+        of_user.chain(twice).filter_map(|id| self.devices.get(id))
     }
 
     /// The user of a device, with their row; nothing if either was removed.
@@ -465,6 +555,21 @@ impl Members {
         if taken { format!("{}~{}", row.name, &user.to_string()[..4]) } else { row.name.clone() }
     }
 
+    /// A user's number on mounts.
+    pub(crate) fn number_of(&self, user: &UserId) -> u32 {
+        self.numbers.of_user.get(user).copied().unwrap_or_else(|| user_number(user))
+    }
+
+    /// The user with a number on mounts.
+    pub(crate) fn user_with(&self, number: u32) -> Option<UserId> {
+        self.numbers.users.get(&number).copied()
+    }
+
+    /// The user of a name as it is shown.
+    pub(crate) fn user_named(&self, name: &str) -> Option<UserId> {
+        self.users.keys().find(|user| self.shown_name(user) == name).copied()
+    }
+
     /// The users as listed, by name.
     pub(crate) fn list(&self, me: &UserId) -> Vec<Member> {
         let mut members: Vec<Member> = self
@@ -475,7 +580,7 @@ impl Members {
                 user: *id,
                 name: self.shown_name(id),
                 role: row.role,
-                number: user_number(id),
+                number: self.number_of(id),
                 devices: self.devices.values().filter(|d| d.user == *id && !d.removed).map(|d| d.public.id).collect(),
                 me: id == me,
             })
@@ -485,10 +590,46 @@ impl Members {
     }
 }
 
-/// A user's number on mounts: above all that systems give out, from the id, so that it is the same everywhere.
-pub(crate) fn user_number(user: &UserId) -> u32 {
+/// Above all numbers that systems give out.
+const NUMBERS: u32 = 0x1000_0000;
+const NUMBER_BITS: u32 = 0x00FF_FFFF;
+
+/// The number on mounts that a user has unless somebody admitted earlier has it: from the id, so that it is the same
+/// everywhere.
+fn user_number(user: &UserId) -> u32 {
     let [a, b, c, ..] = *user.as_bytes();
-    0x1000_0000 | u32::from_le_bytes([a, b, c, 0])
+    NUMBERS | u32::from_le_bytes([a, b, c, 0])
+}
+
+/// The users' numbers on mounts. Of two with one number the one who was admitted later has the next free one.
+#[derive(Clone, Debug, Default)]
+struct Numbers {
+    of_user: BTreeMap<UserId, u32>,
+    users: BTreeMap<u32, UserId>,
+    /// Somebody has not the number that the id says: then the order of all decides, each time.
+    taken: bool,
+}
+
+impl Numbers {
+    /// Numbers a user who came, or whose admission is another one now.
+    fn admit(&mut self, user: UserId, all: &BTreeMap<UserId, UserRow>) {
+        let number = user_number(&user);
+        if !self.taken && *self.users.entry(number).or_insert(user) == user {
+            self.of_user.insert(user, number);
+            return;
+        }
+        *self = Self { taken: true, ..Self::default() };
+        let mut users: Vec<(u64, UserId)> = all.iter().map(|(user, row)| (row.count, *user)).collect();
+        users.sort_unstable();
+        for (_, user) in users {
+            let mut number = user_number(&user);
+            while self.users.contains_key(&number) {
+                number = NUMBERS | (number.wrapping_add(1) & NUMBER_BITS);
+            }
+            self.users.insert(number, user);
+            self.of_user.insert(user, number);
+        }
+    }
 }
 
 /// The id of an epoch: a commitment to its key.
@@ -507,6 +648,35 @@ mod tests {
         }
         for bad in ["", "1a", "Alice", "a b", "a/b", "é", "-a", "a\n", &"x".repeat(33)] {
             assert!(check_user_name(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn no_two_users_have_one_number() {
+        let user = |n: u8, last: u8| {
+            let mut id = [0; 32];
+            (id[0], id[1], id[2], id[31]) = (n, 0xff, 0xff, last);
+            UserId::from_bytes(id)
+        };
+        let row = |count| {
+            let public = UserKeys::generate(&crypto::SeededEntropy::new(count)).public();
+            let at = ValueRef { dot: crate::version::Dot { branch: crate::version::BranchNo(0), seq: 1 }, index: 0 };
+            let (standings, removed) = (Vec::new(), false);
+            UserRow { public, name: String::new(), role: Role::Writer, granted: at, count, standings, removed }
+        };
+        // Three of one number, of which the first come wraps around; one who has the number behind it.
+        let users = [(user(0xfe, 1), 5), (user(0xfe, 2), 3), (user(0xfe, 3), 4), (user(0xff, 1), 9)];
+        let numbered = |order: [usize; 4]| {
+            let (mut numbers, mut all) = (Numbers::default(), BTreeMap::new());
+            for (user, count) in order.map(|i| users[i]) {
+                all.insert(user, row(count));
+                numbers.admit(user, &all);
+            }
+            users.map(|(user, _)| numbers.of_user[&user])
+        };
+        let expected = [0x1000_0000, 0x10ff_fffe, 0x10ff_ffff, 0x1000_0001];
+        for order in [[0, 1, 2, 3], [3, 2, 1, 0], [1, 3, 0, 2], [2, 0, 3, 1]] {
+            assert_eq!(numbered(order), expected, "{order:?}");
         }
     }
 

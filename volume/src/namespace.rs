@@ -5,24 +5,25 @@
 
 use std::sync::Arc;
 
-use crypto::{DerivingKey, Label, SymmetricKey};
+use crypto::{DerivingKey, Label, SymmetricKey, UserId};
 use serde_bytes::ByteBuf;
 
 use crate::{
     acl::{self, Acl},
     ahead,
-    apply::wrap_node_key,
-    commit::{AccessBody, AccessHead, BirthBody, ChangeKind, ContentBody, MetaBody, PlaceBody, XattrBody},
+    commit::{AccessBody, BirthBody, ChangeKind, ContentBody, MetaBody, PlaceBody, XattrBody},
     content::{Content, ContentData},
     core::Core,
     error::{Error, Result},
-    id::{LinkId, NodeId, RealmId},
+    id::{LinkId, NodeId},
     member::Role,
     node::{
         AttributeChange, Attributes, Caller, DirEntry, Ino, LINK_MAX, NAME_MAX, NewNode, NodeKind, RenameMode, SetTime,
         SetXattr, TARGET_MAX,
     },
-    row::{Access, Entry, Link, Node, NodeRow, Place, Shown, Xattr, XattrValue},
+    realms::Wrapped,
+    rights::{self, Rights},
+    row::{Access, Entry, Link, Node, NodeRow, Opened, Place, Shown, Xattr, XattrValue},
     spilled::Item,
     time::Timestamp,
     tree::next_tag,
@@ -36,8 +37,8 @@ const XATTR_VALUE_MAX: usize = 65_536;
 const XATTR_LIST_MAX: usize = 65_536;
 /// So many entries are looked at to have what they lead to read in one go.
 const LIST_AHEAD: usize = 1024;
-/// Permission bits that replicas judge by, for now: members read and write everything.
-pub(crate) const JUDGED_MODE: u16 = 0o660;
+/// The attribute that tells whose a node is. It is not listed, so that nothing copies it.
+const OWNER: &[u8] = b"user.p2pfs.owner";
 
 const SUID: u16 = 0o4000;
 const SGID: u16 = 0o2000;
@@ -61,8 +62,15 @@ impl Core {
 
     /// The directory to look things up in.
     pub(crate) fn directory(&mut self, ino: Ino) -> Result<Ino> {
-        match self.with_node(ino, |n| n.kind)? {
-            NodeKind::Directory => self.canonical(ino),
+        let me = self.my_id;
+        match self.with_node(ino, |n| (n.kind, n.is_sealed_to(&me)))? {
+            (NodeKind::Directory, true) => Err(Error::Denied),
+            (NodeKind::Directory, false) => {
+                if self.past.is_some() {
+                    self.check_readable(ino)?;
+                }
+                self.canonical(ino)
+            }
             _ => Err(Error::NotDirectory),
         }
     }
@@ -110,9 +118,12 @@ impl Core {
                     Ok(attributes)
                 }
                 None => {
-                    let mut attributes = Self::node_attributes(ino, node);
+                    let mut attributes = self.node_attributes(ino, node);
                     for &part in &node.merged {
                         attributes.mtime = attributes.mtime.max(self.with_node(part, |n| n.mtime)?);
+                    }
+                    if attributes.sealed || self.past.is_some() && self.check_readable(ino).is_err() {
+                        attributes = closed(attributes);
                     }
                     if let Some(past) = self.past {
                         past.correct(&mut attributes);
@@ -123,8 +134,8 @@ impl Core {
         }
     }
 
-    fn node_attributes(ino: Ino, node: &Node) -> Attributes {
-        let access = node.access.last().and_then(|v| v.value.as_ref());
+    fn node_attributes(&self, ino: Ino, node: &Node) -> Attributes {
+        let access = node.shown_access();
         let content = node.content.last().and_then(|v| v.value.as_ref());
         let (size, allocated) = match node.kind {
             NodeKind::File => content.map_or((0, 0), |c| (c.size, c.allocated)),
@@ -138,6 +149,23 @@ impl Core {
             _ => u32::try_from(node.shown_count()).unwrap_or(u32::MAX),
         };
         let meta = node.meta.last().and_then(|v| v.value.as_ref());
+        let (mode, owner) = (access.map_or(0, |a| a.mode), node.owner_now());
+        let (other, own_mode) = match owner == self.my_id {
+            true => (None, mode),
+            false => {
+                let bits = self.own_bits(node);
+                let writes = node.rights_of(&self.my_id) & rights::WRITE != 0
+                    && self.members.role_of(&self.device.id()).is_some_and(Role::may_write);
+                let other = (!writes).then(|| self.members.number_of(&owner));
+                let of_owner = if writes { bits << 6 } else { mode & 0o700 };
+                // Where a list says what is whose, the group's bits are its mask.
+                let of_group = match access {
+                    Some(access) if !writes && !access.acl.is_empty() => mode & 0o070,
+                    _ => bits << 3,
+                };
+                (other, mode & 0o7007 | of_owner | of_group)
+            }
+        };
         Attributes {
             ino,
             kind: node.kind,
@@ -147,11 +175,14 @@ impl Core {
             ctime: node.ctime,
             atime: meta.map_or(node.mtime, |m| m.atime),
             btime: node.btime,
-            mode: access.map_or(0, |a| a.mode),
+            mode,
             links,
             uid: access.map_or(0, |a| a.uid),
             gid: access.map_or(0, |a| a.gid),
             rdev: node.rdev,
+            sealed: self.is_sealed(node),
+            other,
+            own_mode,
         }
     }
 
@@ -238,13 +269,14 @@ impl Core {
             default_acl: Vec::new(),
         };
         if let Some(above) = &above {
+            let inherits = self.local_uid.is_some() || directory != Ino::ROOT || self.root_was_changed()?;
             if above.mode & SGID != 0 {
                 access.gid = above.gid;
                 if matches!(new, NewNode::Directory) {
                     access.mode |= SGID;
                 }
             }
-            inherit_acl(above, &new, &mut access, who.umask);
+            inherit_acl(above, inherits, &new, &mut access, who.umask);
         }
         let (target, rdev) = match new {
             NewNode::Symlink([]) => return Err(Error::NotFound),
@@ -258,40 +290,28 @@ impl Core {
         if matches!(new, NewNode::Symlink(_)) {
             access.mode = 0o777;
         }
-        let id = self.bear(new.kind(), BirthBody { access, rdev, target })?;
+        let rights = self.rights_at_birth(&access, directory)?;
+        let id = self.bear(new.kind(), BirthBody { access, rdev, target }, &rights)?;
         let ino = self.ino_of_node(&id)?.ok_or(Error::NotFound)?;
         self.place(None, id, directory, name, &[])?;
         Ok(ino)
     }
 
+    /// Whether the root's permissions were ever set. What it was born with is for members' own mounts: where modes are for
+    /// accounts of a machine, it makes nothing inherit.
+    fn root_was_changed(&mut self) -> Result<bool> {
+        self.with_node(Ino::ROOT, |n| n.access.last().is_some_and(|v| !n.born.contains(&v.at)))
+    }
+
     /// Emits a birth; the root's when nothing was born yet.
-    pub(crate) fn bear(&mut self, kind: NodeKind, body: BirthBody) -> Result<NodeId> {
+    pub(crate) fn bear(&mut self, kind: NodeKind, body: BirthBody, rights: &Rights) -> Result<NodeId> {
         let key = DerivingKey::from(SymmetricKey::generate(&*self.entropy));
-        let access = self.access_head(1, key.key())?;
+        let access = self.access_head(rights, &Wrapped { generation: 1, key: key.key(), earlier: &[] })?;
         let place = self.next_birthplace();
         self.overlay.bearing = Some(key.clone());
         let at = self.emit(ChangeKind::Birth { kind, access }, &[], Some((&key.derive(Label::BodyKey), &body)))?;
         let raw = self.change(at)?;
         Ok(place.node(&raw.head, &raw.body))
-    }
-
-    /// The judged half of an access value by this user in the members' realm.
-    pub(crate) fn access_head(&self, generation: u32, key: &SymmetricKey) -> Result<AccessHead> {
-        let fresh = self.overlay.members.iter().rev().find_map(|row| match row {
-            crate::member::MemberRow::Epoch(row) => row.key.clone().map(|key| (row.id, key)),
-            _ => None,
-        });
-        let current = || self.members.current_epoch().map(|(row, key)| (row.id, key.clone()));
-        let (epoch, epoch_key) = fresh.or_else(current).ok_or(Error::ReadOnly)?;
-        Ok(AccessHead {
-            owner: self.user.id(),
-            realm: RealmId::MEMBERS,
-            epoch,
-            generation,
-            wrapped: wrap_node_key(&epoch_key, generation, key, &*self.entropy),
-            mode: JUDGED_MODE,
-            grants: Vec::new(),
-        })
     }
 
     /// Puts a link somewhere: a new one, or one that leaves its old places.
@@ -303,6 +323,7 @@ impl Core {
         name: &[u8],
         gone: &[ValueRef],
     ) -> Result<()> {
+        self.renew_key_if_stale(directory)?;
         let (parent, generation, key) = self.with_node(directory, |n| {
             (n.id, n.current_key().map(|k| k.0), n.current_key().map(|k| k.1.derive(Label::NameKey)))
         })?;
@@ -371,7 +392,11 @@ impl Core {
         }
         self.may_change()?;
         self.anchor(ino)?;
+        let reach = self.reach(ino)?;
         self.place(None, id, directory, name, &[])?;
+        if self.reach(ino)? != reach {
+            self.follow_path(ino)?;
+        }
         Ok(ino)
     }
 
@@ -430,7 +455,12 @@ impl Core {
                 self.split_off(ino, value, directory, name)?;
             }
         }
-        self.remove_link(ino, &link)
+        let reach = if last { None } else { self.reach(ino)? };
+        self.remove_link(ino, &link)?;
+        if !last && self.reach(ino)? != reach {
+            self.follow_path(ino)?;
+        }
+        Ok(())
     }
 
     /// Makes the value that ranks highest, but that nobody here sees, a file beside the one it is of.
@@ -578,6 +608,7 @@ impl Core {
                 let two = self.moves_of(other, to, new_name)?;
                 self.move_all(&one, to, new_name)?;
                 self.move_all(&two, from, name)?;
+                self.follow_moves(&[one, two].concat(), from, to)?;
                 Ok((source, Some(other)))
             }
             _ => {
@@ -595,9 +626,20 @@ impl Core {
                 }
                 let moves = self.moves_of(real, from, name)?;
                 self.move_all(&moves, to, new_name)?;
+                self.follow_moves(&moves, from, to)?;
                 Ok((source, target.map(|t| t.0)))
             }
         }
+    }
+
+    /// What was moved to where others may look is brought in line with that.
+    fn follow_moves(&mut self, moves: &[(Ino, LinkId)], from: Ino, to: Ino) -> Result<()> {
+        if from != to && self.readers_of(from)? != self.readers_of(to)? {
+            for (ino, _) in moves {
+                self.follow_path(*ino)?;
+            }
+        }
+        Ok(())
     }
 
     /// The links to move when a name is moved: of a merged directory, all.
@@ -663,19 +705,19 @@ impl Core {
         let content_body = self.content_body(file, value, &content)?;
         let of = self.ino_of_node(&file.id)?.ok_or(Error::NotFound)?;
         self.settle_conflict(of, value)?;
-        let body = BirthBody {
-            access: AccessBody {
-                time: self.now(),
-                mode: access.mode,
-                uid: access.uid,
-                gid: access.gid,
-                acl: access.acl.into_vec(),
-                default_acl: Vec::new(),
-            },
-            rdev: 0,
-            target: Vec::new(),
-        };
-        let id = self.bear_as(ino, NodeKind::File, body)?;
+        // For those whom the file was for.
+        let mut rights = access.rights();
+        if rights.bits(&self.my_id) != rights::ALL {
+            return Err(Error::Denied);
+        }
+        if rights.members != rights::ALL {
+            rights.named.insert(rights.owner, rights::ALL);
+        }
+        rights.named.remove(&self.my_id);
+        rights.owner = self.my_id;
+        let access = AccessBody { default_acl: Vec::new(), ..access.body(self.now()) };
+        let body = BirthBody { access, rdev: 0, target: Vec::new() };
+        let id = self.bear_as(ino, NodeKind::File, body, &rights)?;
         let (generation, key) = self.body_key(ino)?;
         let (root, blocks) = content.tree.unwrap_or((crate::content::BlockHash::ZERO, 0));
         self.emit(ChangeKind::Content { node: id, generation, root, blocks }, &[], Some((&key, &content_body)))?;
@@ -683,9 +725,9 @@ impl Core {
     }
 
     /// A birth whose node takes over an inode number that is in use.
-    fn bear_as(&mut self, ino: Ino, kind: NodeKind, body: BirthBody) -> Result<NodeId> {
+    fn bear_as(&mut self, ino: Ino, kind: NodeKind, body: BirthBody, rights: &Rights) -> Result<NodeId> {
         let next = self.overlay.next_ino;
-        let id = self.bear(kind, body)?;
+        let id = self.bear(kind, body, rights)?;
         let fresh = self.ino_of_node(&id)?.ok_or(Error::NotFound)?;
         let node = self.node(fresh)?;
         self.put_row(fresh, None);
@@ -709,7 +751,9 @@ impl Core {
         };
         let mut keys: Vec<SymmetricKey> = content.keys.clone();
         if content.tree.is_some() {
-            keys.extend(node.keys.iter().map(|(_, key)| key.key().clone()));
+            // Not those that came after: they seal what this content doesn't have.
+            let own = node.keys.iter().filter(|(generation, _)| *generation <= content.generation);
+            keys.extend(own.map(|(_, key)| key.key().clone()));
         }
         Ok(ContentBody {
             mtime: content.mtime,
@@ -726,12 +770,13 @@ impl Core {
         content: &crate::row::ContentValue,
     ) -> Result<Vec<u8>> {
         let raw = self.change(at)?;
-        let key = node.key(content.generation).ok_or_else(|| Error::damaged("a node's key"))?;
-        let body: Option<ContentBody> = self.open_stored(at, &key.derive(Label::BodyKey), &raw)?;
-        match body.map(|b| b.content.data) {
-            Some(ContentData::Inline(bytes)) => Ok(bytes),
-            _ => Err(Error::damaged("inline content")),
+        for key in node.keys_of(content.generation).rev() {
+            let body: Option<ContentBody> = self.open_stored(at, &key.derive(Label::BodyKey), &raw)?;
+            if let Some(ContentData::Inline(bytes)) = body.map(|b| b.content.data) {
+                return Ok(bytes);
+            }
         }
+        Err(Error::damaged("inline content"))
     }
 
     // ---- attributes
@@ -739,10 +784,18 @@ impl Core {
     /// Sets everything but the size.
     pub(crate) fn set_attributes(&mut self, ino: Ino, change: &AttributeChange, who: &Caller) -> Result<()> {
         let ino = self.made_real(ino)?;
-        if change.mode.is_some() || change.uid.is_some() || change.gid.is_some() {
+        if change.mode.is_some() || change.uid.is_some() || change.gid.is_some() || change.owner.is_some() {
             self.may_change()?;
-            for part in self.parts_of_any(ino)? {
-                self.change_access(part, |access, kind| {
+            let to = match change.owner {
+                Some(number) => Some(self.members.user_with(number).ok_or(Error::NotPermitted)?),
+                None => None,
+            };
+            let parts = match change.mode.is_some() || to.is_some() {
+                true => self.own_parts(ino)?,
+                false => self.parts_of_any(ino)?,
+            };
+            for part in parts {
+                self.change_access(part, to, |access, kind| {
                     if let Some(mode) = change.mode {
                         access.mode = mode & 0o7777;
                         if let Ok(mut acl) = Acl::parse(&access.acl) {
@@ -769,6 +822,18 @@ impl Core {
         Ok(())
     }
 
+    /// What shows under a number, as far as this user decides about it.
+    pub(crate) fn own_parts(&mut self, ino: Ino) -> Result<Vec<Ino>> {
+        let mut own = Vec::new();
+        for part in self.parts_of_any(ino)? {
+            self.check_readable(part)?;
+            if self.may_own(part)? {
+                own.push(part);
+            }
+        }
+        if own.is_empty() { Err(Error::NotPermitted) } else { Ok(own) }
+    }
+
     fn parts_of_any(&mut self, ino: Ino) -> Result<Vec<Ino>> {
         if self.with_node(ino, |n| n.kind)? == NodeKind::Directory { self.parts(ino) } else { Ok(vec![ino]) }
     }
@@ -792,41 +857,42 @@ impl Core {
         Ok(())
     }
 
-    /// Writes a new access value made from the shown one.
-    pub(crate) fn change_access(&mut self, ino: Ino, f: impl FnOnce(&mut AccessBody, NodeKind)) -> Result<()> {
-        let (id, kind, gone, old, key) = self.with_node(ino, |n| {
+    /// Writes a new access value made from the shown one; of somebody else, if it goes `to` them.
+    ///
+    /// # Errors
+    /// [`Error::NotPermitted`] for who may not decide about it, unless all that goes are set-id bits.
+    pub(crate) fn change_access(
+        &mut self,
+        ino: Ino,
+        to: Option<UserId>,
+        f: impl FnOnce(&mut AccessBody, NodeKind),
+    ) -> Result<()> {
+        let now = self.now();
+        let (kind, gone, old) = self.with_node(ino, |n| {
             let gone: Vec<ValueRef> = n.access.iter().map(|v| v.at).collect();
-            let old = n.access.last().and_then(|v| v.value.clone());
-            (n.id, n.kind, gone, old, n.current_key().map(|(g, k)| (g, k.clone())))
+            (n.kind, gone, n.shown_access().map(|access| (access.body(now), access.opened, access.rights())))
         })?;
-        let old = old.ok_or_else(|| Error::damaged("access"))?;
-        let (generation, key) = key.ok_or_else(|| Error::damaged("a node's key"))?;
-        let mut body = AccessBody {
-            time: self.now(),
-            mode: old.mode,
-            uid: old.uid,
-            gid: old.gid,
-            acl: old.acl.into_vec(),
-            default_acl: old.default_acl.into_vec(),
-        };
-        let before = body.clone();
+        let (before, opened, rights) = old.ok_or_else(|| Error::damaged("access"))?;
+        // (What doesn't decode says nothing, and whose it is can set it anew.)
+        if opened == Opened::Sealed {
+            return Err(Error::Denied);
+        }
+        let mut body = before.clone();
         f(&mut body, kind);
-        if body == before && gone.len() == 1 {
+        let mine = self.may_own(ino)?;
+        let drops = AccessBody { mode: before.mode & (body.mode | !(SUID | SGID)), ..before.clone() };
+        if !mine && (body != drops || to.is_some()) {
+            return Err(Error::NotPermitted);
+        }
+        let stays = to.is_none_or(|to| to == rights.owner);
+        if body == before && gone.len() == 1 && stays && !(mine && self.asks_for_other(ino, &body, &rights)?) {
             // As when `tar` gives root's files to root. Nobody else needs to know; here the call shows, as POSIX wants.
             let mut node = self.node(ino)?;
             node.ctime = body.time;
             self.put_node(ino, node);
             return Ok(());
         }
-        let access = AccessHead {
-            owner: old.owner,
-            grants: old.grants,
-            mode: old.judged_mode,
-            realm: old.realm,
-            ..self.access_head(generation, key.key())?
-        };
-        self.emit(ChangeKind::Access { node: id, access }, &gone, Some((&key.derive(Label::BodyKey), &body)))?;
-        Ok(())
+        self.put_access(ino, &body, to, &gone)
     }
 
     /// What writing to a file does to its mode, if anything.
@@ -836,7 +902,7 @@ impl Core {
         let Some((mode, gid)) = access.filter(|(mode, _)| mode & (SUID | SGID) != 0) else { return Ok(()) };
         let left = without_privileges(mode, who.may_lend(gid));
         if left != mode {
-            self.change_access(ino, |access, _| access.mode = left)?;
+            self.change_access(ino, None, |access, _| access.mode = left)?;
         }
         Ok(())
     }
@@ -859,6 +925,11 @@ impl Core {
 
     pub(crate) fn get_xattr(&mut self, ino: Ino, name: &[u8]) -> Result<Vec<u8>> {
         let ino = self.carrier(ino)?;
+        if name == OWNER {
+            let owner = self.with_node(ino, Node::owner_now)?;
+            return Ok(self.members.shown_name(&owner).into_bytes());
+        }
+        self.check_readable(ino)?;
         if name == acl::ACCESS || name == acl::DEFAULT {
             let list = self.with_node(ino, |n| {
                 let access = n.access.last().and_then(|v| v.value.as_ref());
@@ -891,6 +962,7 @@ impl Core {
 
     pub(crate) fn list_xattrs(&mut self, ino: Ino) -> Result<Vec<Vec<u8>>> {
         let ino = self.carrier(ino)?;
+        self.check_readable(ino)?;
         let row = self.row(ino)?;
         let Some(NodeRow::Node(node)) = row.as_deref() else { return Err(Error::NotFound) };
         let mut names: Vec<Vec<u8>> = acl_names(node).map(<[u8]>::to_vec).collect();
@@ -924,6 +996,11 @@ impl Core {
         if value.is_some_and(|v| v.len() > XATTR_VALUE_MAX) {
             return Err(Error::TooBig);
         }
+        if name == OWNER {
+            return Err(Error::NotPermitted);
+        }
+        let ino = self.carrier(ino)?;
+        self.check_readable(ino)?;
         let ino = self.made_real(ino)?;
         let ino = self.carrier(ino)?;
         match (self.get_xattr(ino, name), how) {
@@ -942,6 +1019,7 @@ impl Core {
         if value.is_some() && self.xattr_names(ino)?.saturating_add(name.len() + 1) > XATTR_LIST_MAX {
             return Err(Error::NoSpace);
         }
+        self.renew_key_if_stale(ino)?;
         let tag = self.xattr_tag(ino, name)?;
         let row = self.row(ino)?;
         let Some(NodeRow::Node(node)) = row.as_deref() else { return Err(Error::NotFound) };
@@ -967,7 +1045,10 @@ impl Core {
         if name == acl::DEFAULT && kind != NodeKind::Directory {
             return if list.is_some() { Err(Error::Denied) } else { Ok(()) };
         }
-        self.change_access(ino, |access, _| {
+        if !self.may_own(ino)? {
+            return Err(Error::NotPermitted);
+        }
+        self.change_access(ino, None, |access, _| {
             if name == acl::DEFAULT {
                 access.default_acl = list.map(|l| l.encode()).unwrap_or_default();
                 return;
@@ -995,6 +1076,7 @@ impl Core {
     }
 
     pub(crate) fn readlink(&mut self, ino: Ino) -> Result<Vec<u8>> {
+        self.check_readable(ino)?;
         self.with_node(ino, |n| (n.kind == NodeKind::Symlink).then(|| n.target.clone()))?.ok_or(Error::Invalid)
     }
 
@@ -1011,6 +1093,7 @@ impl Core {
     ) -> Result<ValueRef> {
         self.anchor(ino)?;
         self.relink(ino, gone)?;
+        self.renew_key_if_stale(ino)?;
         let id = self.with_node(ino, |n| n.id)?;
         let (generation, key) = self.body_key(ino)?;
         let (root, blocks) = match &content.data {
@@ -1108,12 +1191,12 @@ fn acl_names<'a>(node: &Node) -> impl Iterator<Item = &'a [u8]> + use<'a> {
 }
 
 /// What a new entry gets from its directory's default ACL, or else from the umask.
-fn inherit_acl(above: &Access, new: &NewNode<'_>, access: &mut AccessBody, umask: u16) {
+fn inherit_acl(above: &Access, inherits: bool, new: &NewNode<'_>, access: &mut AccessBody, umask: u16) {
     if matches!(new, NewNode::Symlink(_)) {
         return;
     }
     match Acl::parse(&above.default_acl) {
-        Ok(default) => {
+        Ok(default) if inherits => {
             let (list, mode) = default.inherit(access.mode);
             access.mode = mode;
             if !list.is_minimal() {
@@ -1123,8 +1206,13 @@ fn inherit_acl(above: &Access, new: &NewNode<'_>, access: &mut AccessBody, umask
                 access.default_acl = above.default_acl.to_vec();
             }
         }
-        Err(_) => access.mode &= !umask,
+        _ => access.mode &= !umask,
     }
+}
+
+/// What is left to be seen of what can't be read.
+fn closed(attributes: Attributes) -> Attributes {
+    Attributes { sealed: true, size: 0, allocated: 0, mode: 0, own_mode: 0, rdev: 0, ..attributes }
 }
 
 /// A mode without set-user-id, and without set-group-id where that means execution or is not the caller's to lend.

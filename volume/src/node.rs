@@ -75,6 +75,12 @@ pub struct Attributes {
     pub gid: u32,
     /// Device number of a device node.
     pub rdev: u32,
+    /// This device's user may not read it: only its name, kind and owner are known.
+    pub sealed: bool,
+    /// On its user's own mount: the number of the owner, where it doesn't show as this user's.
+    pub other: Option<u32>,
+    /// On its user's own mount: the permission bits, those of the group being what this user may.
+    pub own_mode: u16,
 }
 
 /// The process behind a call.
@@ -151,6 +157,8 @@ pub struct AttributeChange {
     pub uid: Option<u32>,
     /// Numeric group.
     pub gid: Option<u32>,
+    /// The number of the member who gets it.
+    pub owner: Option<u32>,
     /// Truncate or extend to this many bytes.
     pub size: Option<u64>,
     /// Access time.

@@ -74,13 +74,17 @@ pub struct Accepted {
 impl Core {
     fn quarantined(&mut self) -> Result<Vec<Quarantined>> {
         let mut found = Vec::new();
-        for dot in self.late.iter().copied().collect::<Vec<_>>() {
+        let mut dots = self.late.clone();
+        dots.extend(self.late_values.iter().map(|at| at.dot));
+        for dot in dots {
             let row = self.commit_row(dot)?.ok_or_else(|| Error::damaged("a commit is missing"))?;
             let device = self.branch_of(dot)?.device;
             let user = self.user_named(&device);
             let mut changes = Vec::new();
             for (at, raw) in self.changes_in(dot)? {
-                if let Some(kept) = self.kept(at, &raw)? {
+                if self.is_late_value(&at)
+                    && let Some(kept) = self.kept(at, &raw)?
+                {
                     changes.push(kept);
                 }
             }
@@ -239,6 +243,22 @@ impl Core {
 }
 
 impl Volume {
+    /// How many commits said more than their authors knew they may: nobody ever counts these.
+    ///
+    /// # Errors
+    /// The disk failed.
+    pub fn forbidden_commits(&self) -> Result<u64> {
+        let core = self.inner.core.lock();
+        let mut found = 0;
+        for dot in core.tips().collect::<Vec<_>>() {
+            for seq in 1..=dot.seq {
+                let row = core.commit_row(Dot { branch: dot.branch, seq })?;
+                found += u64::from(row.is_some_and(|row| row.void));
+            }
+        }
+        Ok(found)
+    }
+
     /// Commits that are kept aside, the oldest first, as far as nobody has made anew what they did.
     ///
     /// # Errors

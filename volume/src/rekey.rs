@@ -9,7 +9,8 @@ use crate::{
     apply::decode,
     commit::{ChangeKind, Head, MemberBody, SealedKey, decode as decode_canonical, encode},
     core::Core,
-    error::{Error, Result},
+    epochs::as_user,
+    error::Result,
     id::RealmId,
     member::{EpochRow, MemberRow, Role, StandingValue, epoch_id},
     standing::Within,
@@ -54,27 +55,34 @@ impl Core {
     pub(crate) fn look_at_epoch(&mut self) -> Result<()> {
         let mut rows = self.members.epochs.clone();
         for fresh in &self.overlay.members {
-            if let MemberRow::Epoch(row) = fresh {
+            if let MemberRow::Epoch(row) = fresh
+                && row.realm == RealmId::MEMBERS
+            {
                 rows.retain(|known| known.id != row.id);
                 rows.push(row.clone());
             }
         }
         rows.sort_by_key(|row| std::cmp::Reverse((row.count, row.id)));
         let readers: Vec<UserId> = self.readers().collect();
-        let mut usable = rows.into_iter().filter(|row| {
-            let first = row.count <= 1;
-            let counts = !self.late.contains(&row.at.dot);
-            row.key.is_some() && counts && (first || readers.iter().all(|reader| row.has(reader)))
-        });
-        let newest = usable.next();
-        self.members.sealing = newest.as_ref().map(|row| row.id);
-        drop(usable);
-        self.watch_due = newest.as_ref().is_some_and(|row| self.unwatched(&row.id).next().is_some());
-        self.epoch_due = match newest {
-            Some(row) => self.is_stale(row.at)?,
+        rows.retain(|row| row.key.is_some() && !self.late.contains(&row.at.dot));
+        // (The first one says of nobody that they have it.)
+        let usable =
+            rows.iter().position(|row| row.count <= 1 || readers.iter().all(|reader| self.is_given(row, reader)));
+        let chosen = usable.map(|place| &rows[place]);
+        self.members.sealing = chosen.map(|row| row.id);
+        self.watch_due = chosen.is_some_and(|row| self.unwatched(&row.id).next().is_some());
+        self.epoch_due = match chosen {
+            // Who lacks a newer one gets it with the next, which carries it.
+            Some(row) => usable != Some(0) || self.is_stale(row.at)?,
             None => false,
         };
         Ok(())
+    }
+
+    /// Whether an epoch's key was sealed to a user, or to devices of theirs.
+    fn is_given(&self, row: &EpochRow, user: &UserId) -> bool {
+        let devices = || self.members.devices.values().filter(|device| device.user == *user);
+        row.has(user) || devices().any(|device| row.has(&as_user(&device.public.id)))
     }
 
     /// The users who hold the members' keys.
@@ -88,6 +96,11 @@ impl Core {
         let role = self.members.role_of(&self.device.id());
         if !self.epoch_due || !role.is_some_and(Role::may_write) {
             return if self.watch_due && role.is_some_and(Role::may_admit) { self.tell_keepers() } else { Ok(()) };
+        }
+        // A key of this user's that a removed device may hold is no good: a new one first, if this device can make it.
+        let me = self.user.id();
+        if self.good_user_key(&me)?.is_none() {
+            self.renew_user_key()?;
         }
         let key = SymmetricKey::generate(&*self.entropy);
         let epoch = epoch_id(&key);
@@ -113,18 +126,12 @@ impl Core {
     }
 
     /// The key of an epoch for everybody who may read, this user first.
-    fn sealed_to_readers(&self, epoch: EpochId, key: &SymmetricKey) -> Result<Vec<SealedKey>> {
+    fn sealed_to_readers(&mut self, epoch: EpochId, key: &SymmetricKey) -> Result<Vec<SealedKey>> {
         let me = self.user.id();
         let mut readers: Vec<UserId> = self.readers().filter(|user| *user != me).collect();
         readers.insert(0, me);
-        let mut sealed = Vec::with_capacity(readers.len());
-        for user in readers {
-            let Some(row) = self.user_row(&user) else { continue };
-            let bytes = row.public.box_key.seal(Label::BoxEpochKey, epoch.as_bytes(), key.expose(), &*self.entropy);
-            let bytes = bytes.map_err(|e| Error::Refused(e.to_string()))?;
-            sealed.push(SealedKey { user, generation: row.public.generation, epoch, sealed: bytes });
-        }
-        Ok(sealed)
+        let to = self.recipients(readers)?;
+        Ok(self.seal_epoch(&epoch, key, &to))
     }
 
     /// Notes what an epoch says, with the keys that it leads to.
@@ -137,7 +144,8 @@ impl Core {
         carried: &[u8],
     ) -> Result<()> {
         let key = self.unseal_epoch(&epoch, sealed).or_else(|| self.epoch_key(&epoch));
-        let mut row = EpochRow { id: epoch, at, count, key: key.clone(), given: Vec::new() };
+        let mut row =
+            EpochRow { id: epoch, at, count, key: key.clone(), given: Vec::new(), realm: RealmId::MEMBERS, by: None };
         row.give(sealed);
         // Somebody may tell of one that another made: it is as old as the first who did.
         let known = self.members.epochs.iter().find(|known| known.id == epoch && known.at.dot.seq > 0).cloned();
@@ -159,7 +167,9 @@ impl Core {
     pub(crate) fn apply_keys(&mut self, sealed: &[SealedKey]) {
         let mut rows = self.members.epochs.clone();
         for fresh in &self.overlay.members {
-            if let MemberRow::Epoch(row) = fresh {
+            if let MemberRow::Epoch(row) = fresh
+                && row.realm == RealmId::MEMBERS
+            {
                 rows.retain(|known| known.id != row.id);
                 rows.push(row.clone());
             }

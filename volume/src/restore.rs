@@ -782,7 +782,8 @@ impl Run<'_> {
             rdev: was.attributes.rdev,
             target: was.target.clone(),
         };
-        let id = core.bear(was.attributes.kind, body)?;
+        let rights = core.rights_at_birth(&body.access, directory)?;
+        let id = core.bear(was.attributes.kind, body, &rights)?;
         let ino = core.ino_of_node(&id)?.ok_or(Error::NotFound)?;
         core.place(None, id, directory, name, &[])?;
         Ok((ino, true))
@@ -835,8 +836,9 @@ impl Run<'_> {
                 && old.acl == access.acl
                 && old.default_acl == access.default_acl
         });
-        if !same {
-            core.change_access(now, |body, _| {
+        // Whose it is decides who may use it, also as it was.
+        if !same && core.may_own(now)? {
+            core.change_access(now, None, |body, _| {
                 (body.mode, body.uid, body.gid) = (access.mode, access.uid, access.gid);
                 (body.acl, body.default_acl) = (access.acl.to_vec(), access.default_acl.to_vec());
             })?;

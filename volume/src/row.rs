@@ -11,6 +11,7 @@ use crate::{
     content::BlockHash,
     id::{LinkId, NodeId, RealmId},
     node::{Ino, NodeKind},
+    rights,
     spilled::{self, Spilled},
     time::Timestamp,
     tree::is_placed,
@@ -41,6 +42,23 @@ pub(crate) struct Access {
     pub gid: u32,
     pub acl: ByteBuf,
     pub default_acl: ByteBuf,
+    /// What came of its sealed part, which is all from `mode` on.
+    #[serde(default)]
+    pub opened: Opened,
+}
+
+/// What came of the sealed part of an access value.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Opened {
+    #[default]
+    #[serde(rename = "o")]
+    Yes,
+    /// The key isn't known here.
+    #[serde(rename = "s")]
+    Sealed,
+    /// It doesn't decode.
+    #[serde(rename = "d")]
+    Damaged,
 }
 
 /// Times set by hand.
@@ -169,19 +187,46 @@ pub(crate) struct Node {
 }
 
 impl Node {
-    pub(crate) fn key(&self, generation: u32) -> Option<&DerivingKey> {
-        self.keys.iter().find(|(g, _)| *g == generation).map(|(_, key)| key)
+    /// The keys of a generation: two, if its node was narrowed apart.
+    pub(crate) fn keys_of(&self, generation: u32) -> impl DoubleEndedIterator<Item = &DerivingKey> {
+        self.keys.iter().filter(move |(g, _)| *g == generation).map(|(_, key)| key)
+    }
+
+    /// The access value that shows, as far as it is known. (Rows of earlier versions have none where it doesn't decode.)
+    pub(crate) fn shown_access(&self) -> Option<&Access> {
+        self.access.last().and_then(|value| value.value.as_ref())
+    }
+
+    /// Whose it is now.
+    pub(crate) fn owner_now(&self) -> UserId {
+        self.shown_access().map_or(self.owner, |access| access.owner)
+    }
+
+    /// What a user may: what all live access values let them.
+    pub(crate) fn rights_of(&self, user: &UserId) -> u8 {
+        let values = self.access.iter().filter_map(|value| value.value.as_ref());
+        values.fold(rights::ALL, |left, a| left & rights::bits_of(&a.owner, a.judged_mode, &a.grants, user))
+    }
+
+    /// Whether this user can't read it.
+    pub(crate) fn is_sealed_to(&self, user: &UserId) -> bool {
+        self.shown_access().is_some_and(|access| access.opened == Opened::Sealed)
+            || self.rights_of(user) & rights::READ == 0
     }
 
     /// The tag of an extended attribute's name: under the key that the node was born with.
     pub(crate) fn xattr_tag(&self, name: &[u8]) -> Option<NodeId> {
-        let (_, first) = self.keys.first()?;
+        let first = self.keys_of(1).next()?;
         Some(NodeId::from_bytes(crypto::keyed_tag(first.key(), Label::LinkTag, name)))
     }
 
     /// The newest generation's key.
     pub(crate) fn current_key(&self) -> Option<(u32, &DerivingKey)> {
-        self.keys.iter().max_by_key(|(g, _)| *g).map(|(g, key)| (*g, key))
+        // Not one that only a late access value brought: who comes later would not be given it.
+        let top = self.access.iter().filter_map(|v| v.value.as_ref()).map(|access| access.generation).max();
+        let of_top = self.keys.iter().rev().find(|(generation, _)| Some(*generation) == top);
+        let found = of_top.or_else(|| self.keys.iter().max_by_key(|(generation, _)| *generation));
+        found.map(|(generation, key)| (*generation, key))
     }
 
     /// How many links show somewhere.

@@ -15,7 +15,7 @@ use std::{
     sync::Arc,
 };
 
-use crypto::{DeviceId, Entropy, Label, SymmetricKey, UserId, VolumeId};
+use crypto::{DeviceId, Entropy, Label, SymmetricKey, VolumeId};
 
 use crate::{
     Parts, Volume,
@@ -156,12 +156,14 @@ pub fn salvage(
     old.read_branches();
     let sources = old.sources();
     let mut keys = grant.map(|g| g.keys.clone()).unwrap_or_default();
-    let me = core.user.id();
     for source in &sources {
         if let Ok(commit) = old.commit(source) {
-            keys.extend(keys_for(&me, &commit).into_iter().filter(|key| !keys.contains(key)).collect::<Vec<_>>());
+            core.take_secrets_of(&commit.heads);
+            let new = keys_for(&core, &commit).into_iter().filter(|key| !keys.contains(key)).collect::<Vec<_>>();
+            keys.extend(new);
         }
     }
+    core.settle(Batch::new())?;
     // Before anything that is sealed under them: what doesn't open when it is applied stays closed.
     for key in &keys {
         match core.accept_keys(std::slice::from_ref(key)) {
@@ -296,8 +298,8 @@ fn is_here(core: &Core, old: &Old, dot: Dot) -> bool {
     new_dot(core, old, dot).is_some()
 }
 
-/// The epoch keys in a commit that are sealed to this user.
-fn keys_for(me: &UserId, commit: &Commit) -> Vec<SealedKey> {
+/// The epoch keys in a commit that are sealed to this device or its user.
+fn keys_for(core: &Core, commit: &Commit) -> Vec<SealedKey> {
     let of_change = commit.heads.iter().flat_map(|head| match &head.kind {
         ChangeKind::Epoch { sealed, .. }
         | ChangeKind::Grant { sealed, .. }
@@ -305,7 +307,7 @@ fn keys_for(me: &UserId, commit: &Commit) -> Vec<SealedKey> {
         | ChangeKind::Watch { sealed } => sealed.clone(),
         _ => Vec::new(),
     });
-    of_change.filter(|key| key.user == *me).collect()
+    of_change.filter(|key| core.is_for_me(key)).collect()
 }
 
 fn keep_waiting(core: &Core, number: u64, commit: &Commit) -> Result<()> {

@@ -164,14 +164,9 @@ impl Core {
     fn values_on_user(&mut self, user: &UserId, within: Within) -> Result<Vec<StandingValue>> {
         let Some(row) = self.user_row(user) else { return Ok(Vec::new()) };
         let mut values: Vec<StandingValue> = Vec::new();
-        let admissions: Vec<ValueRef> = self
-            .members
-            .devices
-            .values()
-            .filter(|device| device.user == *user || device.granted.len() > 1)
-            .flat_map(|device| device.granted.clone())
-            .chain([row.granted])
-            .collect();
+        let devices = self.members.admitted_with(user);
+        let admissions: Vec<ValueRef> =
+            devices.flat_map(|device| device.granted.clone()).chain([row.granted]).collect();
         for at in admissions {
             if values.iter().all(|known| known.at != at)
                 && self.is_looked_at(within, at)?
@@ -230,6 +225,9 @@ impl Core {
             ChangeKind::Genesis { .. } => return Ok(true),
             // Whoever admits stands behind the admission alone: who is admitted was nothing before.
             ChangeKind::Grant { .. } => None,
+            ChangeKind::Device { ticket, user, proof, .. } => {
+                return self.counts_as_admitted(&device, at.dot, (&ticket, &user, proof.is_some()), within);
+            }
             ChangeKind::Standing { user, .. } => Some(user),
             ChangeKind::Expel { device: expelled } => {
                 let Some(row) = self.device_row(&expelled) else { return Ok(false) };
@@ -389,9 +387,15 @@ impl Core {
         Ok(false)
     }
 
-    /// Brings in line what the rows of members say they are now.
+    /// Brings in line what the rows of all members say they are now.
     pub(crate) fn refresh_standings(&mut self) -> Result<()> {
-        let users: Vec<UserId> = self.members.users.keys().copied().collect();
+        let users = self.members.users.keys().copied().collect();
+        let devices = self.members.devices.keys().copied().collect();
+        self.refresh_standings_of(users, devices)
+    }
+
+    /// The same of some.
+    pub(crate) fn refresh_standings_of(&mut self, users: Vec<UserId>, devices: Vec<DeviceId>) -> Result<()> {
         for user in users {
             let Some(mut row) = self.user_row(&user) else { continue };
             let now = self.role_now(&user)?;
@@ -401,7 +405,6 @@ impl Core {
                 self.overlay.members.push(MemberRow::User(row));
             }
         }
-        let devices: Vec<DeviceId> = self.members.devices.keys().copied().collect();
         for device in devices {
             let Some(mut row) = self.device_row(&device) else { continue };
             let mut admitted = false;
@@ -479,6 +482,17 @@ impl Core {
         Ok(live)
     }
 
+    /// Others' devices that a change removes, or one's own other ones.
+    fn removed_by(&self, kind: &ChangeKind) -> Vec<DeviceId> {
+        let me = self.device.id();
+        let gone = |row: &&DeviceRow| match kind {
+            ChangeKind::Standing { user, role: None } => row.user == *user && *user != self.user.id(),
+            ChangeKind::Expel { device } => row.public.id == *device && *device != me,
+            _ => false,
+        };
+        self.members.devices.values().filter(gone).map(|row| row.public.id).collect()
+    }
+
     fn change_standing(&mut self, kind: ChangeKind) -> Result<()> {
         let (me, device, dot) = (self.user.id(), self.device.id(), self.pending_dot());
         if self.members.role_of(&device).is_none() {
@@ -546,6 +560,10 @@ impl Volume {
         // What is pending goes first: it had not seen this.
         self.commit_now()?;
         self.local_commit(|core| {
+            // What who is removed invited to goes with them.
+            for device in core.removed_by(&kind) {
+                core.withdraw_invitations_of(&device)?;
+            }
             core.change_standing(kind)?;
             core.settle_members()?;
             core.renew_epoch_if_due()

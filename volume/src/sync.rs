@@ -694,7 +694,7 @@ impl Session {
             cost += known;
         }
         state.credit.spend(self.volume.inner.clock.monotonic(), cost)?;
-        {
+        let unaligned = {
             let core = self.volume.inner.core.lock();
             if let Some(known) = &mut state.known {
                 for hash in &hashes {
@@ -703,6 +703,10 @@ impl Session {
                     }
                 }
             }
+            core.has_unaligned
+        };
+        if unaligned {
+            self.volume.wake_committer();
         }
         for hash in &hashes {
             state.asking.remove(hash);

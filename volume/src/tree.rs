@@ -294,7 +294,7 @@ impl Core {
         let mut seen: BTreeSet<ValueRef> = todo.iter().copied().collect();
         for at in &todo {
             // A first place that is void counts as a removal from just there.
-            if self.late.contains(&at.dot)
+            if self.is_late_value(at)
                 && let Some(place) = self.past_place(*at)?
             {
                 found.push(place);
@@ -353,11 +353,12 @@ impl Core {
         }
         let count = self.count_of(at)?;
         let Some(parent) = self.ino_of_node(&parent)? else { return Ok(None) };
-        let key = self.with_node(parent, |n| n.key(generation).map(|k| k.derive(Label::NameKey)))?;
-        let body: Option<PlaceBody> = match key {
-            Some(key) => self.open_stored(at, &key, &raw)?,
-            None => None,
-        };
+        let keys: Vec<_> =
+            self.with_node(parent, |n| n.keys_of(generation).rev().map(|key| key.derive(Label::NameKey)).collect())?;
+        let mut body: Option<PlaceBody> = None;
+        for key in &keys {
+            body = body.map_or_else(|| self.open_stored(at, key, &raw), |body| Ok(Some(body)))?;
+        }
         let name = match body.map(|b| b.name).filter(|n| is_name(n)) {
             Some(name) => name,
             None => format!("~{}", self.id_of_link(link, &child, at, &raw)?).into_bytes(),

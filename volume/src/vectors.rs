@@ -14,16 +14,18 @@ use crate::{
     BlockHash, BlockStore, Ino, Message, NodeKind, Role, Timestamp,
     agreed::{SettingRow, SettingValue, SnapshotRow},
     commit::{
-        AccessBody, AccessHead, BirthBody, ChangeKind, ClaimedCommit, ContentBody, Head, Header, MemberBody, MetaBody,
-        PlaceBody, RawChange, SealedKey, SettingBody, SnapshotBody, XattrBody, changes_root, encode,
+        AccessBody, AccessHead, BirthBody, ChangeKind, ClaimedCommit, ContentBody, DeviceBox, Head, Header, MemberBody,
+        MetaBody, PlaceBody, RawChange, SealedKey, SettingBody, SnapshotBody, XattrBody, changes_root, encode,
     },
     content::{Content, ContentData, Packs},
     core::{CommitRow, Counters},
     fuzzing::{self, recode},
     id::{CommitHash, LinkId, NodeId, RealmId, ValueId},
+    invitations::{Withdrawal, WithdrawnRow},
     keeper::WatchRow,
     member::{DeviceRow, EpochRow, InviteRow, MemberRow, StandingValue, UserRow},
     memory_store::MemoryStore,
+    own_devices::{DeviceInvitation, DeviceInviteRow, SecretRow, UserKeyValue, UserKeysRow},
     row::{
         Access, Claim, ContentValue, Derived, Entry, Link, Meta, Node, NodeRow, Place, Shown, Value, Xattr, XattrValue,
     },
@@ -201,9 +203,18 @@ fn commits() {
 #[test]
 fn heads() {
     let (user, device) = (user(), device());
-    let certificate = user.signing.sign(Label::DeviceCertificate, &encode(&device.public()));
+    let certificate =
+        user.signing.as_ref().expect("whole keys").sign(Label::DeviceCertificate, &encode(&device.public()));
     let ticket = PublicKey::from_bytes([0xCC; 32]);
     let ok = |name, kind| Vector::ok(name, "head", encode(&head(kind)));
+    let next_device = |proof| ChangeKind::Device {
+        ticket,
+        user: user.id(),
+        device: device.public(),
+        certificate,
+        user_key: vec![8; 84],
+        proof,
+    };
     let settled = encode(&head(ChangeKind::Settle { node: NODE }));
     let mut short_id = settled.clone();
     // array of 3, call 0, map of one pair, "s", array of one, bin 8 of 16.
@@ -252,6 +263,19 @@ fn heads() {
         ok("head_setting", ChangeKind::Setting { epoch: EPOCH, tag: NodeId::from_bytes([7; 16]) }),
         ok("head_snapshot", ChangeKind::Snapshot { epoch: EPOCH }),
         ok("head_snapshot_removed", ChangeKind::Drop {}),
+        ok("head_device_invitation", ChangeKind::InviteDevice { ticket, expires: Some(TIME) }),
+        ok("head_exported_key", ChangeKind::InviteDevice { ticket, expires: None }),
+        ok("head_device", next_device(None)),
+        ok("head_device_of_an_exported_key", next_device(Some(certificate))),
+        ok(
+            "head_user_key",
+            ChangeKind::UserKey {
+                user: user.public(),
+                certificate,
+                sealed: vec![DeviceBox { device: device.id(), sealed: vec![8; 80] }],
+            },
+        ),
+        ok("head_withdrawal", ChangeKind::Withdraw { ticket }),
         ok("head_role", ChangeKind::Standing { user: user.public().id(), role: Some(Role::Reader) }),
         ok("head_user_removed", ChangeKind::Standing { user: user.public().id(), role: None }),
         ok("head_device_removed", ChangeKind::Expel { device: device.public().id }),
@@ -531,6 +555,7 @@ fn node() -> Node {
             gid: 0,
             acl: Vec::new().into(),
             default_acl: Vec::new().into(),
+            opened: crate::row::Opened::Yes,
         }),
         meta: value(Meta { mtime: Some(TIME), atime: TIME }),
         xattrs: vec![Arc::new(Xattr { tag: NODE, name: b"user.a".to_vec(), values: value(XattrValue::Removed) })],
@@ -636,10 +661,38 @@ fn rows() {
         ),
         member(
             "row_epoch",
-            MemberRow::Epoch(EpochRow { id: EPOCH, at: AT, count: 1, key: Some(KEY.into()), given: vec![7] }),
+            MemberRow::Epoch(EpochRow {
+                id: EPOCH,
+                at: AT,
+                count: 1,
+                key: Some(KEY.into()),
+                given: vec![7],
+                realm: RealmId::MEMBERS,
+                by: None,
+            }),
         ),
         member("row_discovery_key", MemberRow::Watch(WatchRow { epoch: EPOCH, key: Some(KEY), given: vec![7] })),
         member("row_invitation", MemberRow::Invite(invitation.clone())),
+        member(
+            "row_user_keys",
+            MemberRow::UserKeys(UserKeysRow { user, keys: vec![UserKeyValue { public: founder, at: AT, count: 5 }] }),
+        ),
+        member(
+            "row_device_invitation",
+            MemberRow::DeviceInvite(DeviceInviteRow {
+                ticket: invitation.ticket,
+                invitations: vec![DeviceInvitation { user, expires: Some(TIME), at: AT }],
+                used: vec![user],
+            }),
+        ),
+        member("row_user_secret", MemberRow::Secret(SecretRow::new(&self::user().boxes, 1))),
+        member(
+            "row_withdrawal",
+            MemberRow::Withdrawn(WithdrawnRow {
+                ticket: invitation.ticket,
+                by: vec![Withdrawal { user, of_users: true, of_devices: false, at: AT }],
+            }),
+        ),
         member(
             "row_invitation_of_two",
             MemberRow::Invite(InviteRow { others: vec![(Role::Admin, TIME, AT)], role: Role::Writer, ..invitation }),

@@ -17,20 +17,23 @@ use dashmap::DashMap;
 use parking_lot::{Condvar, Mutex, RwLock};
 
 use crate::{
+    acl::Acl,
     anchor,
     archive::{self, Archive},
     commit::{AccessBody, BirthBody, ChangeKind, MemberBody, SealedKey},
     content::{BlockHash, BlockStore, Blocks},
     core::Core,
+    epochs::Recipient,
     error::{Error, Result},
     fetch::{Fetch, PeerNo, SharedFetch},
     files::{OpenFile, OpenHandle, PUBLISH_AFTER},
     history::{self, Pasts},
     member::{
-        DeviceInfo, EpochRow, Invitation, JoinGrant, JoinRequest, Member, MemberRow, Role, TicketSecret, certify,
-        epoch_id, seal_user_key,
+        DeviceInfo, EpochRow, JoinGrant, JoinRequest, Member, MemberRow, Role, TicketSecret, certify, epoch_id,
+        seal_user_key,
     },
     node::{Attributes, Caller, DirEntry, Ino, NewNode, NodeKind, RenameMode, SetXattr, Statistics},
+    rights::Rights,
     sealed_store::SealedStore,
     space::{Quota, SpaceGuard, disk},
     store::{Batch, Space, Store},
@@ -144,6 +147,8 @@ pub(crate) struct Inner {
     pub next_handle: AtomicU64,
     pub dirty_files: Mutex<BTreeMap<Ino, Duration>>,
     pub dirty_bytes: AtomicUsize,
+    /// As the core has it.
+    pub rekeyed: Arc<AtomicU64>,
     pub fetch: SharedFetch,
     pub sessions: Mutex<BTreeMap<PeerNo, Arc<SessionShared>>>,
     pub next_peer: AtomicU64,
@@ -210,7 +215,7 @@ impl std::fmt::Debug for Volume {
 impl Volume {
     fn assemble(core: Core, blocks: Blocks, outside: Outside) -> Self {
         let Outside { clock, archive, directory } = outside;
-        let (store, undo) = (core.store.clone(), core.undo.clone());
+        let (store, undo, rekeyed) = (core.store.clone(), core.undo.clone(), core.rekeyed.clone());
         // Whoever opens or makes a volume has synced it.
         let synced_arrival = AtomicU64::new(core.next_arrival - 1);
         let inner = Inner {
@@ -225,6 +230,7 @@ impl Volume {
             next_handle: AtomicU64::new(1),
             dirty_files: Mutex::default(),
             dirty_bytes: AtomicUsize::new(0),
+            rekeyed,
             sessions: Mutex::default(),
             next_peer: AtomicU64::new(1),
             waiting: Mutex::default(),
@@ -546,7 +552,10 @@ impl Volume {
     /// # Errors
     /// [`Error::NoAttribute`].
     pub fn get_xattr(&self, ino: Ino, name: &[u8]) -> Result<Vec<u8>> {
-        self.reading(ino, |core, ino, _| core.get_xattr(ino, name))
+        self.reading(ino, |core, ino, _| {
+            let value = core.get_xattr(ino, name)?;
+            Ok(core.local_list(name, &value))
+        })
     }
 
     /// Sets an extended attribute.
@@ -555,7 +564,10 @@ impl Volume {
     /// [`Error::Exists`] and [`Error::NoAttribute`] as `how` demands, [`Error::Range`], [`Error::TooBig`].
     pub fn set_xattr(&self, ino: Ino, name: &[u8], value: &[u8], how: SetXattr, who: &Caller) -> Result<()> {
         history::check_present(&[ino])?;
-        self.local(&[], |core| core.set_xattr(ino, name, Some(value), how, who))
+        self.local(&[], |core| {
+            let value = core.local_list(name, value);
+            core.set_xattr(ino, name, Some(&value), how, who)
+        })
     }
 
     /// The names of a node's extended attributes.
@@ -651,7 +663,8 @@ impl Volume {
         let result = if self.has_unsent() { self.send_pending() } else { Ok(()) };
         let Err(e) = result else {
             // When everybody has been answered and told. New calls come before the rest of a long way.
-            return if self.archive_some() { Some(self.inner.clock.monotonic()) } else { due };
+            let more = self.archive_some() | self.align_some();
+            return if more { Some(self.inner.clock.monotonic()) } else { due };
         };
         log::error!("the pending commit could not be stored: {e}");
         // Tried again in a second, or with the next call.
@@ -866,20 +879,14 @@ impl Volume {
         Ok(secret)
     }
 
-    /// The invitations that can still be used.
-    pub fn open_invitations(&self) -> Vec<Invitation> {
-        let now = self.inner.clock.now();
-        let core = self.inner.core.lock();
-        let open = core.members.invites.values().filter(|i| !i.used && i.expires > now);
-        open.map(|i| Invitation { ticket: i.ticket, role: i.role, expires: i.expires }).collect()
-    }
-
     /// The tickets that were used and would not have expired yet, at most `most`, those that expire last first. Whoever
     /// used one may come again, when the answer was lost.
     pub fn used_tickets(&self, most: usize) -> Vec<PublicKey> {
         let now = self.inner.clock.now();
         let core = self.inner.core.lock();
-        let mut used: Vec<_> = core.members.invites.values().filter(|i| i.used && i.expires > now).collect();
+        let withdrawn = |ticket| core.members.withdrawn.get(ticket).is_some_and(|row| row.for_users());
+        let used = core.members.invites.values().filter(|i| i.used && i.expires > now && !withdrawn(&i.ticket));
+        let mut used: Vec<_> = used.collect();
         used.sort_by_key(|i| std::cmp::Reverse(i.expires));
         used.into_iter().take(most).map(|i| i.ticket).collect()
     }
@@ -898,6 +905,9 @@ impl Volume {
             let Some(invite) = core.members.invites.get(&request.ticket).cloned() else {
                 return refuse("this ticket is not known: it may have been made for another volume");
             };
+            if core.withdrawn(&request.ticket).is_some_and(|row| row.for_users()) {
+                return refuse("this ticket was withdrawn: ask for a new one");
+            }
             let user = request.user.id();
             let again = core.members.devices.get(&request.device.id).is_some_and(|d| d.user == user);
             if again && core.members.user_of(&request.device.id).is_none() {
@@ -919,24 +929,12 @@ impl Volume {
                 Some(row) if again => row.role,
                 _ => invite.role,
             };
-            let mut sealed = Vec::new();
-            for epoch in &core.members.epochs {
-                let Some(key) = &epoch.key else { continue };
-                if role == Role::Keeper {
-                    let key = core.seal_discovery(&request.user, &epoch.id, key);
-                    let refused = || Error::Refused("nothing can be sealed to this user's key".to_owned());
-                    sealed.insert(0, key.ok_or_else(refused)?);
-                    continue;
-                }
-                let bytes = request.user.box_key.seal(
-                    Label::BoxEpochKey,
-                    epoch.id.as_bytes(),
-                    key.key().expose(),
-                    &*core.entropy,
-                );
-                let bytes = bytes.map_err(|e| Error::Refused(e.to_string()))?;
-                sealed
-                    .insert(0, SealedKey { user, generation: request.user.generation, epoch: epoch.id, sealed: bytes });
+            let sealed = match role {
+                Role::Keeper => core.all_discovery_for(&request.user),
+                _ => core.all_epochs_for(&[Recipient::user(&request.user)]),
+            };
+            if sealed.is_empty() {
+                return refuse("nothing can be sealed to the key that asks");
             }
             let volume = core.volume;
             if !again {
@@ -1002,15 +1000,12 @@ impl Core {
     /// # Errors
     /// One of them doesn't open, or the disk failed.
     pub(crate) fn accept_keys(&mut self, keys: &[SealedKey]) -> Result<()> {
-        let me = self.user.id();
-        for sealed in keys.iter().filter(|k| k.user == me) {
+        for sealed in keys.iter().filter(|key| self.is_for_me(key)).collect::<Vec<_>>() {
             if let Some(key) = self.unseal_discovery(sealed) {
                 self.accept_discovery(sealed.epoch, key);
                 continue;
             }
-            let bytes = self.user.boxes.open(Label::BoxEpochKey, sealed.epoch.as_bytes(), &sealed.sealed);
-            let key = bytes.ok().and_then(|b| b.as_slice().try_into().ok()).map(SymmetricKey::from_bytes);
-            let Some(key) = key.filter(|key| epoch_id(key) == sealed.epoch) else {
+            let Some(key) = self.unseal(sealed) else {
                 return Err(Error::Refused("the grant does not open with this device's keys".to_owned()));
             };
             let at = ValueRef { dot: Dot { branch: BranchNo(0), seq: 0 }, index: 0 };
@@ -1019,6 +1014,9 @@ impl Core {
                 at,
                 count: 0,
                 key: Some(key.into()),
+                // As long as nothing else is said.
+                realm: crate::id::RealmId::MEMBERS,
+                by: None,
                 given: Vec::new(),
             }));
         }
@@ -1028,26 +1026,27 @@ impl Core {
     /// The changes of a genesis commit: owner, first epoch, name, root directory.
     fn emit_genesis(&mut self, name: &str) -> Result<()> {
         let (user, device) = (self.user.public(), self.device.public());
-        let certificate = certify(&self.user, &device);
+        let certificate = certify(&self.user, &device).map_err(Error::Refused)?;
         let user_key = seal_user_key(&self.user, &device.box_key, &*self.entropy).map_err(Error::Refused)?;
         self.emit::<MemberBody>(ChangeKind::Genesis { user, device, certificate, user_key }, &[], None)?;
         let key = SymmetricKey::generate(&*self.entropy);
         let epoch = epoch_id(&key);
-        let sealed = user.box_key.seal(Label::BoxEpochKey, epoch.as_bytes(), key.expose(), &*self.entropy);
-        let sealed = sealed.map_err(|e| Error::Refused(e.to_string()))?;
+        let sealed = self.seal_epoch(&epoch, &key, &[Recipient::user(&user)]);
         let kind = ChangeKind::Epoch {
             realm: crate::id::RealmId::MEMBERS,
             epoch,
             previous: None,
-            sealed: vec![SealedKey { user: user.id(), generation: user.generation, epoch, sealed }],
+            sealed,
             carried: Vec::new(),
         };
         self.emit::<MemberBody>(kind, &[], None)?;
         let body = MemberBody { name: name.to_owned() };
         self.emit(ChangeKind::Name {}, &[], Some((&key.derive(Label::BodyKey, b""), &body)))?;
-        let access =
-            AccessBody { time: self.now(), mode: 0o755, uid: 0, gid: 0, acl: Vec::new(), default_acl: Vec::new() };
-        self.bear(NodeKind::Directory, BirthBody { access, rdev: 0, target: Vec::new() })?;
+        // What one member makes the others may change, as people expect of a shared folder.
+        let default_acl = Acl::of_mode(0o775).encode();
+        let access = AccessBody { time: self.now(), mode: 0o775, uid: 0, gid: 0, acl: Vec::new(), default_acl };
+        let rights = Rights::members(self.my_id);
+        self.bear(NodeKind::Directory, BirthBody { access, rdev: 0, target: Vec::new() }, &rights)?;
         Ok(())
     }
 }

@@ -6,19 +6,15 @@ use crate::{
         client::unexpected,
         protocol::{Reply, Request},
     },
-    failure::{Failure, Outcome},
+    failure::Outcome,
     home::Home,
     open_volume::ask_or_open,
     output,
 };
 
 pub(crate) fn run(home: &Home, args: &Invite) -> Outcome<()> {
-    if args.device {
-        return Err(Failure::new(
-            "tickets for one's own next machine are not there yet: invite it as a member of its own, without --device",
-        ));
-    }
-    let request = Request::Invite { role: args.role.clone(), seconds: args.expires.as_secs() };
+    let role = (!args.device).then(|| args.role.clone());
+    let request = Request::Invite { role, seconds: args.expires.as_secs() };
     match ask_or_open(home, &args.which, &request)? {
         Reply::Ticket(word) => output::line(&word),
         _ => Err(unexpected()),

@@ -56,6 +56,10 @@ fn screen(status: &Status) -> Vec<String> {
     if status.disk_full {
         lines.push("disk        full: nothing is stored until there is room".to_owned());
     }
+    if status.following > 0 {
+        let folders = count(status.following as u64, "folder");
+        lines.push(format!("following   permissions below {folders} are still to follow theirs"));
+    }
     if status.conflicts > 0 {
         lines.push(format!("conflicts   {}: `p2pfs conflicts` tells of them", count(status.conflicts, "name")));
     }
@@ -175,10 +179,11 @@ pub(crate) fn users(home: &Home, args: &Listing) -> Outcome<()> {
         .iter()
         .map(|u| {
             let name = if u.me { format!("{} (you)", u.name) } else { u.name.clone() };
-            vec![name, u.role.clone(), u.number.to_string(), u.devices.len().to_string(), short(&u.id).to_owned()]
+            let (id, digits) = (short(&u.id).to_owned(), u.fingerprint.clone());
+            vec![name, u.role.clone(), u.number.to_string(), u.devices.len().to_string(), id, digits]
         })
         .collect();
-    output::table(&["NAME", "ROLE", "NUMBER", "DEVICES", "ID"], &rows)
+    output::table(&["NAME", "ROLE", "NUMBER", "DEVICES", "ID", "FINGERPRINT"], &rows)
 }
 
 pub(crate) fn devices(home: &Home, args: &Listing) -> Outcome<()> {
@@ -190,10 +195,10 @@ pub(crate) fn devices(home: &Home, args: &Listing) -> Outcome<()> {
         .iter()
         .map(|d| {
             let device = if d.me { format!("{} (this)", short(&d.device)) } else { short(&d.device).to_owned() };
-            vec![device, d.name.clone(), d.commits.to_string(), d.admitted.clone()]
+            vec![device, d.name.clone(), d.commits.to_string(), d.admitted.clone(), d.fingerprint.clone()]
         })
         .collect();
-    output::table(&["DEVICE", "USER", "COMMITS", "ADMITTED"], &rows)
+    output::table(&["DEVICE", "USER", "COMMITS", "ADMITTED", "FINGERPRINT"], &rows)
 }
 
 pub(crate) fn volumes(home: &Home, args: &Volumes) -> Outcome<()> {
@@ -239,7 +244,7 @@ pub(crate) fn volumes(home: &Home, args: &Volumes) -> Outcome<()> {
 }
 
 /// The first digits of an id, enough to tell it by.
-fn short(id: &str) -> &str {
+pub(super) fn short(id: &str) -> &str {
     id.get(..8).unwrap_or(id)
 }
 

@@ -3,7 +3,13 @@
 use serde::{Deserialize, Serialize};
 
 pub(crate) use super::request::Request;
-use super::{agreed::Agreed, conflicts::Conflicts, members::Members};
+use super::{
+    access::Told,
+    agreed::Agreed,
+    conflicts::Conflicts,
+    invitations::{ExportedKey, Open},
+    members::Members,
+};
 use crate::{
     bringing_back::{AsOf, Restored, Undone},
     daemon::upkeep,
@@ -55,10 +61,13 @@ pub(crate) enum Reply {
     Users(Vec<User>),
     Devices(Vec<Device>),
     Ticket(String),
+    Invitations(Vec<Open>),
+    ExportedKey(Box<ExportedKey>),
     Verified(Box<Verified>),
     Reclaimed(upkeep::Done),
     Conflicts(Conflicts),
     Agreed(Agreed),
+    Access(Told),
     Members(Members),
     AsOf(AsOf),
     Restored(Box<Restored>),

@@ -92,9 +92,17 @@ pub(crate) enum Request {
     Users,
     Devices,
     Invite {
-        role: String,
+        /// Without one: a further device of this user.
+        role: Option<String>,
         seconds: u64,
     },
+    Invitations,
+    /// Withdraws an invitation, by the first digits of its id.
+    Withdraw {
+        id: String,
+    },
+    /// Makes the invitation that an exported key holds, and tells it with the rest of it but for the signing key.
+    ExportKey,
     /// Answered when peers are in step, or with a failure when the time is up.
     Wait {
         seconds: u64,
@@ -116,6 +124,8 @@ pub(crate) enum Request {
     Reclaim,
     /// Settings and snapshots.
     Agreed(AboutAgreed),
+    /// Who may use what.
+    Access(AboutAccess),
     /// Roles, removals, and what is kept aside.
     Members(AboutMembers),
     /// Which state of a path is to be restored.
@@ -138,6 +148,15 @@ pub(crate) enum Request {
     },
     /// Answered when the mount is gone and the volume is closed.
     Unmount,
+}
+
+/// What is asked about who may use what is at a path.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub(crate) enum AboutAccess {
+    Show { path: Names },
+    Allow { path: Names, user: String, read: bool, write: bool },
+    Give { path: Names, user: String },
 }
 
 /// What is asked of settings and snapshots.
@@ -197,7 +216,10 @@ mod tests {
         check(Request::Wait { seconds: 60 }, r#"{"wait":{"seconds":60}}"#);
         let set = AboutAgreed::Set { name: "a".into(), value: None, device: true };
         check(Request::Agreed(set), r#"{"agreed":{"set":{"name":"a","value":null,"device":true}}}"#);
-        check(Request::Invite { role: "writer".into(), seconds: 1 }, r#"{"invite":{"role":"writer","seconds":1}}"#);
+        check(
+            Request::Invite { role: Some("writer".into()), seconds: 1 },
+            r#"{"invite":{"role":"writer","seconds":1}}"#,
+        );
     }
 
     #[test]

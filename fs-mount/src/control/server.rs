@@ -23,9 +23,9 @@ use tokio::{
 use volume::BlockHash;
 
 use super::{
-    agreed,
+    access, agreed,
     conflicts::{self, Choice},
-    members,
+    invitations, members,
     protocol::{Hello, Line, Progress, REQUEST_LIMIT, Reply, Request},
     socket::with_short_path,
 };
@@ -180,7 +180,25 @@ async fn answer(shared: &Arc<Shared>, request: Request, writer: &mut OwnedWriteH
         Request::Peers => Ok(Reply::Peers(blocking(move || peers(&with_volume)).await)),
         Request::Users => Ok(Reply::Users(blocking(move || report::users(&with_volume.volume)).await)),
         Request::Devices => Ok(Reply::Devices(blocking(move || report::devices(&with_volume.volume)).await)),
-        Request::Invite { role, seconds } => blocking(move || invite(&with_volume, &role, seconds)).await,
+        Request::Invite { role, seconds } => blocking(move || invite(&with_volume, role.as_deref(), seconds)).await,
+        Request::Invitations => blocking(move || invitations::list(&with_volume.volume).map(Reply::Invitations)).await,
+        Request::Withdraw { id } => {
+            blocking(move || {
+                invitations::withdraw(&with_volume.volume, &id)?;
+                with_volume.network.invitations_changed();
+                Ok(Reply::Done)
+            })
+            .await
+        }
+        Request::ExportKey => {
+            blocking(move || {
+                let network = &with_volume.network;
+                let (registries, peers) = (network.registry_addresses(), network.known_peers());
+                let exported = invitations::export(&with_volume.volume, &registries, peers)?;
+                Ok(Reply::ExportedKey(Box::new(exported)))
+            })
+            .await
+        }
         Request::Wait { seconds } => wait_for_peers(shared, Duration::from_secs(seconds), writer).await,
         Request::Conflicts { within } => {
             blocking(move || conflicts::list(&with_volume.volume, &within)).await.map(Reply::Conflicts)
@@ -188,6 +206,15 @@ async fn answer(shared: &Arc<Shared>, request: Request, writer: &mut OwnedWriteH
         Request::Resolve { path, keep } => resolve(shared, path.0, keep).await,
         Request::Agreed(asked) => {
             blocking(move || agreed::answer(&with_volume.volume, &asked)).await.map(Reply::Agreed)
+        }
+        Request::Access(asked) => {
+            let told = blocking(move || {
+                let told = access::answer(&with_volume.volume, &asked);
+                with_volume.wait_until_told(Instant::now() + TOLD_TIME);
+                told
+            })
+            .await;
+            told.map(Reply::Access)
         }
         Request::Members(asked) => {
             let answered = blocking(move || {
@@ -300,7 +327,7 @@ fn peers(shared: &Shared) -> Vec<report::Peer> {
     peers
 }
 
-fn invite(shared: &Shared, role: &str, seconds: u64) -> Outcome<Reply> {
+fn invite(shared: &Shared, role: Option<&str>, seconds: u64) -> Outcome<Reply> {
     let invitation = ticket::Invitation { role, expires: Duration::from_secs(seconds) };
     let (registries, hints) = (shared.network.registry_addresses(), shared.network.addresses());
     let word = ticket::issue(&shared.volume, &shared.profile, invitation, registries, hints)?;

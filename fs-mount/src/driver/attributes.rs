@@ -39,7 +39,10 @@ impl View {
         if node.kind == NodeKind::File && node.mode & SET_IDS != 0 {
             self.set_ids.told(node.ino);
         }
-        let (uid, gid) = self.owner.unwrap_or((node.uid, node.gid));
+        let (uid, gid, mode) = match self.owner {
+            Some((uid, gid)) => (node.other.unwrap_or(uid), gid, node.own_mode),
+            None => (node.uid, node.gid, node.mode),
+        };
         FileAttr {
             ino: INodeNo(node.ino.0),
             size: node.size,
@@ -49,7 +52,7 @@ impl View {
             ctime: system_time(node.ctime),
             crtime: system_time(node.btime),
             kind: file_type(node.kind),
-            perm: node.mode & 0o7777,
+            perm: mode & 0o7777,
             nlink: node.links,
             uid,
             gid,
@@ -59,15 +62,25 @@ impl View {
         }
     }
 
-    /// What remains of a change of owner: nothing where everything has one owner, who can't be changed.
-    pub(super) fn chown(&self, mut change: AttributeChange) -> Result<AttributeChange> {
-        if let Some((uid, gid)) = self.owner {
-            if change.uid.is_some_and(|to| to != uid) || change.gid.is_some_and(|to| to != gid) {
-                return Err(Error::NotPermitted);
-            }
-            change.uid = None;
-            change.gid = None;
+    /// What a change of owner and group means on this mount. On a user's own, what shows as owner is a member, or this user,
+    /// whose number in the volume is `me`; and everything has one group.
+    pub(super) fn chown(
+        &self,
+        mut change: AttributeChange,
+        me: impl FnOnce() -> u32,
+        shown: impl FnOnce() -> Result<Attributes>,
+    ) -> Result<AttributeChange> {
+        let Some((uid, gid)) = self.owner else { return Ok(change) };
+        if change.gid.is_some_and(|to| to != gid) {
+            return Err(Error::NotPermitted);
         }
+        if let Some(to) = change.uid
+            && to != shown()?.other.unwrap_or(uid)
+        {
+            change.owner = Some(if to == uid { me() } else { to });
+        }
+        change.uid = None;
+        change.gid = None;
         Ok(change)
     }
 }
@@ -95,8 +108,9 @@ pub(super) fn no_node() -> FileAttr {
 
 /// Whether nothing is to be set.
 pub(super) fn is_empty(change: &AttributeChange) -> bool {
-    let AttributeChange { mode, uid, gid, size, atime, mtime } = change;
-    mode.is_none() && uid.is_none() && gid.is_none() && size.is_none() && atime.is_none() && mtime.is_none()
+    let AttributeChange { mode, uid, gid, owner, size, atime, mtime } = change;
+    let ids = uid.is_none() && gid.is_none() && owner.is_none();
+    mode.is_none() && ids && size.is_none() && atime.is_none() && mtime.is_none()
 }
 
 pub(super) fn file_type(kind: NodeKind) -> FileType {
@@ -166,6 +180,9 @@ mod tests {
             uid: 1000,
             gid: 1001,
             rdev: 0,
+            sealed: false,
+            other: None,
+            own_mode: 0o4750,
         }
     }
 
@@ -173,8 +190,14 @@ mod tests {
         View::new(owner, SetIds::new(mpsc::channel().0))
     }
 
+    const ME: u32 = 900;
+
+    fn chown_of(node: Attributes, view: View, uid: Option<u32>, gid: Option<u32>) -> Result<AttributeChange> {
+        view.chown(AttributeChange { mode: Some(0o600), uid, gid, ..AttributeChange::default() }, || ME, || Ok(node))
+    }
+
     fn chown(view: View, uid: Option<u32>, gid: Option<u32>) -> Result<AttributeChange> {
-        view.chown(AttributeChange { mode: Some(0o600), uid, gid, ..AttributeChange::default() })
+        chown_of(node(), view, uid, gid)
     }
 
     #[test]
@@ -183,11 +206,13 @@ mod tests {
     }
 
     #[test]
-    fn an_own_mount_shows_one_owner() {
+    fn an_own_mount_shows_members_and_a_system_mount_accounts() {
         let own = view(Some((7, 8))).shown(&node());
-        assert_eq!((own.uid, own.gid), (7, 8));
-        let system = view(None).shown(&node());
-        assert_eq!((system.uid, system.gid), (1000, 1001));
+        assert_eq!((own.uid, own.gid, own.perm), (7, 8, 0o4750));
+        let others = view(Some((7, 8))).shown(&Attributes { other: Some(901), ..node() });
+        assert_eq!((others.uid, others.gid), (901, 8));
+        let system = view(None).shown(&Attributes { other: Some(901), ..node() });
+        assert_eq!((system.uid, system.gid, system.perm), (1000, 1001, 0o4755));
     }
 
     #[test]
@@ -197,10 +222,14 @@ mod tests {
     }
 
     #[test]
-    fn on_an_own_mount_nothing_can_be_given_away() {
+    fn on_an_own_mount_things_are_given_to_members() {
         let own = view(Some((7, 8)));
-        assert!(matches!(chown(own.clone(), Some(0), None), Err(Error::NotPermitted)));
-        assert!(matches!(chown(own, None, Some(0)), Err(Error::NotPermitted)));
+        let change = chown(own.clone(), Some(901), None).unwrap();
+        assert_eq!((change.uid, change.owner), (None, Some(901)));
+        assert!(matches!(chown(own.clone(), None, Some(0)), Err(Error::NotPermitted)));
+        let others = Attributes { other: Some(901), ..node() };
+        assert_eq!(chown_of(others.clone(), own.clone(), Some(901), None).unwrap().owner, None);
+        assert_eq!(chown_of(others, own, Some(7), None).unwrap().owner, Some(ME));
     }
 
     #[test]

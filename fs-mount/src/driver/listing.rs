@@ -176,6 +176,9 @@ mod tests {
             uid: 0,
             gid: 0,
             rdev: 0,
+            sealed: false,
+            other: None,
+            own_mode: 0o644,
         };
         DirEntry { name: cookie.to_string().into_bytes(), attributes, cookie }
     }

@@ -261,20 +261,18 @@ impl Filesystem for Driver {
             mode: mode.map(bits),
             uid,
             gid,
+            owner: None,
             size,
             atime: atime.map(attributes::set_time),
             mtime: mtime.map(attributes::set_time),
         };
-        let change = match self.view.chown(asked) {
-            Ok(change) => change,
-            Err(error) => return reply.error(node_failed(request, &error)),
-        };
-        let (view, who) = (self.view.clone(), caller(req, 0));
+        let (shown, view, who) = (self.view.clone(), self.view.clone(), caller(req, 0));
         let call = move |volume: &Volume| {
-            let mut change = change;
+            let node = || volume.attributes(Ino(ino.0));
+            let mut change = shown.chown(asked, || volume.own_number(), node)?;
             if attributes::is_empty(&change) {
                 // A chown to nobody, or to whom it is already. That is one all the same: it takes set-id bits away.
-                change.uid = Some(volume.attributes(Ino(ino.0))?.uid);
+                change.uid = Some(node()?.uid);
             }
             volume.set_attributes(Ino(ino.0), fh.map(handle), &change, &who)
         };
@@ -526,6 +524,12 @@ impl Filesystem for Driver {
         if past::is_ours(Ino(ino.0)) {
             // What is in there changes with everything.
             return reply.opened(self.listings.open(), FopenFlags::empty());
+        }
+        let request = Request::new("opendir", ino);
+        match self.calls.read(request, |volume| volume.attributes(Ino(ino.0))) {
+            Ok(node) if node.sealed => return reply.error(node_failed(request, &Error::Denied)),
+            Ok(_) => {}
+            Err(error) => return reply.error(node_failed(request, &error)),
         }
         // The kernel keeps the listing as long as it isn't told of a change.
         reply.opened(self.listings.open(), FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_CACHE_DIR);

@@ -77,8 +77,8 @@ pub(super) async fn keep_offering(shared: Arc<Shared>) {
 
 /// Returns the tokens to offer and those only to watch.
 ///
-/// Offered: the members' token of the present discovery key, and, where joiners can be let in, one per invitation, a few used
-/// ones among them.
+/// Offered: the members' token of the present discovery key, and, where joiners or further devices of this user can be let in,
+/// one per invitation, a few used ones among them.
 /// Watched: the tokens of earlier keys, under which members still show up that were away when the key changed. They
 /// are not offered: who was removed could look there.
 fn tokens(volume: &Volume) -> (BTreeSet<Token>, BTreeSet<Token>) {
@@ -88,5 +88,6 @@ fn tokens(volume: &Volume) -> (BTreeSet<Token>, BTreeSet<Token>) {
         offer.extend(volume.open_invitations().iter().map(|invitation| Token::of_ticket(&invitation.ticket)));
         offer.extend(volume.used_tickets(MAX_USED).iter().map(Token::of_ticket));
     }
+    offer.extend(volume.device_tickets(MAX_USED).iter().map(Token::of_ticket));
     (offer, members.collect())
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crypto::{DeviceId, DeviceKeys, OsEntropy, SymmetricKey, UserKeys, VolumeId};
 use p2pfs_peer_net::endpoint::BindError;
-use p2pfs_peer_net::join::{self, JoinError};
+use p2pfs_peer_net::join::{self, Grant, JoinError};
 use p2pfs_peer_net::registry_address::RegistryAddress;
 use p2pfs_peer_net::swarm::{Config, Event, KnownPeer, PeerStatus, Swarm};
 use p2pfs_peer_net::ticket::Ticket;
@@ -55,6 +55,11 @@ impl Person {
         Self { name: name.to_owned(), device: Arc::new(DeviceKeys::generate(&OsEntropy)), user }
     }
 
+    /// With keys that there are already.
+    pub fn with_keys(name: &str, device: DeviceKeys, user: &UserKeys) -> Self {
+        Self { name: name.to_owned(), device: Arc::new(device), user: user.to_bytes().to_vec() }
+    }
+
     pub fn id(&self) -> DeviceId {
         self.device.id()
     }
@@ -92,7 +97,11 @@ impl Person {
     /// Joins with a ticket, and takes everything.
     pub async fn join(self, ticket: &Ticket) -> Result<(Actor, Vec<KnownPeer>), JoinError> {
         let joined = join::join(ticket, &self.name, &self.user(), &self.device, loopback()).await?;
-        let actor = self.empty(joined.grant.volume);
+        let mut person = self;
+        if let Grant::Device(_, keys) = &joined.grant {
+            person.user = keys.to_bytes().to_vec();
+        }
+        let actor = person.empty(ticket.volume);
         let known = joined.first_sync(&actor.volume, |_, _| {}).await?;
         Ok((actor, known))
     }
@@ -160,6 +169,16 @@ impl Actor {
             hints,
             inviter: self.id(),
             expires: 0,
+            user: None,
+        }
+    }
+
+    /// A ticket for this user's next device.
+    pub fn device_ticket(&self, hints: Vec<SocketAddr>) -> Ticket {
+        Ticket {
+            secret: self.volume.invite_device(Some(Duration::from_secs(3600))).unwrap(),
+            user: Some(self.person.user().id()),
+            ..self.ticket(&[], hints)
         }
     }
 

@@ -130,7 +130,6 @@ pub(crate) const DEEDS: [(Deed, &str); 17] = [
 /// What is beyond a writer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Beyond {
-    Owner,
     Grants,
     Realm,
     BirthForAnother,
@@ -167,8 +166,7 @@ pub(crate) enum Beyond {
     SnapshotOver,
 }
 
-pub(crate) const BEYOND: [(Beyond, &str); 35] = [
-    (Beyond::Owner, "forged: a writer's gift of a file to another owner"),
+pub(crate) const BEYOND: [(Beyond, &str); 34] = [
     (Beyond::Grants, "forged: a writer's rights for single users"),
     (Beyond::Realm, "forged: a writer's other realm"),
     (Beyond::BirthForAnother, "forged: a writer's new file in another's name"),
@@ -350,7 +348,8 @@ impl Draft<'_> {
 
     fn admit(&mut self, ticket: PublicKey, role: Role) {
         let (user, device) = (UserKeys::generate(self.lot), DeviceKeys::generate(self.lot));
-        let certificate = user.signing.sign(Label::DeviceCertificate, &encode(&device.public()));
+        let certificate =
+            user.signing.as_ref().expect("whole keys").sign(Label::DeviceCertificate, &encode(&device.public()));
         let (epoch, key) = self.history.epoch();
         let (public, key) = (user.public(), key.clone());
         let sealed = public.box_key.seal(Label::BoxEpochKey, epoch.as_bytes(), key.expose(), self.lot);
@@ -369,7 +368,7 @@ impl Draft<'_> {
 
     fn genesis(&mut self) {
         let (user, device) = (self.author.user(), self.author.keys().public());
-        let certificate = user.signing.sign(Label::DeviceCertificate, &encode(&device));
+        let certificate = user.signing.as_ref().expect("whole keys").sign(Label::DeviceCertificate, &encode(&device));
         self.bare(ChangeKind::Genesis { user: user.public(), device, certificate, user_key: Vec::new() });
     }
 
@@ -595,6 +594,23 @@ impl Forger<'_> {
         self.sign(draft, follow, frontier(self.history.commits()))
     }
 
+    /// A commit of a writer that takes somebody else's node, and changes something beside that.
+    pub(crate) fn theft(&self, author: &Joiner, bytes: &[u8]) -> Option<ClaimedCommit> {
+        let mut draft = self.draft(author, false);
+        let (time, me) = (self.time, draft.user);
+        let others: Vec<(NodeId, AccessHead)> = (self.history.births().iter())
+            .filter_map(|(node, births)| match &births[0].head.kind {
+                ChangeKind::Birth { access, .. } if access.owner != me => Some((*node, access.clone())),
+                _ => None,
+            })
+            .collect();
+        let (node, mut head) = self.lot.pick(&others)?.clone();
+        head.owner = me;
+        draft.birth(me, time, bytes);
+        draft.set_access(node, self.access(node), head, time);
+        self.sign(draft, false, frontier(self.history.commits()))
+    }
+
     /// A commit of a writer that does what no writer may. With something allowed beside it, or not.
     pub(crate) fn beyond(&self, author: &Joiner, what: Beyond, bytes: &[u8]) -> Option<ClaimedCommit> {
         let mut draft = self.draft(author, false);
@@ -611,12 +627,10 @@ impl Forger<'_> {
             _ => None,
         };
         match what {
-            Beyond::Owner | Beyond::Grants | Beyond::Realm => {
+            Beyond::Grants | Beyond::Realm => {
                 let node = file.or(directory)?;
                 let mut head = first(node)?;
                 match what {
-                    Beyond::Owner if head.owner == me => head.owner = UserId::from_bytes(random_array(self.lot)),
-                    Beyond::Owner => head.owner = me,
                     Beyond::Grants => head.grants.push((me, 7)),
                     _ => head.realm = RealmId::from_bytes(random_array(self.lot)),
                 }
@@ -631,7 +645,7 @@ impl Forger<'_> {
                 let mut head = first(node)?;
                 let key = SymmetricKey::generate(self.lot);
                 let wrap = self.history.epoch().1.derive(Label::NodeKeyWrap, b"");
-                head.generation = 2 + self.lot.below(2) as u32;
+                head.generation = 3 + self.lot.below(2) as u32;
                 head.wrapped = crypto::seal(&wrap, &head.generation.to_le_bytes(), key.expose(), self.lot);
                 draft.set_access(node, self.access(node), head, time);
             }

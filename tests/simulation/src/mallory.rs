@@ -261,6 +261,15 @@ impl World {
                 }
                 Ok(made.map(|commits| ("equivocates", commits.to_vec())))
             }
+            7 if role == Role::Writer => {
+                let made = self.forger(&history).theft(author, &bytes);
+                let Some(commit) = made else { return Ok(None) };
+                self.ledger.forbid(tokens);
+                self.counts.add("liar: takes another's node");
+                self.void.push(commit.clone());
+                self.keep(mallory, &commit)?;
+                Ok(Some(("takes another's node", vec![commit])))
+            }
             1..4 => {
                 let made = self.forger(&history).over_void(author, &bytes);
                 let Some((node, commit)) = made else { return Ok(None) };

@@ -157,6 +157,7 @@ fn writing_through_an_open_file_keeps_a_time_set_by_hand() {
 #[test]
 fn tar_gives_every_file_its_time_and_mode() {
     let peer = Peer::alone();
+    peer.with_plain_umask();
     let source = peer.scratch().join("source");
     tree::grow(&source, 300, 11);
     tool::shell(&source, &format!("tar --format=posix -cf - . | tar -xpf - -C '{}'", peer.root().display()));

@@ -13,6 +13,7 @@ use crate::{fails, refuses};
 #[test]
 fn values_are_kept_and_removed() {
     let peer = Peer::alone();
+    peer.with_plain_umask();
     fs::write(peer.at("f"), "").unwrap();
     fs::create_dir(peer.at("d")).unwrap();
     for path in [peer.at("f"), peer.at("d")] {

@@ -13,7 +13,7 @@ mod log;
 mod overlay;
 mod share;
 
-use crypto::SymmetricKey;
+use crypto::{DerivingKey, SymmetricKey};
 
 use crate::{
     content::{BLOCK, BlockHash, Blocks, Content, ContentData, INLINE_MAX, KeyRing, MAX_FILE_SIZE},
@@ -104,6 +104,11 @@ impl Draft {
             Body::Small(bytes) => bytes.len(),
             Body::Large(overlay) => overlay.dirty_bytes(),
         }
+    }
+
+    /// Seals under this key from now on.
+    pub fn seal_under(&mut self, key: &DerivingKey) {
+        self.means.keys.seal_under(key);
     }
 
     /// The node keys beside the current one that its blocks may need.

@@ -50,6 +50,16 @@ impl KeyRing {
         Self(Arc::new(vec![RingKey::new(current.into())]))
     }
 
+    /// Has another key seal from now on; the one before only opens.
+    pub fn seal_under(&mut self, node_key: impl Into<DerivingKey>) {
+        let key = RingKey::new(node_key.into());
+        if self.current().node_key() != key.node_key() {
+            let keys = Arc::make_mut(&mut self.0);
+            keys.retain(|known| known.node_key() != key.node_key());
+            keys.insert(0, key);
+        }
+    }
+
     /// Adds a key that only opens; nothing happens when it is there already.
     pub fn add(&mut self, node_key: impl Into<DerivingKey>) {
         self.join(RingKey::new(node_key.into()));
@@ -107,5 +117,8 @@ mod tests {
         assert_eq!(ring.find(id).map(|key| key.node_key()), Some(&b));
         assert_eq!(ring.current().node_key(), &a);
         assert!(ring.find(b.id()).is_none());
+        ring.seal_under(&b);
+        assert_eq!((ring.current().node_key(), ring.others().len()), (&b, 1));
+        assert_eq!(ring.find(a.derive(Label::BlockKey, b"").id()).map(|key| key.node_key()), Some(&a));
     }
 }

@@ -2,16 +2,16 @@
 
 use std::collections::BTreeSet;
 
-use crypto::{Label, SymmetricKey, UserId};
+use crypto::{Label, SymmetricKey};
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
     apply::decode,
-    commit::{AccessBody, AccessHead, BirthBody, ChangeKind, ContentBody, Head, MetaBody, PlaceBody, XattrBody},
+    commit::{AccessBody, BirthBody, ChangeKind, ContentBody, Head, MetaBody, PlaceBody, XattrBody},
     content::{BlockHash, Content, ContentData},
     error::{Error, Result},
-    id::{LinkId, NodeId, RealmId},
-    namespace::{JUDGED_MODE, places},
+    id::{LinkId, NodeId},
+    namespace::places,
     node::Ino,
     row::{Node, NodeRow, Place, Xattr},
     time::Timestamp,
@@ -112,9 +112,9 @@ impl Run<'_> {
         Ok(before.is_empty() && content.size == 0)
     }
 
-    fn key(&mut self, ino: Ino, generation: u32) -> Result<SymmetricKey> {
-        let key = self.core.with_node(ino, |n| n.key(generation).map(|key| key.derive(Label::BodyKey)))?;
-        key.ok_or_else(|| Error::damaged("a node's key"))
+    fn keys(&mut self, ino: Ino, generation: u32) -> Result<Vec<SymmetricKey>> {
+        self.core.check_readable(ino)?;
+        self.core.with_node(ino, |n| n.keys_of(generation).rev().map(|key| key.derive(Label::BodyKey)).collect())
     }
 
     /// What a stored change of a node says.
@@ -128,8 +128,12 @@ impl Run<'_> {
             | ChangeKind::Content { generation, .. } => generation,
             _ => return Err(Error::damaged("a value of another kind")),
         };
-        let key = self.key(ino, generation)?;
-        self.core.open_stored(at, &key, &raw)?.ok_or_else(|| Error::damaged("a value that does not decode"))
+        for key in self.keys(ino, generation)? {
+            if let Some(body) = self.core.open_stored(at, &key, &raw)? {
+                return Ok(body);
+            }
+        }
+        Err(Error::damaged("a value that does not decode"))
     }
 
     fn access_at(&mut self, ino: Ino, at: ValueRef) -> Result<AccessBody> {
@@ -307,10 +311,7 @@ impl Run<'_> {
     }
 
     pub(super) fn access(&mut self, ino: Ino, before: &[ValueRef]) -> Result<bool> {
-        let (id, owner, live, key): (NodeId, UserId, Vec<ValueRef>, _) = self.core.with_node(ino, |n| {
-            let key = n.current_key().map(|(_, key)| key.clone());
-            (n.id, n.owner, n.access.iter().map(|v| v.at).collect(), key)
-        })?;
+        let live: Vec<ValueRef> = self.core.with_node(ino, |n| n.access.iter().map(|v| v.at).collect())?;
         let Some(shown) = live.last().copied().filter(|at| self.theirs.have(*at)) else { return Ok(false) };
         let Some(target) = self.without_them(&live, before)?.pop() else { return Ok(false) };
         let body = AccessBody { time: self.core.now(), ..self.access_at(ino, target)? };
@@ -320,16 +321,11 @@ impl Run<'_> {
         if self.dry_run {
             return Ok(true);
         }
-        let key = key.ok_or_else(|| Error::damaged("a node's key"))?;
-        let access = AccessHead {
-            owner,
-            realm: RealmId::MEMBERS,
-            grants: Vec::new(),
-            mode: JUDGED_MODE,
-            ..self.core.access_head(1, key.key())?
-        };
         let gone: Vec<ValueRef> = live.iter().copied().chain([target]).collect::<BTreeSet<_>>().into_iter().collect();
-        self.core.emit(ChangeKind::Access { node: id, access }, &gone, Some((&key.derive(Label::BodyKey), &body)))?;
+        if !self.core.may_own(ino)? {
+            return Err(Error::NotPermitted);
+        }
+        self.core.put_access(ino, &body, None, &gone)?;
         Ok(true)
     }
 

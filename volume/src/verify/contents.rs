@@ -110,6 +110,8 @@ impl Verifier<'_> {
                     self.tree(at, (root, blocks), Must::Open(&version.keys), path, "of it");
                 }
             },
+            // For others alone, and so not fetched.
+            Err(Error::Denied) => drop(self.live.insert(at)),
             // It went away since the page was read.
             Err(Error::NotFound) => {}
             Err(e) => self.damage(DamageKind::Commit, format!("its content can't be read: {e}"), path, None),

@@ -22,8 +22,8 @@ use std::{
 
 use crypto::{DeviceId, DeviceKeys, Entropy, SeededEntropy, SymmetricKey, UserKeys};
 use p2pfs_volume::{
-    Caller, Clock, Handle, Ino, JoinRequest, Message, NewNode, NodeKind, OpenMode, Parts, RenameMode, Result, Role,
-    Session, Store, TicketSecret, Timestamp, Volume,
+    Caller, Clock, DeviceRequest, Handle, Ino, JoinRequest, Message, NewNode, NodeKind, OpenMode, Parts, RenameMode,
+    Result, Role, Session, Store, TicketSecret, Timestamp, Volume,
     archive::Archive,
     content::MemoryBlocks,
     memory_store::MemoryStore,
@@ -157,6 +157,40 @@ impl Replica {
         sync(admin, &replica);
         assert!(replica.volume.is_ready());
         replica
+    }
+
+    /// The next device of `first`'s user, let in by `first` and synced with it.
+    pub fn next_device(name: &str, seed: u64, first: &Replica) -> Replica {
+        let ticket = first.volume.invite_device(Some(Duration::from_secs(86_400))).unwrap();
+        Self::device_for(name, seed, first, &ticket).unwrap()
+    }
+
+    /// A further device of the user of `first`, who lets it in for a ticket, or doesn't.
+    pub fn device_for(name: &str, seed: u64, first: &Replica, ticket: &TicketSecret) -> Result<Replica> {
+        let (store, blocks, clock, secret, device, _) = Self::empty(name, seed);
+        clock.advance(Duration::from_secs(seed));
+        let device_keys = DeviceKeys::from_bytes(&device).unwrap();
+        let request = DeviceRequest::new(ticket, &device_keys, None, b"exporter");
+        let grant = first.volume.admit_device(&request, b"exporter")?;
+        let user = grant.open(&first.user_keys().id(), &device_keys).unwrap().to_bytes().to_vec();
+        let parts = Parts {
+            store: store.clone(),
+            blocks: blocks.clone(),
+            clock: clock.clone(),
+            entropy: Arc::new(SeededEntropy::new(seed * 1000)),
+            secret: secret.clone(),
+            device: device_keys,
+            user: UserKeys::from_bytes(&user).unwrap(),
+            archive: None,
+            directory: None,
+        };
+        let volume = Volume::load(parts, grant.volume).unwrap();
+        volume.accept_device(&grant).unwrap();
+        let replica =
+            Replica { name: name.to_owned(), volume, store, blocks, clock, archive: None, seed, secret, device, user };
+        sync(first, &replica);
+        assert!(replica.volume.is_ready());
+        Ok(replica)
     }
 
     /// This replica's device.

@@ -103,6 +103,9 @@ fn at(secs: i64) -> Timestamp {
 impl Player {
     pub fn new() -> Self {
         let replica = Replica::founder("ada", 1);
+        // What a shared folder begins with says nothing here.
+        replica.volume.remove_xattr(Ino::ROOT, b"system.posix_acl_default").unwrap();
+        replica.volume.commit_now().unwrap();
         let (tree, inos) = (Tree::new(), BTreeMap::from([(ROOT, Ino::ROOT)]));
         let synced = Synced { tree: tree.clone(), inos: inos.clone() };
         Player { replica, tree, inos, handles: Vec::new(), listings: Vec::new(), synced, restarts: 0 }
@@ -557,6 +560,7 @@ fn change(set: &Set) -> AttributeChange {
         mode: set.mode,
         uid: set.uid,
         gid: None,
+        owner: None,
         size: set.size,
         atime: set.atime.map(|secs| SetTime::At(at(secs))),
         mtime: set.mtime.map(|secs| SetTime::At(at(secs))),

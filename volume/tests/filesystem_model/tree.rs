@@ -76,7 +76,7 @@ impl OpenFile {
 impl Tree {
     pub fn new() -> Self {
         let mut tree = Tree { nodes: BTreeMap::new(), next: 0, handles: Vec::new() };
-        tree.add(NodeKind::Directory, 0o755, 0, 0);
+        tree.add(NodeKind::Directory, 0o775, 0, 0);
         tree
     }
 

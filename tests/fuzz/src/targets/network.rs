@@ -131,17 +131,22 @@ pub(crate) mod ticket {
 
     pub(crate) fn seeds() -> Vec<Vec<u8>> {
         let registry = RegistryAddress::new("192.0.2.1:4477".parse().expect("an address"), DeviceId::from_bytes([3; 32]));
-        let ticket = Ticket {
+        let ticket = || Ticket {
             volume: VolumeId::from_bytes([1; 32]),
             secret: TicketSecret::from_seed([2; 32]),
-            registries: vec![registry],
+            registries: vec![registry.clone()],
             hints: vec!["192.0.2.2:5000".parse().expect("an address")],
             inviter: DeviceId::from_bytes([4; 32]),
             expires: 1_800_000_000,
+            user: None,
         };
-        let word = ticket.to_word().to_string();
-        let bytes = BASE32_NOPAD.decode(word[6..].to_uppercase().as_bytes()).expect("our own word");
-        vec![word.into_bytes(), bytes[..bytes.len() - 4].to_vec()]
+        let of_device = Ticket { user: Some(crypto::UserId::from_bytes([5; 32])), ..ticket() };
+        let seeds = [ticket(), of_device].map(|ticket| {
+            let word = ticket.to_word().to_string();
+            let bytes = BASE32_NOPAD.decode(word[6..].to_uppercase().as_bytes()).expect("our own word");
+            [word.into_bytes(), bytes[..bytes.len() - 4].to_vec()]
+        });
+        seeds.concat()
     }
 }
 

@@ -108,6 +108,21 @@ struct Admission {
     role: Role,
 }
 
+/// That nobody is let in for a ticket any more by who has seen this.
+struct Withdrawal {
+    at: usize,
+    ticket: PublicKey,
+    user: UserId,
+    of_users: bool,
+    of_devices: bool,
+}
+
+/// Whether a reader may do this.
+fn is_of_own_devices(head: &Head) -> bool {
+    use ChangeKind::{Device, InviteDevice, UserKey, Withdraw};
+    matches!(head.kind, InviteDevice { .. } | Device { .. } | UserKey { .. } | Withdraw { .. })
+}
+
 /// A set of commits, by their places in [`History::order`].
 pub(super) type Past = Vec<u64>;
 
@@ -129,6 +144,7 @@ pub struct History<'a> {
     changes: Vec<Change<'a>>,
     numbers: BTreeMap<ValueId, usize>,
     void: BTreeMap<ValueId, Change<'a>>,
+    withdrawals: Vec<Withdrawal>,
     /// Commits that are cut by a removal which neither knew of the other.
     late: BTreeSet<CommitHash>,
     superseded: BTreeSet<ValueId>,
@@ -136,6 +152,8 @@ pub struct History<'a> {
     epochs: Vec<(EpochId, SymmetricKey)>,
     births: BTreeMap<NodeId, Vec<Change<'a>>>,
     node_keys: BTreeMap<NodeId, SymmetricKey>,
+    /// Those that came after the first.
+    later_keys: BTreeMap<NodeId, Vec<SymmetricKey>>,
 }
 
 /// Who a commit's author is: the admissions that they had seen tell it, of several the least.
@@ -145,15 +163,32 @@ fn author(admissions: &[Admission], past: &Past, device: DeviceId) -> Option<(Us
     seen().filter(|a| a.user == user).min_by_key(|a| a.rank).map(|a| (user, a.role))
 }
 
+/// Whether a commit makes its author the owner of what is somebody else's. (Nobody gives anything away in any story yet.)
+fn takes(commit: &Commit, author: UserId, known: &[Change<'_>]) -> bool {
+    let owner = |of: NodeId| {
+        known.iter().find_map(|change| match &change.head.kind {
+            ChangeKind::Birth { access, .. } if change.born() == of => Some(access.owner),
+            _ => None,
+        })
+    };
+    commit.heads.iter().any(|head| match &head.kind {
+        ChangeKind::Access { node, access } => {
+            owner(*node).is_some_and(|owner| owner != author && access.owner != owner)
+        }
+        _ => false,
+    })
+}
+
 impl<'a> History<'a> {
     /// Opens them with the keys of the user who founded the volume.
     pub fn new(commits: impl IntoIterator<Item = &'a Commit>, founder: &UserKeys) -> Self {
         let mut order: Vec<&'a Commit> = commits.into_iter().collect();
         order.sort_by_key(|c| (c.header.count, c.hash));
         let places: BTreeMap<CommitHash, usize> = order.iter().enumerate().map(|(i, c)| (c.hash, i)).collect();
-        let (mut pasts, mut authors): (Vec<Past>, Vec<_>) = (Vec::new(), Vec::new());
+        let (mut pasts, mut authors): (Vec<Past>, Vec<Option<(UserId, Role)>>) = (Vec::new(), Vec::new());
         let mut admissions: Vec<Admission> = Vec::new();
-        let (mut changes, mut void) = (Vec::new(), BTreeMap::new());
+        let (mut changes, mut void): (Vec<Change<'a>>, BTreeMap<_, _>) = (Vec::new(), BTreeMap::new());
+        let mut withdrawals: Vec<Withdrawal> = Vec::new();
         let mut standings: Vec<Standing> = Vec::new();
         for (at, &commit) in order.iter().enumerate() {
             let header = &commit.header;
@@ -164,31 +199,60 @@ impl<'a> History<'a> {
             }
             let genesis = header.volume == VolumeId::ZERO;
             let author = if genesis { None } else { author(&admissions, &past, header.device) };
+            let withdrawn = commit.heads.iter().any(|head| {
+                let mut seen = withdrawals.iter().filter(|w| has(&past, w.at));
+                match &head.kind {
+                    ChangeKind::Grant { ticket, .. } => seen.any(|w| w.ticket == *ticket && w.of_users),
+                    ChangeKind::Device { ticket, user, .. } => {
+                        seen.any(|w| w.ticket == *ticket && (w.of_devices || w.user == *user))
+                    }
+                    _ => false,
+                }
+            });
             let of_members = |head: &Head| matches!(head.kind, ChangeKind::Standing { .. } | ChangeKind::Expel { .. });
             let so_far: Vec<Past> = pasts.iter().cloned().chain([past.clone()]).collect();
             let seen = Standings { all: &standings, pasts: &so_far };
             let writes = || seen.is_at_least(header.device, at, Role::Writer, &past);
             let counts = genesis
                 || author.is_some()
+                    && !withdrawn
                     && commit.heads.iter().all(|head| match of_members(head) {
                         true => may_change_members(&seen, header.device, at, &past, head),
+                        false if is_of_own_devices(head) => seen.is_at_least(header.device, at, Role::Reader, &past),
                         false => writes(),
-                    });
+                    })
+                    && (seen.is_at_least(header.device, at, Role::Admin, &past)
+                        || author.is_some_and(|(user, _)| !takes(commit, user, &changes)));
             for (i, (head, raw)) in commit.heads.iter().zip(&commit.raw.changes).enumerate() {
                 let change = Change { commit, index: i as u32, head, raw, made: None }.makes();
                 if counts && let Some(says) = says(head) {
                     let over = over(&change, &changes, &standings);
                     let founds = matches!(head.kind, ChangeKind::Genesis { .. });
-                    standings.push(Standing { rank: change.rank(), at, author: header.device, says, over, founds });
+                    let invited = invited(&change, &changes, &places, &past);
+                    let (rank, author) = (change.rank(), header.device);
+                    standings.push(Standing { rank, at, author, says, over, founds, invited });
                 }
                 if !counts {
                     void.insert(change.id(), change);
                     continue;
                 }
+                if let (ChangeKind::Withdraw { ticket }, Some((user, role))) = (&head.kind, author) {
+                    let own = changes.iter().any(|c| {
+                        let invites = matches!(c.head.kind, ChangeKind::Invite { ticket: of, .. } if of == *ticket);
+                        let place = places[&c.commit.hash];
+                        invites
+                            && has(&past, place)
+                            && (place == at || authors[place].is_some_and(|(by, _)| by == user))
+                    });
+                    let of_users = own || role.may_admit();
+                    withdrawals.push(Withdrawal { at, ticket: *ticket, user, of_users, of_devices: role.may_admit() });
+                }
                 changes.push(change);
                 let (user, device, role) = match &head.kind {
                     ChangeKind::Genesis { user, device, .. } => (user.id(), device.id, Role::Owner),
                     ChangeKind::Grant { user, device, role, .. } => (user.id(), device.id, *role),
+                    // Never the least of its user.
+                    ChangeKind::Device { user, device, .. } => (*user, device.id, Role::Keeper),
                     _ => continue,
                 };
                 admissions.push(Admission { rank: change.rank(), at, user, device, role });
@@ -201,9 +265,13 @@ impl<'a> History<'a> {
         let known = Standings { all: &standings, pasts: &pasts };
         let is_late = |at: usize, commit: &Commit| {
             let first = ValueId { commit: commit.hash, index: 0 };
+            let need = match commit.heads.iter().all(is_of_own_devices) {
+                true => Role::Reader,
+                false => Role::Writer,
+            };
             commit.header.volume != VolumeId::ZERO
                 && !void.contains_key(&first)
-                && !known.is_at_least(commit.header.device, at, Role::Writer, &everything)
+                && !known.is_at_least(commit.header.device, at, need, &everything)
         };
         let late: BTreeSet<CommitHash> =
             order.iter().enumerate().filter(|(at, c)| is_late(*at, c)).map(|(_, c)| c.hash).collect();
@@ -220,10 +288,19 @@ impl<'a> History<'a> {
         }
         let epochs: Vec<_> = changes.iter().filter_map(|change| epoch_key(change.head, founder)).collect();
         let (mut births, mut node_keys) = (BTreeMap::<_, Vec<Change<'a>>>::new(), BTreeMap::new());
+        let mut later_keys = BTreeMap::<NodeId, Vec<SymmetricKey>>::new();
         for change in &changes {
+            if let ChangeKind::Access { node, access } = &change.head.kind
+                && access.generation > 1
+                && let Some(epoch) = epochs.iter().find(|(id, _)| *id == access.epoch)
+            {
+                later_keys.entry(*node).or_default().push(node_key(&epoch.1, access));
+            }
             if let ChangeKind::Birth { access, .. } = &change.head.kind {
-                let epoch = epochs.iter().find(|(id, _)| *id == access.epoch).expect("an epoch of the founder's");
-                node_keys.insert(change.born(), node_key(&epoch.1, access));
+                // (What is for others alone is sealed under none of the founder's.)
+                if let Some(epoch) = epochs.iter().find(|(id, _)| *id == access.epoch) {
+                    node_keys.insert(change.born(), node_key(&epoch.1, access));
+                }
                 births.entry(change.born()).or_default().push(*change);
             }
         }
@@ -231,12 +308,14 @@ impl<'a> History<'a> {
             numbers: changes.iter().enumerate().map(|(number, c)| (c.id(), number)).collect(),
             births,
             node_keys,
+            later_keys,
             order,
             places,
             pasts,
             authors,
             admissions,
             void,
+            withdrawals,
             late,
             superseded,
             epochs,
@@ -294,14 +373,15 @@ impl<'a> History<'a> {
         members
     }
 
-    /// What a ticket is for to whoever knows all this; nothing once it was used.
+    /// What a ticket is for to whoever knows all this; nothing once it was used or withdrawn.
     pub fn invited(&self, of: PublicKey) -> Option<Role> {
         let used = |c: &Change<'_>| matches!(c.head.kind, ChangeKind::Grant { ticket, .. } if ticket == of);
         let roles = self.changes().filter_map(|c| match c.head.kind {
             ChangeKind::Invite { ticket, role, .. } if ticket == of => Some(role),
             _ => None,
         });
-        if self.changes().any(|c| used(&c)) { None } else { roles.min() }
+        let withdrawn = self.withdrawals.iter().any(|w| w.ticket == of && w.of_users);
+        if withdrawn || self.changes().any(|c| used(&c)) { None } else { roles.min() }
     }
 
     /// The first commit whose past holds the admission of a device.
@@ -390,6 +470,11 @@ impl<'a> History<'a> {
         &self.births
     }
 
+    /// Whether the key of a node is for all members.
+    pub fn has_key(&self, node: NodeId) -> bool {
+        self.node_keys.contains_key(&node)
+    }
+
     /// The key of a node.
     pub fn node_key(&self, node: NodeId) -> &SymmetricKey {
         &self.node_keys[&node]
@@ -401,8 +486,9 @@ impl<'a> History<'a> {
             ChangeKind::Place { .. } => Label::NameKey,
             _ => Label::BodyKey,
         };
-        let key = self.node_keys[&node].derive(label, b"");
-        opened(change, &key).unwrap()
+        let later = self.later_keys.get(&node).into_iter().flatten();
+        let mut keys = [&self.node_keys[&node]].into_iter().chain(later);
+        keys.find_map(|key| opened(change, &key.derive(label, b""))).unwrap()
     }
 
     /// What a change says to all members, if it opens.
@@ -419,10 +505,28 @@ fn says(head: &Head) -> Option<Says> {
         ChangeKind::Grant { user, device, role, .. } => {
             Says::Admitted { user: user.id(), device: device.id, role: *role }
         }
+        ChangeKind::Device { user, device, proof, .. } => {
+            Says::Further { user: *user, device: device.id, exported: proof.is_some() }
+        }
         ChangeKind::Standing { user, role } => Says::Is { user: *user, role: *role },
         ChangeKind::Expel { device } => Says::Expelled { device: *device },
         _ => return None,
     })
+}
+
+/// Who invited to an exported key with which a device comes, and where.
+fn invited(
+    change: &Change<'_>,
+    changes: &[Change<'_>],
+    places: &BTreeMap<CommitHash, usize>,
+    past: &Past,
+) -> Vec<(DeviceId, usize)> {
+    let ChangeKind::Device { ticket, .. } = &change.head.kind else { return Vec::new() };
+    let fits = |c: &&Change<'_>| match &c.head.kind {
+        ChangeKind::InviteDevice { ticket: of, expires: None } => of == ticket && has(past, places[&c.commit.hash]),
+        _ => false,
+    };
+    changes.iter().filter(fits).map(|c| (c.device(), places[&c.commit.hash])).collect()
 }
 
 /// The standings that a change supersedes, directly or by way of others, by their places among all.
@@ -468,5 +572,5 @@ fn epoch_key(head: &Head, user: &UserKeys) -> Option<(EpochId, SymmetricKey)> {
 fn node_key(epoch: &SymmetricKey, access: &AccessHead) -> SymmetricKey {
     let key = epoch.derive(Label::NodeKeyWrap, b"");
     let bytes = crypto::open(&key, &access.generation.to_le_bytes(), &access.wrapped).unwrap();
-    SymmetricKey::from_bytes(bytes.as_slice().try_into().unwrap())
+    SymmetricKey::from_bytes(bytes[..32].try_into().unwrap())
 }

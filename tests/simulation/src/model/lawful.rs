@@ -109,10 +109,11 @@ impl<'a> History<'a> {
                     .or(breaks(!placed, "a directory without a place"))
             }
             ChangeKind::Access { node, access } => match self.birth(change, *node).map(|c| &c.head.kind) {
-                Some(ChangeKind::Birth { access: first, .. }) => {
-                    let gives = access.owner != first.owner || access.realm != RealmId::MEMBERS;
-                    breaks(gives || !access.grants.is_empty(), "an access value that gives away")
-                        .or(breaks(access.generation != 1, "an access value of another generation"))
+                Some(ChangeKind::Birth { .. }) => {
+                    // Nothing is narrower than for all members in any story yet.
+                    let narrow = (access.realm, access.mode) != (RealmId::MEMBERS, 0o660) || !access.grants.is_empty();
+                    breaks(narrow, "an access value for others")
+                        .or(breaks(change.supersedes().next().is_none(), "an access value that supersedes none"))
                 }
                 _ => Some("access of a node not seen"),
             },
@@ -138,6 +139,52 @@ impl<'a> History<'a> {
                     fits && self.saw(at, c.id())
                 });
                 breaks(!admits || !invited, "an admission without right or invitation")
+            }
+            ChangeKind::InviteDevice { .. } => None,
+            ChangeKind::Device { ticket, user: of, device, proof, .. } => {
+                let exported = proof.is_some();
+                let invited = self.changes().any(|c| {
+                    let fits = match c.head.kind {
+                        ChangeKind::InviteDevice { ticket: other, expires } => {
+                            other == *ticket && (!exported || expires.is_none())
+                        }
+                        _ => false,
+                    };
+                    fits && self.saw(at, c.id()) && self.author(c.id().commit).is_some_and(|(by, _)| by == *of)
+                });
+                let known = self.changes().any(|c| {
+                    let before = c.id() != at && self.saw(at, c.id());
+                    before
+                        && match &c.head.kind {
+                            ChangeKind::Genesis { device: other, .. }
+                            | ChangeKind::Grant { device: other, .. }
+                            | ChangeKind::Device { device: other, .. } => other.id == device.id,
+                            _ => false,
+                        }
+                });
+                breaks(!exported && *of != user || !invited, "another's device, or one without an invitation")
+                    .or(breaks(known, "a device that is a member already"))
+            }
+            ChangeKind::UserKey { user: public, .. } => {
+                let seen = self.changes().filter_map(|c| match &c.head.kind {
+                    ChangeKind::UserKey { user: other, .. } if c.id() != at && self.saw(at, c.id()) => {
+                        Some(other).filter(|other| other.id() == user).map(|other| other.generation)
+                    }
+                    _ => None,
+                });
+                let next = seen.max().unwrap_or(0).wrapping_add(1);
+                breaks(public.id() != user || public.generation != next, "a key that is not its author's next")
+            }
+            ChangeKind::Withdraw { ticket } => {
+                let invites = self.changes().filter(|c| {
+                    let of = match c.head.kind {
+                        ChangeKind::Invite { ticket, .. } | ChangeKind::InviteDevice { ticket, .. } => Some(ticket),
+                        _ => None,
+                    };
+                    of == Some(*ticket) && self.saw(at, c.id())
+                });
+                let by: Vec<_> = invites.filter_map(|c| Some(self.author(c.id().commit)?.0)).collect();
+                breaks(by.is_empty() || !admits && !by.contains(&user), "a withdrawal by who may not")
             }
             ChangeKind::Name {} => breaks(!founding, "another name"),
             ChangeKind::Setting { .. } => breaks(!admits, "a setting by who may not"),

@@ -10,6 +10,8 @@ use super::history::{Past, Rank, has};
 pub(super) enum Says {
     /// A user was admitted with a device.
     Admitted { user: UserId, device: DeviceId, role: Role },
+    /// A further device of a user was admitted.
+    Further { user: UserId, device: DeviceId, exported: bool },
     /// A user is this from now on, or was removed.
     Is { user: UserId, role: Option<Role> },
     /// A device was removed.
@@ -27,6 +29,8 @@ pub(super) struct Standing {
     pub(super) over: Vec<usize>,
     /// It founds the volume.
     pub(super) founds: bool,
+    /// With an exported key: the devices that invited to it, and where.
+    pub(super) invited: Vec<(DeviceId, usize)>,
 }
 
 /// All of them, and what each commit's author had seen.
@@ -39,7 +43,9 @@ impl Standings<'_> {
     fn user_of(&self, device: DeviceId, past: &Past) -> Option<UserId> {
         let admitted = self.all.iter().filter(|s| has(past, s.at));
         let mine = admitted.filter_map(|s| match s.says {
-            Says::Admitted { user, device: of, .. } if of == device => Some((s.rank, user)),
+            Says::Admitted { user, device: of, .. } | Says::Further { user, device: of, .. } if of == device => {
+                Some((s.rank, user))
+            }
             _ => None,
         });
         mine.min().map(|(_, user)| user)
@@ -111,7 +117,7 @@ impl Standings<'_> {
         let past = &self.pasts[at];
         let mut on = self.all.iter().enumerate().filter(|(_, s)| has(within, s.at));
         let admitted = on.clone().any(|(n, s)| {
-            matches!(s.says, Says::Admitted { device: of, .. } if of == device)
+            matches!(s.says, Says::Admitted { device: of, .. } | Says::Further { device: of, .. } if of == device)
                 && has(past, s.at)
                 && self.counts(n, within)
         });
@@ -130,6 +136,11 @@ impl Standings<'_> {
         let admin = || self.is_at_least(value.author, value.at, Role::Admin, within);
         match value.says {
             Says::Admitted { .. } => admin(),
+            Says::Further { exported: false, .. } => self.is_at_least(value.author, value.at, Role::Reader, within),
+            Says::Further { user, .. } => value.invited.iter().any(|(device, at)| {
+                self.user_of(*device, &self.pasts[*at]) == Some(user)
+                    && self.is_at_least(*device, *at, Role::Reader, within)
+            }),
             Says::Is { user, .. } => (user == author || self.is_senior(author, user, within)) && admin(),
             Says::Expelled { device } => {
                 let everything = vec![u64::MAX; past.len()];
@@ -145,7 +156,8 @@ impl Standings<'_> {
 
     fn is_older(&self, one: DeviceId, other: DeviceId) -> bool {
         let first = |device: DeviceId| {
-            let mine = self.all.iter().filter(|s| matches!(s.says, Says::Admitted { device: of, .. } if of == device));
+            let lets_in = |s: &&Standing| matches!(s.says, Says::Admitted { device: of, .. } | Says::Further { device: of, .. } if of == device);
+            let mine = self.all.iter().filter(lets_in);
             mine.map(|s| s.rank).min()
         };
         first(one) < first(other)
