@@ -77,6 +77,8 @@ labels! {
     BoxUserKey = "box of user key",
     /// An epoch's key, to one of its readers.
     BoxEpochKey = "box of epoch key",
+    /// An epoch's discovery key, to a keeper.
+    BoxDiscoveryKey = "box of discovery key",
     /// What an admin grants to a joiner.
     JoinBox = "join box",
 

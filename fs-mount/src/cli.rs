@@ -6,7 +6,7 @@ use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 use peer_net::registry_address::RegistryAddress;
 
-use crate::duration;
+use crate::{duration, size};
 
 mod access;
 mod agreed;
@@ -37,6 +37,8 @@ pub(crate) enum Command {
     Mount(Mount),
     /// Unmount a volume and end its daemon
     Unmount(Unmount),
+    /// Store and serve the volumes that this device keeps without being able to read them
+    Keeper(Keeper),
     /// Print a ticket that lets one more person in
     Invite(Invite),
     /// List the invitations that can still be used, or withdraw one
@@ -175,6 +177,22 @@ pub(crate) struct Unmount {
     pub(crate) mountpoint: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) which: Which,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Keeper {
+    /// Listen for peers here; each further volume has the next port [default: all addresses, free ports]
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub(crate) listen: Option<SocketAddr>,
+    /// How much of the disk each volume may take: beyond it no more contents are fetched [default: all of it]
+    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+    pub(crate) quota: Option<u64>,
+    /// Only this volume, by its label or the first digits of its id; may be given several times
+    #[arg(long, value_name = "LABEL|ID")]
+    pub(crate) volume: Vec<String>,
+    /// Read the passphrase from this file (- is standard input)
+    #[arg(long, value_name = "FILE")]
+    pub(crate) passphrase_file: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

@@ -18,6 +18,7 @@ mod init;
 mod invitations;
 mod invite;
 mod join;
+mod keeper;
 mod key;
 mod listings;
 mod members;
@@ -40,6 +41,7 @@ pub(crate) fn run(command: Command) -> Outcome<()> {
     match command {
         Command::Init(args) => init::run(&home, args),
         Command::Mount(args) => mount::run(&home, args),
+        Command::Keeper(args) => keeper::run(&home, args),
         Command::Unmount(args) => unmount::run(&home, &args),
         Command::Invite(args) => invite::run(&home, &args),
         Command::Invitations(args) => invitations::run(&home, args),

@@ -1,4 +1,5 @@
-//! The daemon: one process that has one volume open, mounted and connected.
+//! The daemon: one process that has one volume open, mounted and connected; or, as a keeper, several that it serves without
+//! a mount ([`keeper`]).
 //!
 //! Owns the order in which things start and end. Starting: lock, keys, store, network, control socket, mount; the
 //! control socket answers before the mount can be seen, so that whoever sees the mount can ask. Ending is the other
@@ -45,6 +46,7 @@ use crate::{
     volume_lock::VolumeLock,
 };
 
+pub(crate) mod keeper;
 pub(crate) mod launch;
 pub(crate) mod logging;
 pub(crate) mod memory;
@@ -108,12 +110,15 @@ pub(crate) struct Shared {
     packs: Arc<Packs>,
     pub(crate) profile: Profile,
     pub(crate) dir: VolumeDir,
-    pub(crate) mountpoint: PathBuf,
+    /// Nothing for a keeper.
+    pub(crate) mountpoint: Option<PathBuf>,
     pub(crate) network: Network,
     mounted: OnceLock<Mounted>,
     state: Mutex<State>,
     /// Whether somebody asked for the end.
     asked_to_end: AtomicBool,
+    /// Ends a keeper, with all volumes that it serves.
+    stop: Arc<watch::Sender<bool>>,
     /// Whether everything is closed: turns true once, just before the process ends.
     finished: watch::Sender<bool>,
     /// Held while somebody's unmounting is under way. The kernel forgets all files after it has told the daemon of
@@ -128,59 +133,140 @@ pub(crate) struct Shared {
 /// Lives until the process ends: a client of `unmount` takes the end of its connection for the end of the daemon.
 static RUNTIME: OnceLock<Runtime> = OnceLock::new();
 
+/// What a keeper's user is told who asks for more.
+const KEEPER: &str = "this device keeps the volume without being able to read it";
+
 /// Runs the daemon until the mount is gone; `ready` is called once it is usable.
 pub(crate) fn run(config: Config, ready: impl FnOnce(Ready)) -> Outcome<()> {
+    begin()?;
+    let own = Own::take(config.dir, config.passphrase.as_ref())?;
+    clear_last_mount(&own.state);
+    mountpoint::prepare(&config.mountpoint, config.create)?;
+    let runtime = the_runtime()?;
+    let opened = own.open()?;
+    if opened.volume.is_keeper() {
+        opened.close()?;
+        return Err(refused_to_keepers());
+    }
+    let running = opened.start(
+        Some(config.mountpoint),
+        config.listen,
+        &config.registries,
+        Arc::new(watch::Sender::new(false)),
+    )?;
+    let served = runtime.block_on(async { server::serve(running.shared.clone()) });
+    let settings =
+        Settings { allow_other: config.allow_other, source: config.source, absent_timeout: config.absent_timeout };
+    let lived = served.and_then(|()| runtime.block_on(live(&running.shared, settings, ready)));
+    let (shared, ended) = running.end(lived);
+    runtime.block_on(shared.say_finished());
+    ended
+}
+
+fn refused_to_keepers() -> Failure {
+    Failure::new(format!("{KEEPER}: run `p2pfs keeper`"))
+}
+
+/// What a process does first that is to run for long.
+fn begin() -> Outcome<()> {
     raise_open_files();
     memory::keep_small();
     // All paths are absolute by now. The folder it was started in may be removed, and must not be kept busy.
-    env::set_current_dir("/").because(|| "leaving the working directory".to_owned())?;
-    config.dir.check_format()?;
-    let lock = VolumeLock::wait_for(&config.dir)?;
-    let profile = Profile::load(&config.dir, &existing_unlock(&config.dir, config.passphrase.as_ref())?)?;
-    let mut state = State::load(&config.dir, &profile.secret);
-    clear_last_mount(&state);
-    mountpoint::prepare(&config.mountpoint, config.create)?;
-    if !config.registries.is_empty() {
-        state.registries = Some(config.registries.iter().map(ToString::to_string).collect());
+    env::set_current_dir("/").because(|| "leaving the working directory".to_owned())
+}
+
+fn the_runtime() -> Outcome<&'static Runtime> {
+    match RUNTIME.get() {
+        Some(runtime) => Ok(runtime),
+        None => {
+            let started = runtime()?;
+            Ok(RUNTIME.get_or_init(|| started))
+        }
     }
-    let started = runtime()?;
-    let runtime = RUNTIME.get_or_init(|| started);
-    let OpenVolume { volume, packs, profile, dir, lock, .. } = OpenVolume::open(config.dir, lock, profile)?;
-    let network = runtime.block_on(async { Network::start(&volume, &profile, &state, config.listen) })?;
-    state.mountpoint = Some(config.mountpoint.as_os_str().as_bytes().to_vec());
-    state.port = network.port();
-    state.save(dir.path(), &profile.secret, &OsEntropy);
-    let shared = Arc::new(Shared {
-        volume,
-        packs,
-        profile,
-        dir,
-        mountpoint: config.mountpoint,
-        network,
-        mounted: OnceLock::new(),
-        state: Mutex::new(state),
-        asked_to_end: AtomicBool::new(false),
-        finished: watch::Sender::new(false),
-        unmounting: Mutex::new(()),
-        ending: upkeep::Ending::default(),
-        _lock: lock,
-    });
-    let committer = spawn_committer(&shared.volume)?;
-    let upkeep = upkeep::spawn(shared.clone())?;
-    let served = runtime.block_on(async { server::serve(shared.clone()) });
-    let settings =
-        Settings { allow_other: config.allow_other, source: config.source, absent_timeout: config.absent_timeout };
-    let lived = served.and_then(|()| runtime.block_on(live(&shared, settings, ready)));
-    shared.remember(|state| state.peers = shared.network.known_peers());
-    shared.ending.begin();
-    // It must not write to what is being closed.
-    let tidied = upkeep.join().map_err(|_| Failure::new("the thread that gives room back broke down"));
-    let closed = runtime.block_on(close(&shared));
-    let ended = committer.join().map_err(|_| Failure::new("the thread that writes commits broke down"));
-    shared.remember(|state| state.mountpoint = None);
-    server::remove_socket(&shared.dir);
-    runtime.block_on(shared.say_finished());
-    lived.and(closed).and(ended).and(tidied)
+}
+
+/// A volume that is this process's, and not open yet.
+struct Own {
+    dir: VolumeDir,
+    lock: VolumeLock,
+    profile: Profile,
+    state: State,
+}
+
+impl Own {
+    fn take(dir: VolumeDir, passphrase: Option<&Passphrase>) -> Outcome<Self> {
+        dir.check_format()?;
+        let lock = VolumeLock::wait_for(&dir)?;
+        let profile = Profile::load(&dir, &existing_unlock(&dir, passphrase)?)?;
+        let state = State::load(&dir, &profile.secret);
+        Ok(Self { dir, lock, profile, state })
+    }
+
+    fn open(self) -> Outcome<OpenVolume> {
+        OpenVolume::open(self.dir, self.lock, self.profile)
+    }
+}
+
+impl OpenVolume {
+    /// Connects the volume, and starts what works on it beside.
+    fn start(
+        self,
+        mountpoint: Option<PathBuf>,
+        listen: Option<std::net::SocketAddr>,
+        registries: &[RegistryAddress],
+        stop: Arc<watch::Sender<bool>>,
+    ) -> Outcome<Running> {
+        let OpenVolume { volume, packs, profile, mut state, dir, lock } = self;
+        if !registries.is_empty() {
+            state.registries = Some(registries.iter().map(ToString::to_string).collect());
+        }
+        let network = the_runtime()?.block_on(async { Network::start(&volume, &profile, &state, listen) })?;
+        state.mountpoint = mountpoint.as_ref().map(|path| path.as_os_str().as_bytes().to_vec());
+        state.port = network.port();
+        state.save(dir.path(), &profile.secret, &OsEntropy);
+        let shared = Arc::new(Shared {
+            volume,
+            packs,
+            profile,
+            dir,
+            mountpoint,
+            network,
+            mounted: OnceLock::new(),
+            state: Mutex::new(state),
+            asked_to_end: AtomicBool::new(false),
+            stop,
+            finished: watch::Sender::new(false),
+            unmounting: Mutex::new(()),
+            ending: upkeep::Ending::default(),
+            _lock: lock,
+        });
+        let committer = spawn_committer(&shared.volume)?;
+        let upkeep = upkeep::spawn(shared.clone())?;
+        Ok(Running { shared, committer, upkeep })
+    }
+}
+
+/// A volume that is open and connected.
+struct Running {
+    shared: Arc<Shared>,
+    committer: thread::JoinHandle<()>,
+    upkeep: thread::JoinHandle<()>,
+}
+
+impl Running {
+    /// Ends all of it in order. Who waits for the end is told after that ([`Shared::say_finished`]).
+    fn end(self, lived: Outcome<()>) -> (Arc<Shared>, Outcome<()>) {
+        let Running { shared, committer, upkeep } = self;
+        shared.remember(|state| state.peers = shared.network.known_peers());
+        shared.ending.begin();
+        // It must not write to what is being closed.
+        let tidied = upkeep.join().map_err(|_| Failure::new("the thread that gives room back broke down"));
+        let closed = the_runtime().and_then(|runtime| runtime.block_on(close(&shared)));
+        let ended = committer.join().map_err(|_| Failure::new("the thread that writes commits broke down"));
+        shared.remember(|state| state.mountpoint = None);
+        server::remove_socket(&shared.dir);
+        (shared, lived.and(closed).and(ended).and(tidied))
+    }
 }
 
 /// A device whose first sync was cut off has to finish it before there is anything to mount.
@@ -231,8 +317,12 @@ async fn live(shared: &Arc<Shared>, settings: Settings, ready: impl FnOnce(Ready
         () = until_caught_up(shared) => (),
         () = signals.next() => return Ok(()),
     }
+    if shared.volume.is_keeper() {
+        return Err(refused_to_keepers());
+    }
+    let mountpoint = shared.mountpoint.clone().expect("only a keeper has none, and it does not come here");
     let options = MountOptions {
-        mountpoint: shared.mountpoint.clone(),
+        mountpoint: mountpoint.clone(),
         source: settings.source,
         allow_other: settings.allow_other,
         owner: owner(settings.allow_other),
@@ -254,7 +344,7 @@ async fn live(shared: &Arc<Shared>, settings: Settings, ready: impl FnOnce(Ready
                 .to_owned(),
         );
     }
-    ready(Ready { mountpoint: shared.mountpoint.clone(), warnings });
+    ready(Ready { mountpoint, warnings });
     tokio::spawn(remember_peers(shared.clone()));
     let task = shared.clone();
     blocking(move || task.remember_grant()).await;
@@ -359,13 +449,18 @@ impl Shared {
 
     /// Unmounts for the user; the daemon then ends by itself. Busy, it stays mounted.
     pub(crate) fn unmount(&self) -> Outcome<()> {
+        let Some(mountpoint) = &self.mountpoint else {
+            self.asked_to_end.store(true, Ordering::Relaxed);
+            self.stop.send_replace(true);
+            return Ok(());
+        };
         let Some(mounted) = self.mounted.get() else {
             return Err(Failure::new("the volume is just being mounted: try again"));
         };
         let _under_way = self.unmounting.lock();
         match mounted.unmount() {
             Ok(()) => Ok(()),
-            Err(MountError::Busy(_)) => Err(mountpoint::busy(&self.mountpoint)),
+            Err(MountError::Busy(_)) => Err(mountpoint::busy(mountpoint)),
             Err(e) => Err(Failure::new(chain(&e))),
         }
     }

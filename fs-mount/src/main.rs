@@ -34,6 +34,7 @@ mod open_volume;
 mod profile;
 mod repair;
 mod select;
+mod size;
 mod ticket;
 mod unlock;
 mod volume_lock;
@@ -50,10 +51,8 @@ fn main() -> ExitCode {
         Command::Mount(mount) if mount.background_child => {
             return exit_code(|| daemon::launch::background_child().is_ok());
         }
-        Command::Mount(mount) if mount.foreground => {
-            daemon::memory::begin_with_settings();
-            daemon::logging::start_daemon();
-        }
+        Command::Mount(mount) if mount.foreground => as_daemon(),
+        Command::Keeper(_) => as_daemon(),
         _ => daemon::logging::start_command(),
     }
     exit_code(|| match commands::run(command) {
@@ -63,6 +62,12 @@ fn main() -> ExitCode {
             false
         }
     })
+}
+
+/// What runs until it is asked to end has its log on standard error.
+fn as_daemon() {
+    daemon::memory::begin_with_settings();
+    daemon::logging::start_daemon();
 }
 
 /// 0 or 1. A panic has told where it was, and is a failure like others.

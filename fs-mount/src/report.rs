@@ -56,6 +56,17 @@ pub(crate) struct Status {
     /// Commits that were made apart from the removal of who made them.
     #[serde(default)]
     pub(crate) kept_aside: u64,
+    /// Of a keeper: whether it runs. Nothing for who can read the volume.
+    #[serde(default)]
+    pub(crate) serving: Option<bool>,
+    /// Bytes that are taken of the disk, told with a quota or of a keeper.
+    #[serde(default)]
+    pub(crate) used: Option<u64>,
+    #[serde(default)]
+    pub(crate) quota: Option<u64>,
+    /// Contents are not fetched: there is no room for them within the quota.
+    #[serde(default)]
+    pub(crate) quota_reached: bool,
 }
 
 /// A file whose content isn't here, though somebody wants to read it.
@@ -246,11 +257,13 @@ pub(crate) fn status(volume: &Volume, profile: &Profile) -> Status {
     let me = members.iter().find(|m| m.me);
     let own = profile.device_keys().id();
     let devices = volume.devices();
+    let keeper = volume.is_keeper();
     Status {
         volume: profile.label.clone(),
         id: profile.volume.to_string(),
         mountpoint: None,
-        user: me.map_or_else(|| profile.user.clone(), |m| m.name.clone()),
+        // A keeper can't read names, but knows what it called itself.
+        user: me.filter(|_| !keeper).map_or_else(|| profile.user.clone(), |m| m.name.clone()),
         device: own.to_string(),
         role: me.map(|m| m.role.to_string()),
         commits: status.commits,
@@ -278,6 +291,10 @@ pub(crate) fn status(volume: &Volume, profile: &Profile) -> Status {
         removed: volume.is_removed(&own),
         said_removed_by: None,
         kept_aside: volume.quarantine().map_or(0, |kept| kept.len() as u64),
+        serving: keeper.then_some(false),
+        used: status.used_bytes,
+        quota: status.quota,
+        quota_reached: status.quota_reached,
         older_copy: noticed_copy(volume, &devices),
         restored: devices
             .iter()

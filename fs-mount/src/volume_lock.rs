@@ -108,6 +108,9 @@ impl Holder {
 pub(crate) fn already_mounted(dir: &VolumeDir, hello: Hello) -> Failure {
     let mountpoint = PathBuf::from(OsString::from_vec(hello.mountpoint));
     let (short, pid) = (&dir.short_id()[..8], hello.pid);
+    if mountpoint.as_os_str().is_empty() {
+        return Failure::new(format!("volume {short} is already kept by process {pid}"));
+    }
     Failure::new(format!("volume {short} is already mounted at {} by process {pid}", mountpoint.display()))
 }
 

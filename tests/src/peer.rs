@@ -246,16 +246,29 @@ impl Peer {
 
     /// Tries to; what the daemon printed first, nothing if it ended before.
     pub fn try_mount(&mut self) -> String {
+        let mut command = self.command(["mount", "--foreground", "--listen", &self.listens_at()]);
+        command.args(&self.options).arg(&self.mountpoint);
+        self.start(command)
+    }
+
+    /// Serves, without a mount, what this device is a keeper of.
+    pub fn keep(&mut self) {
+        let mut command = self.command(["keeper", "--listen", &self.listens_at()]);
+        command.args(&self.options);
+        let said = self.start(command);
+        assert!(said.starts_with("keeping volume "), "{} does not: {said:?}\n{}", self.name, self.log_text());
+    }
+
+    /// Ends that as a user does who names one of the volumes, or need not.
+    pub fn stop_keeping(&mut self, which: &[&str]) {
+        self.run(["unmount"].iter().chain(which));
+        self.await_clean_end();
+    }
+
+    fn start(&mut self, mut command: Command) -> String {
         assert!(self.daemon.is_none(), "{} is mounted", self.name);
         let log = fs::File::options().append(true).create(true).open(&self.log).unwrap();
-        let mut child = self
-            .command(["mount", "--foreground", "--listen", &self.listens_at()])
-            .args(&self.options)
-            .arg(&self.mountpoint)
-            .stdout(Stdio::piped())
-            .stderr(log)
-            .spawn()
-            .unwrap();
+        let mut child = command.stdout(Stdio::piped()).stderr(log).spawn().unwrap();
         self.scratch.note_daemon(child.id());
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();

@@ -312,6 +312,7 @@ impl Core {
                     | ChangeKind::Device { .. }
                     | ChangeKind::Epoch { .. }
                     | ChangeKind::Keys { .. }
+                    | ChangeKind::Watch { .. }
             )
         };
         let (tells, apart) = (heads.iter().any(of_members), self.is_apart(dot)?);
@@ -883,7 +884,7 @@ impl Core {
                 let body: Option<ContentBody> = self.open_of((origin, index, encoded), (&node, *generation), body);
                 let time = body.as_ref().map_or(origin.time, |b| b.mtime);
                 let value = body.and_then(|b| content_value(*generation, root, *blocks, b));
-                if !origin.local && *root != BlockHash::ZERO && value.is_some() {
+                if !origin.local && *root != BlockHash::ZERO && (value.is_some() || self.keeps_unread()) {
                     self.overlay.wanted.push((at, *root, *blocks));
                 }
                 self.replace(&mut node.content, gone, Some(Value { at, count: origin.count, value }))?;
@@ -968,6 +969,7 @@ impl Core {
                 false => self.apply_narrow_epoch(origin, at, (realm, epoch), sealed, carried)?,
             },
             ChangeKind::Keys { sealed } => self.apply_keys(sealed),
+            ChangeKind::Watch { sealed } => self.apply_watch(origin, sealed),
             ChangeKind::Standing { user, role } => {
                 self.check_same_register(origin, head, gone, &[])?;
                 self.apply_standing(at, origin.count, user, *role)?;
@@ -1011,7 +1013,10 @@ impl Core {
                     return rule("an admission that does not match its invitation");
                 }
                 verify_certificate(user, device, certificate).map_err(Error::Refused)?;
-                self.apply_keys(sealed);
+                match role {
+                    Role::Keeper => self.apply_watch(origin, sealed),
+                    _ => self.apply_keys(sealed),
+                }
                 let key = sealed.first().and_then(|s| self.epoch_key(&s.epoch)).map(|k| k.derive(Label::BodyKey));
                 let name = self.open::<MemberBody>(origin, index, encoded, key.as_ref(), body).map(|b| b.name);
                 let name = name.filter(|n| crate::member::check_user_name(n).is_ok());

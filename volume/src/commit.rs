@@ -248,7 +248,7 @@ pub enum ChangeKind {
         device: DevicePublic,
         /// The user over that device.
         certificate: Signature,
-        /// Keys of the root realm's epoch for them.
+        /// Keys of the root realm's epochs for them; for a keeper, the discovery keys of these.
         sealed: Vec<SealedKey>,
         /// The user's encryption key, sealed to that device.
         #[serde(with = "serde_bytes")]
@@ -333,6 +333,12 @@ pub enum ChangeKind {
     #[serde(rename = "k")]
     Keys {
         /// One for each epoch and reader.
+        sealed: Vec<SealedKey>,
+    },
+    /// Discovery keys of epochs, for keepers: these find and know members, and read nothing. No body.
+    #[serde(rename = "z")]
+    Watch {
+        /// One for each epoch and keeper; what is sealed is the discovery key.
         sealed: Vec<SealedKey>,
     },
 }

@@ -31,6 +31,7 @@ use crate::{
     history::{self, Moments, Past},
     holders::Complete,
     id::{Birthplace, CommitHash, NodeId, ValueId},
+    keeper::trees_with,
     late::Late,
     member::{MemberRow, Members},
     node::Ino,
@@ -270,6 +271,8 @@ pub(crate) struct Core {
     pub(crate) taking_in: Option<Dot>,
     /// Whoever writes next must make an epoch first.
     pub(crate) epoch_due: bool,
+    /// Keepers have not got the discovery key of the epoch under which is sealed: an admin who writes next gives it.
+    pub(crate) watch_due: bool,
     /// The snapshots as listed, when they were asked for.
     pub(crate) snapshots: Option<Arc<Vec<Snapshot>>>,
     pub branches: Vec<Branch>,
@@ -413,6 +416,7 @@ impl Core {
             late_values: BTreeSet::new(),
             taking_in: None,
             epoch_due: false,
+            watch_due: false,
             snapshots: None,
             branches: Vec::new(),
             by_log: BTreeMap::new(),
@@ -1188,14 +1192,16 @@ impl Core {
     /// since the open one. Also notes beside which names something shows now.
     fn keep_history(&mut self, batch: &mut Batch, overlay: &mut Overlay, plain: &mut Vec<u8>) -> Result<()> {
         let open = self.next_arrival;
+        let arriving = &overlay.arriving;
+        let mut touched = Vec::new();
         for (ino, row) in &mut overlay.nodes {
             let mut since = open;
             if *ino < self.next_ino()
                 && let Some(old) = self.present_row(*ino)?
                 && old.since() < open
             {
-                if let Some(touched) = &mut self.touched {
-                    touched.extend(old.trees());
+                if self.touched.is_some() {
+                    touched.extend(trees_with(&old, |at| self.change_in(arriving, at))?);
                 }
                 match (row.as_deref(), &*old) {
                     (Some(NodeRow::Node(new)), NodeRow::Node(old)) if new.reads_as(old) => since = old.since,
@@ -1203,11 +1209,14 @@ impl Core {
                 }
             }
             if let Some(row) = row {
-                if let Some(touched) = &mut self.touched {
-                    touched.extend(row.trees());
+                if self.touched.is_some() {
+                    touched.extend(trees_with(row, |at| self.change_in(arriving, at))?);
                 }
                 Arc::make_mut(row).set_since(since);
             }
+        }
+        if let Some(known) = &mut self.touched {
+            known.append(&mut touched);
         }
         for ((directory, tag), entry) in &mut overlay.entries {
             let old = self.present_entry(*directory, tag)?;
@@ -1680,7 +1689,12 @@ impl Core {
                 return Ok(change.clone());
             }
         }
-        if let Some((_, changes)) = self.overlay.arriving.as_ref().filter(|(dot, _)| *dot == at.dot) {
+        self.change_in(&self.overlay.arriving, at)
+    }
+
+    /// A stored change, or one of these that arrive.
+    fn change_in(&self, arriving: &Option<(Dot, Arc<Vec<RawChange>>)>, at: ValueRef) -> Result<Arc<RawChange>> {
+        if let Some((_, changes)) = arriving.as_ref().filter(|(dot, _)| *dot == at.dot) {
             let change = changes.get(at.index as usize).ok_or_else(|| Error::damaged("a change is missing"))?;
             return Ok(Arc::new(change.clone()));
         }

@@ -203,6 +203,7 @@ impl Core {
             | ChangeKind::Invite { .. }
             | ChangeKind::Grant { .. }
             | ChangeKind::Keys { .. }
+            | ChangeKind::Watch { .. }
             | ChangeKind::Standing { .. }
             | ChangeKind::Expel { .. }
             | ChangeKind::InviteDevice { .. }

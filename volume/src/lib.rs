@@ -15,6 +15,7 @@ pub mod version;
 
 // The signed operation, and who may sign.
 pub mod commit;
+mod keeper;
 pub mod member;
 mod rekey;
 mod standing;

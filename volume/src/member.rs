@@ -20,6 +20,7 @@ use crate::{
     commit::encode,
     id::RealmId,
     invitations::WithdrawnRow,
+    keeper::WatchRow,
     own_devices::{DeviceInviteRow, SecretRow, UserKeysRow},
     realms::NarrowEpochs,
     time::Timestamp,
@@ -264,7 +265,7 @@ pub(crate) fn seal_user_key(user: &UserKeys, to: &BoxPublic, entropy: &dyn crypt
 pub struct JoinGrant {
     /// The volume.
     pub volume: VolumeId,
-    /// The keys of its epochs, sealed to the joiner.
+    /// The keys of its epochs, sealed to the joiner; for a keeper, the discovery keys of these.
     pub keys: Vec<crate::commit::SealedKey>,
 }
 
@@ -352,7 +353,7 @@ impl EpochRow {
     }
 }
 
-fn short_id(user: &UserId) -> u32 {
+pub(crate) fn short_id(user: &UserId) -> u32 {
     let [a, b, c, d, ..] = *user.as_bytes();
     u32::from_be_bytes([a, b, c, d])
 }
@@ -405,6 +406,7 @@ pub(crate) struct Members {
     pub withdrawn: BTreeMap<PublicKey, WithdrawnRow>,
     /// This device's own.
     pub secrets: BTreeMap<BoxPublic, SecretRow>,
+    pub watches: BTreeMap<EpochId, WatchRow>,
     /// Whether anybody's standing ever changed after they were admitted: else nothing need be looked at twice.
     changed: bool,
     /// Devices by whom they are of, or were admitted for.
@@ -434,6 +436,8 @@ pub(crate) enum MemberRow {
     Secret(SecretRow),
     #[serde(rename = "l")]
     Withdrawn(WithdrawnRow),
+    #[serde(rename = "o")]
+    Watch(WatchRow),
 }
 
 impl MemberRow {
@@ -448,6 +452,7 @@ impl MemberRow {
             MemberRow::DeviceInvite(row) => (b'j', *row.ticket.as_bytes()),
             MemberRow::Secret(row) => (b'k', *row.public.as_bytes()),
             MemberRow::Withdrawn(row) => (b'l', *row.ticket.as_bytes()),
+            MemberRow::Watch(row) => (b'o', *row.epoch.as_bytes()),
         };
         [&[kind], &id[..]].concat()
     }
@@ -484,6 +489,9 @@ impl Members {
             }
             MemberRow::Invite(row) => {
                 self.invites.insert(row.ticket, row);
+            }
+            MemberRow::Watch(row) => {
+                self.watches.insert(row.epoch, row);
             }
             MemberRow::UserKeys(row) => {
                 self.user_keys.insert(row.user, row);
@@ -538,7 +546,10 @@ impl Members {
     /// A user's name as shown: of two of one name, the later one's carries a piece of their id. Who was removed
     /// leaves it to who is there.
     pub(crate) fn shown_name(&self, user: &UserId) -> String {
-        let Some(row) = self.users.get(user) else { return format!("~{}", user.short()) };
+        // The owner's name is sealed under the first epoch's key, of which a keeper knows nothing.
+        let Some(row) = self.users.get(user).filter(|row| !row.name.is_empty()) else {
+            return format!("~{}", user.short());
+        };
         let order = |row: &UserRow| (row.removed, row.count, row.public.id());
         let taken = self.users.values().any(|other| other.name == row.name && order(other) < order(row));
         if taken { format!("{}~{}", row.name, &user.to_string()[..4]) } else { row.name.clone() }

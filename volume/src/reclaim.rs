@@ -197,6 +197,11 @@ impl Volume {
         }
         self.inner.blocks.store().give_back(pace)?;
         done.finished = true;
+        if self.inner.quota.is_set() {
+            // There may be room for contents again.
+            self.inner.quota.look_again();
+            self.wake_sessions();
+        }
         Ok(done)
     }
 
@@ -241,6 +246,13 @@ impl Volume {
         }
     }
 
+    fn trees_of(&self, row: &NodeRow) -> Result<Vec<(BlockHash, u64)>> {
+        match row.closed_contents().next() {
+            None => Ok(row.trees().collect()),
+            Some(_) => self.inner.core.lock().trees_of(row),
+        }
+    }
+
     /// The nodes that history knows names of: what was removed of these may still be looked at.
     fn removed_but_named(&self, pace: &mut dyn FnMut() -> bool) -> Result<Option<Names<u64>>> {
         let mut named = Names::default();
@@ -275,7 +287,8 @@ impl Volume {
                 }
                 NodeRow::View { .. } => false,
             };
-            for tree in row.trees() {
+            let trees = self.trees_of(&row)?;
+            for tree in trees {
                 if !gone || self.inner.files.contains_key(&ino) {
                     needed.add(self, tree, false, &mut |_| ())?;
                 } else if named.contains(&ino.0) {
@@ -299,7 +312,8 @@ impl Volume {
         }
         let whole = self.each_row(Space::History, b"n", pace, |_, plain| {
             let row: NodeRow = decode_row("node as it was", plain)?;
-            for tree in row.trees() {
+            let trees = self.trees_of(&row)?;
+            for tree in trees {
                 needed.add(self, tree, true, &mut |_| ())?;
             }
             Ok(())

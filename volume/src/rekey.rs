@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// Keys sealed in one change: their bytes must fit in a head.
-const KEYS_PER_CHANGE: usize = 300;
+pub(crate) const KEYS_PER_CHANGE: usize = 300;
 /// Earlier epochs that one carries; these carry those before them.
 const MOST_CARRIED: usize = 256;
 
@@ -70,6 +70,7 @@ impl Core {
             rows.iter().position(|row| row.count <= 1 || readers.iter().all(|reader| self.is_given(row, reader)));
         let chosen = usable.map(|place| &rows[place]);
         self.members.sealing = chosen.map(|row| row.id);
+        self.watch_due = chosen.is_some_and(|row| self.unwatched(&row.id).next().is_some());
         self.epoch_due = match chosen {
             // Who lacks a newer one gets it with the next, which carries it.
             Some(row) => usable != Some(0) || self.is_stale(row.at)?,
@@ -92,9 +93,9 @@ impl Core {
 
     /// Makes a new epoch of the members' realm, if the newest is stale and this user may.
     pub(crate) fn renew_epoch_if_due(&mut self) -> Result<()> {
-        let writes = self.members.role_of(&self.device.id()).is_some_and(Role::may_write);
-        if !self.epoch_due || !writes {
-            return Ok(());
+        let role = self.members.role_of(&self.device.id());
+        if !self.epoch_due || !role.is_some_and(Role::may_write) {
+            return if self.watch_due && role.is_some_and(Role::may_admit) { self.tell_keepers() } else { Ok(()) };
         }
         // A key of this user's that a removed device may hold is no good: a new one first, if this device can make it.
         let me = self.user.id();
@@ -120,7 +121,8 @@ impl Core {
         for keys in rest.chunks(KEYS_PER_CHANGE) {
             self.emit::<MemberBody>(ChangeKind::Keys { sealed: keys.to_vec() }, &[], None)?;
         }
-        self.look_at_epoch()
+        self.look_at_epoch()?;
+        self.tell_keepers()
     }
 
     /// The key of an epoch for everybody who may read, this user first.

@@ -299,13 +299,22 @@ pub(crate) enum NodeRow {
 }
 
 impl NodeRow {
-    /// Its contents that lie in blocks: root and number of blocks of each.
+    /// Its contents that lie in blocks, as far as they open: root and number of blocks of each.
     pub(crate) fn trees(&self) -> impl Iterator<Item = (BlockHash, u64)> {
         let values = match self {
             NodeRow::Node(node) => node.content.as_slice(),
             NodeRow::View { .. } => &[],
         };
         values.iter().filter_map(|value| value.value.as_ref()?.tree)
+    }
+
+    /// Its contents that this device can't open.
+    pub(crate) fn closed_contents(&self) -> impl Iterator<Item = ValueRef> {
+        let values = match self {
+            NodeRow::Node(node) => node.content.as_slice(),
+            NodeRow::View { .. } => &[],
+        };
+        values.iter().filter(|value| value.value.is_none()).map(|value| value.at)
     }
 
     /// As [`Node::since`].

@@ -301,7 +301,10 @@ fn is_here(core: &Core, old: &Old, dot: Dot) -> bool {
 /// The epoch keys in a commit that are sealed to this device or its user.
 fn keys_for(core: &Core, commit: &Commit) -> Vec<SealedKey> {
     let of_change = commit.heads.iter().flat_map(|head| match &head.kind {
-        ChangeKind::Epoch { sealed, .. } | ChangeKind::Grant { sealed, .. } => sealed.clone(),
+        ChangeKind::Epoch { sealed, .. }
+        | ChangeKind::Grant { sealed, .. }
+        | ChangeKind::Keys { sealed }
+        | ChangeKind::Watch { sealed } => sealed.clone(),
         _ => Vec::new(),
     });
     of_change.filter(|key| core.is_for_me(key)).collect()
@@ -364,7 +367,7 @@ fn beyond(old: &SealedStore, at: Dot) -> Option<Dot> {
 }
 
 impl Volume {
-    /// The keys of the volume's epochs, sealed to this device's own user: what to remember outside the store, so
+    /// The keys of the volume's epochs (a keeper's discovery keys), sealed to this device's own user: what to remember outside the store, so
     /// that other devices can be found and read again when the store is lost.
     ///
     /// # Errors
@@ -378,6 +381,7 @@ impl Volume {
             let sealed = seal_epoch_key(&user.box_key, epoch.id, key.key(), &*core.entropy)?;
             keys.push(SealedKey { user: user.id(), generation: user.generation, epoch: epoch.id, sealed });
         }
+        keys.extend(core.own_discovery());
         Ok(JoinGrant { volume: core.volume, keys })
     }
 

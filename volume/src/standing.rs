@@ -504,6 +504,18 @@ impl Core {
                 if row.role == Role::Owner && !row.removed {
                     return Err(Error::Refused(format!("{} is the volume's owner", row.name)));
                 }
+                if !row.removed && *role == Some(Role::Keeper) {
+                    return Err(Error::Refused(format!(
+                        "{} would keep the keys they have: remove them, and invite them as a keeper",
+                        row.name
+                    )));
+                }
+                if !row.removed && row.role == Role::Keeper && role.is_some() {
+                    return Err(Error::Refused(format!(
+                        "{} is a keeper, and what is kept there opens with no key: invite them as another user",
+                        row.name
+                    )));
+                }
                 if row.removed && role.is_some() {
                     return Err(Error::Refused(format!("{} was removed: invite them anew", row.name)));
                 }
@@ -519,7 +531,8 @@ impl Core {
 }
 
 impl Volume {
-    /// Makes a user something else: a keeper, reader, writer or admin.
+    /// Makes a user something else: a reader, writer or admin. Who keeps without reading stays so, and nobody becomes that:
+    /// what is stored on a device is made out of what its keys open.
     ///
     /// # Errors
     /// [`Error::NotFound`] for nobody, [`Error::Refused`] when this device's user may not; or the disk failed.

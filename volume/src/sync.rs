@@ -903,6 +903,10 @@ impl Session {
             self.shared.wake();
             return Vec::new();
         }
+        if self.volume.is_over_quota() {
+            // Looked at again with whatever comes next, and when something was dropped.
+            return Vec::new();
+        }
         self.volume.inner.fetch.claim(self.number, max).unwrap_or_else(|e| {
             log::error!("looking for missing contents: {e}");
             Vec::new()
@@ -928,7 +932,9 @@ impl Session {
         });
         let checked: Vec<_> = checked.collect();
         let fetch = &self.volume.inner.fetch;
-        let room = self.volume.check_space(checked.iter().map(|(_, bytes, _)| bytes.len()).sum());
+        let len = checked.iter().map(|(_, bytes, _)| bytes.len()).sum();
+        self.volume.inner.quota.wrote(len as u64);
+        let room = self.volume.check_space(len);
         match room.and_then(|()| fetch.arrived(&checked)) {
             Ok(()) => {
                 if let Err(e) = fetch.go_on() {

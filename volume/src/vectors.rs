@@ -22,6 +22,7 @@ use crate::{
     fuzzing::{self, recode},
     id::{CommitHash, LinkId, NodeId, RealmId, ValueId},
     invitations::{Withdrawal, WithdrawnRow},
+    keeper::WatchRow,
     member::{DeviceRow, EpochRow, InviteRow, MemberRow, StandingValue, UserRow},
     memory_store::MemoryStore,
     own_devices::{DeviceInvitation, DeviceInviteRow, SecretRow, UserKeyValue, UserKeysRow},
@@ -279,6 +280,7 @@ fn heads() {
         ok("head_user_removed", ChangeKind::Standing { user: user.public().id(), role: None }),
         ok("head_device_removed", ChangeKind::Expel { device: device.public().id }),
         ok("head_keys", ChangeKind::Keys { sealed: vec![sealed_key()] }),
+        ok("head_discovery_keys", ChangeKind::Watch { sealed: vec![sealed_key()] }),
         Vector::refused("head_unknown_kind", "head", NO_VALUE, unknown),
         Vector::refused("head_short_id", "head", NO_VALUE, short_id),
         Vector::refused("head_truncated", "head", NO_VALUE, cut(&settled)),
@@ -669,6 +671,7 @@ fn rows() {
                 by: None,
             }),
         ),
+        member("row_discovery_key", MemberRow::Watch(WatchRow { epoch: EPOCH, key: Some(KEY), given: vec![7] })),
         member("row_invitation", MemberRow::Invite(invitation.clone())),
         member(
             "row_user_keys",

@@ -10,7 +10,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crypto::{DeviceId, DeviceKeys, Entropy, Label, PublicKey, SymmetricKey, UserKeys, VolumeId, random_array};
+use crypto::{
+    DeviceId, DeviceKeys, Entropy, EpochId, Label, PublicKey, SymmetricKey, UserKeys, VolumeId, random_array,
+};
 use dashmap::DashMap;
 use parking_lot::{Condvar, Mutex, RwLock};
 
@@ -33,7 +35,7 @@ use crate::{
     node::{Attributes, Caller, DirEntry, Ino, NewNode, NodeKind, RenameMode, SetXattr, Statistics},
     rights::Rights,
     sealed_store::SealedStore,
-    space::{SpaceGuard, disk},
+    space::{Quota, SpaceGuard, disk},
     store::{Batch, Space, Store},
     sync::{SessionShared, Waiting},
     time::{Clock, Timestamp},
@@ -105,6 +107,12 @@ pub struct Status {
     pub branches: u64,
     /// The disk is full: what peers send, and what programs write, is refused until there is room.
     pub disk_full: bool,
+    /// How many bytes the volume may take of the disk, if that is limited.
+    pub quota: Option<u64>,
+    /// How many it takes; told with a quota, or of a keeper.
+    pub used_bytes: Option<u64>,
+    /// Contents are not fetched: there is no room for them within the quota.
+    pub quota_reached: bool,
 }
 
 /// A replicated, encrypted volume. Cheap to clone; every call is local and short.
@@ -155,6 +163,7 @@ pub(crate) struct Inner {
     pub reclaiming: Mutex<()>,
     pub archive: Option<Arc<Archive>>,
     space: Mutex<SpaceGuard>,
+    pub quota: Quota,
     directory: Option<PathBuf>,
     listener: Mutex<Option<Listener>>,
     committer: Mutex<bool>,
@@ -231,6 +240,7 @@ impl Volume {
             reclaiming: Mutex::default(),
             archive,
             space: Mutex::new(SpaceGuard::new(directory.clone())),
+            quota: Quota::new(directory.clone()),
             directory,
             listener: Mutex::default(),
             committer: Mutex::new(false),
@@ -838,8 +848,16 @@ impl Volume {
         let core = self.inner.core.lock();
         let (late, others): (Vec<_>, Vec<_>) =
             core.members.epochs.iter().rev().partition(|row| core.late.contains(&row.at.dot));
-        let keys = others.into_iter().chain(late).filter_map(|row| row.key.as_ref());
-        keys.map(|key| key.derive(Label::DiscoveryKey)).collect()
+        let watches = &core.members.watches;
+        let given = |epoch: &EpochId| watches.get(epoch).and_then(|watch| watch.key.clone());
+        let of_epochs = others.into_iter().chain(late).filter_map(|row| match &row.key {
+            Some(key) => Some(key.derive(Label::DiscoveryKey)),
+            None => given(&row.id),
+        });
+        // A keeper is given some before the epochs' commits come.
+        let known = |epoch: &EpochId| core.members.epochs.iter().any(|row| row.id == *epoch);
+        let unknown = watches.keys().filter(|epoch| !known(epoch)).filter_map(given);
+        of_epochs.chain(unknown).collect()
     }
 
     /// Invites someone.
@@ -852,9 +870,6 @@ impl Volume {
         }
         if role == Role::Owner {
             return Err(Error::Refused("nobody can be invited as owner".to_owned()));
-        }
-        if role == Role::Keeper {
-            return Err(Error::Refused("keepers are not there yet: invite as reader, writer or admin".to_owned()));
         }
         let secret = TicketSecret::from_seed(random_array(&*self.inner.core.lock().entropy));
         let until = self.inner.clock.now().plus(expires);
@@ -910,7 +925,14 @@ impl Volume {
             if !again && core.members.users.values().any(|u| u.name == request.name && !u.removed) {
                 return Err(Error::Refused(format!("the name `{}` is taken: choose another", request.name)));
             }
-            let sealed = core.all_epochs_for(&[Recipient::user(&request.user)]);
+            let role = match core.members.users.get(&user) {
+                Some(row) if again => row.role,
+                _ => invite.role,
+            };
+            let sealed = match role {
+                Role::Keeper => core.all_discovery_for(&request.user),
+                _ => core.all_epochs_for(&[Recipient::user(&request.user)]),
+            };
             if sealed.is_empty() {
                 return refuse("nothing can be sealed to the key that asks");
             }
@@ -949,6 +971,12 @@ impl Volume {
         let disk_full = matches!(self.check_space(0), Err(Error::NoSpace));
         let core = self.inner.core.lock();
         let waiting_commits = self.inner.waiting.lock().len() as u64;
+        let keeper = core.members.role_of(&core.device.id()) == Some(Role::Keeper);
+        drop(core);
+        let quota = self.inner.quota.most();
+        let used_bytes = self.inner.quota.used().filter(|_| keeper || quota.is_some());
+        let quota_reached = self.is_over_quota();
+        let core = self.inner.core.lock();
         Status {
             waiting_commits,
             commits: core.next_arrival - 1,
@@ -959,6 +987,9 @@ impl Volume {
             nodes: core.node_count(),
             branches: core.branches.len() as u64,
             disk_full,
+            quota,
+            used_bytes,
+            quota_reached,
         }
     }
 }
@@ -970,6 +1001,10 @@ impl Core {
     /// One of them doesn't open, or the disk failed.
     pub(crate) fn accept_keys(&mut self, keys: &[SealedKey]) -> Result<()> {
         for sealed in keys.iter().filter(|key| self.is_for_me(key)).collect::<Vec<_>>() {
+            if let Some(key) = self.unseal_discovery(sealed) {
+                self.accept_discovery(sealed.epoch, key);
+                continue;
+            }
             let Some(key) = self.unseal(sealed) else {
                 return Err(Error::Refused("the grant does not open with this device's keys".to_owned()));
             };

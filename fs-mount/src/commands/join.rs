@@ -42,6 +42,8 @@ pub(super) struct Begun {
     pub(super) profile: Profile,
     unlock: Unlock,
     resumed: bool,
+    /// It can't read the volume.
+    keeper: bool,
 }
 
 /// Begins to join, or goes on where it was interrupted.
@@ -81,7 +83,7 @@ pub(super) fn begin(
         );
         (profile, new_unlock(dir.path(), passphrase, &entropy)?)
     };
-    Ok(Begun { dir, profile, unlock, resumed })
+    Ok(Begun { dir, profile, unlock, resumed, keeper: false })
 }
 
 /// The profile of a join that was interrupted, and what opens it from now on.
@@ -130,7 +132,7 @@ impl Begun {
             .enable_all()
             .build()
             .because(|| "starting threads".to_owned())?;
-        let Self { dir, profile, unlock, resumed } = self;
+        let Self { dir, profile, unlock, resumed, keeper } = self;
         let Stores { mut parts, packs } = Stores::open(dir.path(), profile)?;
         let joined = runtime.block_on(async {
             let joined = ask(&profile.device_keys()).await.map_err(|e| {
@@ -166,7 +168,10 @@ impl Begun {
             if secrets.is_some() && whole {
                 volume.renew_unknown_key()?;
             }
-            let known_as = volume.members().into_iter().find(|member| member.me).map(|member| member.name);
+            *keeper = volume.is_keeper();
+            // (A keeper can't read its own.)
+            let me = volume.members().into_iter().find(|member| member.me && !*keeper);
+            let known_as = me.map(|member| member.name);
             close(&volume, &packs)?;
             State { peers, ..State::default() }.save(dir.path(), &profile.secret, &OsEntropy);
             Ok::<_, Failure>(known_as)
@@ -185,7 +190,10 @@ impl Begun {
         let dir = self.dir.finish(&self.profile.volume)?;
         output::lines(&[
             format!("{did} {} ({}) as {}", self.profile.label, &dir.short_id()[..8], self.profile.user),
-            "next: `p2pfs mount` mounts it at ~/p2pfs".to_owned(),
+            match self.keeper {
+                true => "next: `p2pfs keeper` stores and serves it, without being able to read it".to_owned(),
+                false => "next: `p2pfs mount` mounts it at ~/p2pfs".to_owned(),
+            },
         ])
     }
 }

@@ -29,7 +29,11 @@ pub(crate) fn status(home: &Home, args: &Listing) -> Outcome<()> {
 fn screen(status: &Status) -> Vec<String> {
     let mut lines = vec![
         format!("volume      {} ({})", status.volume, short(&status.id)),
-        format!("mounted     {}", status.mountpoint.as_deref().unwrap_or("no")),
+        match status.serving {
+            Some(true) => "keeper      serves it, and can't read it".to_owned(),
+            Some(false) => "keeper      does not run: `p2pfs keeper` stores and serves it".to_owned(),
+            None => format!("mounted     {}", status.mountpoint.as_deref().unwrap_or("no")),
+        },
         format!("you         {}, {}", status.user, status.role.as_deref().unwrap_or("not admitted yet")),
         format!("device      {}", short(&status.device)),
         // The root folder is there from the start.
@@ -41,6 +45,13 @@ fn screen(status: &Status) -> Vec<String> {
     if status.wanted_blocks > 0 {
         let wanted = count(status.wanted_blocks, "block");
         lines.push(format!("to fetch    {wanted}, about {}", bytes(status.wanted_bytes)));
+    }
+    if let Some(used) = status.used {
+        let of = status.quota.map_or_else(String::new, |quota| format!(" of at most {}", bytes(quota)));
+        lines.push(format!("kept        {}{of}", bytes(used)));
+    }
+    if status.quota_reached {
+        lines.push("quota       reached: commits are kept, contents are not fetched until there is room".to_owned());
     }
     if status.disk_full {
         lines.push("disk        full: nothing is stored until there is room".to_owned());
@@ -199,7 +210,10 @@ pub(crate) fn volumes(home: &Home, args: &Volumes) -> Outcome<()> {
             let known = inspect(dir, passphrase.as_ref());
             let mounted = known.daemon.is_some();
             let (id, mountpoint) = match known.daemon {
-                Some(hello) => (hello.id, Some(PathBuf::from(OsString::from_vec(hello.mountpoint)))),
+                Some(hello) => {
+                    let place = Some(hello.mountpoint).filter(|place| !place.is_empty());
+                    (hello.id, place.map(|place| PathBuf::from(OsString::from_vec(place))))
+                }
                 None => (known.dir.short_id().to_owned(), None),
             };
             let mountpoint = mountpoint.map(|path| path.display().to_string());

@@ -85,7 +85,7 @@ pub(crate) struct Hello {
     /// The user's name in it.
     pub(crate) user: String,
     pub(crate) id: String,
-    /// As bytes: a path need not be text.
+    /// As bytes: a path need not be text. Empty for a keeper.
     pub(crate) mountpoint: Vec<u8>,
     pub(crate) pid: u32,
     /// Its mount is gone, or it was asked to end: it only brings things to their end.

@@ -32,7 +32,7 @@ use super::{
 use crate::{
     bringing_back,
     daemon::{
-        Shared, blocking, upkeep,
+        Shared, blocking, keeper, upkeep,
         wait::{Waiter, too_late},
     },
     failure::{Because, Failure, Outcome},
@@ -164,12 +164,15 @@ async fn send(writer: &mut OwnedWriteHalf, line: &Line) {
 
 async fn answer(shared: &Arc<Shared>, request: Request, writer: &mut OwnedWriteHalf) -> Outcome<Reply> {
     let with_volume = shared.clone();
+    if shared.mountpoint.is_none() && needs_keys(&request) {
+        return Err(keeper::unreadable());
+    }
     match request {
         Request::Hello => Ok(Reply::Hello(Hello {
             volume: shared.profile.label.clone(),
             user: shared.profile.user.clone(),
             id: shared.profile.volume.to_string(),
-            mountpoint: shared.mountpoint.as_os_str().as_bytes().to_vec(),
+            mountpoint: shared.mountpoint.as_ref().map_or_else(Vec::new, |path| path.as_os_str().as_bytes().to_vec()),
             pid: std::process::id(),
             ending: shared.is_ending(),
         })),
@@ -258,6 +261,20 @@ async fn answer(shared: &Arc<Shared>, request: Request, writer: &mut OwnedWriteH
     }
 }
 
+/// Whether only who can read the volume can answer.
+fn needs_keys(request: &Request) -> bool {
+    matches!(
+        request,
+        Request::Conflicts { .. }
+            | Request::Resolve { .. }
+            | Request::AsOf { .. }
+            | Request::Restore(_)
+            | Request::Undo(_)
+            | Request::History { .. }
+            | Request::Base { .. }
+    )
+}
+
 /// The names of a path in hexadecimal digits.
 fn names(path: &str) -> Outcome<Vec<Vec<u8>>> {
     let path = HEXLOWER.decode(path.as_bytes()).map_err(|_| Failure::new("that is no path"))?;
@@ -280,7 +297,8 @@ async fn unmount(shared: &Arc<Shared>, mut reader: BufReader<OwnedReadHalf>, mut
 
 fn status(shared: &Shared) -> report::Status {
     let mut status = report::status(&shared.volume, &shared.profile);
-    status.mountpoint = Some(shared.mountpoint.display().to_string());
+    status.mountpoint = shared.mountpoint.as_ref().map(|path| path.display().to_string());
+    status.serving = shared.mountpoint.is_none().then_some(true);
     let connected: Vec<_> = shared.network.connected().iter().map(|peer| peer.device).collect();
     status.peers_connected = connected.len();
     let said = shared.network.told_removed().filter(|_| !status.removed);

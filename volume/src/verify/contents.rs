@@ -14,6 +14,16 @@ use crate::{
 
 use super::{DamageKind, Verifier};
 
+/// What is asked of a content.
+enum Must<'a> {
+    /// What is here of it must be what its names say.
+    Match,
+    /// All of it must be here as well.
+    BeHere,
+    /// And must open.
+    Open(&'a KeyRing),
+}
+
 /// A content whose blocks are being looked at.
 struct Looked<'a> {
     /// What its blocks must open with; nothing for versions that nobody sees any more.
@@ -58,30 +68,46 @@ impl Verifier<'_> {
                     core.path_of(ino)
                 };
                 let path = path();
-                this.tree(at, root, blocks, None, path, "of an older version");
+                this.tree(at, (root, blocks), Must::Match, path, "of an older version");
             }
         });
     }
 
     /// The current content of a file, or of a conflicting version beside it.
     fn file(&mut self, ino: Ino, row: &NodeRow) {
-        let (version, path) = {
-            let core = &mut *self.volume.inner.core.lock();
-            (core.version(ino), core.path_of(ino))
-        };
         let at = match row {
             NodeRow::Node(node) => node.content.last().map(|v| v.at),
             NodeRow::View { value, .. } => Some(*value),
         };
         let Some(at) = at else { return };
+        // Of what was removed nothing need be here.
+        let gone = matches!(row, NodeRow::Node(node) if node.is_gone());
+        let (unread, version, path) = {
+            let core = &mut *self.volume.inner.core.lock();
+            let whole = match row {
+                NodeRow::Node(_) => None,
+                NodeRow::View { of, .. } => core.row(*of).ok().flatten(),
+            };
+            let unread = core.kept_unread(whole.as_deref().unwrap_or(row), at).ok().flatten();
+            (unread, core.version(ino), core.path_of(ino))
+        };
+        if let Some(unread) = unread {
+            match unread.filter(|_| !gone) {
+                Some(tree) => {
+                    self.live.insert(at);
+                    self.tree(at, tree, Must::BeHere, path, "of it");
+                }
+                None => self.report.checked.contents += 1,
+            }
+            return;
+        }
         match version {
             Ok(version) => match version.content.data {
                 ContentData::Inline(_) => self.report.checked.contents += 1,
-                // Of what was removed nothing need be here.
-                ContentData::Tree { .. } if matches!(row, NodeRow::Node(node) if node.is_gone()) => {}
+                ContentData::Tree { .. } if gone => {}
                 ContentData::Tree { root, blocks } => {
                     self.live.insert(at);
-                    self.tree(at, root, blocks, Some(&version.keys), path, "of it");
+                    self.tree(at, (root, blocks), Must::Open(&version.keys), path, "of it");
                 }
             },
             // For others alone, and so not fetched.
@@ -95,15 +121,19 @@ impl Verifier<'_> {
     fn tree(
         &mut self,
         at: ValueRef,
-        root: BlockHash,
-        blocks: u64,
-        keys: Option<&KeyRing>,
+        (root, blocks): (BlockHash, u64),
+        must: Must<'_>,
         path: Option<Vec<u8>>,
         whose: &str,
     ) {
         self.report.checked.contents += 1;
         // What isn't here yet is no damage as long as it is known to be missing; older versions need not come at all.
-        let whole = keys.is_some() && !self.wanted.contains(&at);
+        let (keys, current) = match must {
+            Must::Match => (None, false),
+            Must::BeHere => (None, true),
+            Must::Open(keys) => (Some(keys), true),
+        };
+        let whole = current && !self.wanted.contains(&at);
         let mut looked = Looked { keys, whole, faults: Vec::new() };
         self.walk(root, height(blocks), &mut looked);
         if looked.faults.iter().any(|hash| self.bad[hash].0 == DamageKind::Block) {

@@ -203,6 +203,11 @@ impl Replica {
         DeviceKeys::from_bytes(&self.device).unwrap()
     }
 
+    /// What seals this replica's rows.
+    pub fn secret(&self) -> &SymmetricKey {
+        &self.secret
+    }
+
     /// Keys of this replica's user.
     pub fn user_keys(&self) -> UserKeys {
         UserKeys::from_bytes(&self.user).unwrap()

@@ -127,7 +127,7 @@ impl<'a> History<'a> {
             ChangeKind::Removal { link, child, .. } => self.broken_by_replacing(change, *link, *child),
             ChangeKind::Genesis { .. } => breaks(!founding, "a second genesis"),
             ChangeKind::Epoch { realm, .. } => breaks(*realm != RealmId::MEMBERS, "an epoch of an unknown realm"),
-            ChangeKind::Keys { .. } | ChangeKind::Standing { .. } => None,
+            ChangeKind::Keys { .. } | ChangeKind::Watch { .. } | ChangeKind::Standing { .. } => None,
             ChangeKind::Expel { .. } => {
                 breaks(change.supersedes().next().is_some(), "a removal of a device that supersedes")
             }

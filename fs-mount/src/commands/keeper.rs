@@ -1,0 +1,70 @@
+//! `p2pfs keeper`: stores and serves, without a mount, the volumes of which this device is a keeper.
+
+use crate::{
+    cli::{Keeper, Which},
+    control::client,
+    daemon::keeper::{self, Config, Kept, Served},
+    failure::Outcome,
+    home::Home,
+    output,
+    select::{Chosen, choose},
+    unlock::{ask_passphrase, read_passphrase, unlock_unasked},
+    volume_lock::already_mounted,
+};
+
+pub(crate) fn run(home: &Home, args: Keeper) -> Outcome<()> {
+    let volumes = if args.volume.is_empty() { all(home, &args)? } else { named(home, &args)? };
+    let config = Config { volumes, listen: args.listen, quota: args.quota };
+    keeper::run(config, |served| {
+        // Whether anybody reads it makes no difference to those who are served.
+        let _ = announce(&served);
+    })
+}
+
+fn named(home: &Home, args: &Keeper) -> Outcome<Vec<Kept>> {
+    let mut volumes: Vec<Kept> = Vec::new();
+    for volume in &args.volume {
+        let which = Which { volume: Some(volume.clone()), passphrase_file: args.passphrase_file.clone() };
+        let Chosen { dir, passphrase } = choose(home, &which, true)?;
+        if volumes.iter().any(|other| other.dir.path() == dir.path()) {
+            continue;
+        }
+        dir.check_format()?;
+        if let Some(hello) = client::hello(&dir)?.filter(|hello| !hello.ending) {
+            return Err(already_mounted(&dir, hello));
+        }
+        let passphrase = match unlock_unasked(&dir, passphrase.as_ref())? {
+            Some(_) => passphrase,
+            None => Some(ask_passphrase(&dir)?),
+        };
+        volumes.push(Kept { dir, passphrase, named: true });
+    }
+    Ok(volumes)
+}
+
+/// All that are neither in use nor locked; which of them are to be kept shows when they are opened.
+fn all(home: &Home, args: &Keeper) -> Outcome<Vec<Kept>> {
+    let passphrase = args.passphrase_file.as_deref().map(read_passphrase).transpose()?;
+    let mut volumes = Vec::new();
+    for dir in home.volumes()? {
+        dir.check_format()?;
+        let short = dir.short_id()[..8].to_owned();
+        if client::hello(&dir)?.is_some_and(|hello| !hello.ending) {
+            output::note(&format!("volume {short} is in use here: it is left alone"));
+            continue;
+        }
+        match unlock_unasked(&dir, passphrase.as_ref()) {
+            Ok(Some(_)) => volumes.push(Kept { dir, passphrase: passphrase.clone(), named: false }),
+            _ => output::note(&format!("volume {short} is locked: it is left alone (--passphrase-file opens it)")),
+        }
+    }
+    Ok(volumes)
+}
+
+fn announce(served: &[Served]) -> Outcome<()> {
+    for warning in served.iter().flat_map(|one| &one.warnings) {
+        output::note(&format!("warning: {warning}"));
+    }
+    let lines: Vec<String> = served.iter().map(|one| format!("keeping volume {} ({})", one.label, one.id)).collect();
+    output::lines(&lines)
+}
