@@ -17,7 +17,7 @@ pub(crate) mod control {
     }
 
     pub(crate) fn seeds() -> Vec<Vec<u8>> {
-        let requests = [Request::Hello, Request::Status, Request::Invite { role: "writer".to_owned(), seconds: 60 }, Request::Wait { seconds: 5 }];
+        let requests = [Request::Hello, Request::Status, Request::Invite { role: Some("writer".to_owned()), seconds: 60 }, Request::Wait { seconds: 5 }];
         requests.iter().map(|request| serde_json::to_vec(request).expect("a request encodes")).collect()
     }
 }
