@@ -281,6 +281,8 @@ fn what_encrypts_everything_on_one_device_is_taken_back_by_one_command() {
     grow(alice.root(), FILES, 11);
     fs::write(alice.at("report.txt"), "draft").unwrap();
     fs::write(alice.at("shared.txt"), "draft").unwrap();
+    // What others may not write is safe from them in any case.
+    p2pfs_tests::tool::run("chmod", ["-R", "g+rwX", alice.root().to_str().unwrap()]);
     group.in_step();
     let before = everything(alice);
     let since = moment();

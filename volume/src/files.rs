@@ -175,12 +175,12 @@ impl Core {
         Ok(Base { seen, version: self.version(ino)? })
     }
 
-    /// Whether one file may name blocks of another. Whoever reads it then gets the other's key, which is for its own readers:
-    /// only where all members have that anyway.
-    fn may_share(&mut self, source: Ino, target: Ino) -> Result<bool> {
-        let (source, target) = (self.carrier(source)?, self.carrier(target)?);
+    /// The node that a file's key is of, and whether all members have that: then others may name its blocks. Whoever reads
+    /// these gets the key, which is else for its own readers.
+    fn is_for_all(&mut self, ino: Ino) -> Result<(Ino, bool)> {
+        let ino = self.carrier(ino)?;
         let for_all = |n: &Node| n.shown_access().is_none_or(|access| access.realm == RealmId::MEMBERS);
-        Ok(source == target || self.with_node(source, for_all)?)
+        Ok((ino, self.with_node(ino, for_all)?))
     }
 
     /// Whether a file has a name, or lost its last one to somebody elsewhere after its writers had opened it at `seen`.
@@ -988,7 +988,9 @@ impl Volume {
         if len == 0 {
             return Ok(0);
         }
-        if !self.inner.core.lock().may_share(source.file.ino, target.file.ino)? {
+        // (It may be one of the past.)
+        let (node, for_all) = self.reading(source.file.ino, |core, ino, _| core.is_for_all(ino))?;
+        if !for_all && node != self.inner.core.lock().carrier(target.file.ino)? {
             let mut bytes = Vec::new();
             let most = usize::try_from(len).unwrap_or(usize::MAX).min(COPY_AT_ONCE);
             self.read(from, from_offset, most, &mut bytes)?;

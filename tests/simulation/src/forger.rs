@@ -171,7 +171,7 @@ pub(crate) const BEYOND: [(Beyond, &str); 34] = [
     (Beyond::Realm, "forged: a writer's other realm"),
     (Beyond::BirthForAnother, "forged: a writer's new file in another's name"),
     (Beyond::Generation, "forged: a writer's second key of a node"),
-    (Beyond::Epoch, "forged: a writer's or admin's epoch of no realm"),
+    (Beyond::Epoch, "forged: a writer's or admin's epoch for too many"),
     (Beyond::Name, "forged: a writer's or admin's other name"),
     (Beyond::Invite, "forged: a writer's invitation"),
     (Beyond::Admit, "forged: a writer's admission with a ticket"),
@@ -336,7 +336,9 @@ impl Draft<'_> {
         let user = self.author.user().public();
         let sealed =
             user.box_key.seal(Label::BoxEpochKey, epoch.as_bytes(), key.expose(), self.lot).unwrap_or_default();
-        let sealed = vec![SealedKey { user: user.id(), generation: user.generation, epoch, sealed }];
+        let sealed = SealedKey { user: user.id(), generation: user.generation, epoch, sealed };
+        // A realm of more readers than there may be.
+        let sealed = vec![sealed; if realm == RealmId::MEMBERS { 1 } else { 385 }];
         let previous = Some(self.history.epoch().0);
         self.bare(ChangeKind::Epoch { realm, epoch, previous, sealed, carried: Vec::new() });
     }
@@ -598,6 +600,10 @@ impl Forger<'_> {
     pub(crate) fn theft(&self, author: &Joiner, bytes: &[u8]) -> Option<ClaimedCommit> {
         let mut draft = self.draft(author, false);
         let (time, me) = (self.time, draft.user);
+        // (A device that was admitted for two users may count as the other one's.)
+        if self.history.standing(author.id())?.0 != me {
+            return None;
+        }
         let others: Vec<(NodeId, AccessHead)> = (self.history.births().iter())
             .filter_map(|(node, births)| match &births[0].head.kind {
                 ChangeKind::Birth { access, .. } if access.owner != me => Some((*node, access.clone())),

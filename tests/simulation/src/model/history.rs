@@ -165,15 +165,17 @@ fn author(admissions: &[Admission], past: &Past, device: DeviceId) -> Option<(Us
 
 /// Whether a commit makes its author the owner of what is somebody else's. (Nobody gives anything away in any story yet.)
 fn takes(commit: &Commit, author: UserId, known: &[Change<'_>]) -> bool {
-    let owner = |of: NodeId| {
+    // (Nobody in any story changes who may use what they own.)
+    let first = |of: NodeId| {
         known.iter().find_map(|change| match &change.head.kind {
-            ChangeKind::Birth { access, .. } if change.born() == of => Some(access.owner),
+            ChangeKind::Birth { access, .. } if change.born() == of => Some(access),
             _ => None,
         })
     };
     commit.heads.iter().any(|head| match &head.kind {
         ChangeKind::Access { node, access } => {
-            owner(*node).is_some_and(|owner| owner != author && access.owner != owner)
+            let says = |head: &AccessHead| (head.owner, head.realm, head.mode, head.grants.clone());
+            first(*node).is_some_and(|first| first.owner != author && says(access) != says(first))
         }
         _ => false,
     })

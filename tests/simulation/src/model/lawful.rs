@@ -126,7 +126,9 @@ impl<'a> History<'a> {
             ChangeKind::Place { link, child, parent, .. } => self.broken_by_place(change, *link, *child, *parent),
             ChangeKind::Removal { link, child, .. } => self.broken_by_replacing(change, *link, *child),
             ChangeKind::Genesis { .. } => breaks(!founding, "a second genesis"),
-            ChangeKind::Epoch { realm, .. } => breaks(*realm != RealmId::MEMBERS, "an epoch of an unknown realm"),
+            ChangeKind::Epoch { realm, sealed, .. } => {
+                breaks(*realm != RealmId::MEMBERS && sealed.len() > 384, "an epoch for too many")
+            }
             ChangeKind::Keys { .. } | ChangeKind::Watch { .. } | ChangeKind::Standing { .. } => None,
             ChangeKind::Expel { .. } => {
                 breaks(change.supersedes().next().is_some(), "a removal of a device that supersedes")

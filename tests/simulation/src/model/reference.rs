@@ -9,6 +9,7 @@ use volume::{
     commit::{AccessBody, BirthBody, ChangeKind, ContentBody, MetaBody, PlaceBody, XattrBody},
     content::Content,
     id::{LinkId, NodeId, ValueId},
+    member::Role,
 };
 
 use super::history::{Change, History, Rank};
@@ -249,7 +250,27 @@ impl<'a> Reference<'a> {
             _ => is_birth(c),
         };
         let shown = self.history.live(self.history.changes().filter(access))[0];
-        if is_birth(&shown) { self.birth(of).access } else { self.history.body(&shown, of) }
+        let body = |c: &Change<'_>| match is_birth(c) {
+            true => self.birth(of).access,
+            false => self.history.body(c, of),
+        };
+        let owner = match &self.births[&of].1[0].head.kind {
+            ChangeKind::Birth { access, .. } => access.owner,
+            _ => unreachable!("only births bear"),
+        };
+        let decides = |c: &Change<'_>| {
+            is_birth(c) || self.history.author(c.id().commit).is_some_and(|(u, role)| u == owner || role >= Role::Admin)
+        };
+        // Who may only write says nothing about a mode, but that set-id bits go.
+        let (mut at, mut told) = (shown, body(&shown));
+        while !decides(&at) {
+            let before = at.supersedes().filter_map(|id| self.history.find(id)).max_by_key(Change::rank).unwrap();
+            let older = body(&before);
+            let set_ids = told.mode & older.mode & 0o6000;
+            told = AccessBody { mode: older.mode & !0o6000 | set_ids, ..older };
+            at = before;
+        }
+        told
     }
 
     fn xattrs(&self, of: NodeId) -> Vec<String> {
