@@ -26,6 +26,7 @@ fn in_memory(peer: &Peer) -> PathBuf {
 #[test]
 fn calls_are_answered_as_by_the_kernel_s_own() {
     let peer = Peer::system();
+    plain(&peer);
     let mut twins = Twins::new(peer.root(), &in_memory(&peer), Random::seeded());
     twins.run(steps());
 }
@@ -34,6 +35,7 @@ fn calls_are_answered_as_by_the_kernel_s_own() {
 fn what_was_answered_is_there_after_each_kind_of_end() {
     let mut peer = Peer::system();
     let mut random = Random::seeded();
+    plain(&peer);
     let mut twins = Twins::new(peer.root(), &in_memory(&peer), Random::new(random.draw()));
     for _ in 0..ROUNDS {
         twins.run(steps() / ROUNDS);
@@ -46,4 +48,11 @@ fn what_was_answered_is_there_after_each_kind_of_end() {
         peer.mount();
         twins.compare();
     }
+}
+
+/// A top as other filesystems have it: what is made there gets no rights for members beyond the umask.
+fn plain(peer: &Peer) {
+    let root = peer.root().to_str().unwrap();
+    p2pfs_tests::tool::run("setfacl", ["-b", "-k", root]);
+    p2pfs_tests::tool::run("chmod", ["755", root]);
 }

@@ -188,7 +188,7 @@ fn history_tells_what_happened_and_who_did_it() {
     group.in_step();
     fs::write(bob.at("folder/note"), "three").unwrap();
     group.in_step();
-    shell(alice.root(), "chmod 600 folder/note; sleep 0.1; mv folder/note other; rmdir folder");
+    shell(alice.root(), "chmod 640 folder/note; sleep 0.1; mv folder/note other; rmdir folder");
     group.in_step();
     for peer in [alice, bob] {
         let told = history(peer, "folder/note");

@@ -330,6 +330,7 @@ impl Core {
             .iter()
             .filter_map(|head| match &head.kind {
                 ChangeKind::Grant { user, device, .. } => Some((user.id(), device.id)),
+                ChangeKind::Device { user, device, .. } => Some((*user, device.id)),
                 _ => None,
             })
             .collect();

@@ -290,7 +290,7 @@ impl Core {
         if matches!(new, NewNode::Symlink(_)) {
             access.mode = 0o777;
         }
-        let rights = self.rights_at_birth(&access, directory)?;
+        let rights = self.rights_at_birth(&access, directory, name)?;
         let id = self.bear(new.kind(), BirthBody { access, rdev, target }, &rights)?;
         let ino = self.ino_of_node(&id)?.ok_or(Error::NotFound)?;
         self.place(None, id, directory, name, &[])?;

@@ -27,6 +27,8 @@ use crate::{
 
 /// Readers of one narrow realm: what their sealed keys take must fit a change's head.
 const MAX_READERS: usize = 384;
+/// Directories above one that are looked through.
+const MOST_ABOVE: usize = 64;
 /// Keys of earlier epochs that an epoch carries.
 const MAX_CARRIED: usize = 256;
 /// Bytes of an earlier key in what an access value wraps, with its generation.
@@ -283,14 +285,36 @@ impl Core {
     }
 
     /// The rights of what is made in a directory with this mode and ACL.
-    pub(crate) fn rights_at_birth(&mut self, body: &AccessBody, directory: Ino) -> Result<Rights> {
+    pub(crate) fn rights_at_birth(&mut self, body: &AccessBody, directory: Ino, name: &[u8]) -> Result<Rights> {
         let owner = self.my_id;
         let asked = match self.local_uid {
             Some(_) => self.asked_by(owner, body),
             None => Rights::members(owner),
         };
         let home = self.canonical(directory)?;
+        let shared = asked.readers() != Readers::Members && self.is_in_bin(home, name)?;
+        let asked = if shared { Rights::members(owner) } else { asked };
         Ok(asked.within(&self.readers_of(home)?))
+    }
+
+    /// Whether a name in a directory is a bin's, or what is in one. File managers make bins for one account alone, by its
+    /// number: members of one number have one bin, and each must be able to use it.
+    fn is_in_bin(&mut self, mut directory: Ino, name: &[u8]) -> Result<bool> {
+        let is_bin = |name: &[u8]| {
+            name.strip_prefix(b".Trash-").is_some_and(|uid| !uid.is_empty() && uid.iter().all(u8::is_ascii_digit))
+        };
+        let mut name = name.to_vec();
+        for _ in 0..MOST_ABOVE {
+            if directory == Ino::ROOT {
+                return Ok(is_bin(&name));
+            }
+            let shown = self.with_node(directory, |n| {
+                n.links.first().and_then(|link| link.shown.as_ref()).map(|shown| (shown.parent, shown.name.clone()))
+            })?;
+            let Some((parent, above)) = shown else { return Ok(false) };
+            (directory, name) = (self.canonical(parent)?, above);
+        }
+        Ok(false)
     }
 
     fn asked_by(&self, owner: UserId, body: &AccessBody) -> Rights {
