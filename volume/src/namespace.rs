@@ -290,7 +290,13 @@ impl Core {
         if matches!(new, NewNode::Symlink(_)) {
             access.mode = 0o777;
         }
-        let rights = self.rights_at_birth(&access, directory, name)?;
+        if self.local_uid.is_some()
+            && access.mode & 0o070 != access.mode >> 3 & 0o070
+            && self.is_in_bin(directory, name)?
+        {
+            access.mode |= access.mode >> 3 & 0o070;
+        }
+        let rights = self.rights_at_birth(&access, directory)?;
         let id = self.bear(new.kind(), BirthBody { access, rdev, target }, &rights)?;
         let ino = self.ino_of_node(&id)?.ok_or(Error::NotFound)?;
         self.place(None, id, directory, name, &[])?;

@@ -285,21 +285,19 @@ impl Core {
     }
 
     /// The rights of what is made in a directory with this mode and ACL.
-    pub(crate) fn rights_at_birth(&mut self, body: &AccessBody, directory: Ino, name: &[u8]) -> Result<Rights> {
+    pub(crate) fn rights_at_birth(&mut self, body: &AccessBody, directory: Ino) -> Result<Rights> {
         let owner = self.my_id;
         let asked = match self.local_uid {
             Some(_) => self.asked_by(owner, body),
             None => Rights::members(owner),
         };
         let home = self.canonical(directory)?;
-        let shared = asked.readers() != Readers::Members && self.is_in_bin(home, name)?;
-        let asked = if shared { Rights::members(owner) } else { asked };
         Ok(asked.within(&self.readers_of(home)?))
     }
 
     /// Whether a name in a directory is a bin's, or what is in one. File managers make bins for one account alone, by its
     /// number: members of one number have one bin, and each must be able to use it.
-    fn is_in_bin(&mut self, mut directory: Ino, name: &[u8]) -> Result<bool> {
+    pub(crate) fn is_in_bin(&mut self, mut directory: Ino, name: &[u8]) -> Result<bool> {
         let is_bin = |name: &[u8]| {
             name.strip_prefix(b".Trash-").is_some_and(|uid| !uid.is_empty() && uid.iter().all(u8::is_ascii_digit))
         };

@@ -782,7 +782,7 @@ impl Run<'_> {
             rdev: was.attributes.rdev,
             target: was.target.clone(),
         };
-        let rights = core.rights_at_birth(&body.access, directory, b"")?;
+        let rights = core.rights_at_birth(&body.access, directory)?;
         let id = core.bear(was.attributes.kind, body, &rights)?;
         let ino = core.ino_of_node(&id)?.ok_or(Error::NotFound)?;
         core.place(None, id, directory, name, &[])?;
