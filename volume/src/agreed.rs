@@ -13,9 +13,8 @@ use crate::{
     apply::{Body, Origin, decode, rule},
     commit::{ChangeKind, Head, Header, SettingBody, SnapshotBody, encode},
     core::{Core, decode_row},
-    error::{Error, Result},
+    error::Result,
     id::{CommitHash, NodeId},
-    member::MemberRow,
     record,
     row::Value,
     settings, snapshots,
@@ -263,15 +262,5 @@ impl Core {
     /// Looks at all snapshots, of no running call.
     pub(crate) fn snapshot_rows(&mut self, look: impl FnMut(&mut Core, SnapshotRow) -> Result<()>) -> Result<()> {
         self.agreed_rows(SNAPSHOT, "snapshot", look)
-    }
-
-    /// The newest epoch of the members, for what is sealed to all of them.
-    pub(crate) fn sealing_epoch(&self) -> Result<(EpochId, DerivingKey)> {
-        let made_now = self.overlay.members.iter().rev().find_map(|row| match row {
-            MemberRow::Epoch(row) => row.key.clone().map(|key| (row.id, key)),
-            _ => None,
-        });
-        let current = || self.members.current_epoch().map(|(epoch, key)| (epoch.id, key.clone()));
-        made_now.or_else(current).ok_or_else(|| Error::Refused("the volume has not been synced yet".to_owned()))
     }
 }

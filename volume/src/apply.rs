@@ -188,6 +188,12 @@ impl Core {
         if header.seq == 1 && header.log & RESTORED_LOG != 0 && header.device != self.device.id() {
             log::warn!("device {} goes on from an older copy of its store, under a new log", header.device.short());
         }
+        let mut told = Vec::new();
+        if self.has_unjudged {
+            // The disk failed before.
+            self.judge_anew()?;
+            told.append(&mut self.settled);
+        }
         let mut batch = Batch::new();
         // Known as a commit first: what its changes refer to is judged by what it had seen.
         self.enter(&mut batch, dot, header, commit.raw.header.clone(), commit.raw.signature, false, observed)?;
@@ -195,46 +201,53 @@ impl Core {
             true => (UserId::ZERO, Some(Role::Owner)),
             false => self.standing(&header.device, dot, Within::Seen(dot))?,
         };
-        let void = self.is_forbidden(&user, role, &header.device, dot, &commit.heads)?;
-        let role = role.unwrap_or(Role::Keeper);
-        if void {
-            log::warn!("device {} has no right to what it changes: its commit is void", header.device.short());
+        self.overlay.arriving = Some((dot, changes.clone()));
+        let origin = Origin {
+            dot,
+            volume: header.volume,
+            device: header.device,
+            user,
+            role: role.unwrap_or(Role::Keeper),
+            log: header.log,
+            count: header.count,
+            time: header.time,
+            local: false,
+        };
+        if self.is_forbidden(&origin, role, &commit.heads)? || !self.apply_all(&origin, &commit.heads, &changes)? {
+            log::warn!("device {} did what its user may not: its commit {dot} is void", header.device.short());
+            // Nothing is made of it: it is known, and nothing else.
+            self.abandon();
+            self.not_entered(dot);
             batch = Batch::new();
             self.enter(&mut batch, dot, header, commit.raw.header.clone(), commit.raw.signature, true, observed)?;
+            self.overlay.arriving = Some((dot, changes.clone()));
         }
-        self.overlay.arriving = Some((dot, changes.clone()));
         for (index, change) in changes.iter().enumerate() {
             let at = ValueRef { dot, index: index as u32 };
             batch.put(crate::store::Space::Changes, at.key(), change.encoded());
         }
-        if !void {
-            let origin = Origin {
-                dot,
-                volume: header.volume,
-                device: header.device,
-                user,
-                role,
-                log: header.log,
-                count: header.count,
-                time: header.time,
-                local: false,
-            };
-            if !self.apply_all(&origin, &commit.heads, &changes)? {
-                self.make_void(&mut batch, (dot, header), commit, &changes, observed)?;
+        self.put_new_branch(&mut batch, dot.branch);
+        let (tells, apart) = (commit.heads.iter().any(|head| is_of_members(&head.kind)), self.is_apart(dot)?);
+        let may_cut = tells || apart || self.members.ever_changed();
+        if may_cut {
+            self.note_unjudged(&mut batch, dot);
+        }
+        self.settle(batch)?;
+        if may_cut {
+            told.append(&mut self.settled);
+            self.taking_in = Some(dot);
+            let judged = self.judge_taken(dot, &commit.heads, (tells, apart));
+            self.taking_in = None;
+            if let Err(e) = judged {
+                // It is stored: what it cuts is looked for again with the next one, or when the volume is opened.
+                log::error!("what a commit cuts could not be stored: {e}");
+                self.abandon();
+                self.has_unjudged = true;
             }
         }
-        self.put_new_branch(&mut batch, dot.branch);
-        self.settle(batch)?;
-        self.taking_in = Some(dot);
-        let judged = self.judge_taken(dot, &commit.heads);
-        self.taking_in = None;
+        self.settled.splice(0..0, told);
         self.entered(dot, header, observed);
         self.keep_fresh(&commit.raw.header, commit.raw.signature, changes);
-        if let Err(e) = &judged {
-            // It is stored; what it cuts is looked for again when the volume is opened.
-            log::error!("what a commit cuts could not be stored: {e}");
-            self.abandon();
-        }
         Ok(())
     }
 
@@ -254,41 +267,12 @@ impl Core {
         Ok(true)
     }
 
-    /// Takes back what was made of a commit: it is known, and nothing else.
-    fn make_void(
-        &mut self,
-        batch: &mut Batch,
-        (dot, header): (Dot, &commit::Header),
-        commit: &Commit,
-        changes: &Arc<Vec<RawChange>>,
-        observed: &[Dot],
-    ) -> Result<()> {
-        log::warn!("device {} did what its user may not: its commit {dot} is void", header.device.short());
-        self.abandon();
-        self.not_entered(dot);
-        *batch = Batch::new();
-        self.enter(batch, dot, header, commit.raw.header.clone(), commit.raw.signature, true, observed)?;
-        self.overlay.arriving = Some((dot, changes.clone()));
-        for (index, change) in changes.iter().enumerate() {
-            let at = ValueRef { dot, index: index as u32 };
-            batch.put(crate::store::Space::Changes, at.key(), change.encoded());
-        }
-        Ok(())
-    }
-
     /// Whether a commit says more than its author may, by what they had seen: nobody ever counts it.
-    fn is_forbidden(
-        &mut self,
-        user: &UserId,
-        role: Option<Role>,
-        device: &DeviceId,
-        dot: Dot,
-        heads: &[Head],
-    ) -> Result<bool> {
+    fn is_forbidden(&mut self, origin: &Origin, role: Option<Role>, heads: &[Head]) -> Result<bool> {
         for head in heads {
             let forbidden = match head.kind {
                 ChangeKind::Standing { .. } | ChangeKind::Expel { .. } => {
-                    self.forbids_standing(user, device, dot, &head.kind)?
+                    self.forbids_standing(&origin.user, &origin.device, origin.dot, &head.kind)?
                 }
                 // Everybody but keepers has their own devices in hand.
                 _ if is_of_own_devices(&head.kind) => role.is_none_or(|role| role < Role::Reader),
@@ -298,28 +282,12 @@ impl Core {
                 return Ok(true);
             }
         }
-        self.admits_withdrawn(dot, heads)
+        self.admits_withdrawn(origin.dot, heads)
     }
 
-    /// Works out what follows from a commit that was stored: whether it is late, and what it makes late.
-    fn judge_taken(&mut self, dot: Dot, heads: &[Head]) -> Result<()> {
-        let of_members = |head: &Head| {
-            matches!(
-                head.kind,
-                ChangeKind::Standing { .. }
-                    | ChangeKind::Expel { .. }
-                    | ChangeKind::Grant { .. }
-                    | ChangeKind::Device { .. }
-                    | ChangeKind::Epoch { .. }
-                    | ChangeKind::Keys { .. }
-                    | ChangeKind::Watch { .. }
-            )
-        };
-        let (tells, apart) = (heads.iter().any(of_members), self.is_apart(dot)?);
-        if !tells && !apart && !self.members.ever_changed() {
-            return Ok(());
-        }
-        let told = std::mem::take(&mut self.settled);
+    /// Works out what follows from a commit that was stored: whether it is late, and what it makes late. It `tells` of
+    /// members; its author had not seen all that others had made `apart`.
+    fn judge_taken(&mut self, dot: Dot, heads: &[Head], (tells, apart): (bool, bool)) -> Result<()> {
         let of_standing = |head: &Head| match &head.kind {
             ChangeKind::Standing { .. } | ChangeKind::Expel { .. } => true,
             // One who was known may have become an admin earlier than was known.
@@ -350,9 +318,8 @@ impl Core {
         if apart {
             self.judge_by_nodes(dot)?;
         }
-        self.settle(Batch::new())?;
-        self.settled.splice(0..0, told);
-        Ok(())
+        self.note_judged(dot);
+        self.settle(Batch::new())
     }
 
     fn was_admitted_before(&self, user: &UserId, device: &DeviceId) -> bool {
@@ -492,16 +459,6 @@ impl Core {
         // Taken from live registers, where no void value is.
         self.apply(&origin, at.index, &head, &raw, Body::Plain(&plain), supersedes)?;
         Ok(at)
-    }
-
-    /// The key of an epoch, if this device has it.
-    pub(crate) fn epoch_key(&self, epoch: &EpochId) -> Option<DerivingKey> {
-        let fresh = self.overlay.members.iter().rev().find_map(|row| match row {
-            MemberRow::Epoch(row) if row.id == *epoch => row.key.clone(),
-            _ => None,
-        });
-        let members = || self.members.epochs.iter().find(|e| e.id == *epoch);
-        fresh.or_else(|| members().or_else(|| self.members.narrow.get(epoch)).and_then(|e| e.key.clone()))
     }
 
     /// Opens a body that is sealed under a key of a node, of this generation.
@@ -1031,7 +988,7 @@ impl Core {
                 if origin.volume != VolumeId::ZERO {
                     return rule("another name");
                 }
-                let key = self.newest_epoch_key().map(|k| k.derive(Label::BodyKey));
+                let key = self.sealing_epoch().map(|(_, key)| key.derive(Label::BodyKey));
                 let body = self.open::<MemberBody>(origin, index, encoded, key.as_ref(), body);
                 let user = self.owner_being_founded();
                 if let (Some(body), Some(mut row)) = (body, user.and_then(|u| self.user_row(&u)))
@@ -1244,14 +1201,6 @@ impl Core {
         })
     }
 
-    fn newest_epoch_key(&self) -> Option<DerivingKey> {
-        let fresh = self.overlay.members.iter().rev().find_map(|row| match row {
-            MemberRow::Epoch(row) => row.key.clone(),
-            _ => None,
-        });
-        fresh.or_else(|| self.members.current_epoch().map(|(_, key)| key.clone()))
-    }
-
     fn admit_rows(
         &mut self,
         origin: &Origin,
@@ -1328,6 +1277,15 @@ pub(crate) fn is_name(name: &[u8]) -> bool {
         && name != b".."
         && !name.contains(&b'/')
         && !name.contains(&0)
+}
+
+/// Whether a change may make another user or device of somebody, or tell of keys.
+fn is_of_members(kind: &ChangeKind) -> bool {
+    use ChangeKind::{Device, Epoch, Expel, Grant, Keys, Standing, Watch};
+    matches!(
+        kind,
+        Standing { .. } | Expel { .. } | Grant { .. } | Device { .. } | Epoch { .. } | Keys { .. } | Watch { .. }
+    )
 }
 
 /// Whether this can be an extended attribute's name. (ACLs are a part of access values.)

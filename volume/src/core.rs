@@ -267,6 +267,8 @@ pub(crate) struct Core {
     pub(crate) late: Late,
     /// Changes that a right taken away cuts in the same way, one by one.
     pub(crate) late_values: BTreeSet<ValueRef>,
+    /// The disk failed before all was stored that a commit cuts.
+    pub(crate) has_unjudged: bool,
     /// The commit that is taken in, once it is stored.
     pub(crate) taking_in: Option<Dot>,
     /// Whoever writes next must make an epoch first.
@@ -414,6 +416,7 @@ impl Core {
             verdicts: Verdicts::new(),
             late: Late::new(),
             late_values: BTreeSet::new(),
+            has_unjudged: false,
             taking_in: None,
             epoch_due: false,
             watch_due: false,
@@ -463,10 +466,7 @@ impl Core {
         core.load_beside()?;
         core.load_unaligned()?;
         core.load_pending()?;
-        core.load_late()?;
-        core.settle_members()?;
-        core.judge_all()?;
-        core.settle(Batch::new())?;
+        core.judge_anew()?;
         Ok(core)
     }
 

@@ -86,4 +86,9 @@ impl Error {
     pub fn damaged(what: impl Into<String>) -> Self {
         Error::Damaged(what.into())
     }
+
+    /// Nothing of the volume has come yet.
+    pub(crate) fn not_synced() -> Self {
+        Error::Refused("the volume has not been synced yet".to_owned())
+    }
 }

@@ -63,7 +63,7 @@ impl Core {
 
     /// Gives the discovery key of the epoch that things are sealed under to all keepers who have not got it.
     pub(crate) fn tell_keepers(&mut self) -> Result<()> {
-        let Some((epoch, key)) = self.newest_epoch() else { return Ok(()) };
+        let Some((epoch, key)) = self.sealing_epoch() else { return Ok(()) };
         let keepers: Vec<UserPublic> = self.unwatched(&epoch).collect();
         let sealed: Vec<SealedKey> =
             keepers.iter().filter_map(|keeper| self.seal_discovery(keeper, &epoch, &key)).collect();
@@ -73,12 +73,6 @@ impl Core {
         // As long as the running call may fail it stays due. Those whose keys nothing can be sealed to are not tried again.
         self.watch_due = !sealed.is_empty();
         Ok(())
-    }
-
-    /// The epoch that things are sealed under, also one that the running call makes.
-    fn newest_epoch(&self) -> Option<(EpochId, DerivingKey)> {
-        let epoch = self.members.sealing?;
-        Some((epoch, self.epoch_key(&epoch)?))
     }
 
     /// An epoch's discovery key for a keeper.

@@ -25,13 +25,15 @@ use crate::{
     row::{Meta, Node, Place, Value, Xattr, XattrValue},
     settings,
     standing::Within,
-    store::{Space, prefix_end},
+    store::{Batch, Space, prefix_end},
     tree::next_tag,
     version::{BranchNo, Dot, ValueRef},
 };
 
 /// Rows of late commits in [`Space::Meta`].
 const LATE: &[u8] = b"late/";
+/// Rows of commits that were stored, but of which it isn't stored yet what they cut.
+const UNJUDGED: &[u8] = b"unjudged/";
 /// Rows of conflicts that were settled by taking a value away, by inode: `settle/ ‖ inode ‖ value`.
 const SETTLED: &[u8] = b"settle/";
 
@@ -46,7 +48,10 @@ struct Live {
 }
 
 impl Core {
-    pub(crate) fn load_late(&mut self) -> Result<()> {
+    fn load_late(&mut self) -> Result<()> {
+        self.late.clear();
+        self.late_values.clear();
+        self.late_access = None;
         for (key, _) in self.store.scan(Space::Meta, LATE, &prefix_end(LATE), usize::MAX)? {
             let key = key.get(LATE.len()..).unwrap_or_default();
             match (ValueRef::from_key(key), Dot::from_key(key)) {
@@ -55,6 +60,33 @@ impl Core {
                 _ => return Err(Error::damaged("what is late")),
             }
         }
+        Ok(())
+    }
+
+    /// Notes, with a commit that is being stored, that it may cut something.
+    pub(crate) fn note_unjudged(&self, batch: &mut Batch, dot: Dot) {
+        self.store.put(batch, Space::Meta, [UNJUDGED, &dot.key()[..]].concat(), &[]);
+    }
+
+    /// Notes, with all that a commit cuts, that this is it.
+    pub(crate) fn note_judged(&mut self, dot: Dot) {
+        self.overlay.batch.remove(Space::Meta, [UNJUDGED, &dot.key()[..]].concat());
+    }
+
+    /// Begins from what is stored, and goes on where the process or the disk failed before all was stored that a commit
+    /// cuts.
+    pub(crate) fn judge_anew(&mut self) -> Result<()> {
+        self.load_late()?;
+        self.settle_members()?;
+        self.judge_all()?;
+        for (key, _) in self.store.scan(Space::Meta, UNJUDGED, &prefix_end(UNJUDGED), usize::MAX)? {
+            let dot = key.get(UNJUDGED.len()..).and_then(Dot::from_key);
+            let dot = dot.ok_or_else(|| Error::damaged("what was not judged yet"))?;
+            self.judge_by_nodes(dot)?;
+            self.note_judged(dot);
+        }
+        self.settle(Batch::new())?;
+        self.has_unjudged = false;
         Ok(())
     }
 

@@ -13,13 +13,12 @@ use crypto::{DerivingKey, EpochId, Label, SymmetricKey, UserId};
 
 use crate::{
     apply::{Origin, decode, rule},
-    commit::{self, AccessBody, AccessHead, ChangeKind, Head, MemberBody, SealedKey},
+    commit::{AccessBody, AccessHead, ChangeKind, Head, MemberBody, SealedKey},
     core::Core,
     error::{Error, Result},
     id::RealmId,
     member::{EpochRow, MemberRow, Role, epoch_id},
     node::Ino,
-    rekey::opened_carried,
     rights::{READ, Readers, Rights, WRITE, members_of},
     row::{Access, Node, NodeRow, Opened},
     version::ValueRef,
@@ -29,8 +28,6 @@ use crate::{
 const MAX_READERS: usize = 384;
 /// Directories above one that are looked through.
 const MOST_ABOVE: usize = 64;
-/// Keys of earlier epochs that an epoch carries.
-const MAX_CARRIED: usize = 256;
 /// Bytes of an earlier key in what an access value wraps, with its generation.
 const EARLIER_KEY: usize = 36;
 
@@ -117,16 +114,6 @@ impl Node {
 }
 
 impl Core {
-    /// The row of an epoch, if it is known.
-    fn epoch_row(&self, id: &EpochId) -> Option<EpochRow> {
-        let fresh = self.overlay.members.iter().rev().find_map(|row| match row {
-            MemberRow::Epoch(row) if row.id == *id => Some(row.clone()),
-            _ => None,
-        });
-        let known = || self.members.epochs.iter().find(|row| row.id == *id).or_else(|| self.members.narrow.get(id));
-        fresh.or_else(|| known().cloned())
-    }
-
     /// Takes in an epoch. One that is told of again stays what it was first.
     pub(crate) fn apply_narrow_epoch(
         &mut self,
@@ -139,7 +126,7 @@ impl Core {
         if sealed.len() > MAX_READERS {
             return rule("an epoch for too many readers");
         }
-        let known = self.epoch_row(epoch);
+        let known = self.epoch_row(epoch).cloned();
         let key = known.as_ref().and_then(|row| row.key.clone()).or_else(|| self.unseal_epoch(epoch, sealed));
         let (given, by) = (Vec::new(), Some(origin.user));
         let new = EpochRow { id: *epoch, at, count: origin.count, key: key.clone(), given, realm: *realm, by };
@@ -147,36 +134,16 @@ impl Core {
         let row = known.filter(|row| row.count > 0).map_or(new, |row| EpochRow { key: key.clone(), ..row });
         self.overlay.members.push(MemberRow::Epoch(row));
         if let Some(key) = key {
-            self.take_carried(&key, epoch, carried);
+            self.learn_carried(*epoch, &key, carried);
         }
         Ok(())
     }
 
-    /// Takes the keys of earlier epochs that one carries.
-    fn take_carried(&mut self, key: &DerivingKey, epoch: &EpochId, carried: &[u8]) {
-        if carried.is_empty() {
-            return;
-        }
-        for (id, key) in opened_carried(*epoch, key, carried).into_iter().take(MAX_CARRIED) {
-            if let Some(row) = self.epoch_row(&id).filter(|row| row.key.is_none()) {
-                self.overlay.members.push(MemberRow::Epoch(EpochRow { key: Some(key.into()), ..row }));
-            }
-        }
-    }
-
-    /// The newest epoch of the members whose key is known, those of the running call included.
-    fn members_epoch(&self) -> Result<(EpochId, DerivingKey)> {
-        let fresh = self.overlay.members.iter().rev().find_map(|row| match row {
-            MemberRow::Epoch(row) if row.realm == RealmId::MEMBERS => row.key.clone().map(|key| (row.id, key)),
-            _ => None,
-        });
-        let current = || self.members.current_epoch().map(|(row, key)| (row.id, key.clone()));
-        fresh.or_else(current).ok_or(Error::ReadOnly)
-    }
-
     /// The epoch that seals for those who may read by these rights; a new one if there is none to use.
     fn epoch_for(&mut self, rights: &Rights) -> Result<(EpochId, DerivingKey)> {
-        let Readers::Users(readers) = rights.readers() else { return self.members_epoch() };
+        let Readers::Users(readers) = rights.readers() else {
+            return self.sealing_epoch().ok_or(Error::ReadOnly);
+        };
         let realm = rights.realm();
         let me = self.my_id;
         let usable = |row: &EpochRow| {
@@ -208,25 +175,13 @@ impl Core {
         if sealed.len() > MAX_READERS {
             return Err(Error::TooBig);
         }
-        let before: Vec<(EpochId, SymmetricKey)> = self
-            .members
-            .narrow
-            .of(&realm)
-            .filter_map(|row| Some((row.id, row.key.as_ref()?.key().clone())))
-            .take(MAX_CARRIED)
-            .collect();
-        let previous = before.first().map(|(id, _)| *id);
-        let carried = match previous {
-            Some(_) => {
-                let wrap = key.derive(Label::EpochWrap, b"");
-                crypto::seal(&wrap, epoch.as_bytes(), &commit::encode(&before), &*self.entropy)
-            }
-            None => Vec::new(),
-        };
+        let earlier = || self.members.narrow.of(&realm);
+        let previous = earlier().find(|row| row.key.is_some()).map(|row| row.id);
+        let carried = self.seal_carried((&epoch, &key), earlier());
         self.emit::<MemberBody>(ChangeKind::Epoch { realm, epoch, previous, sealed, carried }, &[], None)?;
         let key = DerivingKey::from(key);
         // Who gives a file away seals for others alone, and may do so again.
-        if let Some(row) = self.epoch_row(&epoch) {
+        if let Some(row) = self.epoch_row(&epoch).cloned() {
             self.overlay.members.push(MemberRow::Epoch(EpochRow { key: Some(key.clone()), ..row }));
         }
         Ok((epoch, key))
@@ -389,8 +344,8 @@ impl Core {
         let head: Head = decode(&self.change(value.at)?.head)?;
         let (ChangeKind::Birth { access, .. } | ChangeKind::Access { access, .. }) = head.kind else { return Ok(()) };
         let Some(epoch) = self.epoch_row(&access.epoch) else { return Ok(()) };
-        let is_newest = epoch.realm == RealmId::MEMBERS && self.members_epoch()?.0 == epoch.id;
-        if is_newest || !self.is_stale(epoch.at)? {
+        let (made_at, is_newest) = (epoch.at, self.sealing_epoch().is_some_and(|(newest, _)| newest == epoch.id));
+        if is_newest || !self.is_stale(made_at)? {
             return Ok(());
         }
         let (rights, body, gone) = (shown.rights(), shown.body(self.now()), [value.at]);

@@ -3,6 +3,8 @@
 //! An epoch is stale when somebody who could read was removed and whoever made the epoch had not seen that. The removal
 //! makes a new one in the same commit; where two removals crossed, whoever writes next does.
 
+use std::collections::BTreeSet;
+
 use crypto::{DerivingKey, EpochId, Label, SymmetricKey, UserId};
 
 use crate::{
@@ -20,7 +22,7 @@ use crate::{
 /// Keys sealed in one change: their bytes must fit in a head.
 pub(crate) const KEYS_PER_CHANGE: usize = 300;
 /// Earlier epochs that one carries; these carry those before them.
-const MOST_CARRIED: usize = 256;
+pub(crate) const MOST_CARRIED: usize = 256;
 
 /// An earlier epoch, as a later one carries it.
 type Carried = (EpochId, SymmetricKey);
@@ -50,9 +52,8 @@ impl Core {
         Ok(false)
     }
 
-    /// Chooses the epoch to seal under, and notes whether whoever writes next must make one first. An epoch that leaves out a
-    /// reader is none to seal under: they could not read what all others can.
-    pub(crate) fn look_at_epoch(&mut self) -> Result<()> {
+    /// The members' epochs, with what the running call made of them.
+    fn members_epochs(&self) -> Vec<EpochRow> {
         let mut rows = self.members.epochs.clone();
         for fresh in &self.overlay.members {
             if let MemberRow::Epoch(row) = fresh
@@ -62,6 +63,37 @@ impl Core {
                 rows.push(row.clone());
             }
         }
+        rows
+    }
+
+    /// What is known of an epoch of any realm.
+    pub(crate) fn epoch_row(&self, id: &EpochId) -> Option<&EpochRow> {
+        let fresh = self.overlay.members.iter().rev().find_map(|row| match row {
+            MemberRow::Epoch(row) if row.id == *id => Some(row),
+            _ => None,
+        });
+        let known = || self.members.epochs.iter().find(|row| row.id == *id);
+        fresh.or_else(known).or_else(|| self.members.narrow.get(id))
+    }
+
+    /// The key of an epoch, if this device has it.
+    pub(crate) fn epoch_key(&self, id: &EpochId) -> Option<DerivingKey> {
+        self.epoch_row(id).and_then(|row| row.key.clone())
+    }
+
+    /// The epoch under which is sealed what is for all members; one that the running call makes before all others.
+    pub(crate) fn sealing_epoch(&self) -> Option<(EpochId, DerivingKey)> {
+        let fresh = self.overlay.members.iter().rev().find_map(|row| match row {
+            MemberRow::Epoch(row) if row.realm == RealmId::MEMBERS => row.key.clone().map(|key| (row.id, key)),
+            _ => None,
+        });
+        fresh.or_else(|| self.members.current_epoch().map(|(row, key)| (row.id, key.clone())))
+    }
+
+    /// Chooses the epoch to seal under, and notes whether whoever writes next must make one first. An epoch that leaves out a
+    /// reader is none to seal under: they could not read what all others can.
+    pub(crate) fn look_at_epoch(&mut self) -> Result<()> {
+        let mut rows = self.members_epochs();
         rows.sort_by_key(|row| std::cmp::Reverse((row.count, row.id)));
         let readers: Vec<UserId> = self.readers().collect();
         rows.retain(|row| row.key.is_some() && !self.late.contains(&row.at.dot));
@@ -106,16 +138,13 @@ impl Core {
         let epoch = epoch_id(&key);
         let mut sealed = self.sealed_to_readers(epoch, &key)?;
         let rest = sealed.split_off(sealed.len().min(KEYS_PER_CHANGE));
-        let newest = self.members.epochs.iter().rev().take(MOST_CARRIED);
-        let carried: Vec<Carried> =
-            newest.filter_map(|row| row.key.as_ref().map(|key| (row.id, key.key().clone()))).collect();
-        let wrap = key.derive(Label::EpochWrap, b"");
+        let carried = self.seal_carried((&epoch, &key), self.members.epochs.iter().rev());
         let kind = ChangeKind::Epoch {
             realm: RealmId::MEMBERS,
             epoch,
             previous: self.members.current_epoch().map(|(row, _)| row.id),
             sealed,
-            carried: crypto::seal(&wrap, epoch.as_bytes(), &encode(&carried), &*self.entropy),
+            carried,
         };
         self.emit::<MemberBody>(kind, &[], None)?;
         for keys in rest.chunks(KEYS_PER_CHANGE) {
@@ -165,16 +194,7 @@ impl Core {
 
     /// Takes keys of epochs that are sealed to this user.
     pub(crate) fn apply_keys(&mut self, sealed: &[SealedKey]) {
-        let mut rows = self.members.epochs.clone();
-        for fresh in &self.overlay.members {
-            if let MemberRow::Epoch(row) = fresh
-                && row.realm == RealmId::MEMBERS
-            {
-                rows.retain(|known| known.id != row.id);
-                rows.push(row.clone());
-            }
-        }
-        for mut row in rows {
+        for mut row in self.members_epochs() {
             if !sealed.iter().any(|key| key.epoch == row.id) {
                 continue;
             }
@@ -186,27 +206,57 @@ impl Core {
         }
     }
 
+    /// The keys of earlier epochs, as far as they are known, for who has that of a new one.
+    pub(crate) fn seal_carried<'a>(
+        &self,
+        (epoch, key): (&EpochId, &SymmetricKey),
+        earlier: impl Iterator<Item = &'a EpochRow>,
+    ) -> Vec<u8> {
+        let known = earlier.filter_map(|row| row.key.as_ref().map(|key| (row.id, key.key().clone())));
+        let carried: Vec<Carried> = known.take(MOST_CARRIED).collect();
+        if carried.is_empty() {
+            return Vec::new();
+        }
+        crypto::seal(&key.derive(Label::EpochWrap, b""), epoch.as_bytes(), &encode(&carried), &*self.entropy)
+    }
+
     fn learn(&mut self, row: &EpochRow, key: DerivingKey) {
         self.overlay.members.push(MemberRow::Epoch(EpochRow { key: Some(key.clone()), ..row.clone() }));
-        let head = self.change(row.at).ok().and_then(|raw| decode::<Head>(&raw.head).ok());
-        if let Some(ChangeKind::Epoch { carried, .. }) = head.map(|head| head.kind) {
+        if let Some(carried) = self.carried_by(row) {
             self.learn_carried(row.id, &key, &carried);
         }
     }
 
-    /// Takes the keys of earlier epochs that a later one carries.
-    fn learn_carried(&mut self, epoch: EpochId, key: &DerivingKey, carried: &[u8]) {
-        for (id, key) in opened_carried(epoch, key, carried) {
-            let row = self.members.epochs.iter().find(|row| row.id == id && row.key.is_none()).cloned();
-            if let Some(row) = row.filter(|_| self.epoch_key(&id).is_none()) {
-                self.learn(&row, key.into());
+    /// What a known epoch carries, sealed.
+    fn carried_by(&self, row: &EpochRow) -> Option<Vec<u8>> {
+        let head = self.change(row.at).ok().and_then(|raw| decode::<Head>(&raw.head).ok());
+        match head.map(|head| head.kind) {
+            Some(ChangeKind::Epoch { carried, .. }) => Some(carried),
+            _ => None,
+        }
+    }
+
+    /// Takes the keys of earlier epochs that a later one carries, and those that these carry.
+    pub(crate) fn learn_carried(&mut self, epoch: EpochId, key: &DerivingKey, carried: &[u8]) {
+        // (Who means harm makes long chains of them.)
+        let mut seen = BTreeSet::from([epoch]);
+        let mut todo = vec![(epoch, key.clone(), carried.to_vec())];
+        while let Some((epoch, key, carried)) = todo.pop() {
+            for (id, key) in opened_carried(epoch, &key, &carried) {
+                if !seen.insert(id) {
+                    continue;
+                }
+                let Some(row) = self.epoch_row(&id).filter(|row| row.key.is_none()) else { continue };
+                let (row, key) = (row.clone(), DerivingKey::from(key));
+                todo.extend(self.carried_by(&row).map(|carried| (id, key.clone(), carried)));
+                self.overlay.members.push(MemberRow::Epoch(EpochRow { key: Some(key), ..row }));
             }
         }
     }
 }
 
 /// The earlier epochs that one carries; none of those that aren't what they are called.
-pub(crate) fn opened_carried(epoch: EpochId, key: &DerivingKey, carried: &[u8]) -> Vec<Carried> {
+fn opened_carried(epoch: EpochId, key: &DerivingKey, carried: &[u8]) -> Vec<Carried> {
     let plain = crypto::open(&key.derive(Label::EpochWrap), epoch.as_bytes(), carried).ok();
     let found: Option<Vec<Carried>> = plain.and_then(|plain| decode_canonical("earlier epochs", &plain).ok());
     let mut found = found.unwrap_or_default();

@@ -281,7 +281,7 @@ impl Core {
 
     /// Sets a setting for the volume, or puts it back to its default.
     fn set(&mut self, name: &str, value: Option<String>) -> Result<()> {
-        let (epoch, key) = self.sealing_epoch()?;
+        let (epoch, key) = self.sealing_epoch().ok_or_else(Error::not_synced)?;
         let tag = setting_tag(&key, name);
         let gone: Vec<ValueRef> =
             self.setting_row(&tag)?.map(|row| row.values.iter().map(|v| v.at).collect()).unwrap_or_default();

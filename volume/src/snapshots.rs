@@ -140,7 +140,7 @@ impl Core {
         if all.iter().filter(|snapshot| snapshot.by == me).count() >= EACH_MAX {
             return Err(Error::Refused(format!("you have made {EACH_MAX} snapshots: remove one first")));
         }
-        let (epoch, key) = self.sealing_epoch()?;
+        let (epoch, key) = self.sealing_epoch().ok_or_else(Error::not_synced)?;
         let body = SnapshotBody { name: name.to_owned() };
         self.emit(ChangeKind::Snapshot { epoch }, &[], Some((&key.derive(Label::BodyKey), &body))).map(|_| ())
     }

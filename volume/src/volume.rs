@@ -840,7 +840,7 @@ impl Volume {
     /// [`Error::Refused`] before the first sync.
     pub fn discovery_key(&self) -> Result<SymmetricKey> {
         let key = self.discovery_keys().into_iter().next();
-        key.ok_or_else(|| Error::Refused("the volume has not been synced yet".to_owned()))
+        key.ok_or_else(Error::not_synced)
     }
 
     /// The same of all epochs known, the present one first: who was away when somebody was removed has an earlier one.

@@ -11,7 +11,7 @@ use common::{
     forge::{commits, told},
     sync,
 };
-use p2pfs_volume::{AttributeChange, Caller, Error, Role};
+use p2pfs_volume::{AttributeChange, Caller, Error, Role, store::Space};
 use proptest::prelude::*;
 
 /// Members on mounts of their own, where modes say who may what.
@@ -112,6 +112,38 @@ fn what_a_removed_owner_closed_late_is_open() {
     same(&[alice, carol]);
     assert_eq!(alice.read("f").unwrap(), b"carol's");
     assert!(alice.volume.quarantine().unwrap().iter().all(|one| one.user == "bob"));
+}
+
+/// Whichever batch of rows the disk loses of a commit that cuts another: what is cut is taken back with the next commit that
+/// comes, and when the volume is opened.
+#[test]
+fn a_failing_disk_leaves_nothing_that_is_cut() {
+    let narrows = |alice: &Replica, _: &Replica| chmod(alice, "f", 0o644).unwrap();
+    let removes = |alice: &Replica, bob: &Replica| alice.volume.remove_user(&bob.user_keys().id()).unwrap();
+    for cuts in [&narrows as &dyn Fn(&Replica, &Replica), &removes] {
+        for (batches, restarts) in (0..4).flat_map(|batches| [(batches, false), (batches, true)]) {
+            let mut all = group([("bob", Role::Writer), ("carol", Role::Writer)]);
+            all[0].write("f", b"alice's").unwrap();
+            chmod(&all[0], "f", 0o664).unwrap();
+            same(&[&all[0], &all[1], &all[2]]);
+            all[1].write("f", b"bob's").unwrap();
+            sync(&all[1], &all[2]);
+            cuts(&all[0], &all[1]);
+            let made = commits(&all[0], &all[2]);
+            let newest = made.iter().max_by_key(|commit| commit.header.count).unwrap();
+            all[2].store.fail_after(Some(batches));
+            told(&all[2], &all[0], &[&newest.raw]);
+            all[2].store.fail_after(None);
+            let left = all[2].store.keys(Space::Meta).iter().any(|key| key.starts_with(b"unjudged/"));
+            assert_eq!(left, batches == 1, "the commit is stored, what it cuts is not");
+            if restarts {
+                all[2].restart(70);
+            }
+            all[0].write("another", b"of alice").unwrap();
+            same(&[&all[0], &all[2]]);
+            assert_eq!(all[2].read("f").unwrap(), b"alice's", "{batches} batches, {restarts}");
+        }
+    }
 }
 
 #[derive(Clone, Debug)]

@@ -111,7 +111,7 @@ impl Volume {
     pub fn export_key(&self) -> Result<ExportedParts> {
         let ticket = self.invite_device(None)?;
         let core = self.inner.core.lock();
-        let (_, epoch) = core.sealing_epoch()?;
+        let (_, epoch) = core.sealing_epoch().ok_or_else(Error::not_synced)?;
         Ok(ExportedParts { ticket, secrets: UserSecrets(core.own_secrets()), epoch: epoch.key().clone() })
     }
 
