@@ -4,6 +4,7 @@
 
 use std::{
     fs,
+    io::ErrorKind,
     os::unix::fs::{MetadataExt, PermissionsExt, chown},
     path::{Path, PathBuf},
     process::Command,
@@ -79,7 +80,7 @@ fn glib_s_bin() {
     trash(&peer, ["a 100%.txt", "ü 100%.txt", "folder/ü 100%.txt", "folder"]);
     assert_eq!(fs::read_dir(peer.root()).unwrap().count(), 2, "what stays, and the bin");
     assert_eq!(binned(&peer), 4);
-    assert_eq!(fs::metadata(bin(&peer)).unwrap().mode() & 0o7777, 0o700);
+    assert_eq!(fs::metadata(bin(&peer)).unwrap().mode() & 0o7777, 0o770, "members share it");
     let note = fs::read_to_string(bin(&peer).join("info/folder.trashinfo")).unwrap();
     assert!(note.starts_with("[Trash Info]\nPath=folder\nDeletionDate="), "{note}");
     // What a file manager shows is put back, where it was.
@@ -168,6 +169,43 @@ fn two_people_of_one_number_share_a_bin() {
 }
 
 #[test]
+fn what_is_in_a_shared_bin_is_for_whom_it_was_for() {
+    let group = Group::two();
+    let (alice, bob) = (group.alice(), group.bob());
+    fs::create_dir(alice.at("private")).unwrap();
+    fs::set_permissions(alice.at("private"), fs::Permissions::from_mode(0o700)).unwrap();
+    for name in ["shared", "diary", "private/open where nobody looks", "by hand"] {
+        fs::write(alice.at(name), name).unwrap();
+    }
+    fs::set_permissions(alice.at("diary"), fs::Permissions::from_mode(0o600)).unwrap();
+    trash(alice, ["shared", "diary", "private/open where nobody looks"]);
+    // (Whose notes are for one account alone.)
+    succeed(as_user(alice, me(), alice.root(), "trash-put").arg("by hand"));
+    let read = |peer: &Peer, path: &str| fs::read_to_string(bin(peer).join(path)).map_err(|error| error.kind());
+    for (name, is_hers) in [("shared", false), ("diary", true), ("open where nobody looks", true), ("by hand", false)] {
+        for path in [format!("files/{name}"), format!("info/{name}.trashinfo")] {
+            assert!(read(alice, &path).is_ok(), "{path}");
+            let expected = is_hers.then_some(ErrorKind::PermissionDenied);
+            eventually("bob knows", || match read(bob, &path).err() {
+                found if found == expected => Ok(()),
+                found => Err(format!("{path}: {found:?}")),
+            });
+        }
+    }
+    // What bob may see he puts back, and what he may not he may still throw away.
+    let listed = succeed(&mut as_user(bob, me(), bob.root(), "trash-list"));
+    let is_listed = |name: &str| listed.contains(&*bob.at(name).to_string_lossy());
+    assert!(is_listed("by hand") && !is_listed("diary"), "{listed}");
+    succeed(as_user(bob, me(), bob.root(), "bash").args(["-c", "echo 0 | trash-restore \"$PWD/by hand\""]));
+    group.all_read("by hand", b"by hand");
+    // Where it was, hers is as it was.
+    in_session(alice, r#"gio trash --list | grep -E '/diary$' | cut -f1 | xargs -d '\n' gio trash --restore"#);
+    assert_eq!(fs::read_to_string(alice.at("diary")).unwrap(), "diary");
+    succeed(Command::new("rm").arg("-rf").arg(bin(bob)));
+    eventually("the bin is gone", || if bin(alice).exists() { Err("not yet".to_owned()) } else { Ok(()) });
+}
+
+#[test]
 fn people_of_different_numbers_have_a_bin_each() {
     const THEM: u32 = 65_534;
     let mut group = Group::two();
@@ -185,7 +223,7 @@ fn people_of_different_numbers_have_a_bin_each() {
     them("bash", &["-c", "echo -n their own > b"]);
     trash(alice, ["a"]);
     them("gio", &["trash", "b"]);
-    // Hers is for nobody else, as bins are made; what accounts of a system mount make is for all members.
+    // What accounts of a system mount make is for all members.
     assert_eq!(fs::read(alice.at(format!(".Trash-{}/files/a", me()))).unwrap(), b"alice's");
     group.all_read(format!(".Trash-{THEM}/files/b"), b"their own");
     // Both bins are on both mounts; programs look into their user's.

@@ -39,6 +39,7 @@ mod agreed;
 mod ahead;
 mod align;
 mod apply;
+mod bins;
 mod conflicts;
 mod core;
 pub mod deleted;

@@ -11,6 +11,7 @@ use serde_bytes::ByteBuf;
 use crate::{
     acl::{self, Acl},
     ahead,
+    bins::BinPlace,
     commit::{AccessBody, BirthBody, ChangeKind, ContentBody, MetaBody, PlaceBody, XattrBody},
     content::{Content, ContentData},
     core::Core,
@@ -260,6 +261,11 @@ impl Core {
         }
         self.may_change()?;
         let above = self.with_node(directory, |n| n.access.last().and_then(|v| v.value.clone()))?;
+        let bin_place = match self.local_uid {
+            Some(_) => self.bin_place(directory, name, new.kind())?,
+            None => None,
+        };
+        let mode = bin_place.map_or(mode, |place| place.mode(mode));
         let mut access = AccessBody {
             time: self.now(),
             mode: mode & 0o7777,
@@ -289,12 +295,6 @@ impl Core {
         };
         if matches!(new, NewNode::Symlink(_)) {
             access.mode = 0o777;
-        }
-        if self.local_uid.is_some()
-            && access.mode & 0o070 != access.mode >> 3 & 0o070
-            && self.is_in_bin(directory, name)?
-        {
-            access.mode |= access.mode >> 3 & 0o070;
         }
         let rights = self.rights_at_birth(&access, directory)?;
         let id = self.bear(new.kind(), BirthBody { access, rdev, target }, &rights)?;
@@ -633,6 +633,9 @@ impl Core {
                 let moves = self.moves_of(real, from, name)?;
                 self.move_all(&moves, to, new_name)?;
                 self.follow_moves(&moves, from, to)?;
+                if from != to {
+                    self.open_note(real, to, new_name)?;
+                }
                 Ok((source, target.map(|t| t.0)))
             }
         }
@@ -801,13 +804,10 @@ impl Core {
                 false => self.parts_of_any(ino)?,
             };
             for part in parts {
+                let mode = change.mode.map(|mode| self.mode_to_set(part, mode & 0o7777)).transpose()?;
                 self.change_access(part, to, |access, kind| {
-                    if let Some(mode) = change.mode {
-                        access.mode = mode & 0o7777;
-                        if let Ok(mut acl) = Acl::parse(&access.acl) {
-                            acl.set_mode(access.mode);
-                            access.acl = acl.encode();
-                        }
+                    if let Some(mode) = mode {
+                        set_mode(access, mode);
                     }
                     if change.uid.is_some() || change.gid.is_some() {
                         if kind != NodeKind::Directory && change.mode.is_none() {
@@ -826,6 +826,17 @@ impl Core {
             }
         }
         Ok(())
+    }
+
+    /// What a chmod sets: file managers close the folders of a bin, which members share, and not only as they make them.
+    fn mode_to_set(&mut self, ino: Ino, asked: u16) -> Result<u16> {
+        if self.local_uid.is_some()
+            && let Some(NodeRow::Node(node)) = self.row(ino)?.as_deref()
+            && self.bin_place_of(node)? == Some(BinPlace::Folder)
+        {
+            return Ok(BinPlace::Folder.mode(asked));
+        }
+        Ok(asked)
     }
 
     /// What shows under a number, as far as this user decides about it.
@@ -1218,6 +1229,15 @@ fn inherit_acl(above: &Access, inherits: bool, new: &NewNode<'_>, access: &mut A
             }
         }
         _ => access.mode &= !umask,
+    }
+}
+
+/// Follows a chmod.
+pub(crate) fn set_mode(access: &mut AccessBody, mode: u16) {
+    access.mode = mode;
+    if let Ok(mut acl) = Acl::parse(&access.acl) {
+        acl.set_mode(mode);
+        access.acl = acl.encode();
     }
 }
 

@@ -13,6 +13,7 @@ use crypto::{DerivingKey, EpochId, Label, SymmetricKey, UserId};
 
 use crate::{
     apply::{Origin, decode, rule},
+    bins::BinPlace,
     commit::{AccessBody, AccessHead, ChangeKind, Head, MemberBody, SealedKey},
     core::Core,
     error::{Error, Result},
@@ -26,8 +27,6 @@ use crate::{
 
 /// Readers of one narrow realm: what their sealed keys take must fit a change's head.
 const MAX_READERS: usize = 384;
-/// Directories above one that are looked through.
-const MOST_ABOVE: usize = 64;
 /// Bytes of an earlier key in what an access value wraps, with its generation.
 const EARLIER_KEY: usize = 36;
 
@@ -250,26 +249,6 @@ impl Core {
         Ok(asked.within(&self.readers_of(home)?))
     }
 
-    /// Whether a name in a directory is a bin's, or what is in one. File managers make bins for one account alone, by its
-    /// number: members of one number have one bin, and each must be able to use it.
-    pub(crate) fn is_in_bin(&mut self, mut directory: Ino, name: &[u8]) -> Result<bool> {
-        let is_bin = |name: &[u8]| {
-            name.strip_prefix(b".Trash-").is_some_and(|uid| !uid.is_empty() && uid.iter().all(u8::is_ascii_digit))
-        };
-        let mut name = name.to_vec();
-        for _ in 0..MOST_ABOVE {
-            if directory == Ino::ROOT {
-                return Ok(is_bin(&name));
-            }
-            let shown = self.with_node(directory, |n| {
-                n.links.first().and_then(|link| link.shown.as_ref()).map(|shown| (shown.parent, shown.name.clone()))
-            })?;
-            let Some((parent, above)) = shown else { return Ok(false) };
-            (directory, name) = (self.canonical(parent)?, above);
-        }
-        Ok(false)
-    }
-
     fn asked_by(&self, owner: UserId, body: &AccessBody) -> Rights {
         Rights::asked(owner, body.mode, &body.acl, |number| self.members.user_with(number))
     }
@@ -413,9 +392,10 @@ impl Core {
         let Some(NodeRow::Node(node)) = row.as_deref() else { return Ok(false) };
         let (Some(shown), Some(readers)) = (node.shown_access(), self.reach(ino)?) else { return Ok(false) };
         let body = shown.body(self.now());
-        let asked = match self.local_uid {
-            Some(_) => self.asked_by(shown.owner, &body),
-            None => shown.rights(),
+        let asked = if self.local_uid.is_some() && self.bin_place_of(node)? != Some(BinPlace::Thing) {
+            self.asked_by(shown.owner, &body)
+        } else {
+            shown.rights()
         };
         let rights = asked.within(&readers);
         if rights == shown.rights() || self.is_sealed(node) {
