@@ -16,7 +16,7 @@ mod members;
 pub(crate) use access::{Access, Allow, Chown};
 pub(crate) use agreed::{Config, Named, Snapshot, SnapshotDeed};
 pub(crate) use keys::{ExportKey, Fingerprint, ImportKey, Invitations, InvitationsDeed, Key, KeyDeed, KeyPassphrase};
-pub(crate) use members::{Grant, Kept, Quarantine, QuarantineDeed, Revoke};
+pub(crate) use members::{Grant, Kept, Quarantine, QuarantineDeed, Revoke, TransferOwnership};
 
 const EXIT_STATUS: &str = "Exit status: 0 done, 1 failed (one line on standard error says why), 2 wrong usage.\n\
     Everything lives under $P2PFS_HOME when it is set, else under the XDG folders.";
@@ -59,6 +59,8 @@ pub(crate) enum Command {
     Key(Key),
     /// Make a member an admin, writer or reader
     Grant(Grant),
+    /// Hand the volume over: that member becomes its owner, and you an admin
+    TransferOwnership(TransferOwnership),
     /// Remove a user with all their devices, or one device
     Revoke(Revoke),
     /// What was done apart from the removal of who did it, and is kept aside

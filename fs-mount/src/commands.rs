@@ -53,6 +53,7 @@ pub(crate) fn run(command: Command) -> Outcome<()> {
         Command::Fingerprint(args) => fingerprint::run(&home, &args),
         Command::Key(args) => key::run(&home, args),
         Command::Grant(args) => members::grant(&home, args),
+        Command::TransferOwnership(args) => members::transfer_ownership(&home, args),
         Command::Revoke(args) => members::revoke(&home, args),
         Command::Quarantine(args) => members::quarantine(&home, args),
         Command::Volumes(args) => listings::volumes(&home, &args),

@@ -17,6 +17,7 @@ pub mod version;
 pub mod commit;
 mod keeper;
 pub mod member;
+mod ownership;
 mod rekey;
 mod standing;
 

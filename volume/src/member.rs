@@ -409,12 +409,25 @@ pub(crate) struct Members {
     pub watches: BTreeMap<EpochId, WatchRow>,
     /// Whether anybody's standing ever changed after they were admitted: else nothing need be looked at twice.
     changed: bool,
+    /// Every transfer of the ownership, with whose the volume was to be.
+    transfers: Transfers,
     /// Devices by whom they are of, or were admitted for.
     devices_of: BTreeMap<UserId, BTreeSet<DeviceId>>,
     /// Devices that were admitted more than once: perhaps for several users.
     admitted_twice: BTreeSet<DeviceId>,
     /// The epoch under which what is made here is sealed, once that was looked at.
     pub sealing: Option<EpochId>,
+}
+
+/// Transfers of the ownership by their place, each with the user and the value.
+pub(crate) type Transfers = BTreeMap<ValueRef, (UserId, StandingValue)>;
+
+impl UserRow {
+    /// The values by which this user was to become the owner.
+    pub(crate) fn transfers(&self) -> impl Iterator<Item = (ValueRef, (UserId, StandingValue))> + '_ {
+        let to_owner = self.standings.iter().filter(|value| value.role == Some(Role::Owner));
+        to_owner.map(|value| (value.at, (self.public.id(), value.clone())))
+    }
 }
 
 /// One row of the membership space.
@@ -459,11 +472,17 @@ impl MemberRow {
 }
 
 impl Members {
+    /// Every transfer of the ownership.
+    pub(crate) fn transfers(&self) -> &Transfers {
+        &self.transfers
+    }
+
     /// Takes a row in, new or changed.
     pub(crate) fn put(&mut self, row: MemberRow) {
         match row {
             MemberRow::User(row) => {
                 self.changed |= !row.standings.is_empty();
+                self.transfers.extend(row.transfers());
                 let id = row.public.id();
                 let before = self.users.insert(id, row);
                 if before.is_none_or(|before| before.count != self.users[&id].count) {

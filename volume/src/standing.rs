@@ -3,7 +3,7 @@
 //! What somebody is follows from the commits alone, whatever order they came in. A removal, or a lower role, cuts what the
 //! removed did without having seen it and without having been seen by it: nobody can go on by pretending not to have heard.
 //! So a value can stop counting when another arrives, and only values by seniors decide on it: admins rank by when they
-//! became it, the owner first. Two admins can't remove each other, and no agreement is needed.
+//! became it, the owner ([`crate::ownership`]) first. Two admins can't remove each other, and no agreement is needed.
 //!
 //! Owns the values of what users and devices are, and who may write these. Does not own what becomes of commits that are
 //! cut ([`crate::late`]), or keys.
@@ -38,7 +38,7 @@ const MOST_STEPS: usize = 4096;
 pub(crate) type Verdicts = BTreeMap<ValueRef, bool>;
 
 impl Core {
-    fn is_looked_at(&mut self, within: Within, at: ValueRef) -> Result<bool> {
+    pub(crate) fn is_looked_at(&mut self, within: Within, at: ValueRef) -> Result<bool> {
         match within {
             Within::Seen(dot) => self.covers(dot, at.dot),
             Within::All => Ok(true),
@@ -82,9 +82,14 @@ impl Core {
         need: Role,
         within: Within,
     ) -> Result<bool> {
+        if need == Role::Owner && self.owner(Within::Seen(dot), None)?.is_some_and(|owner| owner != user) {
+            return Ok(false);
+        }
         // Somebody must have made them so before anything can have been taken from them: who looks in this order comes to
         // ever lower ranks, and to an end.
-        let values = self.values_on_user(&user, within)?;
+        let mut values = self.values_on_user(&user, within)?;
+        // What one makes of oneself is for what comes after it. (The founder's first commit admits its author.)
+        values.retain(|value| value.at.dot != dot || self.is_admission(value.at));
         let mut made = false;
         for value in &values {
             if value.role.is_some_and(|role| role >= need)
@@ -106,6 +111,7 @@ impl Core {
                 beside.push(value);
             }
         }
+        self.drop_settled(&mut seen, within)?;
         let mut counting = Vec::new();
         for value in seen {
             if self.counts(value.at, within)? {
@@ -228,6 +234,7 @@ impl Core {
             ChangeKind::Device { ticket, user, proof, .. } => {
                 return self.counts_as_admitted(&device, at.dot, (&ticket, &user, proof.is_some()), within);
             }
+            ChangeKind::Standing { role: Some(Role::Owner), .. } => return self.counts_as_transfer(at, within),
             ChangeKind::Standing { user, .. } => Some(user),
             ChangeKind::Expel { device: expelled } => {
                 let Some(row) = self.device_row(&expelled) else { return Ok(false) };
@@ -244,15 +251,21 @@ impl Core {
         if let Some(subject) = subject {
             // Whoever steps down needs nobody above them.
             let steps_down = subject == author && matches!(head.kind, ChangeKind::Standing { .. });
-            if !steps_down && !self.is_senior(&author, &subject, within)? {
+            if !steps_down && !self.is_senior(&author, &subject, at.dot, within)? {
                 return Ok(false);
             }
         }
         self.is_at_least(&device, author, at.dot, Role::Admin, within)
     }
 
-    /// Whether one user may change what another is: they became an admin before the other did, if that one ever did.
-    fn is_senior(&mut self, user: &UserId, other: &UserId, within: Within) -> Result<bool> {
+    /// Whether one user may, in this commit, change what another is: they are the owner, or became an admin before the other
+    /// did, if that one ever did.
+    fn is_senior(&mut self, user: &UserId, other: &UserId, dot: Dot, within: Within) -> Result<bool> {
+        if let Some(owner) = self.owner(within, Some(dot))?
+            && (owner == *user || owner == *other)
+        {
+            return Ok(owner == *user);
+        }
         let made_admin = |value: &StandingValue| value.role.is_some_and(|role| role >= Role::Admin);
         let mine = self.values_on_user(user, within)?;
         let theirs = self.values_on_user(other, within)?;
@@ -275,7 +288,7 @@ impl Core {
     }
 
     /// Whether a device was admitted before another.
-    fn is_older(&mut self, device: &DeviceId, other: &DeviceId) -> Result<bool> {
+    pub(crate) fn is_older(&mut self, device: &DeviceId, other: &DeviceId) -> Result<bool> {
         let mut first = [None, None];
         for (first, device) in first.iter_mut().zip([device, other]) {
             for at in self.device_row(device).map(|row| row.granted).unwrap_or_default() {
@@ -332,7 +345,7 @@ impl Core {
         let subject = match kind {
             ChangeKind::Standing { user, role } => {
                 if *role == Some(Role::Owner) {
-                    return Ok(true);
+                    return Ok(user == author || !self.is_owner(author, within)?);
                 }
                 if user == author && role.is_none_or(|role| role < Role::Admin) {
                     return Ok(false);
@@ -349,7 +362,7 @@ impl Core {
             _ => return Ok(false),
         };
         let admin = self.is_at_least(device, *author, dot, Role::Admin, within)?;
-        Ok(!admin || !self.is_senior(author, &subject, within)?)
+        Ok(!admin || !self.is_senior(author, &subject, dot, within)?)
     }
 
     pub(crate) fn apply_standing(&mut self, at: ValueRef, count: u64, user: &UserId, role: Option<Role>) -> Result<()> {
@@ -426,7 +439,9 @@ impl Core {
     /// What a user is to whoever knows all that is known here.
     fn role_now(&mut self, user: &UserId) -> Result<Option<Role>> {
         let mut counting = Vec::new();
-        for value in self.values_on_user(user, Within::All)? {
+        let mut values = self.values_on_user(user, Within::All)?;
+        self.drop_settled(&mut values, Within::All)?;
+        for value in values {
             if self.counts(value.at, Within::All)? {
                 counting.push(value);
             }
@@ -447,7 +462,13 @@ impl Core {
                 (Some(least), is) => Some(std::cmp::min(least, is)),
             };
         }
-        Ok(role.flatten())
+        match role.flatten() {
+            // Who handed the volume over is an admin.
+            Some(Role::Owner) if self.owner(Within::All, None)?.is_some_and(|owner| owner != *user) => {
+                Ok(Some(Role::Admin))
+            }
+            role => Ok(role),
+        }
     }
 
     /// The arrival of the commit by which a device was removed; `None` for one that wasn't.
@@ -500,6 +521,10 @@ impl Core {
         }
         let gone = match &kind {
             ChangeKind::Standing { user, role } => {
+                let hands_over = *role == Some(Role::Owner);
+                if hands_over && !self.is_owner(&me, Within::All)? {
+                    return Err(Error::Refused("only the owner hands the volume over".to_owned()));
+                }
                 let Some(row) = self.members.users.get(user) else { return Err(Error::NotFound) };
                 if row.role == Role::Owner && !row.removed {
                     return Err(Error::Refused(format!("{} is the volume's owner", row.name)));
@@ -537,7 +562,18 @@ impl Volume {
     /// # Errors
     /// [`Error::NotFound`] for nobody, [`Error::Refused`] when this device's user may not; or the disk failed.
     pub fn set_role(&self, user: &UserId, role: Role) -> Result<()> {
+        if role == Role::Owner {
+            return Err(Error::Refused("the volume is handed over by its owner".to_owned()));
+        }
         self.change_members(ChangeKind::Standing { user: *user, role: Some(role) })
+    }
+
+    /// Hands the volume over: that user becomes its owner, and this one an admin.
+    ///
+    /// # Errors
+    /// As [`Self::set_role`].
+    pub fn transfer_ownership(&self, user: &UserId) -> Result<()> {
+        self.change_members(ChangeKind::Standing { user: *user, role: Some(Role::Owner) })
     }
 
     /// Removes a user with all their devices. What they did and nobody had seen yet is taken back and kept aside.

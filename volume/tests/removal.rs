@@ -6,7 +6,7 @@ mod common;
 mod model;
 
 use common::{Replica, sync};
-use crypto::UserId;
+use crypto::{BoxSecret, UserId};
 use model::world::dump;
 use p2pfs_volume::{Error, Role, commit::ContentBody, content::ContentData};
 use proptest::prelude::*;
@@ -228,6 +228,23 @@ fn a_lower_role_takes_effect_for_all() {
 }
 
 #[test]
+fn who_steps_down_is_no_admin_from_then_on() {
+    let (alice, [bob, mut carol]) = group([("bob", Role::Admin), ("carol", Role::Writer)]);
+    bob.write("before", b"1").unwrap();
+    bob.volume.set_role(&user(&bob), Role::Reader).unwrap();
+    assert!(matches!(bob.write("after", b"2"), Err(Error::ReadOnly)));
+    assert!(matches!(bob.volume.set_role(&user(&bob), Role::Admin), Err(Error::Refused(_))));
+    same(&[&alice, &bob, &carol]);
+    assert_eq!(carol.read("before").unwrap(), b"1");
+    alice.volume.set_role(&user(&bob), Role::Writer).unwrap();
+    same(&[&alice, &bob, &carol]);
+    bob.write("after", b"2").unwrap();
+    same(&[&alice, &bob, &carol]);
+    carol.salvage(50);
+    same(&[&alice, &bob, &carol]);
+}
+
+#[test]
 fn removals_that_cross_leave_a_key_that_none_of_them_has() {
     let (alice, [bob, carol, dora, erin]) =
         group([("bob", Role::Admin), ("carol", Role::Writer), ("dora", Role::Writer), ("erin", Role::Writer)]);
@@ -253,10 +270,13 @@ enum Step {
     Remove(usize, usize),
     Expel(usize, usize),
     Grant(usize, usize, usize),
+    HandOver(usize, usize),
+    ExpelDevice(usize, usize),
     Meet(usize, usize),
 }
 
-const PEOPLE: usize = 5;
+/// The last one is the first one's phone.
+const PEOPLE: usize = 6;
 const FILES: usize = 5;
 
 fn step() -> impl Strategy<Value = Step> {
@@ -268,6 +288,8 @@ fn step() -> impl Strategy<Value = Step> {
         3 => (who.clone(), file.clone()).prop_map(|(a, b)| Step::Remove(a, b)),
         1 => (who.clone(), who.clone()).prop_map(|(a, b)| Step::Expel(a, b)),
         2 => (who.clone(), who.clone(), 0..3usize).prop_map(|(a, b, c)| Step::Grant(a, b, c)),
+        1 => (who.clone(), who.clone()).prop_map(|(a, b)| Step::HandOver(a, b)),
+        1 => (who.clone(), who.clone()).prop_map(|(a, b)| Step::ExpelDevice(a, b)),
         5 => (who.clone(), who).prop_map(|(a, b)| Step::Meet(a, b)),
     ]
 }
@@ -289,6 +311,8 @@ fn take_step(all: &[Replica], step: &Step) {
         Step::Grant(a, b, role) if a != b => {
             all[a].volume.set_role(&user(&all[b]), [Role::Reader, Role::Writer, Role::Admin][role])
         }
+        Step::HandOver(a, b) if a != b => all[a].volume.transfer_ownership(&user(&all[b])),
+        Step::ExpelDevice(a, b) if a != b => all[a].volume.remove_device(&all[b].device_id()),
         Step::Meet(a, b) if a != b => {
             sync(&all[a], &all[b]);
             Ok(())
@@ -312,8 +336,11 @@ proptest! {
             ("dora", Role::Writer),
             ("erin", Role::Writer),
         ]);
+        let phone = Replica::next_device("phone", 9, &alice);
         let mut all = vec![alice];
         all.extend(others);
+        all.push(phone);
+        let first_keys = all[0].user_keys();
         steps.iter().for_each(|step| take_step(&all, step));
         all.iter().for_each(|one| one.volume.commit_now().unwrap());
         // Everything that anybody did reaches everybody, also by way of those who were removed.
@@ -340,24 +367,35 @@ proptest! {
                 && !one.tree().iter().any(sealed)
         };
         let there: Vec<&Replica> = all.iter().filter(is_there).collect();
+        let Some(first) = there.first() else { return Ok(()) };
         for other in &there[1..] {
-            prop_assert_eq!(other.tree(), there[0].tree(), "{} and {}", other.name, there[0].name);
+            prop_assert_eq!(other.tree(), first.tree(), "{} and {}", other.name, first.name);
             let kept = |r: &Replica| {
                 let kept = r.volume.quarantine().unwrap().into_iter();
                 kept.map(|one| (one.commit, one.changes.len())).collect::<Vec<_>>()
             };
-            prop_assert_eq!(kept(other), kept(there[0]));
+            prop_assert_eq!(kept(other), kept(first));
+        }
+        if first.name != "alice" {
+            return Ok(());
         }
         let names = all.iter().map(|r| (r.device_id(), r.name.clone())).collect();
+        // Keys that were made since one of the devices was removed come with an exported key.
+        let exported = first.volume.export_key().unwrap().secrets.to_bytes();
+        let later: Vec<BoxSecret> =
+            exported.chunks(36).map(|row| BoxSecret::from_bytes(row[4..].try_into().unwrap())).collect();
+        let (device, as_user) = (first.device_keys(), UserId::from_bytes(*first.device_id().as_bytes()));
+        let of_user = later.iter().chain([&first_keys.boxes]).map(|key| (user(first), key));
+        let keys: Vec<_> = of_user.chain([(as_user, &device.boxes)]).collect();
         let everything: Vec<_> = known.into_values().collect();
-        let history = History::new(&everything, &all[0].user_keys());
+        let history = History::opened_by(&everything, &keys);
         let text = |body: &ContentBody, _: &crypto::SymmetricKey| match &body.content.data {
             ContentData::Inline(bytes) => format!("{:?}", String::from_utf8_lossy(bytes)),
             ContentData::Tree { .. } => unreachable!("longer than the test's files"),
         };
         let expected = Reference::new(&history, &names, &text).tree();
         prop_assert_eq!(dump(&all[0]), expected, "alice and the model");
-        let before = there[0].tree();
+        let before = first.tree();
         let mut again = all.remove(0);
         again.restart(70);
         prop_assert_eq!(again.tree(), before.clone(), "after a restart");

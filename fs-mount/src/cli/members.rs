@@ -1,4 +1,4 @@
-//! `p2pfs grant`, `revoke` and `quarantine`: what can be typed.
+//! `p2pfs grant`, `transfer-ownership`, `revoke` and `quarantine`: what can be typed.
 
 use clap::{Args, Subcommand};
 
@@ -11,6 +11,14 @@ pub(crate) struct Grant {
     /// What they are to be
     #[arg(value_parser = ["admin", "writer", "reader"])]
     pub(crate) role: String,
+    #[command(flatten)]
+    pub(crate) which: Which,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TransferOwnership {
+    /// To whom: a name as `p2pfs users` lists it, or the first digits of an id
+    pub(crate) user: String,
     #[command(flatten)]
     pub(crate) which: Which,
 }

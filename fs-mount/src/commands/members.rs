@@ -1,7 +1,7 @@
-//! `p2pfs grant`, `revoke` and `quarantine`.
+//! `p2pfs grant`, `transfer-ownership`, `revoke` and `quarantine`.
 
 use crate::{
-    cli::{Grant, Kept, Listing, Quarantine, QuarantineDeed, Revoke, Which},
+    cli::{Grant, Kept, Listing, Quarantine, QuarantineDeed, Revoke, TransferOwnership, Which},
     control::{
         client::unexpected,
         members::{AboutMembers, Members},
@@ -20,17 +20,22 @@ fn ask(home: &Home, which: &Which, request: AboutMembers) -> Outcome<Members> {
     }
 }
 
-pub(crate) fn grant(home: &Home, args: Grant) -> Outcome<()> {
-    let request = AboutMembers::Grant { user: args.user, role: args.role };
-    let Members::Changed(what) = ask(home, &args.which, request)? else { return Err(unexpected()) };
+/// Asks for a change, and says what was done.
+fn change(home: &Home, which: &Which, request: AboutMembers) -> Outcome<()> {
+    let Members::Changed(what) = ask(home, which, request)? else { return Err(unexpected()) };
     output::line(&what)
 }
 
+pub(crate) fn grant(home: &Home, args: Grant) -> Outcome<()> {
+    change(home, &args.which, AboutMembers::Grant { user: args.user, role: args.role })
+}
+
+pub(crate) fn transfer_ownership(home: &Home, args: TransferOwnership) -> Outcome<()> {
+    change(home, &args.which, AboutMembers::TransferOwnership { user: args.user })
+}
+
 pub(crate) fn revoke(home: &Home, args: Revoke) -> Outcome<()> {
-    let Members::Changed(what) = ask(home, &args.which, AboutMembers::Revoke { who: args.who })? else {
-        return Err(unexpected());
-    };
-    output::line(&what)
+    change(home, &args.which, AboutMembers::Revoke { who: args.who })
 }
 
 pub(crate) fn quarantine(home: &Home, args: Quarantine) -> Outcome<()> {

@@ -47,6 +47,7 @@ pub(crate) struct Kept {
 pub(crate) fn answer(volume: &Volume, asked: &AboutMembers) -> Outcome<Members> {
     match asked {
         AboutMembers::Grant { user, role } => grant(volume, user, role),
+        AboutMembers::TransferOwnership { user } => transfer_ownership(volume, user),
         AboutMembers::Revoke { who } => revoke(volume, who),
         AboutMembers::Quarantine { id } => {
             let found = kept(volume, id.as_deref())?;
@@ -86,11 +87,14 @@ fn member(volume: &Volume, user: &str) -> Outcome<Option<volume::Member>> {
     }
 }
 
+fn known_member(volume: &Volume, user: &str) -> Outcome<volume::Member> {
+    let nobody = || Failure::new(format!("nobody here is called `{user}`: `p2pfs users` lists the members"));
+    member(volume, user)?.ok_or_else(nobody)
+}
+
 fn grant(volume: &Volume, user: &str, role: &str) -> Outcome<Members> {
     let role: Role = role.parse().map_err(Failure::new)?;
-    let Some(member) = member(volume, user)? else {
-        return Err(Failure::new(format!("nobody here is called `{user}`: `p2pfs users` lists the members")));
-    };
+    let member = known_member(volume, user)?;
     if member.role == role {
         return Ok(Members::Changed(format!("{} is {} already", member.name, with_article(role))));
     }
@@ -101,6 +105,15 @@ fn grant(volume: &Volume, user: &str, role: &str) -> Outcome<Members> {
 fn with_article(role: Role) -> String {
     let article = if role >= Role::Admin { "an" } else { "a" };
     format!("{article} {role}")
+}
+
+fn transfer_ownership(volume: &Volume, user: &str) -> Outcome<Members> {
+    let member = known_member(volume, user)?;
+    if member.role == Role::Owner {
+        return Err(Failure::new(format!("the volume is {}'s already", member.name)));
+    }
+    volume.transfer_ownership(&member.user).map_err(said)?;
+    Ok(Members::Changed(format!("{} is the volume's owner now, and you are an admin", member.name)))
 }
 
 fn revoke(volume: &Volume, who: &str) -> Outcome<Members> {

@@ -188,6 +188,9 @@ pub(crate) enum AboutMembers {
         user: String,
         role: String,
     },
+    TransferOwnership {
+        user: String,
+    },
     /// A user, or a device.
     Revoke {
         who: String,

@@ -3,11 +3,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crypto::{DeviceId, EpochId, Label, PublicKey, SymmetricKey, UserId, UserKeys, VolumeId};
+use crypto::{BoxSecret, DeviceId, EpochId, Label, PublicKey, SymmetricKey, UserId, UserKeys, VolumeId};
 use serde::{Serialize, de::DeserializeOwned};
 use volume::{
     NodeKind,
-    commit::{self, AccessHead, ChangeKind, Commit, Head, Header, RawChange},
+    commit::{self, AccessHead, ChangeKind, Commit, Head, Header, RawChange, SealedKey},
     id::{Birthplace, CommitHash, LinkId, NodeId, ValueId},
     member::Role,
 };
@@ -184,6 +184,11 @@ fn takes(commit: &Commit, author: UserId, known: &[Change<'_>]) -> bool {
 impl<'a> History<'a> {
     /// Opens them with the keys of the user who founded the volume.
     pub fn new(commits: impl IntoIterator<Item = &'a Commit>, founder: &UserKeys) -> Self {
+        Self::opened_by(commits, &[(founder.id(), &founder.boxes)])
+    }
+
+    /// Opens them with keys of that user, and of devices of theirs, by the ids to which is sealed.
+    pub fn opened_by(commits: impl IntoIterator<Item = &'a Commit>, keys: &[(UserId, &BoxSecret)]) -> Self {
         let mut order: Vec<&'a Commit> = commits.into_iter().collect();
         order.sort_by_key(|c| (c.header.count, c.hash));
         let places: BTreeMap<CommitHash, usize> = order.iter().enumerate().map(|(i, c)| (c.hash, i)).collect();
@@ -214,6 +219,7 @@ impl<'a> History<'a> {
             let of_members = |head: &Head| matches!(head.kind, ChangeKind::Standing { .. } | ChangeKind::Expel { .. });
             let so_far: Vec<Past> = pasts.iter().cloned().chain([past.clone()]).collect();
             let seen = Standings { all: &standings, pasts: &so_far };
+            let follows = seen.last_transfer(&past);
             let writes = || seen.is_at_least(header.device, at, Role::Writer, &past);
             let counts = genesis
                 || author.is_some()
@@ -232,7 +238,7 @@ impl<'a> History<'a> {
                     let founds = matches!(head.kind, ChangeKind::Genesis { .. });
                     let invited = invited(&change, &changes, &places, &past);
                     let (rank, author) = (change.rank(), header.device);
-                    standings.push(Standing { rank, at, author, says, over, founds, invited });
+                    standings.push(Standing { rank, at, author, says, over, follows, founds, invited });
                 }
                 if !counts {
                     void.insert(change.id(), change);
@@ -288,7 +294,7 @@ impl<'a> History<'a> {
                 todo.extend(through.iter().flat_map(|c| c.supersedes()));
             }
         }
-        let epochs: Vec<_> = changes.iter().filter_map(|change| epoch_key(change.head, founder)).collect();
+        let epochs: Vec<_> = changes.iter().filter_map(|change| epoch_key(change.head, keys)).collect();
         let (mut births, mut node_keys) = (BTreeMap::<_, Vec<Change<'a>>>::new(), BTreeMap::new());
         let mut later_keys = BTreeMap::<NodeId, Vec<SymmetricKey>>::new();
         for change in &changes {
@@ -550,7 +556,6 @@ fn over(change: &Change<'_>, changes: &[Change<'_>], standings: &[Standing]) -> 
 /// Whether a change of what somebody is is one that its author may make, by what they had seen.
 fn may_change_members(seen: &Standings<'_>, device: DeviceId, at: usize, past: &Past, head: &Head) -> bool {
     match head.kind {
-        ChangeKind::Standing { role: Some(Role::Owner), .. } => false,
         ChangeKind::Standing { user, role } => seen.may_make(device, at, past, user, role),
         ChangeKind::Expel { device: expelled } => seen.may_expel(device, at, past, expelled),
         _ => false,
@@ -564,10 +569,12 @@ fn opened<T: Serialize + DeserializeOwned>(change: &Change<'_>, key: &SymmetricK
     commit::decode("body", &crypto::open_padded(key, &aad, &change.raw.body).ok()?).ok()
 }
 
-fn epoch_key(head: &Head, user: &UserKeys) -> Option<(EpochId, SymmetricKey)> {
+fn epoch_key(head: &Head, keys: &[(UserId, &BoxSecret)]) -> Option<(EpochId, SymmetricKey)> {
     let ChangeKind::Epoch { epoch, sealed, .. } = &head.kind else { return None };
-    let mine = sealed.iter().find(|s| s.user == user.id())?;
-    let bytes = user.boxes.open(Label::BoxEpochKey, epoch.as_bytes(), &mine.sealed).unwrap();
+    let mine = sealed.iter().flat_map(|s| keys.iter().filter(|(to, _)| *to == s.user).map(move |(_, key)| (s, key)));
+    let open =
+        |(sealed, key): (&SealedKey, &&BoxSecret)| key.open(Label::BoxEpochKey, epoch.as_bytes(), &sealed.sealed).ok();
+    let bytes = mine.into_iter().find_map(open)?;
     Some((*epoch, SymmetricKey::from_bytes(bytes.as_slice().try_into().unwrap())))
 }
 

@@ -27,6 +27,8 @@ pub(super) struct Standing {
     pub(super) says: Says,
     /// The standings that it superseded, directly or not, by their places among all.
     pub(super) over: Vec<usize>,
+    /// Of a transfer of the ownership: the one that it follows, by its place among all.
+    pub(super) follows: Option<usize>,
     /// It founds the volume.
     pub(super) founds: bool,
     /// With an exported key: the devices that invited to it, and where.
@@ -72,13 +74,19 @@ impl Standings<'_> {
     pub(super) fn is_at_least(&self, device: DeviceId, at: usize, need: Role, within: &Past) -> bool {
         let past = &self.pasts[at];
         let Some(user) = self.user_of(device, past) else { return false };
-        let values = self.on(user, within);
+        if need == Role::Owner && self.owner(past, None).is_some_and(|owner| owner != user) {
+            return false;
+        }
+        let mut values = self.on(user, within);
+        values.retain(|(n, _)| self.all[*n].at != at || self.is_admission(*n));
         let enough = |role: Option<Role>| role.is_some_and(|role| role >= need);
         let seen = |n: usize| has(past, self.all[n].at);
         if !values.iter().any(|(n, role)| enough(*role) && seen(*n) && self.counts(*n, within)) {
             return false;
         }
-        let counting: Vec<_> = values.iter().filter(|(n, _)| seen(*n) && self.counts(*n, within)).collect();
+        let settled = self.settled(values.iter().map(|(n, _)| *n).filter(|n| seen(*n)).collect(), within);
+        let counts = |n: usize| seen(n) && !settled.contains(&n) && self.counts(n, within);
+        let counting: Vec<_> = values.iter().filter(|(n, _)| counts(*n)).collect();
         let live = |n: usize| !counting.iter().any(|(other, _)| self.all[*other].over.contains(&n));
         let live: Vec<_> = counting.iter().filter(|(n, _)| live(*n)).collect();
         let first_admission = live.iter().find(|(n, _)| self.is_admission(*n)).map(|(n, _)| *n);
@@ -96,10 +104,13 @@ impl Standings<'_> {
     /// Whether who made a commit may make a user this, by what they had seen.
     pub(super) fn may_make(&self, device: DeviceId, at: usize, past: &Past, of: UserId, role: Option<Role>) -> bool {
         let Some(author) = self.user_of(device, past) else { return false };
+        if role == Some(Role::Owner) {
+            return author != of && self.owner(past, None).or(self.founder()) == Some(author);
+        }
         if author == of && role.is_none_or(|role| role < Role::Admin) {
             return true;
         }
-        self.is_at_least(device, at, Role::Admin, past) && self.is_senior(author, of, past)
+        self.is_at_least(device, at, Role::Admin, past) && self.is_senior(author, of, at, past)
     }
 
     /// The same for the removal of a device.
@@ -110,7 +121,7 @@ impl Standings<'_> {
         if author == of && (device == expelled || self.is_older(device, expelled)) {
             return true;
         }
-        self.is_at_least(device, at, Role::Admin, past) && self.is_senior(author, of, past)
+        self.is_at_least(device, at, Role::Admin, past) && self.is_senior(author, of, at, past)
     }
 
     fn stays(&self, device: DeviceId, at: usize, within: &Past) -> bool {
@@ -141,7 +152,8 @@ impl Standings<'_> {
                 self.user_of(*device, &self.pasts[*at]) == Some(user)
                     && self.is_at_least(*device, *at, Role::Reader, within)
             }),
-            Says::Is { user, .. } => (user == author || self.is_senior(author, user, within)) && admin(),
+            Says::Is { role: Some(Role::Owner), .. } => self.chain(&self.transfers(within, None), within).contains(&n),
+            Says::Is { user, .. } => (user == author || self.is_senior(author, user, value.at, within)) && admin(),
             Says::Expelled { device } => {
                 let everything = vec![u64::MAX; past.len()];
                 let Some(user) = self.user_of(device, &everything) else { return false };
@@ -149,7 +161,7 @@ impl Standings<'_> {
                     return (device == value.author || self.is_older(value.author, device))
                         && self.is_at_least(value.author, value.at, Role::Keeper, within);
                 }
-                self.is_senior(author, user, within) && admin()
+                self.is_senior(author, user, value.at, within) && admin()
             }
         }
     }
@@ -163,7 +175,106 @@ impl Standings<'_> {
         first(one) < first(other)
     }
 
-    fn is_senior(&self, user: UserId, other: UserId, within: &Past) -> bool {
+    fn founder(&self) -> Option<UserId> {
+        self.all.iter().find_map(|s| match s.says {
+            Says::Admitted { user, .. } if s.founds => Some(user),
+            _ => None,
+        })
+    }
+
+    /// The owner by these commits, without those that had seen one; `None` when nobody ever handed over.
+    fn owner(&self, within: &Past, beside: Option<usize>) -> Option<UserId> {
+        if !self.all.iter().any(|s| matches!(s.says, Says::Is { role: Some(Role::Owner), .. })) {
+            return None;
+        }
+        let chain = self.chain(&self.transfers(within, beside), within);
+        chain.last().map_or_else(|| self.founder(), |n| Some(self.handed_to(*n)))
+    }
+
+    fn handed_to(&self, n: usize) -> UserId {
+        match self.all[n].says {
+            Says::Is { user, .. } => user,
+            _ => unreachable!("a transfer"),
+        }
+    }
+
+    /// All transfers of the ownership, the least first.
+    fn transfers(&self, within: &Past, beside: Option<usize>) -> Vec<usize> {
+        let hands_over = |s: &Standing| matches!(s.says, Says::Is { role: Some(Role::Owner), .. });
+        let later = |s: &Standing| beside.is_some_and(|at| has(&self.pasts[s.at], at));
+        let mut found: Vec<usize> = (0..self.all.len())
+            .filter(|n| hands_over(&self.all[*n]) && has(within, self.all[*n].at) && !later(&self.all[*n]))
+            .collect();
+        found.sort_by_key(|n| self.all[*n].rank);
+        found
+    }
+
+    /// Those of them that lead from the founder to an owner.
+    fn chain(&self, transfers: &[usize], within: &Past) -> Vec<usize> {
+        let mut chain: Vec<usize> = Vec::new();
+        loop {
+            let last = chain.last().copied();
+            let owner = last.map_or_else(|| self.founder(), |n| Some(self.handed_to(n)));
+            let follows = |n: &&usize| {
+                let one = &self.all[**n];
+                self.user_of(one.author, &self.pasts[one.at]) == owner
+                    && Some(self.handed_to(**n)) != owner
+                    && one.follows == last
+                    && self.stays_own(one.author, one.at, within)
+            };
+            match transfers.iter().filter(|n| !chain.contains(*n)).find(follows) {
+                Some(n) => chain.push(*n),
+                None => return chain,
+            }
+        }
+    }
+
+    /// The transfer that made somebody the owner, by what one had seen.
+    pub(super) fn last_transfer(&self, past: &Past) -> Option<usize> {
+        self.chain(&self.transfers(past, None), past).pop()
+    }
+
+    /// What the last transfer among these had seen of them.
+    fn settled(&self, values: Vec<usize>, within: &Past) -> Vec<usize> {
+        let chain = self.chain(&self.transfers(within, None), within);
+        let Some(last) = chain.into_iter().rfind(|n| values.contains(n)) else { return Vec::new() };
+        let one = &self.all[last];
+        let before = |n: &usize| match self.all[*n].at == one.at {
+            true => self.all[*n].rank < one.rank,
+            false => has(&self.pasts[one.at], self.all[*n].at),
+        };
+        values.into_iter().filter(before).collect()
+    }
+
+    /// Whether no older device of a user's cuts this commit of one.
+    fn stays_own(&self, device: DeviceId, at: usize, within: &Past) -> bool {
+        let past = &self.pasts[at];
+        let elder = |one: DeviceId, at: usize| self.is_older(one, device) && self.stays_own(one, at, within);
+        let mut on = self.all.iter().filter(|s| has(within, s.at));
+        let admitted = on.clone().filter(|s| has(past, s.at)).any(|s| match s.says {
+            Says::Admitted { device: of, .. } => of == device,
+            Says::Further { device: of, exported: false, .. } => of == device && elder(s.author, s.at),
+            Says::Further { user, device: of, .. } if of == device => {
+                s.invited.iter().any(|(by, at)| self.user_of(*by, &self.pasts[*at]) == Some(user) && elder(*by, *at))
+            }
+            _ => false,
+        });
+        let user = self.user_of(device, past);
+        let cut = on.any(|s| {
+            s.says == Says::Expelled { device }
+                && !has(&self.pasts[s.at], at)
+                && self.user_of(s.author, &self.pasts[s.at]) == user
+                && (s.author == device || elder(s.author, s.at))
+        });
+        admitted && !cut
+    }
+
+    fn is_senior(&self, user: UserId, other: UserId, at: usize, within: &Past) -> bool {
+        if let Some(owner) = self.owner(within, Some(at))
+            && (owner == user || owner == other)
+        {
+            return owner == user;
+        }
         let admin = |(_, role): &(usize, Option<Role>)| role.is_some_and(|role| role >= Role::Admin);
         let theirs: Vec<_> = self.on(other, within).into_iter().filter(admin).collect();
         for (mine, _) in self.on(user, within).into_iter().filter(admin) {
