@@ -9,6 +9,7 @@ import sys
 import across
 import local
 import machine
+import members
 import mounts
 import pairs
 import report
@@ -24,7 +25,7 @@ FEW = ["gocryptfs", "plain directory", "syncthing", "rsync over ssh"]
 def arguments():
     text = """The same work on p2pfs and on what is installed of gocryptfs, cryfs, encfs, syncthing, rsync, scp and
     rclone, in turns; a table of medians, and a picture of the main ratios. Files of rows with what they compare:
-    tests/bench/local.py, across.py, size.py. Root is needed to drop the kernel's caches."""
+    tests/bench/local.py, across.py, size.py, members.py. Root is needed to drop the kernel's caches."""
     parser = argparse.ArgumentParser(prog="scripts/bench", description=text)
     parser.add_argument("--install-peers", action="store_true", help="install the compared programs from Debian first")
     parser.add_argument("--quick", action="store_true", help="small sizes, one round, fewer peers: a look")
@@ -119,21 +120,26 @@ def main():
         mount_names, on_one, failed_on_one = run_local(life, options, binaries)
         pair_names, to_another, failed_across = run_across(life, options, binaries)
         failed = {f"{row}, {name}": why for (row, name), why in {**failed_on_one, **failed_across}.items()}
-        sized = {}
+        sized, populated = {}, {}
         if options.only is None or options.only in size.NAME:
             try:
                 # Once: a million files take long to make.
                 sized = size.measure(life, binaries, size.QUICK if options.quick else size.FULL, tell)
             except Failure as e:
                 failed[size.NAME] = str(e)
+        if options.only is None or options.only in members.NAME:
+            try:
+                populated = members.measure(life, binaries, members.QUICK if options.quick else members.FULL, tell)
+            except Failure as e:
+                failed[members.NAME] = str(e)
         run = {
             "quick": options.quick, "rounds": options.rounds, "options": sys.argv[1:], "root": machine.is_root(),
             "own_network": own_network, "machine": described, "load_at_end": f"{os.getloadavg()[0]:.1f}",
             "mounts": mount_names, "local": on_one, "pairs": pair_names, "across": to_another,
             "across_sizes": dataclasses.asdict(across.QUICK if options.quick else across.FULL),
-            "size": sized, "failed": failed,
+            "size": sized, "members": populated, "failed": failed,
         }
-    if not (on_one or to_another or sized):
+    if not (on_one or to_another or sized or populated):
         raise Failure(f"no row has {options.only!r} in its name")
     os.makedirs(output, exist_ok=True)
     os.makedirs(os.path.join(target, "bench"), exist_ok=True)

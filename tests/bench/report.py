@@ -5,6 +5,7 @@ import shlex
 import statistics
 from xml.sax.saxutils import escape
 
+import members
 import size
 from across import IDLE
 from local import ROWS as LOCAL_ROWS
@@ -107,6 +108,24 @@ def size_part(run):
             *table(["", *(f"{c:,} files" for c in counts)], lines)]
 
 
+def members_part(run):
+    counts = list(run["members"])
+    titles = [f"{c:,} users, {c * members.DEVICES:,} devices" for c in counts]
+
+    def figures(result, name):
+        return f"{number(result[f'{name}_ms'])} + {number(result[f'{name}_there_ms'])}"
+
+    both = [[title, *(figures(run["members"][c], name) for c in counts)] for name, title in members.BOTH.items()]
+    sent = [[f"{title}, KiB", *(number(run["members"][c][f"{name}_bytes"] / 1024) for c in counts)]
+            for name, title in members.BOTH.items() if name in ("admit", "remove_user", "write")]
+    alone = [[title, *(number(run["members"][c][key]) for c in counts)] for key, title in members.ALONE.items()]
+    return ["## Many members", "",
+            "p2pfs alone, through the volume's own calls, on this disk. Each device has signed a commit, and one user was removed before "
+            "the others came. Milliseconds on the owner's device, synced, and at another replica that takes it in, synced:", "",
+            *table(["", *titles], both),
+            "What is sent for it, and the rest:", "", *table(["", *titles], sent + alone)]
+
+
 def page(run):
     machine = run["machine"]
     text = ["# Performance", ""]
@@ -128,6 +147,8 @@ def page(run):
         text += across_part(run)
     if run["size"]:
         text += size_part(run)
+    if run["members"]:
+        text += members_part(run)
     if run["failed"]:
         text += ["## What failed", "", *(f"- {what}: {why}" for what, why in run["failed"].items()), ""]
     return "\n".join(text).rstrip() + "\n"
