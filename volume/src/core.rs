@@ -9,7 +9,7 @@
 //! commits are synced before they are sent.
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     collections::{BTreeMap, BTreeSet, VecDeque},
     num::NonZeroUsize,
     sync::{Arc, atomic::AtomicU64},
@@ -73,8 +73,8 @@ const FRESH_BYTES: usize = 4 << 20;
 const ROW_BYTES: usize = 1000;
 /// Of more logs than these the newest commits are joined before a local call, so that its commit can name all it has seen.
 const MAX_FRONTIER: usize = 1024;
-/// Every so many commits of a branch the whole version vector is stored, between them what changed.
-const VECTOR_EVERY: u64 = 64;
+/// A version vector is read from so many rows at most: one has all of it, the others what changed.
+const VECTOR_ROWS: u64 = 64;
 
 /// A commit as stored: what was signed, and what this device derived.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -88,13 +88,19 @@ pub(crate) struct CommitRow {
     pub arrival: u64,
     /// Known, but its author had no right: changes nothing.
     pub void: bool,
-    /// What its version vector has that its predecessor's on the branch hasn't; all of it at every 64th.
+    /// What its version vector has that the one it is told beside hasn't; all of it where there is none, and every so often.
     pub vector: Vec<Dot>,
     pub vector_whole: bool,
     /// Since when it shows here: no earlier than those that arrived before it. The least time in a row from before there
     /// was history.
     #[serde(default)]
     pub shown: Timestamp,
+    /// Beside which commit's the version vector is told; nothing for the predecessor's on the branch.
+    #[serde(default)]
+    pub beside: Option<Dot>,
+    /// How many other rows its version vector is read from. Rows of earlier versions say none.
+    #[serde(default)]
+    pub beyond: u64,
 }
 
 /// The essentials of a commit, cached.
@@ -103,6 +109,8 @@ pub(crate) struct CommitInfo {
     pub hash: CommitHash,
     pub count: u64,
     pub void: bool,
+    /// As its row has it.
+    pub beyond: u64,
 }
 
 /// The commit that local calls collect in.
@@ -261,6 +269,8 @@ pub(crate) struct Core {
     /// There may be directories below which nodes are to be brought in line ([`crate::align`]).
     pub has_unaligned: bool,
     pub members: Members,
+    /// Whom stored changes let in as users, of those that were asked about.
+    pub(crate) admissions: RefCell<BTreeMap<ValueRef, Option<(crypto::UserId, crate::member::Role)>>>,
     /// Which values of what somebody is count, as far as that was asked for.
     pub(crate) verdicts: Verdicts,
     /// The commits that are cut by a removal which neither knew of the other.
@@ -278,6 +288,10 @@ pub(crate) struct Core {
     /// The snapshots as listed, when they were asked for.
     pub(crate) snapshots: Option<Arc<Vec<Snapshot>>>,
     pub branches: Vec<Branch>,
+    /// The newest commits of all branches.
+    tip_hashes: BTreeSet<CommitHash>,
+    /// A hash over these, and at which arrival it was made.
+    digest: Cell<Option<(u64, Hash)>>,
     /// Branches of a (device, log).
     by_log: BTreeMap<(crypto::DeviceId, u64), Vec<BranchNo>>,
     /// Commits that no other known commit has seen.
@@ -410,6 +424,7 @@ impl Core {
             local_uid: None,
             rekeyed: Arc::default(),
             late_access: None,
+            admissions: RefCell::default(),
             has_unaligned: false,
             user: parts.user,
             members: Members::default(),
@@ -422,6 +437,8 @@ impl Core {
             watch_due: false,
             snapshots: None,
             branches: Vec::new(),
+            tip_hashes: BTreeSet::new(),
+            digest: Cell::default(),
             by_log: BTreeMap::new(),
             frontier: BTreeSet::new(),
             own: BTreeMap::new(),
@@ -484,6 +501,7 @@ impl Core {
 
     fn load_branches(&mut self) -> Result<()> {
         let rows = self.store.scan(Space::Meta, BRANCH_PREFIX, &prefix_end(BRANCH_PREFIX), usize::MAX)?;
+        let mut tips: Vec<(u64, Dot)> = Vec::with_capacity(rows.len());
         for (number, (key, bytes)) in rows.into_iter().enumerate() {
             let mut branch: Branch = decode_row("branch", &bytes)?;
             let no = BranchNo(u32::try_from(number).map_err(|_| Error::damaged("branches"))?);
@@ -494,8 +512,10 @@ impl Core {
             }
             if let Some((key, sealed)) = self.store.raw().last(Space::Commits, &prefix, &prefix_end(&prefix))? {
                 let row: CommitRow = decode_row("commit", &self.store.open(Space::Commits, &key, &sealed)?)?;
-                branch.tip = Dot::from_key(&key).ok_or_else(|| Error::damaged("commit key"))?.seq;
-                branch.tip_hash = row.hash;
+                let seq = Dot::from_key(&key).ok_or_else(|| Error::damaged("commit key"))?.seq;
+                (branch.tip, branch.tip_hash) = (seq, row.hash);
+                self.tip_hashes.insert(row.hash);
+                tips.push((row.count, Dot { branch: no, seq }));
             }
             self.add_branch(branch);
         }
@@ -523,19 +543,15 @@ impl Core {
             }
         };
         self.me = self.own_branch()?;
-        // The frontier: tips that no other tip's author had seen.
-        let tips: Vec<Dot> = self.tips().collect();
-        let mut maximal: BTreeSet<Dot> = tips.iter().copied().collect();
-        for &tip in &tips {
-            // What a tip has seen that another has seen, that other has seen as well.
-            if !maximal.contains(&tip) {
-                continue;
-            }
-            for seen in self.vector(tip)?.dots().filter(|seen| seen.branch != tip.branch) {
-                let other = Dot { branch: seen.branch, seq: self.branch(seen.branch).tip };
-                if seen.seq >= other.seq {
-                    maximal.remove(&other);
-                }
+        // The frontier: tips that no other tip's author had seen. Who had seen most comes first: what a tip has seen that
+        // another has seen, that other has seen as well.
+        tips.sort_unstable_by_key(|tip| std::cmp::Reverse(*tip));
+        let mut seen = VersionVector::default();
+        let mut maximal = BTreeSet::new();
+        for (_, tip) in tips {
+            if !seen.covers(tip) {
+                seen.join(&*self.vector(tip)?);
+                maximal.insert(tip);
             }
         }
         self.frontier = maximal;
@@ -688,6 +704,11 @@ impl Core {
                 self.by_log.remove(&(branch.device, branch.log));
             }
         }
+    }
+
+    /// The branches of all logs of a device.
+    pub(crate) fn branches_by(&self, device: &crypto::DeviceId) -> impl Iterator<Item = BranchNo> + '_ {
+        self.by_log.range((*device, 0)..=(*device, u64::MAX)).flat_map(|(_, branches)| branches.iter().copied())
     }
 
     /// The branches of a log.
@@ -1266,7 +1287,7 @@ impl Core {
             return Ok(*info);
         }
         let row = self.commit_row(dot)?.ok_or_else(|| Error::damaged("a commit is missing"))?;
-        let info = CommitInfo { hash: row.hash, count: row.count, void: row.void };
+        let info = CommitInfo { hash: row.hash, count: row.count, void: row.void, beyond: row.beyond };
         self.commits.put(dot, info);
         Ok(info)
     }
@@ -1307,8 +1328,14 @@ impl Core {
             if row.vector_whole {
                 break VersionVector::default();
             }
-            // Whoever follows a damaged chain past its start finds no commit there.
-            at.seq = at.seq.saturating_sub(1);
+            // Whoever follows a damaged chain past its start finds no commit there; and no chain leads back to itself.
+            at = match row.beside {
+                Some(beside) if deltas.len() as u64 > 2 * VECTOR_ROWS => {
+                    return Err(Error::damaged(format!("what commit {beside} had seen")));
+                }
+                Some(beside) => self.known_branch(beside)?,
+                None => Dot { branch: at.branch, seq: at.seq.saturating_sub(1) },
+            };
         };
         for delta in deltas.into_iter().rev() {
             for dot in delta {
@@ -1612,9 +1639,17 @@ impl Core {
             (1, _) => None,
             _ => Some(Dot { branch: dot.branch, seq: dot.seq - 1 }),
         };
-        let old = match before {
-            Some(before) => self.vector(before)?,
-            None => Arc::default(),
+        // That of a log's first commit is told beside what it has seen: of ten thousand logs each would tell all the others.
+        let mut newest: Option<(u64, Dot)> = None;
+        if before.is_none() {
+            for &seen in observed {
+                newest = newest.max(Some((self.commit_info(seen)?.count, seen)));
+            }
+        }
+        let beside = before.or(newest.map(|(_, seen)| seen));
+        let (old, beyond) = match beside {
+            Some(beside) => (self.vector(beside)?, self.commit_info(beside)?.beyond + 1),
+            None => (Arc::default(), 0),
         };
         let mut new = (*old).clone();
         new.add(dot);
@@ -1626,8 +1661,10 @@ impl Core {
                 new.join(&*self.vector(seen)?);
             }
         }
-        let whole = dot.seq.is_multiple_of(VECTOR_EVERY) || before.is_none_or(|b| b.branch != dot.branch);
-        let vector: Vec<Dot> = new.dots().filter(|d| whole || !old.covers(*d)).collect();
+        let whole = beyond >= VECTOR_ROWS || beside.is_none();
+        let beyond = if whole { 0 } else { beyond };
+        let vector: Vec<Dot> = if whole { new.dots().collect() } else { new.dots_beyond(&old).collect() };
+        let beside = beside.filter(|beside| !whole && (beside.branch, beside.seq + 1) != (dot.branch, dot.seq));
         let shown = self.shows_since(header, batch);
         let row = CommitRow {
             hash: commit::commit_hash(&bytes),
@@ -1639,13 +1676,15 @@ impl Core {
             vector,
             vector_whole: whole,
             shown,
+            beside,
+            beyond,
         };
         self.store.put(batch, Space::Commits, dot.key(), &encode(&row));
         batch.put(Space::Index, [b"h", &row.hash.as_bytes()[..]].concat(), dot.key());
         batch.put(Space::Index, arrival_key(row.arrival), dot.key());
         self.overlay.entering = Some((dot, row.clone()));
         self.vectors.put(dot, Arc::new(new));
-        self.commits.put(dot, CommitInfo { hash: row.hash, count: row.count, void });
+        self.commits.put(dot, CommitInfo { hash: row.hash, count: row.count, void, beyond });
         Ok(())
     }
 
@@ -1654,9 +1693,11 @@ impl Core {
         let hash = self.commits.get(&dot).map_or(CommitHash::ZERO, |info| info.hash);
         self.next_arrival += 1;
         let branch = self.branch_mut(dot.branch);
+        let before = std::mem::replace(&mut branch.tip_hash, hash);
         branch.tip = dot.seq;
-        branch.tip_hash = hash;
         let fork = branch.forked_from;
+        self.tip_hashes.remove(&before);
+        self.tip_hashes.insert(hash);
         for seen in observed {
             self.frontier.remove(seen);
         }
@@ -1706,13 +1747,18 @@ impl Core {
 
     /// A hash over the tips of all branches: equal on two replicas that know the same commits.
     pub(crate) fn digest(&self) -> Hash {
-        let mut tips: Vec<CommitHash> = self.branches.iter().filter(|b| b.tip > 0).map(|b| b.tip_hash).collect();
-        tips.sort_unstable();
+        if let Some((at, digest)) = self.digest.get()
+            && at == self.next_arrival
+        {
+            return digest;
+        }
         let mut hasher = crypto::Hasher::new(Label::SummaryDigest);
-        for tip in tips {
+        for tip in &self.tip_hashes {
             hasher.update(tip.as_bytes());
         }
-        hasher.finish()
+        let digest = hasher.finish();
+        self.digest.set(Some((self.next_arrival, digest)));
+        digest
     }
 }
 

@@ -594,6 +594,8 @@ fn rows() {
         vector: vec![AT.dot],
         vector_whole: false,
         shown: TIME,
+        beside: None,
+        beyond: 1,
     };
     let branch =
         Branch { device: device().id(), log: 0, forked_from: Some(AT.dot), tip: 0, tip_hash: CommitHash::ZERO };
