@@ -419,12 +419,21 @@ impl Core {
 
     /// The same, if it is the admission of a user.
     pub(crate) fn admission(&self, at: ValueRef) -> Result<Option<(UserId, Role)>> {
+        // Of a call, or of a commit that may be refused, another change may come to stand there.
+        let is_stored = self.branch_of(at.dot)?.tip >= at.dot.seq;
+        if is_stored && let Some(known) = self.admissions.borrow().get(&at) {
+            return Ok(*known);
+        }
         let head: Head = decode(&self.change(at)?.head)?;
-        Ok(match head.kind {
+        let found = match head.kind {
             ChangeKind::Genesis { user, .. } => Some((user.id(), Role::Owner)),
             ChangeKind::Grant { user, role, .. } => Some((user.id(), role)),
             _ => None,
-        })
+        };
+        if is_stored {
+            self.admissions.borrow_mut().insert(at, found);
+        }
+        Ok(found)
     }
 
     /// The origin of the running local call.
@@ -1187,11 +1196,7 @@ impl Core {
     }
 
     pub(crate) fn user_row(&self, user: &UserId) -> Option<UserRow> {
-        let fresh = self.overlay.members.iter().rev().find_map(|row| match row {
-            MemberRow::User(row) if row.public.id() == *user => Some(row.clone()),
-            _ => None,
-        });
-        fresh.or_else(|| self.members.users.get(user).cloned())
+        self.user_now(user).cloned()
     }
 
     fn owner_being_founded(&self) -> Option<UserId> {

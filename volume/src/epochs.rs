@@ -58,7 +58,7 @@ impl Core {
         if !self.members.ever_changed() && self.overlay.members.is_empty() {
             return Ok(removals);
         }
-        for device in self.members.devices.keys().copied().collect::<Vec<_>>() {
+        for device in self.cut_devices() {
             let Some(row) = self.device_row(&device) else { continue };
             let mut standing = Vec::new();
             for value in row.expelled {
@@ -91,8 +91,7 @@ impl Core {
             match self.good_key_without(&user, removed)? {
                 Some(key) => recipients.push(Recipient::user(&key)),
                 None => {
-                    let devices = self.members.devices.values().filter(|device| device.user == user);
-                    let left = devices.filter(|device| !removed.contains_key(&device.public.id));
+                    let left = self.members.devices_of(&user).filter(|device| !removed.contains_key(&device.public.id));
                     recipients.extend(left.map(|device| Recipient::device(&device.public)));
                 }
             }
@@ -107,9 +106,8 @@ impl Core {
     }
 
     fn good_key_without(&mut self, user: &UserId, removed: &Removals) -> Result<Option<UserPublic>> {
-        let of_user = |device: &&DeviceId| self.members.devices.get(*device).is_some_and(|row| row.user == *user);
-        let gone: Vec<ValueRef> =
-            removed.iter().filter(|(device, _)| of_user(device)).flat_map(|(_, at)| at.iter().copied()).collect();
+        let of_user = self.members.devices_of(user).filter_map(|row| removed.get(&row.public.id));
+        let gone: Vec<ValueRef> = of_user.flatten().copied().collect();
         let mut best: Option<(UserPublic, ValueRef, u64)> = None;
         for key in self.user_keys(user).map(|row| row.keys).unwrap_or_default() {
             let mut good = !self.is_void(key.at)?;

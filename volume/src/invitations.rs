@@ -3,6 +3,8 @@
 //! Owns the rule of withdrawing, its rows, and what it forbids. An admission whose author knew that its ticket was
 //! withdrawn is forbidden; one that was made apart from the withdrawal stands, since both are what people wanted then.
 
+use std::collections::BTreeSet;
+
 use crypto::{DeviceId, PublicKey, UserId};
 use serde::{Deserialize, Serialize};
 
@@ -177,20 +179,22 @@ impl Core {
         Ok(listed)
     }
 
-    /// Withdraws the open invitations that a device made and that is to be removed. Exported keys stay: they are for the
+    /// Withdraws the open invitations that devices made and that are to be removed. Exported keys stay: they are for the
     /// case that devices are lost.
     ///
     /// # Errors
     /// As any local change.
-    pub(crate) fn withdraw_invitations_of(&mut self, device: &DeviceId) -> Result<()> {
+    pub(crate) fn withdraw_invitations_of(&mut self, devices: &BTreeSet<DeviceId>) -> Result<()> {
+        if devices.is_empty() {
+            return Ok(());
+        }
         let now = self.now();
-        let mut tickets: Vec<PublicKey> = self
+        let tickets: BTreeSet<PublicKey> = self
             .list_invitations(now)?
             .into_iter()
-            .filter(|open| open.device == *device && open.of != InvitedAs::ExportedKey)
+            .filter(|open| devices.contains(&open.device) && open.of != InvitedAs::ExportedKey)
             .map(|open| open.ticket)
             .collect();
-        tickets.dedup();
         for ticket in tickets {
             self.emit::<MemberBody>(ChangeKind::Withdraw { ticket }, &[], None)?;
         }

@@ -56,9 +56,9 @@ impl Core {
     /// The keepers who have not got an epoch's discovery key.
     pub(crate) fn unwatched(&self, epoch: &EpochId) -> impl Iterator<Item = UserPublic> + '_ {
         let given = self.watch_row(epoch).given;
-        let rows = self.members.users.keys().filter_map(|user| self.user_row(user));
-        let keepers = rows.filter(|row| !row.removed && row.role == Role::Keeper).map(|row| row.public);
-        keepers.filter(move |keeper| given.binary_search(&short_id(&keeper.id())).is_err())
+        let keepers = self.users_now().filter(|(_, row)| !row.removed && row.role == Role::Keeper);
+        let keepers = keepers.filter(move |(keeper, _)| given.binary_search(&short_id(keeper)).is_err());
+        keepers.map(|(_, row)| row.public)
     }
 
     /// Gives the discovery key of the epoch that things are sealed under to all keepers who have not got it.

@@ -365,7 +365,12 @@ impl Core {
 
     /// The commits that may be late: of all devices from which something was taken, those that this had not seen.
     fn suspects(&mut self) -> Result<Vec<Dot>> {
-        let devices: Vec<DeviceId> = self.members.devices.keys().copied().collect();
+        // Of all others the one admission counts, or they would be removed.
+        let mut devices: BTreeSet<DeviceId> = self.cut_devices();
+        devices.extend(self.members.admitted_twice());
+        for user in self.changed_users() {
+            devices.extend(self.members.devices_of(&user).map(|row| row.public.id));
+        }
         let mut found = Vec::new();
         for device in devices {
             let Some(row) = self.device_row(&device) else { continue };
@@ -379,12 +384,8 @@ impl Core {
             if cuts.is_empty() && admitted {
                 continue;
             }
-            for no in (0..self.branches.len()).map(|no| BranchNo(no as u32)) {
-                let branch = self.branch(no).clone();
-                if branch.device != device {
-                    continue;
-                }
-                let first = branch.forked_from.map_or(1, |fork| fork.seq + 1);
+            for no in self.branches_by(&device).collect::<Vec<_>>() {
+                let first = self.branch(no).forked_from.map_or(1, |fork| fork.seq + 1);
                 let last = self.newest_of(no);
                 let mut from = if admitted { last + 1 } else { first };
                 for cut in &cuts {

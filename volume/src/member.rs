@@ -311,6 +311,13 @@ pub(crate) struct DeviceRow {
     pub removed: bool,
 }
 
+impl DeviceRow {
+    /// Whether it is removed, or a removal names it.
+    pub(crate) fn is_cut(&self) -> bool {
+        self.removed || !self.expelled.is_empty()
+    }
+}
+
 /// An epoch of a realm.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct EpochRow {
@@ -407,14 +414,18 @@ pub(crate) struct Members {
     /// This device's own.
     pub secrets: BTreeMap<BoxPublic, SecretRow>,
     pub watches: BTreeMap<EpochId, WatchRow>,
-    /// Whether anybody's standing ever changed after they were admitted: else nothing need be looked at twice.
-    changed: bool,
     /// Every transfer of the ownership, with whose the volume was to be.
     transfers: Transfers,
     /// Devices by whom they are of, or were admitted for.
     devices_of: BTreeMap<UserId, BTreeSet<DeviceId>>,
     /// Devices that were admitted more than once: perhaps for several users.
     admitted_twice: BTreeSet<DeviceId>,
+    /// Users by the names that they gave themselves.
+    named: BTreeMap<String, BTreeSet<UserId>>,
+    /// Users of whom something was made since they were admitted.
+    changed_users: BTreeSet<UserId>,
+    /// Devices that are removed, or that a removal names.
+    cut_devices: BTreeSet<DeviceId>,
     /// The epoch under which what is made here is sealed, once that was looked at.
     pub sealing: Option<EpochId>,
 }
@@ -481,16 +492,23 @@ impl Members {
     pub(crate) fn put(&mut self, row: MemberRow) {
         match row {
             MemberRow::User(row) => {
-                self.changed |= !row.standings.is_empty();
                 self.transfers.extend(row.transfers());
                 let id = row.public.id();
+                if !row.standings.is_empty() {
+                    self.changed_users.insert(id);
+                }
+                self.named.entry(row.name.clone()).or_default().insert(id);
                 let before = self.users.insert(id, row);
                 if before.is_none_or(|before| before.count != self.users[&id].count) {
                     self.numbers.admit(id, &self.users);
                 }
             }
             MemberRow::Device(row) => {
-                self.changed |= !row.expelled.is_empty();
+                if row.is_cut() {
+                    self.cut_devices.insert(row.public.id);
+                } else {
+                    self.cut_devices.remove(&row.public.id);
+                }
                 self.devices_of.entry(row.user).or_default().insert(row.public.id);
                 if row.granted.len() > 1 {
                     self.admitted_twice.insert(row.public.id);
@@ -559,7 +577,27 @@ impl Members {
 
     /// Whether anybody's standing ever changed after they were admitted.
     pub(crate) fn ever_changed(&self) -> bool {
-        self.changed
+        !self.changed_users.is_empty() || !self.cut_devices.is_empty()
+    }
+
+    /// Users of whom something was made since they were admitted.
+    pub(crate) fn changed_users(&self) -> impl Iterator<Item = UserId> + '_ {
+        self.changed_users.iter().copied()
+    }
+
+    /// Devices that are removed, or that a removal names.
+    pub(crate) fn cut_devices(&self) -> impl Iterator<Item = DeviceId> + '_ {
+        self.cut_devices.iter().copied()
+    }
+
+    /// Devices that were admitted more than once.
+    pub(crate) fn admitted_twice(&self) -> impl Iterator<Item = DeviceId> + '_ {
+        self.admitted_twice.iter().copied()
+    }
+
+    /// A user's devices, removed ones too.
+    pub(crate) fn devices_of(&self, user: &UserId) -> impl Iterator<Item = &DeviceRow> {
+        self.admitted_with(user).filter(move |row| row.user == *user)
     }
 
     /// A user's name as shown: of two of one name, the later one's carries a piece of their id. Who was removed
@@ -570,7 +608,8 @@ impl Members {
             return format!("~{}", user.short());
         };
         let order = |row: &UserRow| (row.removed, row.count, row.public.id());
-        let taken = self.users.values().any(|other| other.name == row.name && order(other) < order(row));
+        let mut namesakes = self.named.get(&row.name).into_iter().flatten().filter_map(|other| self.users.get(other));
+        let taken = namesakes.any(|other| other.name == row.name && order(other) < order(row));
         if taken { format!("{}~{}", row.name, &user.to_string()[..4]) } else { row.name.clone() }
     }
 
@@ -600,7 +639,7 @@ impl Members {
                 name: self.shown_name(id),
                 role: row.role,
                 number: self.number_of(id),
-                devices: self.devices.values().filter(|d| d.user == *id && !d.removed).map(|d| d.public.id).collect(),
+                devices: self.devices_of(id).filter(|d| !d.removed).map(|d| d.public.id).collect(),
                 me: id == me,
             })
             .collect();

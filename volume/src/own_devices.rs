@@ -316,7 +316,7 @@ impl Core {
         let public = UserPublic { signing: self.user.identity, box_key: secret.public(), generation };
         let certificate = signing.sign(Label::UserKeyCertificate, &encode(&public));
         let mut devices: Vec<&DeviceRow> =
-            self.members.devices.values().filter(|d| d.user == user && !without.contains(&d.public.id)).collect();
+            self.members.devices_of(&user).filter(|d| !without.contains(&d.public.id)).collect();
         // Those that don't fit are sealed to one by one when this one is not good enough for them.
         devices.sort_by_key(|device| std::cmp::Reverse(device.admitted));
         let mut sealed = Vec::new();

@@ -77,7 +77,7 @@ impl Core {
         founder.map(|(id, _)| *id).ok_or_else(|| Error::damaged("the volume's founder"))
     }
 
-    fn has_transfers(&self) -> bool {
+    pub(crate) fn has_transfers(&self) -> bool {
         let fresh = |row: &MemberRow| matches!(row, MemberRow::User(row) if row.transfers().next().is_some());
         !self.members.transfers().is_empty() || self.overlay.members.iter().any(fresh)
     }

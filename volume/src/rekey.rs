@@ -3,7 +3,7 @@
 //! An epoch is stale when somebody who could read was removed and whoever made the epoch had not seen that. The removal
 //! makes a new one in the same commit; where two removals crossed, whoever writes next does.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crypto::{DerivingKey, EpochId, Label, SymmetricKey, UserId};
 
@@ -14,7 +14,7 @@ use crate::{
     epochs::as_user,
     error::Result,
     id::RealmId,
-    member::{EpochRow, MemberRow, Role, StandingValue, epoch_id},
+    member::{EpochRow, MemberRow, Role, StandingValue, UserRow, epoch_id},
     standing::Within,
     version::ValueRef,
 };
@@ -36,8 +36,8 @@ impl Core {
             return Ok(false);
         }
         let lost_keys = |value: &StandingValue| value.role.is_none_or(|role| role < Role::Reader);
-        let users = self.members.users.keys().filter_map(|user| self.user_row(user));
-        let devices = self.members.devices.keys().filter_map(|device| self.device_row(device));
+        let users = self.changed_users().into_iter().filter_map(|user| self.user_row(&user));
+        let devices = self.cut_devices().into_iter().filter_map(|device| self.device_row(&device));
         let values = users.flat_map(|user| user.standings).chain(devices.flat_map(|device| device.expelled));
         let removals: Vec<ValueRef> = values.filter(lost_keys).map(|value| value.at).collect();
         for removal in removals {
@@ -53,14 +53,14 @@ impl Core {
     }
 
     /// The members' epochs, with what the running call made of them.
-    fn members_epochs(&self) -> Vec<EpochRow> {
-        let mut rows = self.members.epochs.clone();
+    fn members_epochs(&self) -> Vec<&EpochRow> {
+        let mut rows: Vec<&EpochRow> = self.members.epochs.iter().collect();
         for fresh in &self.overlay.members {
             if let MemberRow::Epoch(row) = fresh
                 && row.realm == RealmId::MEMBERS
             {
                 rows.retain(|known| known.id != row.id);
-                rows.push(row.clone());
+                rows.push(row);
             }
         }
         rows
@@ -100,12 +100,12 @@ impl Core {
         // (The first one says of nobody that they have it.)
         let usable =
             rows.iter().position(|row| row.count <= 1 || readers.iter().all(|reader| self.is_given(row, reader)));
-        let chosen = usable.map(|place| &rows[place]);
-        self.members.sealing = chosen.map(|row| row.id);
-        self.watch_due = chosen.is_some_and(|row| self.unwatched(&row.id).next().is_some());
+        let chosen = usable.map(|place| (rows[place].id, rows[place].at));
+        self.members.sealing = chosen.map(|(id, _)| id);
+        self.watch_due = chosen.is_some_and(|(id, _)| self.unwatched(&id).next().is_some());
         self.epoch_due = match chosen {
             // Who lacks a newer one gets it with the next, which carries it.
-            Some(row) => usable != Some(0) || self.is_stale(row.at)?,
+            Some((_, at)) => usable != Some(0) || self.is_stale(at)?,
             None => false,
         };
         Ok(())
@@ -113,14 +113,23 @@ impl Core {
 
     /// Whether an epoch's key was sealed to a user, or to devices of theirs.
     fn is_given(&self, row: &EpochRow, user: &UserId) -> bool {
-        let devices = || self.members.devices.values().filter(|device| device.user == *user);
-        row.has(user) || devices().any(|device| row.has(&as_user(&device.public.id)))
+        row.has(user) || self.members.devices_of(user).any(|device| row.has(&as_user(&device.public.id)))
     }
 
     /// The users who hold the members' keys.
     fn readers(&self) -> impl Iterator<Item = UserId> + '_ {
-        let rows = self.members.users.keys().filter_map(|user| self.user_row(user));
-        rows.filter(|row| !row.removed && row.role >= Role::Reader).map(|row| row.public.id())
+        self.users_now().filter(|(_, row)| !row.removed && row.role >= Role::Reader).map(|(user, _)| *user)
+    }
+
+    /// All users that were known before the running call, with what it made of them.
+    pub(crate) fn users_now(&self) -> impl Iterator<Item = (&UserId, &UserRow)> + '_ {
+        let mut fresh: BTreeMap<UserId, &UserRow> = BTreeMap::new();
+        for row in &self.overlay.members {
+            if let MemberRow::User(row) = row {
+                fresh.insert(row.public.id(), row);
+            }
+        }
+        self.members.users.iter().map(move |(user, row)| (user, fresh.get(user).copied().unwrap_or(row)))
     }
 
     /// Makes a new epoch of the members' realm, if the newest is stale and this user may.
@@ -194,10 +203,10 @@ impl Core {
 
     /// Takes keys of epochs that are sealed to this user.
     pub(crate) fn apply_keys(&mut self, sealed: &[SealedKey]) {
-        for mut row in self.members_epochs() {
-            if !sealed.iter().any(|key| key.epoch == row.id) {
-                continue;
-            }
+        let told: BTreeSet<EpochId> = sealed.iter().map(|key| key.epoch).collect();
+        let rows: Vec<EpochRow> =
+            self.members_epochs().into_iter().filter(|row| told.contains(&row.id)).cloned().collect();
+        for mut row in rows {
             row.give(sealed);
             match row.key.is_none().then(|| self.unseal_epoch(&row.id, sealed)).flatten() {
                 Some(key) => self.learn(&row, key),

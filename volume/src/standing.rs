@@ -8,7 +8,10 @@
 //! Owns the values of what users and devices are, and who may write these. Does not own what becomes of commits that are
 //! cut ([`crate::late`]), or keys.
 
-use std::{cmp::Ordering, collections::BTreeMap};
+use std::{
+    cmp::Ordering,
+    collections::{BTreeMap, BTreeSet},
+};
 
 use crypto::{DeviceId, UserId};
 
@@ -17,7 +20,7 @@ use crate::{
     commit::{ChangeKind, Head, MemberBody},
     core::Core,
     error::{Error, Result},
-    member::{DeviceRow, MemberRow, Role, StandingValue},
+    member::{DeviceRow, MemberRow, Role, StandingValue, UserRow},
     version::{Dot, ValueRef},
     volume::Volume,
 };
@@ -54,6 +57,9 @@ impl Core {
         if !self.members.ever_changed() {
             return Ok((user, Some(admitted)));
         }
+        if let Some((role, admissions)) = self.plain_standing(device, &user, dot, within)? {
+            return Ok((user, self.all_count(admissions, within)?.then_some(role)));
+        }
         for role in [Role::Owner, Role::Admin, Role::Writer, Role::Reader, Role::Keeper] {
             if self.is_at_least(device, user, dot, role, within)? {
                 return Ok((user, Some(role)));
@@ -84,6 +90,9 @@ impl Core {
     ) -> Result<bool> {
         if need == Role::Owner && self.owner(Within::Seen(dot), None)?.is_some_and(|owner| owner != user) {
             return Ok(false);
+        }
+        if let Some((role, admissions)) = self.plain_standing(device, &user, dot, within)? {
+            return Ok(role >= need && self.all_count(admissions, within)?);
         }
         // Somebody must have made them so before anything can have been taken from them: who looks in this order comes to
         // ever lower ranks, and to an end.
@@ -144,6 +153,54 @@ impl Core {
         self.device_stays(device, dot, within)
     }
 
+    /// As what somebody was admitted, and the admissions, theirs and their device's, on which alone it hangs that they are
+    /// that; nothing if more has to be looked at. Nearly everybody was admitted once, and never made anything else.
+    fn plain_standing(
+        &mut self,
+        device: &DeviceId,
+        user: &UserId,
+        dot: Dot,
+        within: Within,
+    ) -> Result<Option<(Role, [ValueRef; 2])>> {
+        let plain_device = |row: &&DeviceRow| row.user == *user && row.expelled.is_empty();
+        let Some([let_in]) = self.device_now(device).filter(plain_device).map(|row| row.granted.as_slice()) else {
+            return Ok(None);
+        };
+        let Some(row) = self.user_now(user).filter(|row| row.standings.is_empty()) else { return Ok(None) };
+        let (let_in, granted) = (*let_in, row.granted);
+        let Some((_, role)) = self.admission(granted)?.filter(|(of, _)| of == user) else { return Ok(None) };
+        // The founder may have handed the volume over.
+        if role == Role::Owner && self.has_transfers() {
+            return Ok(None);
+        }
+        for at in self.members.admitted_with(user).flat_map(|row| &row.granted).filter(|at| **at != granted) {
+            if self.admission(*at)?.is_some_and(|(of, _)| of == *user) {
+                return Ok(None);
+            }
+        }
+        // Nothing is stored of a device whose author had not seen that it was let in, and by whom.
+        let is_stored = self.branch_of(dot)?.tip >= dot.seq && self.branch_of(dot)?.device == *device;
+        let seen_by = match within {
+            Within::Seen(seen) => [Some(dot), Some(seen)],
+            Within::All => [Some(dot), None],
+        };
+        for by in seen_by.into_iter().flatten().filter(|by| !(is_stored && *by == dot)) {
+            if !self.covers(by, granted.dot)? || !self.covers(by, let_in.dot)? {
+                return Ok(None);
+            }
+        }
+        Ok(Some((role, [granted, let_in])))
+    }
+
+    fn all_count(&mut self, values: [ValueRef; 2], within: Within) -> Result<bool> {
+        for at in values {
+            if !self.counts(at, within)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
     /// Whether no removal of a device cuts this commit of it.
     fn device_stays(&mut self, device: &DeviceId, dot: Dot, within: Within) -> Result<bool> {
         let Some(row) = self.device_row(device) else { return Ok(true) };
@@ -172,7 +229,7 @@ impl Core {
         let mut values: Vec<StandingValue> = Vec::new();
         let devices = self.members.admitted_with(user);
         let admissions: Vec<ValueRef> =
-            devices.flat_map(|device| device.granted.clone()).chain([row.granted]).collect();
+            devices.flat_map(|device| device.granted.iter().copied()).chain([row.granted]).collect();
         for at in admissions {
             if values.iter().all(|known| known.at != at)
                 && self.is_looked_at(within, at)?
@@ -311,7 +368,7 @@ impl Core {
     /// Whether a value superseded another, by way of whatever came between.
     pub(crate) fn reaches(&mut self, newer: ValueRef, older: ValueRef) -> Result<bool> {
         let mut todo = vec![newer];
-        let mut seen = std::collections::BTreeSet::new();
+        let mut seen = BTreeSet::new();
         while let Some(at) = todo.pop() {
             for before in self.superseded_by(at)? {
                 if before == older || seen.len() >= MOST_STEPS {
@@ -325,12 +382,42 @@ impl Core {
         Ok(false)
     }
 
-    pub(crate) fn device_row(&self, device: &DeviceId) -> Option<DeviceRow> {
-        let fresh = self.overlay.members.iter().rev().find_map(|row| match row {
-            MemberRow::Device(row) if row.public.id == *device => Some(row.clone()),
+    /// Users of whom something was made since they were admitted, with what the running call made of them.
+    pub(crate) fn changed_users(&self) -> BTreeSet<UserId> {
+        let fresh = self.overlay.members.iter().filter_map(|row| match row {
+            MemberRow::User(row) if !row.standings.is_empty() => Some(row.public.id()),
             _ => None,
         });
-        fresh.or_else(|| self.members.devices.get(device).cloned())
+        fresh.chain(self.members.changed_users()).collect()
+    }
+
+    /// Devices that are removed, or that a removal names; perhaps others, by what the running call made of them.
+    pub(crate) fn cut_devices(&self) -> BTreeSet<DeviceId> {
+        let fresh = self.overlay.members.iter().filter_map(|row| match row {
+            MemberRow::Device(row) if row.is_cut() => Some(row.public.id),
+            _ => None,
+        });
+        fresh.chain(self.members.cut_devices()).collect()
+    }
+
+    pub(crate) fn device_row(&self, device: &DeviceId) -> Option<DeviceRow> {
+        self.device_now(device).cloned()
+    }
+
+    fn device_now(&self, device: &DeviceId) -> Option<&DeviceRow> {
+        let fresh = self.overlay.members.iter().rev().find_map(|row| match row {
+            MemberRow::Device(row) if row.public.id == *device => Some(row),
+            _ => None,
+        });
+        fresh.or_else(|| self.members.devices.get(device))
+    }
+
+    pub(crate) fn user_now(&self, user: &UserId) -> Option<&UserRow> {
+        let fresh = self.overlay.members.iter().rev().find_map(|row| match row {
+            MemberRow::User(row) if row.public.id() == *user => Some(row),
+            _ => None,
+        });
+        fresh.or_else(|| self.members.users.get(user))
     }
 
     /// Why the author of a commit may not make a change of what somebody is, by what they had seen; judged the same by all.
@@ -504,14 +591,14 @@ impl Core {
     }
 
     /// Others' devices that a change removes, or one's own other ones.
-    fn removed_by(&self, kind: &ChangeKind) -> Vec<DeviceId> {
-        let me = self.device.id();
-        let gone = |row: &&DeviceRow| match kind {
-            ChangeKind::Standing { user, role: None } => row.user == *user && *user != self.user.id(),
-            ChangeKind::Expel { device } => row.public.id == *device && *device != me,
-            _ => false,
-        };
-        self.members.devices.values().filter(gone).map(|row| row.public.id).collect()
+    fn removed_by(&self, kind: &ChangeKind) -> BTreeSet<DeviceId> {
+        match kind {
+            ChangeKind::Standing { user, role: None } if *user != self.user.id() => {
+                self.members.devices_of(user).map(|row| row.public.id).collect()
+            }
+            ChangeKind::Expel { device } if *device != self.device.id() => BTreeSet::from([*device]),
+            _ => BTreeSet::new(),
+        }
     }
 
     fn change_standing(&mut self, kind: ChangeKind) -> Result<()> {
@@ -597,9 +684,7 @@ impl Volume {
         self.commit_now()?;
         self.local_commit(|core| {
             // What who is removed invited to goes with them.
-            for device in core.removed_by(&kind) {
-                core.withdraw_invitations_of(&device)?;
-            }
+            core.withdraw_invitations_of(&core.removed_by(&kind))?;
             core.change_standing(kind)?;
             core.settle_members()?;
             core.renew_epoch_if_due()

@@ -794,7 +794,7 @@ impl Volume {
             log::error!("looking for logs that go on from older copies: {e}");
             BTreeMap::new()
         });
-        let commits = |id: &DeviceId| core.branches.iter().filter(|b| b.device == *id).map(|b| b.tip).sum();
+        let commits = |id: &DeviceId| core.branches_by(id).map(|no| core.branch(no).tip).sum();
         core.members
             .devices
             .iter()
