@@ -28,6 +28,8 @@ use crate::registry_protocol::MAX_ADDRESSES;
 const TIME_LIMIT: Duration = Duration::from_secs(10);
 /// The longest frame before the connection is established; [`Addresses`] are the largest.
 const MAX_FRAME: usize = 64 << 10;
+/// The longest answer: it has the keys of all epochs, of which each removal makes one.
+const MAX_ANSWER: usize = 1 << 20;
 /// How many discovery keys are tried: the present one and those before it.
 const MAX_KEYS: usize = 8;
 /// How many other devices' addresses are told.
@@ -326,10 +328,13 @@ async fn refuse(connection: &Connection, control: &mut Control, why: &str) -> Re
 
 async fn ask(connection: &Connection, hello: &Hello) -> Result<(Control, Answer), HandshakeError> {
     let (send, receive) = connection.open_bi().await?;
-    let mut control = Control { send, receive: FrameReader::new(receive, MAX_FRAME) };
+    let mut control = Control { send, receive: FrameReader::new(receive, MAX_ANSWER) };
     frame::write_value(&mut control.send, hello).await?;
     match control.receive.expect_value().await {
-        Ok(answer) => Ok((control, answer)),
+        Ok(answer) => {
+            control.receive.set_max(MAX_FRAME);
+            Ok((control, answer))
+        }
         // A listener that knows no key of ours closes the connection; that is what to tell.
         Err(error) => match connection.close_reason() {
             Some(quinn::ConnectionError::ApplicationClosed(reason)) if reason.error_code == close::NOT_A_MEMBER => {

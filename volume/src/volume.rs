@@ -33,6 +33,7 @@ use crate::{
         seal_user_key,
     },
     node::{Attributes, Caller, DirEntry, Ino, NewNode, NodeKind, RenameMode, SetXattr, Statistics},
+    rekey::KEYS_PER_CHANGE,
     rights::Rights,
     sealed_store::SealedStore,
     space::{Quota, SpaceGuard, disk},
@@ -946,7 +947,8 @@ impl Volume {
                     user: request.user,
                     device: request.device,
                     certificate: request.certificate,
-                    sealed: sealed.clone(),
+                    // A head holds no more. These carry the keys of all that were before them.
+                    sealed: sealed.iter().take(KEYS_PER_CHANGE).cloned().collect(),
                     user_key: request.user_key.clone(),
                 };
                 core.emit(kind, &[], Some((&key, &MemberBody { name: request.name.clone() })))?;

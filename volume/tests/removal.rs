@@ -5,10 +5,12 @@
 mod common;
 mod model;
 
+use std::time::Duration;
+
 use common::{Replica, sync};
 use crypto::{BoxSecret, UserId};
 use model::world::dump;
-use p2pfs_volume::{Error, Role, commit::ContentBody, content::ContentData};
+use p2pfs_volume::{DeviceRequest, Error, Role, commit::ContentBody, content::ContentData};
 use proptest::prelude::*;
 use simulation::model::{History, Reference};
 
@@ -46,6 +48,23 @@ fn same(all: &[&Replica]) -> Vec<String> {
 
 fn names(tree: &[String]) -> Vec<&str> {
     tree.iter().map(|line| line.split(' ').next().unwrap()).collect()
+}
+
+/// Their keys are more than a head holds.
+#[test]
+fn somebody_is_let_in_after_hundreds_of_removals() {
+    let (alice, [bob]) = group([("bob", Role::Writer)]);
+    alice.write("first", b"of the first epoch").unwrap();
+    for _ in 0..430 {
+        // A device: no user is left whose key every epoch would have to be sealed to.
+        let device = crypto::DeviceKeys::generate(&crypto::OsEntropy);
+        let ticket = alice.volume.invite_device(Some(Duration::from_secs(60))).unwrap();
+        alice.volume.admit_device(&DeviceRequest::new(&ticket, &device, None, b"e"), b"e").unwrap();
+        alice.volume.remove_device(&device.id()).unwrap();
+    }
+    let carol = Replica::joined("carol", 9, &alice, Role::Writer);
+    same(&[&alice, &bob, &carol]);
+    assert_eq!(carol.read("first").unwrap(), b"of the first epoch");
 }
 
 #[test]
