@@ -231,10 +231,12 @@ impl Core {
         let mut found: Vec<ValueRef> = node.content.iter().map(|v| v.at).collect();
         found.extend(node.meta.iter().map(|v| v.at));
         found.extend(node.access.iter().map(|v| v.at));
-        self.each_item::<Xattr>(ino, &node, false, |xattr| {
-            found.extend(xattr.values.iter().map(|v| v.at));
-            true
-        })?;
+        for shows in [true, false] {
+            self.each_item::<Xattr>(ino, &node, shows, |xattr| {
+                found.extend(xattr.values.iter().map(|v| v.at));
+                true
+            })?;
+        }
         Ok(found)
     }
 

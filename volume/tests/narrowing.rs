@@ -11,7 +11,7 @@ use common::{
     forge::{commits, told},
     sync,
 };
-use p2pfs_volume::{AttributeChange, Caller, Error, Role, store::Space};
+use p2pfs_volume::{AttributeChange, Caller, Error, Role, SetXattr, store::Space};
 use proptest::prelude::*;
 
 /// Members on mounts of their own, where modes say who may what.
@@ -112,6 +112,34 @@ fn what_a_removed_owner_closed_late_is_open() {
     same(&[alice, carol]);
     assert_eq!(alice.read("f").unwrap(), b"carol's");
     assert!(alice.volume.quarantine().unwrap().iter().all(|one| one.user == "bob"));
+}
+
+/// An attribute that was set apart from the loss of the right to set it, and one that was removed so: whichever is heard of
+/// first.
+#[test]
+fn attributes_are_taken_back_in_any_order() {
+    let all = group([("bob", Role::Writer), ("carol", Role::Writer), ("dora", Role::Writer)]);
+    let [alice, bob, carol, dora] = &all[..] else { unreachable!() };
+    let set = |one: &Replica, name: &[u8]| {
+        one.volume.set_xattr(one.find("f").unwrap(), name, b"1", SetXattr::Any, &Caller::default()).unwrap();
+    };
+    let names = |one: &Replica| one.volume.list_xattrs(one.find("f").unwrap()).unwrap();
+    alice.write("f", b"alice's").unwrap();
+    chmod(alice, "f", 0o664).unwrap();
+    set(alice, b"user.old");
+    same(&[alice, bob, carol, dora]);
+    set(bob, b"user.new");
+    bob.volume.remove_xattr(bob.find("f").unwrap(), b"user.old").unwrap();
+    chmod(alice, "f", 0o644).unwrap();
+    sync(bob, carol);
+    sync(alice, dora);
+    assert_eq!(names(carol), [b"user.new"]);
+    same(&[alice, bob, carol, dora]);
+    for one in [alice, bob, carol, dora] {
+        assert_eq!(names(one), [b"user.old"], "{}", one.name);
+        let kept: usize = one.volume.quarantine().unwrap().iter().map(|one| one.changes.len()).sum();
+        assert_eq!(kept, 2, "{}", one.name);
+    }
 }
 
 /// Whichever batch of rows the disk loses of a commit that cuts another: what is cut is taken back with the next commit that
