@@ -29,7 +29,7 @@ const MOST_WAITING: u64 = 2048;
 /// Most commits that a session may have noted to ask for and to send.
 const MOST_QUEUED: usize = 3 * 2048;
 
-fn fail<T>(why: String) -> Result<T, Violation> {
+pub(crate) fn fail<T>(why: String) -> Result<T, Violation> {
     Err(Violation(why))
 }
 
@@ -50,18 +50,28 @@ impl World {
         if let Some(entry) = all.iter().find(|e| e.name.starts_with(FORBIDDEN)) {
             return fail(format!("{} shows {}, which a liar made", self.devices[r].name, entry.path));
         }
+        for entry in &all {
+            if let Some(what) = self.shows_lie(r, &entry.name, None)? {
+                return fail(format!("{} shows {}: {what}", self.devices[r].name, entry.path));
+            }
+        }
         self.counts.many("check: files looked at", all.len() as u64);
         for entry in all.into_iter().filter(|e| e.kind == NodeKind::File) {
             let bytes = match read(&volume, entry.ino) {
                 Err(Error::Absent(_)) => continue,
+                Err(other) if self.is_of_rights(&other) => continue,
                 other => self.sound(r, &entry.path, other)?,
             };
-            if let Some(token) = self.ledger.forbidden(&tokens(&bytes).map_err(Violation)?) {
+            let shown = tokens(&bytes).map_err(Violation)?;
+            if let Some(what) = self.shows_lie(r, &entry.name, Some(&shown))? {
+                return fail(format!("{}: {} shows what was {what}", self.devices[r].name, entry.path));
+            }
+            if let Some(token) = self.ledger.forbidden(&shown) {
                 return fail(format!("{}: {} shows {token:?}, which a liar wrote", self.devices[r].name, entry.path));
             }
-            let device = &mut self.devices[r];
+            let device = &self.devices[r];
             if let Some(mirror) = device.files.get(&entry.ino) {
-                if mirror.bytes.as_ref().is_some_and(|written| *written != bytes) {
+                if mirror.bytes.as_ref().is_some_and(|written| *written != bytes) && !self.is_shut(r, entry.ino) {
                     return fail(format!(
                         "{}: {} shows {} while {} was written to it",
                         device.name,
@@ -76,12 +86,15 @@ impl World {
                 continue;
             }
             let new = print(&bytes);
+            let device = &mut self.devices[r];
             if device.disk.unsynced() == 0 {
                 device.shown_for_good.insert(entry.ino, new);
             }
             if let Some(old) = device.shown.insert(entry.ino, new)
                 && self.ledger.is_ancestor(new, old)
+                && !self.was_taken_back(r, old)?
             {
+                let device = &self.devices[r];
                 return fail(format!("{}: {} went back to {}", device.name, entry.path, text(&bytes)));
             }
         }
@@ -113,7 +126,12 @@ impl World {
     /// Every commit that `r` would send, checked.
     pub(crate) fn commits(&mut self, r: usize) -> Result<Vec<Rc<Commit>>, Violation> {
         let volume = self.volume(r)?;
-        let peer = self.devices[usize::from(r == 0)].id();
+        // Somebody who is told.
+        let peer = match self.rights {
+            true => volume.members().into_iter().filter(|m| !m.me).flat_map(|m| m.devices).next(),
+            false => None,
+        };
+        let peer = peer.unwrap_or_else(|| self.devices[usize::from(r == 0)].id());
         let session = volume.session(peer);
         session.receive(Message::Tips(Vec::new())).map_err(|e| Violation(e.to_string()))?;
         let mut found = Vec::new();
@@ -168,7 +186,11 @@ impl World {
 
     /// The model's view of commits.
     pub(crate) fn history<'a>(&self, commits: &'a [Rc<Commit>]) -> History<'a> {
-        History::new(commits.iter().map(|c| &**c), &self.devices[0].user_keys())
+        let commits = commits.iter().map(|c| &**c);
+        match self.rights {
+            true => History::unjudged(commits, &self.devices[0].user_keys()),
+            false => History::new(commits, &self.devices[0].user_keys()),
+        }
     }
 
     /// Nobody belongs to the volume for `r` but whom its commits let in, and no epoch or invitation is there that nobody
@@ -201,7 +223,7 @@ impl World {
             if !matches!(change.head.kind, ChangeKind::Content { node, .. } if node == of) {
                 continue;
             }
-            let body: ContentBody = history.body(&change, of);
+            let body: ContentBody = history.body_if_opens(&change, of)?;
             let ContentData::Inline(bytes) = &body.content.data else { return None };
             found.extend(tokens(bytes).unwrap_or_default());
         }
@@ -263,6 +285,9 @@ impl World {
         }
         let committed = self.volume(r)?.commit_now();
         self.sound(r, "committing", committed)?;
+        if self.rights {
+            return self.verify_anew(r);
+        }
         self.verify(r, &[r])
     }
 
@@ -272,7 +297,7 @@ impl World {
         for entry in entries(volume)?.into_iter().filter(|e| e.kind == NodeKind::File) {
             match read(volume, entry.ino) {
                 Ok(bytes) => found.extend(tokens(&bytes).unwrap_or_default()),
-                Err(Error::Absent(_)) => {}
+                Err(Error::Absent(_) | Error::Denied | Error::Damaged(_)) => {}
                 Err(other) => return Err(other),
             }
         }
@@ -317,7 +342,7 @@ impl World {
     }
 
     /// All who went back to an older copy of the disk know that they have met the others since.
-    fn all_are_met(&self, honest: &[usize]) -> Result<(), Violation> {
+    pub(crate) fn all_are_met(&self, honest: &[usize]) -> Result<(), Violation> {
         for &r in honest {
             let unmet = self.volume(r)?.restored().map(|(_, unmet)| unmet).unwrap_or_default();
             if let Some(other) = honest.iter().find(|other| unmet.contains(&self.devices[**other].id())) {
@@ -353,7 +378,7 @@ impl World {
 
     /// No number of a log stands for different changes of an honest device that never wrote to an older copy unnoticed. What
     /// was pending in one that was noticed stands under the number that it got: the changes themselves, or the first of them.
-    fn numbers_used_once(&mut self, first: usize, honest: &[usize]) -> Result<(), Violation> {
+    pub(crate) fn numbers_used_once(&mut self, first: usize, honest: &[usize]) -> Result<(), Violation> {
         let who = honest.iter().filter(|r| !self.unnoticed.contains(*r));
         let who: BTreeMap<DeviceId, String> =
             who.map(|r| (self.devices[*r].id(), self.devices[*r].name.clone())).collect();

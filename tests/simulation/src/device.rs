@@ -7,7 +7,7 @@ use std::{
 };
 
 use crypto::{DeviceId, DeviceKeys, Entropy, SeededEntropy, SymmetricKey, UserId, UserKeys, VolumeId};
-use volume::{Error, Handle, Ino, JoinRequest, Parts, Result, Role, Volume};
+use volume::{DeviceRequest, Error, Handle, Ino, JoinRequest, Parts, Result, Role, Volume};
 
 use crate::{
     clock::{DeviceClock, WorldTime},
@@ -56,6 +56,8 @@ pub(crate) struct Device {
     pub(crate) blurred: BTreeSet<Ino>,
     seed: u64,
     boots: u64,
+    /// On a mount of its user's own, modes and lists say which members may what: the number that its user has there.
+    pub own_mount: Option<u32>,
     /// Its disk was replaced by an older copy, which shows at the next start.
     pub copied: bool,
     id: VolumeId,
@@ -89,6 +91,7 @@ impl Device {
             blurred: BTreeSet::new(),
             seed,
             boots: 0,
+            own_mount: None,
             copied: false,
             id: VolumeId::ZERO,
             names: (device.id(), user.id()),
@@ -139,11 +142,53 @@ impl Device {
         Ok(device)
     }
 
+    /// A further device of the user of `first`, who lets it in; knows nothing yet.
+    pub(crate) fn further(name: &str, seed: u64, time: &Arc<WorldTime>, first: &Device) -> Result<Device> {
+        let mut device = Self::blank(name, first.role, seed, time);
+        let Some(host) = &first.volume else { return Err(Error::NotFound) };
+        let ticket = host.invite_device(Some(Duration::from_secs(86_400)))?;
+        let request = DeviceRequest::new(&ticket, &device.keys(), None, b"exporter");
+        let grant = host.admit_device(&request, b"exporter")?;
+        let user = grant.open(&first.user_id(), &device.keys()).map_err(Error::Refused)?;
+        device.user = user.to_bytes().to_vec();
+        device.names.1 = first.user_id();
+        device.id = grant.volume;
+        let volume = Volume::load(device.parts(), grant.volume)?;
+        volume.accept_device(&grant)?;
+        device.volume = Some(volume);
+        Ok(device)
+    }
+
+    /// Whether it can let in further devices of its user.
+    pub(crate) fn can_certify(&self) -> bool {
+        self.user_keys().signing.is_some()
+    }
+
+    /// Its replica once more, on a disk with nothing but these blocks.
+    pub(crate) fn anew(&mut self, blocks: Disk) -> Result<Volume> {
+        let Some(grant) = self.volume.as_ref().map(Volume::own_grant).transpose()? else { return Err(Error::NotFound) };
+        let disk = Arc::new(blocks);
+        let parts = Parts { store: disk.clone(), blocks: disk, ..self.parts() };
+        let volume = Volume::load(parts, self.id)?;
+        volume.accept(&grant)?;
+        volume.set_own_mount(self.own_mount);
+        Ok(volume)
+    }
+
+    /// Lives on a mount of its user's own from now on.
+    pub(crate) fn live_on_own_mount(&mut self, number: u32) {
+        self.own_mount = Some(number);
+        if let Some(volume) = &self.volume {
+            volume.set_own_mount(self.own_mount);
+        }
+    }
+
     /// Starts it with what its disk has.
     pub(crate) fn start(&mut self) -> Result<()> {
         let (parts, id) = (self.parts(), self.id);
         let volume = if self.copied { Volume::load_copy(parts, id)? } else { Volume::load(parts, id)? };
         self.copied = false;
+        volume.set_own_mount(self.own_mount);
         self.volume = Some(volume);
         Ok(())
     }

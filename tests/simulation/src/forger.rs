@@ -19,6 +19,10 @@ use volume::{
     id::{Birthplace, CommitHash, LinkId, NodeId, RealmId, ValueId},
 };
 
+mod apart;
+
+pub(crate) use apart::{APART, LATE};
+
 use crate::{
     lot::Lot,
     model::{Change, History},
@@ -505,7 +509,13 @@ impl Forger<'_> {
     fn nodes(&self, kind: NodeKind) -> Vec<NodeId> {
         let fits = |c: &Change<'_>| matches!(c.head.kind, ChangeKind::Birth { kind: k, .. } if k == kind);
         let births = self.history.births().iter();
-        births.filter(|(node, births)| **node != NodeId::ROOT && fits(&births[0])).map(|(node, _)| *node).collect()
+        let keyed = |node: &NodeId| *node != NodeId::ROOT && self.history.has_key(*node);
+        births.filter(|(node, births)| keyed(node) && fits(&births[0])).map(|(node, _)| *node).collect()
+    }
+
+    /// Nodes whose first keys are for all members.
+    fn keyed(&self) -> Vec<NodeId> {
+        self.history.births().keys().copied().filter(|node| self.history.has_key(*node)).collect()
     }
 
     /// A link that leads somewhere: itself, its node.
@@ -541,8 +551,7 @@ impl Forger<'_> {
         let mut draft = self.draft(author, follow);
         let (time, me) = (self.time, draft.user);
         let file = self.lot.pick(&self.nodes(NodeKind::File)).copied();
-        let any: Vec<NodeId> = self.history.births().keys().copied().collect();
-        let any = self.lot.pick(&any).copied()?;
+        let any = self.lot.pick(&self.keyed()).copied()?;
         match deed {
             Deed::Content => draft.content(file?, self.contents(file?), bytes, time),
             Deed::Move => {
@@ -609,6 +618,7 @@ impl Forger<'_> {
                 ChangeKind::Birth { access, .. } if access.owner != me => Some((*node, access.clone())),
                 _ => None,
             })
+            .filter(|(node, _)| self.history.has_key(*node))
             .collect();
         let (node, mut head) = self.lot.pick(&others)?.clone();
         head.owner = me;
@@ -805,7 +815,7 @@ impl Forger<'_> {
                 ChangeKind::Place { link: Some(link), child, .. } => Some((child, Some(link), c.id())),
                 _ => None,
             })
-            .filter(|(node, ..)| self.history.births().contains_key(node))
+            .filter(|(node, ..)| self.history.has_key(*node))
             .collect();
         let (node, link, value) = *self.lot.pick(&void)?;
         let mut draft = self.draft(author, false);
@@ -859,8 +869,7 @@ impl Forger<'_> {
     /// What a writer may do and no program of ours does: it makes no sense, and must do so everywhere.
     pub(crate) fn odd(&self, author: &Joiner, what: Odd) -> Option<ClaimedCommit> {
         let mut draft = self.draft(author, false);
-        let any: Vec<NodeId> = self.history.births().keys().copied().collect();
-        let node = *self.lot.pick(&any)?;
+        let node = *self.lot.pick(&self.keyed())?;
         match what {
             Odd::Attribute => {
                 let names: [&[u8]; 2] =

@@ -13,6 +13,10 @@
 //! - no store has a commit that a member did not sign, or a block that is not what its name says;
 //! - honest devices take nobody honest for misbehaving, and nothing that peers say grows without end.
 //!
+//! In a part of the seeds rights change: modes, lists, owners, roles, removals. There the tree hangs on who looks, and
+//! replicas are held against each other and against themselves in another order, instead of against the model
+//! (`rights.rs`); what was taken back as its author had lost the right may go back, and need not show.
+//!
 //! Nothing here reads a clock, randomness, the disk or the network, and there is one thread: a seed's run can be
 //! repeated. [`run`] runs one, [`shortest`] finds how much of it is needed to go wrong.
 
@@ -26,6 +30,7 @@ mod ledger;
 mod lot;
 mod mallory;
 pub mod model;
+mod rights;
 mod trace;
 mod user;
 mod view;
@@ -90,10 +95,11 @@ impl Outcome {
 pub fn kinds() -> Vec<&'static str> {
     let lies = forger::DEEDS.iter().map(|(_, name)| *name).chain(forger::BEYOND.iter().map(|(_, name)| *name));
     let lies = lies.chain(forger::ODD.iter().map(|(_, name)| *name));
+    let lies = lies.chain(forger::APART.iter().map(|(_, name)| *name));
     lies.chain(TROUBLES).collect()
 }
 
-const TROUBLES: [&str; 53] = [
+const TROUBLES: [&str; 60] = [
     "agreed: a snapshot was made",
     "agreed: a snapshot was removed",
     "agreed: something was set",
@@ -147,6 +153,13 @@ const TROUBLES: [&str; 53] = [
     "replicas: 5",
     "replicas: 6",
     "replicas: 7",
+    "rights: a device was removed",
+    "rights: a group on mounts of their own",
+    "rights: a mode was changed",
+    "rights: a role was changed",
+    "rights: a user was removed",
+    "rights: an access list was set",
+    "rights: something was given away",
 ];
 
 /// Runs a seed.

@@ -206,6 +206,9 @@ impl World {
             let myself = Joiner::of(&device.name, &device.keys(), &device.user_keys());
             self.joiners.push(myself);
         }
+        if self.rights && self.lot.chance(500) {
+            return self.lie_of_rights(mallory);
+        }
         let commits = self.commits(mallory)?;
         let history = self.history(&commits);
         let members: Vec<(usize, Role)> = (self.joiners.iter().enumerate())
@@ -296,7 +299,7 @@ impl World {
     }
 
     /// Mallory's own store keeps a commit as all do, so that it reaches everybody, and other lies build on it.
-    fn keep(&self, mallory: usize, commit: &ClaimedCommit) -> Result<(), Violation> {
+    pub(crate) fn keep(&self, mallory: usize, commit: &ClaimedCommit) -> Result<(), Violation> {
         let session = self.volume(mallory)?.session(self.devices[0].id());
         // Where its disk fails, others may have it.
         let _ = session.receive(Message::Commits(vec![commit.clone()]));

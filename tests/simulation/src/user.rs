@@ -79,7 +79,17 @@ pub(crate) enum Deed {
     Set,
     Snapshot,
     Drop,
+    Permit,
+    Name,
+    Give,
+    Rank,
+    Expel,
+    ExpelDevice,
 }
+
+/// What they do besides where rights change.
+const OF_RIGHTS: [(usize, Deed); 6] =
+    [(12, Deed::Permit), (6, Deed::Name), (3, Deed::Give), (4, Deed::Rank), (3, Deed::Expel), (2, Deed::ExpelDevice)];
 
 const DEEDS: [(usize, Deed); 29] = [
     (5, Deed::Mkdir),
@@ -125,7 +135,11 @@ fn writer(truncate: bool, append: bool) -> OpenMode {
 impl World {
     /// The user of `r` does something.
     pub(crate) fn act(&mut self, r: usize) -> Result<Deed, (Deed, Trip)> {
-        let deed = self.lot.weighted(&DEEDS).unwrap_or(Deed::Create);
+        let mut deeds = DEEDS.to_vec();
+        if self.rights {
+            deeds.extend(OF_RIGHTS);
+        }
+        let deed = self.lot.weighted(&deeds).unwrap_or(Deed::Create);
         match self.try_deed(r, deed) {
             Ok(()) => Ok(deed),
             Err(trip) => Err((deed, trip)),
@@ -151,7 +165,7 @@ impl World {
         match deed {
             Deed::Mkdir | Deed::Symlink | Deed::Link | Deed::Create if full => {}
             Deed::Mkdir => {
-                volume.make(dir, name, NewNode::Directory, 0o755, &CALLER)?;
+                volume.make(dir, name, NewNode::Directory, self.mode_of_new(NodeKind::Directory), &CALLER)?;
             }
             Deed::Symlink => {
                 volume.make(dir, name, NewNode::Symlink(b"target"), 0o777, &CALLER)?;
@@ -160,8 +174,9 @@ impl World {
                 Ok(found) if found.kind == NodeKind::File => self.write_once(r, found.ino, true, false)?,
                 Ok(_) => {}
                 Err(Error::NotFound) => {
+                    let mode = self.mode_of_new(NodeKind::File);
                     let (made, handle) =
-                        volume.create(dir, name, 0o644, writer(true, false), self.lot.chance(500), &CALLER)?;
+                        volume.create(dir, name, mode, writer(true, false), self.lot.chance(500), &CALLER)?;
                     let index = self.opened(r, made.ino, handle, Vec::new(), false);
                     self.write_open(r, index)?;
                     self.close(r, index)?;
@@ -295,6 +310,8 @@ impl World {
                     }
                 }
             }
+            Deed::Permit | Deed::Name | Deed::Give => self.change_rights(r, deed, entry.as_ref())?,
+            Deed::Rank | Deed::Expel | Deed::ExpelDevice => self.change_members(r, deed)?,
             Deed::Drop => {
                 let all = volume.snapshots()?;
                 let Some(snapshot) = self.lot.pick(&all) else { return Ok(()) };
@@ -416,7 +433,7 @@ impl World {
     }
 
     /// What an open file shows, or would once it is written to.
-    fn content(&self, r: usize, index: usize) -> Vec<u8> {
+    pub(crate) fn content(&self, r: usize, index: usize) -> Vec<u8> {
         let open = &self.devices[r].opens[index];
         let mirror = self.devices[r].files.get(&open.ino);
         mirror.and_then(|m| m.bytes.clone()).unwrap_or_else(|| open.base.clone())
@@ -510,7 +527,9 @@ impl World {
     /// What a file's writers wrote is stored now.
     fn acknowledge(&mut self, r: usize, ino: Ino) -> Result<(), Violation> {
         let Some(mirror) = self.devices[r].files.get(&ino) else { return Ok(()) };
-        let kept: BTreeSet<Token> = match (&mirror.bytes, mirror.doomed) {
+        // What somebody made where they had lost the right to has no name any more, and what is written to it then is nobody's.
+        let nameless = self.rights && entries(&self.volume(r)?).is_ok_and(|all| all.iter().all(|e| e.ino != ino));
+        let kept: BTreeSet<Token> = match (&mirror.bytes, mirror.doomed || nameless) {
             (Some(bytes), false) => tokens(bytes).map_err(Violation)?,
             _ => BTreeSet::new(),
         };
@@ -536,6 +555,7 @@ impl World {
 
     /// `close`, and the release that follows whatever came of it.
     pub(crate) fn close(&mut self, r: usize, index: usize) -> Done {
+        let content = self.content(r, index);
         let flushed = self.flush(r, index);
         let volume = self.volume(r)?;
         let open = self.devices[r].opens.remove(index);
@@ -549,6 +569,11 @@ impl World {
         }
         if released.is_err() {
             device.blurred.insert(open.ino);
+        }
+        if let Err(Trip::Refused(error)) = &flushed
+            && self.is_of_rights(error)
+        {
+            self.stranded.extend(tokens(&content).map_err(Violation)?);
         }
         flushed?;
         Ok(released?)

@@ -36,7 +36,11 @@ fn walk(volume: &Volume, directory: Ino, path: &str, found: &mut Vec<Seen>) -> R
     if path.split('/').count() > 200 {
         return Err(Error::Refused("directories without end".to_owned()));
     }
-    let entries = volume.read_directory(directory, 0, usize::MAX)?;
+    let entries = match volume.read_directory(directory, 0, usize::MAX) {
+        // Its user may not look into it.
+        Err(Error::Denied) => return Ok(()),
+        listed => listed?,
+    };
     for entry in entries.into_iter().filter(|e| e.name != b"." && e.name != b"..") {
         let path = format!("{path}/{}", String::from_utf8_lossy(&entry.name));
         let (ino, kind) = (entry.attributes.ino, entry.attributes.kind);
@@ -70,6 +74,8 @@ pub(crate) fn text(bytes: &[u8]) -> String {
 
 /// What stands for a content that is not wholly here.
 pub(crate) const ABSENT: &str = "absent";
+/// What stands for what its user may not read.
+pub(crate) const CLOSED: &str = "closed";
 
 /// Everything a user can see, a line per entry, as the model writes it.
 pub(crate) fn dump(volume: &Volume) -> Result<Vec<String>> {
@@ -82,12 +88,20 @@ pub(crate) fn dump(volume: &Volume) -> Result<Vec<String>> {
             NodeKind::File => match read(volume, entry.ino) {
                 Ok(bytes) => format!("file {}", text(&bytes)),
                 Err(Error::Absent(_)) => format!("file {ABSENT}"),
+                Err(Error::Denied | Error::Damaged(_)) => format!("file {CLOSED}"),
                 Err(other) => return Err(other),
             },
-            _ => format!("-> {}", String::from_utf8_lossy(&volume.readlink(entry.ino)?)),
+            _ => match volume.readlink(entry.ino) {
+                Err(Error::Denied | Error::Damaged(_)) => format!("-> {CLOSED}"),
+                target => format!("-> {}", String::from_utf8_lossy(&target?)),
+            },
         };
         let mut xattrs: Vec<String> = Vec::new();
-        for name in volume.list_xattrs(entry.ino)? {
+        let names = match volume.list_xattrs(entry.ino) {
+            Err(Error::Denied | Error::Damaged(_)) => Vec::new(),
+            names => names?,
+        };
+        for name in names {
             let value = match volume.get_xattr(entry.ino, &name) {
                 Err(Error::Damaged(_)) => DAMAGED.into(),
                 other => other?,
@@ -98,7 +112,14 @@ pub(crate) fn dump(volume: &Volume) -> Result<Vec<String>> {
         let same = first.entry(entry.ino).or_insert_with(|| entry.path.clone()).clone();
         let same = if same == entry.path { String::new() } else { format!(" same as {same}") };
         let Attributes { mode, links, .. } = attributes;
-        let mtime = attributes.mtime.secs * 1000 + i64::from(attributes.mtime.nanos / 1_000_000);
+        let closed = what.ends_with(CLOSED)
+            || entry.kind == NodeKind::Directory
+                && matches!(volume.read_directory(entry.ino, 0, 1), Err(Error::Denied | Error::Damaged(_)));
+        // When what is closed was changed last is a guess.
+        let mtime = match closed {
+            true => 0,
+            false => attributes.mtime.secs * 1000 + i64::from(attributes.mtime.nanos / 1_000_000),
+        };
         lines.push(format!("{} {what} mode {mode:o} links {links} mtime {mtime} {xattrs:?}{same}", entry.path));
     }
     Ok(lines)

@@ -22,8 +22,9 @@ use crate::{
     device::Device,
     disk::{Disk, Image, Trouble, Value},
     forger::{Joiner, follow},
-    ledger::{Ledger, Print, print},
+    ledger::{Ledger, Print, Token, print, tokens},
     lot::Lot,
+    rights::Lie,
     trace::Trace,
     user::Trip,
     view::{differences, dump, entries, read},
@@ -123,6 +124,13 @@ pub(crate) struct World {
     pub discovery: Option<SymmetricKey>,
     /// Commits without effect that honest devices must keep all the same: others may build on them.
     pub void: Vec<ClaimedCommit>,
+    /// Permissions change, on mounts that stand for members: by this the tree hangs on who looks, so that the reference model
+    /// has nothing to say.
+    pub rights: bool,
+    /// What was signed by who was removed, or who may not.
+    pub lies: Vec<Lie>,
+    /// What could not be published any more as its writer had lost the right to.
+    pub stranded: BTreeSet<Token>,
     /// How often what happened.
     pub counts: Counts,
     /// The network loses, doubles and exchanges messages, as no QUIC connection does.
@@ -163,13 +171,17 @@ impl World {
             admitted: Vec::new(),
             discovery: None,
             void: Vec::new(),
+            rights: false,
+            lies: Vec::new(),
+            stranded: BTreeSet::new(),
             counts: Counts::default(),
             bad_network: false,
             part: vec![0; count],
         };
         world.counts.add(REPLICAS[count - 2]);
         world.bad_network = world.lot.chance(400);
-        let second_admin = world.lot.chance(400);
+        world.rights = world.lot.chance(350);
+        let second_admin = world.lot.chance(if world.rights { 800 } else { 400 });
         for (i, who) in WHO.iter().enumerate().take(count).skip(1) {
             let reads = if mallory == Some(i) { world.lot.chance(400) } else { reader && i == 1 && count > 2 };
             let admits = second_admin && i == 1 && mallory != Some(i);
@@ -179,6 +191,14 @@ impl World {
                 false => Role::Writer,
             };
             let seed = options.seed ^ (i as u64) << 56;
+            if world.rights && i > 1 && mallory != Some(i) && world.lot.chance(300) {
+                let hosts: Vec<usize> = (0..i).filter(|host| world.devices[*host].can_certify()).collect();
+                let host = world.lot.pick(&hosts).copied().unwrap_or(0);
+                let device = Device::further(who, seed, &world.time, &world.devices[host])?;
+                world.devices.push(device);
+                world.meet(&[host, i])?;
+                continue;
+            }
             let admin = world.volume(0)?;
             world.devices.push(Device::joined(who, role, seed, &world.time, &admin)?);
             world.meet(&[0, i])?;
@@ -186,8 +206,13 @@ impl World {
         if mallory.is_some() {
             world.let_liars_in()?;
         }
-        world.discovery = Some(world.volume(0)?.discovery_key()?);
         let all: Vec<usize> = (0..count).collect();
+        if world.rights {
+            world.counts.add("rights: a group on mounts of their own");
+            all.iter().for_each(|r| world.devices[*r].live_on_own_mount(1000 + *r as u32));
+        } else {
+            world.discovery = Some(world.volume(0)?.discovery_key()?);
+        }
         if world.lot.chance(700) {
             for _ in 0..12 {
                 // What is refused here is refused.
@@ -295,11 +320,11 @@ impl World {
         let up = self.devices[r].volume.is_some();
         let troubled = self.devices[r].disk.is_troubled();
         match event {
-            Event::Act if up && self.devices[r].role >= Role::Writer => {
+            Event::Act if up && (self.rights || self.devices[r].role >= Role::Writer) => {
                 let outcome = match self.act(r) {
                     Ok(deed) => format!("{deed:?}"),
                     Err((deed, Trip::Refused(error))) => {
-                        let excused = troubled || self.devices[r].disk.is_troubled();
+                        let excused = troubled || self.devices[r].disk.is_troubled() || self.is_of_rights(&error);
                         if !Self::is_ordinary(&error) && !excused {
                             return Err(Violation(format!("{}: {deed:?}: {error}", self.devices[r].name)));
                         }
@@ -624,7 +649,7 @@ impl World {
     }
 
     /// Lets these devices tell each other everything.
-    fn meet(&mut self, who: &[usize]) -> Result<(), Violation> {
+    pub(crate) fn meet(&mut self, who: &[usize]) -> Result<(), Violation> {
         self.connections.clear();
         self.part.fill(0);
         for (i, &a) in who.iter().enumerate() {
@@ -680,6 +705,11 @@ impl World {
 
     fn stop(&mut self, r: usize) {
         self.disconnect_all(r);
+        for index in 0..self.devices[r].opens.len() {
+            if self.is_shut(r, self.devices[r].opens[index].ino) {
+                self.stranded.extend(tokens(&self.content(r, index)).unwrap_or_default());
+            }
+        }
         self.devices[r].stop();
     }
 
@@ -841,6 +871,7 @@ impl World {
                 match self.close(r, 0) {
                     Ok(()) => {}
                     Err(Trip::Violation(violation)) => return Err(violation),
+                    Err(Trip::Refused(error)) if self.is_of_rights(&error) => {}
                     Err(Trip::Refused(error)) => {
                         return Err(Violation(format!("{}: closing: {error}", self.devices[r].name)));
                     }
@@ -849,10 +880,14 @@ impl World {
         }
         self.time.pass(Duration::from_secs(60));
         self.meet(&honest)?;
-        for &r in &honest {
+        // What its writer may have lost the right to publish stays a draft.
+        for &r in honest.iter().filter(|_| !self.rights) {
             self.devices[r].blurred.clear();
         }
-        self.verify_all(&honest)?;
+        match self.rights {
+            true => self.verify_rights(&honest)?,
+            false => self.verify_all(&honest)?,
+        }
         self.trace.tell(|| "all met".to_owned());
         Ok(())
     }

@@ -89,6 +89,11 @@ impl Change<'_> {
         Self { made: Some(made), ..self }
     }
 
+    /// What its sealed part says, if this opens it.
+    pub(super) fn opened<T: Serialize + DeserializeOwned>(&self, key: &SymmetricKey) -> Option<T> {
+        opened(self, key)
+    }
+
     /// The values it replaces.
     pub fn supersedes(&self) -> impl Iterator<Item = ValueId> {
         self.head.supersedes.iter().map(|id| match id.commit {
@@ -184,11 +189,20 @@ fn takes(commit: &Commit, author: UserId, known: &[Change<'_>]) -> bool {
 impl<'a> History<'a> {
     /// Opens them with the keys of the user who founded the volume.
     pub fn new(commits: impl IntoIterator<Item = &'a Commit>, founder: &UserKeys) -> Self {
-        Self::opened_by(commits, &[(founder.id(), &founder.boxes)])
+        Self::of(commits, &[(founder.id(), &founder.boxes)], true)
     }
 
     /// Opens them with keys of that user, and of devices of theirs, by the ids to which is sealed.
     pub fn opened_by(commits: impl IntoIterator<Item = &'a Commit>, keys: &[(UserId, &BoxSecret)]) -> Self {
+        Self::of(commits, keys, true)
+    }
+
+    /// The same as [`Self::new`] without a word on who may use what is whose.
+    pub fn unjudged(commits: impl IntoIterator<Item = &'a Commit>, founder: &UserKeys) -> Self {
+        Self::of(commits, &[(founder.id(), &founder.boxes)], false)
+    }
+
+    fn of(commits: impl IntoIterator<Item = &'a Commit>, keys: &[(UserId, &BoxSecret)], judges: bool) -> Self {
         let mut order: Vec<&'a Commit> = commits.into_iter().collect();
         order.sort_by_key(|c| (c.header.count, c.hash));
         let places: BTreeMap<CommitHash, usize> = order.iter().enumerate().map(|(i, c)| (c.hash, i)).collect();
@@ -229,7 +243,8 @@ impl<'a> History<'a> {
                         false if is_of_own_devices(head) => seen.is_at_least(header.device, at, Role::Reader, &past),
                         false => writes(),
                     })
-                    && (seen.is_at_least(header.device, at, Role::Admin, &past)
+                    && (!judges
+                        || seen.is_at_least(header.device, at, Role::Admin, &past)
                         || author.is_some_and(|(user, _)| !takes(commit, user, &changes)));
             for (i, (head, raw)) in commit.heads.iter().zip(&commit.raw.changes).enumerate() {
                 let change = Change { commit, index: i as u32, head, raw, made: None }.makes();
@@ -302,12 +317,12 @@ impl<'a> History<'a> {
                 && access.generation > 1
                 && let Some(epoch) = epochs.iter().find(|(id, _)| *id == access.epoch)
             {
-                later_keys.entry(*node).or_default().push(node_key(&epoch.1, access));
+                later_keys.entry(*node).or_default().extend(node_key(&epoch.1, access));
             }
             if let ChangeKind::Birth { access, .. } = &change.head.kind {
                 // (What is for others alone is sealed under none of the founder's.)
                 if let Some(epoch) = epochs.iter().find(|(id, _)| *id == access.epoch) {
-                    node_keys.insert(change.born(), node_key(&epoch.1, access));
+                    node_keys.extend(node_key(&epoch.1, access).map(|key| (change.born(), key)));
                 }
                 births.entry(change.born()).or_default().push(*change);
             }
@@ -499,6 +514,13 @@ impl<'a> History<'a> {
         keys.find_map(|key| opened(change, &key.derive(label, b""))).unwrap()
     }
 
+    /// The same, if it opens with a key of the node that the founder has.
+    pub fn body_if_opens<T: Serialize + DeserializeOwned>(&self, change: &Change<'_>, node: NodeId) -> Option<T> {
+        let later = self.later_keys.get(&node).into_iter().flatten();
+        let mut keys = self.node_keys.get(&node).into_iter().chain(later);
+        keys.find_map(|key| opened(change, &key.derive(Label::BodyKey, b"")))
+    }
+
     /// What a change says to all members, if it opens.
     pub fn body_to_all<T: Serialize + DeserializeOwned>(&self, change: &Change<'_>) -> Option<T> {
         self.epochs.iter().find_map(|(_, key)| opened(change, &key.derive(Label::BodyKey, b"")))
@@ -578,8 +600,9 @@ fn epoch_key(head: &Head, keys: &[(UserId, &BoxSecret)]) -> Option<(EpochId, Sym
     Some((*epoch, SymmetricKey::from_bytes(bytes.as_slice().try_into().unwrap())))
 }
 
-fn node_key(epoch: &SymmetricKey, access: &AccessHead) -> SymmetricKey {
+/// The key that an access value wraps; nothing if it wraps none under this epoch.
+fn node_key(epoch: &SymmetricKey, access: &AccessHead) -> Option<SymmetricKey> {
     let key = epoch.derive(Label::NodeKeyWrap, b"");
-    let bytes = crypto::open(&key, &access.generation.to_le_bytes(), &access.wrapped).unwrap();
-    SymmetricKey::from_bytes(bytes[..32].try_into().unwrap())
+    let bytes = crypto::open(&key, &access.generation.to_le_bytes(), &access.wrapped).ok()?;
+    Some(SymmetricKey::from_bytes(*bytes.first_chunk()?))
 }

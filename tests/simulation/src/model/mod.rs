@@ -10,9 +10,11 @@
 
 mod agreed;
 mod history;
+mod keys;
 mod lawful;
 mod reference;
 mod standing;
 
 pub use history::{Change, History, Rank};
+pub use keys::KeyRing;
 pub use reference::{ContentText, DAMAGED, Reference};
