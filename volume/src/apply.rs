@@ -741,7 +741,7 @@ impl Core {
             self.entries_changed(origin, directory, at, time)?;
         }
         self.changed(Changed::Attributes(ino));
-        Ok(())
+        self.note_apart(origin.dot, ino)
     }
 
     /// Stores a link whose values changed, and derives anew what follows from them.
@@ -803,6 +803,7 @@ impl Core {
                 self.check_same_register(origin, head, gone, &live)?;
                 self.check_access(origin, &node, access, gone)?;
                 self.apply_access(origin, at, (ino, node), (access, encoded), body, gone)?;
+                self.note_apart(origin.dot, ino)?;
             }
             ChangeKind::Meta { node, generation } => {
                 let (ino, mut node) = self.target(origin, node)?;
@@ -815,6 +816,7 @@ impl Core {
                 Self::touch(&mut node, origin, time);
                 self.set_mtime(&mut node)?;
                 self.put_node(ino, node);
+                self.note_apart(origin.dot, ino)?;
                 self.changed(Changed::Attributes(ino));
             }
             ChangeKind::Xattr { node, generation, tag } => {
@@ -839,6 +841,7 @@ impl Core {
                 self.put_item(ino, &mut node, old.as_deref(), Arc::new(xattr));
                 Self::touch(&mut node, origin, time);
                 self.put_node(ino, node);
+                self.note_apart(origin.dot, ino)?;
                 self.changed(Changed::Attributes(ino));
             }
             ChangeKind::Content { node, generation, root, blocks } => {
@@ -860,6 +863,7 @@ impl Core {
                 self.put_node(ino, node);
                 self.changed(Changed::Content(ino));
                 self.content_changed(ino)?;
+                self.note_apart(origin.dot, ino)?;
             }
             ChangeKind::Settle { node } => {
                 let (ino, mut node) = self.target(origin, node)?;

@@ -268,6 +268,8 @@ pub(crate) struct Core {
     pub(crate) late_access: Option<std::collections::BTreeMap<NodeId, Vec<ValueRef>>>,
     /// There may be directories below which nodes are to be brought in line ([`crate::align`]).
     pub has_unaligned: bool,
+    /// What this device sealed anew, as far as others may not have seen it.
+    pub renewals: crate::reseal::Renewals,
     pub members: Members,
     /// Whom stored changes let in as users, of those that were asked about.
     pub(crate) admissions: RefCell<BTreeMap<ValueRef, Option<(crypto::UserId, crate::member::Role)>>>,
@@ -426,6 +428,7 @@ impl Core {
             late_access: None,
             admissions: RefCell::default(),
             has_unaligned: false,
+            renewals: crate::reseal::Renewals::default(),
             user: parts.user,
             members: Members::default(),
             verdicts: Verdicts::new(),
@@ -482,6 +485,7 @@ impl Core {
         core.load_branches()?;
         core.load_beside()?;
         core.load_unaligned()?;
+        core.load_renewals()?;
         core.load_pending()?;
         core.judge_anew()?;
         Ok(core)

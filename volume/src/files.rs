@@ -107,6 +107,11 @@ pub(crate) struct OpenHandle {
 pub struct PagesFrom(Arc<Base>);
 
 impl FileState {
+    /// Whether somebody may write to it, or what was written isn't published yet.
+    pub(crate) fn is_written(&self) -> bool {
+        self.writers > 0 || self.branch.is_some()
+    }
+
     /// Tells the contents and blocks that may still be read here.
     pub(crate) fn needs(&self, content: &mut dyn FnMut(&Content), block: &mut dyn FnMut(BlockHash)) {
         if let Some(shown) = &self.shown {
@@ -281,6 +286,7 @@ impl Volume {
         if attributes.sealed {
             return Err(Error::Denied);
         }
+        let _opening = writing.then(|| self.inner.opening.read());
         let base = if writing {
             history::check_present(&[ino])?;
             Some(self.local(&[], |core| {
@@ -836,6 +842,7 @@ impl Volume {
             NodeKind::Directory => return Err(Error::IsDirectory),
             _ => return Err(Error::Invalid),
         }
+        let _opening = self.inner.opening.read();
         let base = match handle.map(|h| self.handle(h)).transpose()? {
             Some(handle) if handle.base.is_some() => handle.base.clone().ok_or(Error::BadHandle)?,
             _ => self.local(&[], |core| {

@@ -66,6 +66,7 @@ pub mod versions;
 mod fetch;
 mod files;
 pub mod quarantine;
+mod reseal;
 pub mod restore;
 pub mod settings;
 mod snapshots;
@@ -103,6 +104,7 @@ pub use node::{
 };
 pub use own_devices::{DeviceGrant, DeviceRequest, ExportedParts, ExportedRequest, UserSecrets};
 pub use reclaim::Reclaimed;
+pub use reseal::{Left, Resealed};
 pub use retention::Thinned;
 pub use snapshots::Snapshot;
 pub use store::Store;

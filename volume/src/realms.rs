@@ -22,6 +22,7 @@ use crate::{
     node::Ino,
     rights::{READ, Readers, Rights, WRITE, members_of},
     row::{Access, Node, NodeRow, Opened},
+    time::Timestamp,
     version::ValueRef,
 };
 
@@ -305,7 +306,7 @@ impl Core {
                 None => asked,
             }
         };
-        self.write_access(&node, &rights, body, gone, false)
+        self.write_access(&node, &rights, body, gone, false).map(drop)
     }
 
     /// Gives a node a new key before something more is sealed under it, if somebody who was removed may hold the one it has.
@@ -316,30 +317,64 @@ impl Core {
         }
         let row = self.row(ino)?;
         let Some(NodeRow::Node(node)) = row.as_deref() else { return Ok(()) };
-        let ([value], Some(shown)) = (node.access.as_slice(), node.shown_access()) else { return Ok(()) };
-        if shown.opened != Opened::Yes || self.is_sealed(node) {
-            return Ok(());
+        if self.has_stale_key(node)? {
+            self.renew_key(node, self.now())?;
         }
-        let head: Head = decode(&self.change(value.at)?.head)?;
-        let (ChangeKind::Birth { access, .. } | ChangeKind::Access { access, .. }) = head.kind else { return Ok(()) };
-        let Some(epoch) = self.epoch_row(&access.epoch) else { return Ok(()) };
+        Ok(())
+    }
+
+    /// Whether somebody who was removed may hold a key of a node that is in use.
+    pub(crate) fn has_stale_key(&mut self, node: &Node) -> Result<bool> {
+        if !self.members.ever_changed() {
+            return Ok(false);
+        }
+        for value in &node.access {
+            if self.is_under_stale_epoch(value.at)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Gives a node a new key, and tells with which access value in place of which. Not where others have said apart from
+    /// each other who may use it, and not the same.
+    pub(crate) fn renew_key(&mut self, node: &Node, time: Timestamp) -> Result<Option<(ValueRef, ValueRef)>> {
+        if self.is_sealed(node) {
+            return Ok(None);
+        }
+        let Some(shown) = node.shown_access() else { return Ok(None) };
+        let (rights, body) = (shown.rights(), shown.body(time));
+        let is_same =
+            |access: &Access| access.opened == Opened::Yes && access.rights() == rights && access.body(time) == body;
+        let gone: Vec<ValueRef> = node.access.iter().map(|value| value.at).collect();
+        let (true, Some(&old)) = (node.access.iter().all(|v| v.value.as_ref().is_some_and(is_same)), gone.last())
+        else {
+            return Ok(None);
+        };
+        let new = self.write_access(node, &rights, &body, &gone, true)?;
+        Ok(Some((old, new)))
+    }
+
+    /// Whether the key that an access value brings may be held by somebody who was removed.
+    pub(crate) fn is_under_stale_epoch(&mut self, at: ValueRef) -> Result<bool> {
+        let head: Head = decode(&self.change(at)?.head)?;
+        let (ChangeKind::Birth { access, .. } | ChangeKind::Access { access, .. }) = head.kind else {
+            return Ok(false);
+        };
+        let Some(epoch) = self.epoch_row(&access.epoch) else { return Ok(false) };
         let (made_at, is_newest) = (epoch.at, self.sealing_epoch().is_some_and(|(newest, _)| newest == epoch.id));
-        if is_newest || !self.is_stale(made_at)? {
-            return Ok(());
-        }
-        let (rights, body, gone) = (shown.rights(), shown.body(self.now()), [value.at]);
-        self.write_access(node, &rights, &body, &gone, true)
+        Ok(!is_newest && self.is_stale(made_at)?)
     }
 
     /// The same with these rights. Who loses the key by it gets none of what is sealed from then on.
-    fn write_access(
+    pub(crate) fn write_access(
         &mut self,
         node: &Node,
         rights: &Rights,
         body: &AccessBody,
         gone: &[ValueRef],
         renews: bool,
-    ) -> Result<()> {
+    ) -> Result<ValueRef> {
         if self.is_sealed(node) {
             return Err(Error::Denied);
         }
@@ -356,8 +391,7 @@ impl Core {
         };
         let access = self.access_head(rights, &wrapped)?;
         let sealing = DerivingKey::from(wrapped.key).derive(Label::BodyKey);
-        self.emit(ChangeKind::Access { node: node.id, access }, gone, Some((&sealing, body)))?;
-        Ok(())
+        self.emit(ChangeKind::Access { node: node.id, access }, gone, Some((&sealing, body)))
     }
 
     /// Whether a mode and an ACL ask for other rights than these, where a node is.
@@ -445,7 +479,7 @@ impl Access {
     }
 
     /// Its sealed part once more.
-    pub(crate) fn body(&self, time: crate::time::Timestamp) -> AccessBody {
+    pub(crate) fn body(&self, time: Timestamp) -> AccessBody {
         AccessBody {
             time,
             mode: self.mode,

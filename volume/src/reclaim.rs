@@ -385,6 +385,10 @@ impl Volume {
         for file in &files {
             file.state.read().needs(&mut content, &mut |hash| blocks.push(hash));
         }
+        if let Some(draft) = &*self.inner.resealing.draft.lock() {
+            let mut list = |root, blocks| trees.push((root, blocks));
+            draft.needs(&mut list, &mut |hash| blocks.push(hash));
+        }
         for tree in trees {
             needed.add(self, tree, false, &mut |_| ())?;
         }
@@ -464,6 +468,17 @@ impl Core {
         let (seen, own) = (self.seen()?, self.device.id());
         let others = self.members.writers().filter(|device| *device != own);
         Ok(others.map(|device| (device, seen.get(&device).copied().unwrap_or(0))).collect())
+    }
+
+    /// Whether everybody else who may write is known to have seen a commit.
+    pub(crate) fn have_writers_seen(&mut self, dot: Dot) -> Result<bool> {
+        let arrival = self.commit_row(dot)?.map_or(u64::MAX, |row| row.arrival);
+        for (device, seen) in self.other_writers()? {
+            if seen < arrival && !self.has_observed(&device, dot)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// Whether a commit of a device tells that it had seen this one.

@@ -34,6 +34,7 @@ use crate::{
     },
     node::{Attributes, Caller, DirEntry, Ino, NewNode, NodeKind, RenameMode, SetXattr, Statistics},
     rekey::KEYS_PER_CHANGE,
+    reseal::Resealing,
     rights::Rights,
     sealed_store::SealedStore,
     space::{Quota, SpaceGuard, disk},
@@ -160,6 +161,10 @@ pub(crate) struct Inner {
     pub telling: RwLock<()>,
     /// Pasts that were looked at.
     pub pasts: Mutex<Pasts>,
+    /// Held for reading by whoever opens a file for writing, from looking at what it shows until that is noted. Before a
+    /// file's and the core's.
+    pub opening: RwLock<()>,
+    pub resealing: Resealing,
     /// Held by whoever drops history, or looks for blocks that nobody needs. Before the core's.
     pub reclaiming: Mutex<()>,
     pub archive: Option<Arc<Archive>>,
@@ -238,6 +243,8 @@ impl Volume {
             synced_arrival,
             telling: RwLock::default(),
             pasts: Mutex::default(),
+            opening: RwLock::default(),
+            resealing: Resealing::default(),
             reclaiming: Mutex::default(),
             archive,
             space: Mutex::new(SpaceGuard::new(directory.clone())),
@@ -363,6 +370,13 @@ impl Volume {
         if !unexpected.is_empty() {
             self.tell(&unexpected);
         }
+        self.wake_committer();
+        Ok(result)
+    }
+
+    /// Runs a local call after which everything shows as before: nobody needs to be told.
+    pub(crate) fn unseen<R>(&self, f: impl FnOnce(&mut Core) -> Result<R>) -> Result<R> {
+        let (result, _) = self.called(f)?;
         self.wake_committer();
         Ok(result)
     }
@@ -664,7 +678,7 @@ impl Volume {
         let result = if self.has_unsent() { self.send_pending() } else { Ok(()) };
         let Err(e) = result else {
             // When everybody has been answered and told. New calls come before the rest of a long way.
-            let more = self.archive_some() | self.align_some();
+            let more = self.archive_some() | self.align_some() | self.yield_some();
             return if more { Some(self.inner.clock.monotonic()) } else { due };
         };
         log::error!("the pending commit could not be stored: {e}");
