@@ -63,6 +63,8 @@ pub(crate) enum Command {
     TransferOwnership(TransferOwnership),
     /// Remove a user with all their devices, or one device
     Revoke(Revoke),
+    /// Seal everything under new keys that was sealed before somebody was removed
+    Reseal(Listing),
     /// What was done apart from the removal of who did it, and is kept aside
     Quarantine(Quarantine),
     /// List the volumes on this machine

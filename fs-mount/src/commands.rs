@@ -24,6 +24,7 @@ mod listings;
 mod members;
 mod mount;
 mod reclaim;
+mod reseal;
 mod restore;
 mod snapshot;
 mod undo;
@@ -55,6 +56,7 @@ pub(crate) fn run(command: Command) -> Outcome<()> {
         Command::Grant(args) => members::grant(&home, args),
         Command::TransferOwnership(args) => members::transfer_ownership(&home, args),
         Command::Revoke(args) => members::revoke(&home, args),
+        Command::Reseal(args) => reseal::run(&home, &args),
         Command::Quarantine(args) => members::quarantine(&home, args),
         Command::Volumes(args) => listings::volumes(&home, &args),
         Command::Conflicts(args) => conflicts::list(&home, &args),

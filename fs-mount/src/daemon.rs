@@ -51,6 +51,7 @@ pub(crate) mod launch;
 pub(crate) mod logging;
 pub(crate) mod memory;
 pub(crate) mod network;
+pub(crate) mod resealing;
 pub(crate) mod upkeep;
 pub(crate) mod wait;
 
@@ -126,6 +127,7 @@ pub(crate) struct Shared {
     unmounting: Mutex<()>,
     /// For what goes on beside everything else.
     ending: upkeep::Ending,
+    pub(crate) resealing: resealing::Resealing,
     /// Held until the process ends, and so for longer than the store is open.
     _lock: VolumeLock,
 }
@@ -238,11 +240,13 @@ impl OpenVolume {
             finished: watch::Sender::new(false),
             unmounting: Mutex::new(()),
             ending: upkeep::Ending::default(),
+            resealing: resealing::Resealing::default(),
             _lock: lock,
         });
         let committer = spawn_committer(&shared.volume)?;
         let upkeep = upkeep::spawn(shared.clone())?;
-        Ok(Running { shared, committer, upkeep })
+        let resealing = resealing::spawn(shared.clone())?;
+        Ok(Running { shared, committer, upkeep, resealing })
     }
 }
 
@@ -251,21 +255,23 @@ struct Running {
     shared: Arc<Shared>,
     committer: thread::JoinHandle<()>,
     upkeep: thread::JoinHandle<()>,
+    resealing: thread::JoinHandle<()>,
 }
 
 impl Running {
     /// Ends all of it in order. Who waits for the end is told after that ([`Shared::say_finished`]).
     fn end(self, lived: Outcome<()>) -> (Arc<Shared>, Outcome<()>) {
-        let Running { shared, committer, upkeep } = self;
+        let Running { shared, committer, upkeep, resealing } = self;
         shared.remember(|state| state.peers = shared.network.known_peers());
         shared.ending.begin();
-        // It must not write to what is being closed.
+        // They must not write to what is being closed.
         let tidied = upkeep.join().map_err(|_| Failure::new("the thread that gives room back broke down"));
+        let resealed = resealing.join().map_err(|_| Failure::new("the thread that seals anew broke down"));
         let closed = the_runtime().and_then(|runtime| runtime.block_on(close(&shared)));
         let ended = committer.join().map_err(|_| Failure::new("the thread that writes commits broke down"));
         shared.remember(|state| state.mountpoint = None);
         server::remove_socket(&shared.dir);
-        (shared, lived.and(closed).and(ended).and(tidied))
+        (shared, lived.and(closed).and(ended).and(tidied).and(resealed))
     }
 }
 

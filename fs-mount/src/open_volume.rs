@@ -24,7 +24,9 @@ use crate::{
     cli::Which,
     clock::SystemClock,
     control::{
-        agreed, client, conflicts, invitations, members,
+        agreed,
+        client::{self, News},
+        conflicts, invitations, members,
         protocol::{Reply, Request},
     },
     failure::{Because, Failure, Outcome, plain},
@@ -152,13 +154,23 @@ pub(crate) fn guarded<T>(open: impl FnOnce() -> Outcome<T>) -> Outcome<T> {
 
 /// Gets the answer to `request` from the volume's daemon or, when none runs, by opening the volume here.
 pub(crate) fn ask_or_open(home: &Home, which: &Which, request: &Request) -> Outcome<Reply> {
+    ask_or_open_with_progress(home, which, request, &mut |_| ())
+}
+
+/// The same, showing how far it is.
+pub(crate) fn ask_or_open_with_progress(
+    home: &Home,
+    which: &Which,
+    request: &Request,
+    progress: &mut dyn FnMut(&News),
+) -> Outcome<Reply> {
     let Chosen { dir, passphrase } = choose(home, which, false)?;
     dir.check_format()?;
     let deadline = Instant::now() + PATIENCE;
     let lock = loop {
         // One that is ending might be gone before it answers.
         if client::hello(&dir)?.is_some_and(|hello| !hello.ending)
-            && let Some(reply) = client::ask(&dir, request)?
+            && let Some(reply) = client::ask_with_progress(&dir, request, &mut *progress)?
         {
             return Ok(reply);
         }
@@ -170,12 +182,12 @@ pub(crate) fn ask_or_open(home: &Home, which: &Which, request: &Request) -> Outc
     };
     let profile = Profile::load(&dir, &existing_unlock(&dir, passphrase.as_ref())?)?;
     let open = OpenVolume::open(dir, lock, profile)?;
-    let reply = answer_here(&open, request);
+    let reply = answer_here(&open, request, progress);
     open.close()?;
     reply
 }
 
-fn answer_here(open: &OpenVolume, request: &Request) -> Outcome<Reply> {
+fn answer_here(open: &OpenVolume, request: &Request, progress: &mut dyn FnMut(&News)) -> Outcome<Reply> {
     let volume = &open.volume;
     match request {
         Request::Status => Ok(Reply::Status(Box::new(report::status(volume, &open.profile)))),
@@ -202,6 +214,15 @@ fn answer_here(open: &OpenVolume, request: &Request) -> Outcome<Reply> {
         Request::Agreed(asked) => agreed::answer(volume, asked).map(Reply::Agreed),
         Request::Members(asked) => members::answer(volume, asked).map(Reply::Members),
         Request::Conflicts { within } => conflicts::list(volume, within).map(Reply::Conflicts),
+        Request::Reseal => {
+            let done = volume.begin_reseal().and_then(|()| {
+                volume.reseal(&mut |so_far| {
+                    progress(&News::Resealing(*so_far));
+                    true
+                })
+            });
+            done.map(Reply::Resealed).map_err(members::said)
+        }
         Request::Hello
         | Request::Access(_)
         | Request::Wait { .. }

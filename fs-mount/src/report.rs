@@ -5,7 +5,7 @@ use std::{collections::HashMap, time::Duration};
 use crypto::{DeviceId, Fingerprint};
 use fs_mount::driver::Wait;
 use serde::{Deserialize, Serialize};
-use volume::{DeviceInfo, Volume, time::Timestamp};
+use volume::{DeviceInfo, Resealed, Volume, time::Timestamp};
 
 use crate::profile::Profile;
 
@@ -30,6 +30,9 @@ pub(crate) struct Status {
     /// Folders below which permissions are still to follow theirs.
     #[serde(default)]
     pub(crate) following: usize,
+    /// Old contents are being sealed under new keys, and how far that is.
+    #[serde(default)]
+    pub(crate) resealing: Option<Resealed>,
     /// Nothing more is stored until there is room.
     pub(crate) disk_full: bool,
     pub(crate) peers_connected: usize,
@@ -273,6 +276,7 @@ pub(crate) fn status(volume: &Volume, profile: &Profile) -> Status {
         conflicts: status.conflicts,
         nodes: status.nodes,
         following: volume.unaligned().unwrap_or_default(),
+        resealing: volume.resealing().unwrap_or_default(),
         disk_full: status.disk_full,
         peers_connected: 0,
         peers_known: devices.iter().filter(|d| !d.me).count(),

@@ -136,3 +136,57 @@ fn roles_change_while_everything_is_mounted() {
     assert!(bob.refused(["revoke", "alice"]).contains("owner"));
     assert!(!bob.run(["invite"]).is_empty());
 }
+
+#[test]
+fn what_was_there_before_is_sealed_anew() {
+    let mut group = Group::three();
+    let (alice, carol) = (group.alice(), group.carol());
+    let large: Vec<u8> = (0..20_000_000_u32).map(|i| (i / 5 % 251) as u8).collect();
+    for folder in 0..10 {
+        let folder = alice.at(&format!("folder {folder}/deep"));
+        fs::create_dir_all(&folder).unwrap();
+        for file in 0..30_usize {
+            fs::write(folder.join(format!("file {file}")), vec![file as u8; file * file * 20]).unwrap();
+        }
+    }
+    fs::write(alice.at("large"), &large).unwrap();
+    group.in_step();
+    let before = stats(alice);
+    let held = fs::File::options().append(true).open(alice.at("folder 3/deep/file 3")).unwrap();
+    let said = alice.run(["revoke", "bob", "--reseal"]);
+    assert!(said.contains("bob is removed with all devices"), "{said}");
+    // (An empty file has nothing that could be sealed.)
+    assert!(said.contains("sealed 290 files") && said.contains("321 names anew"), "{said}");
+    assert!(said.contains("left as they are: 1 open for writing"), "{said}");
+    drop(held);
+    assert!(alice.run(["reseal"]).contains("sealed 1 file (180 B) and 0 names anew"));
+    assert_eq!(alice.run(["reseal"]), "everything is sealed under new keys already");
+    assert_eq!(stats(alice), before);
+    assert!(!alice.run(["status"]).contains("resealing"));
+    group_of_two_in_step(alice, carol);
+    assert!(fs::read(carol.at("large")).unwrap() == large);
+    assert_eq!(carol.run(["reseal"]), "everything is sealed under new keys already");
+    assert!(carol.run(["history", carol.at("large").to_str().unwrap()]).lines().count() >= 2);
+    // Without a mount it works as well.
+    group.peers[0].unmount();
+    let done: Value = serde_json::from_str(&group.alice().run(["reseal", "--json"])).unwrap();
+    assert_eq!((&done["files"], &done["finished"]), (&Value::from(0), &Value::Bool(true)));
+    group.peers[0].mount();
+    group.alice().run(["verify"]);
+}
+
+/// Of everything: size, mode and times.
+fn stats(peer: &Peer) -> Vec<(std::path::PathBuf, u64, u32, i64, i64)> {
+    use std::os::unix::fs::MetadataExt;
+    let mut found = Vec::new();
+    let mut todo = vec![peer.root().to_owned()];
+    while let Some(path) = todo.pop() {
+        let meta = fs::symlink_metadata(&path).unwrap();
+        if meta.is_dir() {
+            todo.extend(fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
+        }
+        found.push((path, meta.size(), meta.mode(), meta.mtime(), meta.mtime_nsec()));
+    }
+    found.sort();
+    found
+}

@@ -27,6 +27,9 @@ pub(crate) struct TransferOwnership {
 pub(crate) struct Revoke {
     /// A user's name, or the first digits of a user's or a device's id
     pub(crate) who: String,
+    /// Also seal everything there is under new keys, now (`p2pfs reseal` does it later)
+    #[arg(long)]
+    pub(crate) reseal: bool,
     #[command(flatten)]
     pub(crate) which: Which,
 }

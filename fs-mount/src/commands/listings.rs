@@ -2,6 +2,7 @@
 
 use std::{ffi::OsString, os::unix::ffi::OsStringExt, path::PathBuf};
 
+use super::reseal;
 use crate::{
     cli::{Listing, Volumes},
     control::{
@@ -59,6 +60,9 @@ fn screen(status: &Status) -> Vec<String> {
     if status.following > 0 {
         let folders = count(status.following as u64, "folder");
         lines.push(format!("following   permissions below {folders} are still to follow theirs"));
+    }
+    if let Some(so_far) = &status.resealing {
+        lines.push(format!("resealing   {}", reseal::how_far(so_far)));
     }
     if status.conflicts > 0 {
         lines.push(format!("conflicts   {}: `p2pfs conflicts` tells of them", count(status.conflicts, "name")));

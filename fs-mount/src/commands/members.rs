@@ -1,5 +1,6 @@
 //! `p2pfs grant`, `transfer-ownership`, `revoke` and `quarantine`.
 
+use super::reseal;
 use crate::{
     cli::{Grant, Kept, Listing, Quarantine, QuarantineDeed, Revoke, TransferOwnership, Which},
     control::{
@@ -35,7 +36,11 @@ pub(crate) fn transfer_ownership(home: &Home, args: TransferOwnership) -> Outcom
 }
 
 pub(crate) fn revoke(home: &Home, args: Revoke) -> Outcome<()> {
-    change(home, &args.which, AboutMembers::Revoke { who: args.who })
+    change(home, &args.which, AboutMembers::Revoke { who: args.who })?;
+    match args.reseal {
+        true => reseal::run(home, &Listing { which: args.which, json: false }),
+        false => Ok(()),
+    }
 }
 
 pub(crate) fn quarantine(home: &Home, args: Quarantine) -> Outcome<()> {

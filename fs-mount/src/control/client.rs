@@ -6,6 +6,8 @@ use std::{
     time::Duration,
 };
 
+use volume::Resealed;
+
 use super::{
     protocol::{ANSWER_LIMIT, Hello, Line, Progress, Reply, Request},
     socket::with_short_path,
@@ -27,6 +29,7 @@ pub(crate) enum News {
     Waiting(Progress),
     /// Everything.
     Verifying(Scrubbed),
+    Resealing(Resealed),
 }
 
 /// Has the volume's daemon unmount and end; returns when its process is gone. `None` when there is none.
@@ -41,7 +44,7 @@ pub(crate) fn end(dir: &VolumeDir) -> Outcome<Option<()>> {
             let _ = reader.read(&mut [0]);
             Ok(Some(()))
         }
-        Line::Progress(_) | Line::Verifying(_) | Line::Reply(_) => Err(unexpected()),
+        Line::Progress(_) | Line::Verifying(_) | Line::Resealing(_) | Line::Reply(_) => Err(unexpected()),
     }
 }
 
@@ -62,6 +65,7 @@ pub(crate) fn ask_with_progress(
         match parse(&line)? {
             Line::Progress(how_far) => progress(&News::Waiting(how_far)),
             Line::Verifying(so_far) => progress(&News::Verifying(so_far)),
+            Line::Resealing(so_far) => progress(&News::Resealing(so_far)),
             Line::Failed(why) => return Err(Failure::new(why)),
             Line::Reply(reply) => return Ok(Some(reply)),
         }
@@ -79,6 +83,7 @@ fn send(dir: &VolumeDir, request: &Request) -> Outcome<Option<BufReader<UnixStre
         Request::Wait { .. }
             | Request::Verify { .. }
             | Request::Reclaim
+            | Request::Reseal
             | Request::AsOf { .. }
             | Request::Restore(_)
             | Request::Undo(_)

@@ -64,7 +64,7 @@ pub(crate) fn answer(volume: &Volume, asked: &AboutMembers) -> Outcome<Members> 
     }
 }
 
-fn said(error: Error) -> Failure {
+pub(crate) fn said(error: Error) -> Failure {
     match error {
         Error::ReadOnly => Failure::new("readers change nothing in this volume: ask the owner or an admin"),
         other => Failure::from(other),

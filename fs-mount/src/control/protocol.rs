@@ -1,6 +1,7 @@
 //! What is said over the control socket.
 
 use serde::{Deserialize, Serialize};
+use volume::Resealed;
 
 pub(crate) use super::request::Request;
 use super::{
@@ -30,6 +31,8 @@ pub(crate) enum Line {
     Progress(Progress),
     /// More lines follow.
     Verifying(Scrubbed),
+    /// More lines follow.
+    Resealing(Resealed),
     /// The last line.
     Failed(String),
     /// The last line.
@@ -65,6 +68,7 @@ pub(crate) enum Reply {
     ExportedKey(Box<ExportedKey>),
     Verified(Box<Verified>),
     Reclaimed(upkeep::Done),
+    Resealed(Resealed),
     Conflicts(Conflicts),
     Agreed(Agreed),
     Access(Told),

@@ -122,6 +122,8 @@ pub(crate) enum Request {
     },
     /// Answered when what is no longer kept is gone.
     Reclaim,
+    /// Answered when all that can be is sealed under new keys.
+    Reseal,
     /// Settings and snapshots.
     Agreed(AboutAgreed),
     /// Who may use what.

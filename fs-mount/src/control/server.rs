@@ -32,7 +32,7 @@ use super::{
 use crate::{
     bringing_back,
     daemon::{
-        Shared, blocking, keeper, upkeep,
+        Shared, blocking, keeper, resealing, upkeep,
         wait::{Waiter, too_late},
     },
     failure::{Because, Failure, Outcome},
@@ -227,6 +227,7 @@ async fn answer(shared: &Arc<Shared>, request: Request, writer: &mut OwnedWriteH
             answered.map(Reply::Members)
         }
         Request::Verify { repair } => verify(shared, repair, writer).await,
+        Request::Reseal => reseal(shared, writer).await,
         Request::Reclaim => blocking(move || upkeep::now(&with_volume).map(Reply::Reclaimed)).await,
         Request::AsOf { path, when } => {
             blocking(move || bringing_back::as_of(&with_volume.volume, &path, &when).map(Reply::AsOf)).await
@@ -270,6 +271,7 @@ fn needs_keys(request: &Request) -> bool {
             | Request::AsOf { .. }
             | Request::Restore(_)
             | Request::Undo(_)
+            | Request::Reseal
             | Request::History { .. }
             | Request::Base { .. }
     )
@@ -370,6 +372,39 @@ async fn verify(shared: &Arc<Shared>, repair: bool, writer: &mut OwnedWriteHalf)
         }
     }
     Ok(Reply::Verified(Box::new(verified)))
+}
+
+/// Has old contents sealed anew and tells how far that is; who goes away leaves it going on.
+async fn reseal(shared: &Arc<Shared>, writer: &mut OwnedWriteHalf) -> Outcome<Reply> {
+    let mut news = shared.resealing.news();
+    let ends = news.borrow().ends;
+    let task = shared.clone();
+    blocking(move || task.volume.begin_reseal()).await.map_err(members::said)?;
+    resealing::ask(shared);
+    while news.changed().await.is_ok() {
+        let resealing::News { so_far, ends: ended, end } = news.borrow_and_update().clone();
+        if ended > ends
+            && let Some(end) = end
+        {
+            let task = shared.clone();
+            match end {
+                Err(why) => {
+                    return Err(Failure::new(format!("sealing anew: {why}: `p2pfs reseal` goes on with it")));
+                }
+                // What ended may have been what was asked for before.
+                Ok(done) if !blocking(move || task.volume.resealing()).await.is_ok_and(|job| job.is_some()) => {
+                    return Ok(Reply::Resealed(done));
+                }
+                Ok(_) => {}
+            }
+        }
+        send(writer, &Line::Resealing(so_far)).await;
+        // The end is waited for by who sees it come.
+        if ended == ends {
+            tokio::time::sleep(PROGRESS_PAUSE).await;
+        }
+    }
+    Err(Failure::new("the daemon is ending"))
 }
 
 /// Returns when all these blocks are here, or nobody is connected.

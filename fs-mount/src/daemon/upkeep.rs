@@ -48,8 +48,23 @@ impl Ending {
         self.changed.notify_all();
     }
 
+    /// Has those who wait for something look again.
+    pub(crate) fn look(&self) {
+        drop(self.ending.lock());
+        self.changed.notify_all();
+    }
+
+    /// Waits until something is so; false when the daemon ends.
+    pub(crate) fn wait_for(&self, is_so: impl Fn() -> bool) -> bool {
+        let mut ending = self.ending.lock();
+        while !*ending && !is_so() {
+            self.changed.wait(&mut ending);
+        }
+        !*ending
+    }
+
     /// Waits so long; false when the daemon ends.
-    fn pause(&self, time: Duration) -> bool {
+    pub(crate) fn pause(&self, time: Duration) -> bool {
         let mut ending = self.ending.lock();
         self.changed.wait_while_for(&mut ending, |ending| !*ending, time);
         !*ending
