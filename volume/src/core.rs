@@ -36,6 +36,7 @@ use crate::{
     member::{MemberRow, Members},
     node::Ino,
     record,
+    rekey::Sealing,
     row::{Entry, Link, Node, NodeRow, Xattr},
     sealed_store::SealedStore,
     snapshots::Snapshot,
@@ -196,6 +197,8 @@ pub(crate) struct Overlay {
     pub batch: Batch,
     pub ids: BTreeMap<IdKey, Option<Ino>>,
     pub members: Vec<MemberRow>,
+    /// Under what was sealed before the call looked at that.
+    pub sealing: Option<Sealing>,
     /// Rows of settings and snapshots ([`crate::agreed`]), by their keys.
     pub agreed: BTreeMap<Vec<u8>, Option<AgreedRow>>,
     pub changed: Vec<Changed>,
@@ -283,10 +286,8 @@ pub(crate) struct Core {
     pub(crate) has_unjudged: bool,
     /// The commit that is taken in, once it is stored.
     pub(crate) taking_in: Option<Dot>,
-    /// Whoever writes next must make an epoch first.
-    pub(crate) epoch_due: bool,
-    /// Keepers have not got the discovery key of the epoch under which is sealed: an admin who writes next gives it.
-    pub(crate) watch_due: bool,
+    /// Under what is sealed what is made here.
+    pub(crate) sealing: Sealing,
     /// The snapshots as listed, when they were asked for.
     pub(crate) snapshots: Option<Arc<Vec<Snapshot>>>,
     pub branches: Vec<Branch>,
@@ -436,8 +437,7 @@ impl Core {
             late_values: BTreeSet::new(),
             has_unjudged: false,
             taking_in: None,
-            epoch_due: false,
-            watch_due: false,
+            sealing: Sealing::default(),
             snapshots: None,
             branches: Vec::new(),
             tip_hashes: BTreeSet::new(),
@@ -1105,9 +1105,18 @@ impl Core {
     // ---- the overlay's end
 
     /// Applies what the call changed as one batch, with `batch` on top.
-    pub(crate) fn settle(&mut self, mut batch: Batch) -> Result<()> {
+    pub(crate) fn settle(&mut self, batch: Batch) -> Result<()> {
         self.settles += 1;
         let mut overlay = std::mem::take(&mut self.overlay);
+        let before = overlay.sealing.take();
+        let done = self.store_overlay(overlay, batch);
+        if done.is_err() {
+            self.seal_as(before);
+        }
+        done
+    }
+
+    fn store_overlay(&mut self, mut overlay: Overlay, mut batch: Batch) -> Result<()> {
         for (directory, _) in overlay.entries.keys() {
             self.listed.pop(directory);
         }
@@ -1269,7 +1278,9 @@ impl Core {
 
     /// Forgets what the call changed.
     pub(crate) fn abandon(&mut self) {
+        let before = self.overlay.sealing.take();
         self.overlay = Overlay::default();
+        self.seal_as(before);
     }
 
     // ---- version vectors

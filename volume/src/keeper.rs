@@ -71,7 +71,7 @@ impl Core {
             self.emit::<MemberBody>(ChangeKind::Watch { sealed: sealed.to_vec() }, &[], None)?;
         }
         // As long as the running call may fail it stays due. Those whose keys nothing can be sealed to are not tried again.
-        self.watch_due = !sealed.is_empty();
+        self.sealing.watch_due = !sealed.is_empty();
         Ok(())
     }
 

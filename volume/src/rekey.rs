@@ -27,6 +27,17 @@ pub(crate) const MOST_CARRIED: usize = 256;
 /// An earlier epoch, as a later one carries it.
 type Carried = (EpochId, SymmetricKey);
 
+/// Under what is sealed what is made here.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Sealing {
+    /// The epoch.
+    pub epoch: Option<EpochId>,
+    /// Whoever writes next must make an epoch first.
+    pub epoch_due: bool,
+    /// Keepers have not got the epoch's discovery key: an admin who writes next gives it.
+    pub watch_due: bool,
+}
+
 impl Core {
     /// Whether somebody who could read was removed since an epoch was made.
     pub(crate) fn is_stale(&mut self, epoch_at: ValueRef) -> Result<bool> {
@@ -101,14 +112,26 @@ impl Core {
         let usable =
             rows.iter().position(|row| row.count <= 1 || readers.iter().all(|reader| self.is_given(row, reader)));
         let chosen = usable.map(|place| (rows[place].id, rows[place].at));
-        self.members.sealing = chosen.map(|(id, _)| id);
-        self.watch_due = chosen.is_some_and(|(id, _)| self.unwatched(&id).next().is_some());
-        self.epoch_due = match chosen {
+        let epoch_due = match chosen {
             // Who lacks a newer one gets it with the next, which carries it.
             Some((_, at)) => usable != Some(0) || self.is_stale(at)?,
             None => false,
         };
+        let epoch = chosen.map(|(id, _)| id);
+        let watch_due = epoch.is_some_and(|epoch| self.unwatched(&epoch).next().is_some());
+        if self.overlay.sealing.is_none() {
+            self.overlay.sealing = Some(self.sealing.clone());
+        }
+        self.seal_as(Some(Sealing { epoch, epoch_due, watch_due }));
         Ok(())
+    }
+
+    /// Goes on with this: what was worked out, or what was before a call that failed.
+    pub(crate) fn seal_as(&mut self, sealing: Option<Sealing>) {
+        if let Some(sealing) = sealing {
+            self.members.sealing = sealing.epoch;
+            self.sealing = sealing;
+        }
     }
 
     /// Whether an epoch's key was sealed to a user, or to devices of theirs.
@@ -135,8 +158,12 @@ impl Core {
     /// Makes a new epoch of the members' realm, if the newest is stale and this user may.
     pub(crate) fn renew_epoch_if_due(&mut self) -> Result<()> {
         let role = self.members.role_of(&self.device.id());
-        if !self.epoch_due || !role.is_some_and(Role::may_write) {
-            return if self.watch_due && role.is_some_and(Role::may_admit) { self.tell_keepers() } else { Ok(()) };
+        if !self.sealing.epoch_due || !role.is_some_and(Role::may_write) {
+            return if self.sealing.watch_due && role.is_some_and(Role::may_admit) {
+                self.tell_keepers()
+            } else {
+                Ok(())
+            };
         }
         // A key of this user's that a removed device may hold is no good: a new one first, if this device can make it.
         let me = self.user.id();

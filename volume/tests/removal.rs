@@ -281,6 +281,24 @@ fn removals_that_cross_leave_a_key_that_none_of_them_has() {
     }
 }
 
+/// An epoch that a removed device made is none to seal under, whatever failed since that became known.
+#[test]
+fn after_a_call_that_failed_a_new_epoch_is_still_due() {
+    let (alice, [bob]) = group([("bob", Role::Admin)]);
+    let phone = Replica::next_device("phone", 9, &alice);
+    sync(&alice, &bob);
+    alice.volume.remove_device(&phone.device_id()).unwrap();
+    phone.volume.remove_user(&user(&bob)).unwrap();
+    sync(&alice, &phone);
+    assert!(alice.rename("nothing", "anything").is_err());
+    alice.write("f", b"for bob, too").unwrap();
+    for from in [&phone, &alice] {
+        let all = common::forge::commits(from, &alice);
+        common::forge::told(&bob, from, &all.iter().map(|commit| &commit.raw).collect::<Vec<_>>());
+    }
+    assert_eq!(bob.read("f").unwrap(), b"for bob, too");
+}
+
 #[derive(Clone, Debug)]
 enum Step {
     Write(usize, usize),
