@@ -139,9 +139,14 @@ impl Core {
         row.has(user) || self.members.devices_of(user).any(|device| row.has(&as_user(&device.public.id)))
     }
 
-    /// The users who hold the members' keys.
+    /// The users who hold the members' keys. Whoever has no device left gets them with the next one.
     fn readers(&self) -> impl Iterator<Item = UserId> + '_ {
-        self.users_now().filter(|(_, row)| !row.removed && row.role >= Role::Reader).map(|(user, _)| *user)
+        let has_device = |user: &UserId| {
+            let mut devices = self.members.devices_of(user);
+            devices.any(|row| self.device_now(&row.public.id).is_none_or(|row| !row.removed))
+        };
+        let reads = |row: &UserRow| !row.removed && row.role >= Role::Reader;
+        self.users_now().filter(move |(user, row)| reads(row) && has_device(user)).map(|(user, _)| *user)
     }
 
     /// All users that were known before the running call, with what it made of them.

@@ -404,7 +404,7 @@ impl Core {
         self.device_now(device).cloned()
     }
 
-    fn device_now(&self, device: &DeviceId) -> Option<&DeviceRow> {
+    pub(crate) fn device_now(&self, device: &DeviceId) -> Option<&DeviceRow> {
         let fresh = self.overlay.members.iter().rev().find_map(|row| match row {
             MemberRow::Device(row) if row.public.id == *device => Some(row),
             _ => None,

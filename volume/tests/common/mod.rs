@@ -337,7 +337,14 @@ impl Replica {
         }
         let mut after = 0;
         loop {
-            let entries = self.volume.read_directory(directory, after, 7).unwrap();
+            let entries = match self.volume.read_directory(directory, after, 7) {
+                Ok(entries) => entries,
+                Err(p2pfs_volume::Error::Denied) => {
+                    lines.push(format!("{path} unreadable: {}", p2pfs_volume::Error::Denied));
+                    return;
+                }
+                Err(e) => panic!("{}: {path}: {e}", self.name),
+            };
             if entries.is_empty() {
                 return;
             }
