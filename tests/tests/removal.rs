@@ -143,7 +143,7 @@ fn what_was_there_before_is_sealed_anew() {
     let (alice, carol) = (group.alice(), group.carol());
     let large: Vec<u8> = (0..20_000_000_u32).map(|i| (i / 5 % 251) as u8).collect();
     for folder in 0..10 {
-        let folder = alice.at(&format!("folder {folder}/deep"));
+        let folder = alice.at(format!("folder {folder}/deep"));
         fs::create_dir_all(&folder).unwrap();
         for file in 0..30_usize {
             fs::write(folder.join(format!("file {file}")), vec![file as u8; file * file * 20]).unwrap();

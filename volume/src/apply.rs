@@ -264,6 +264,7 @@ impl Core {
             self.apply(origin, index as u32, head, raw, Body::Sealed(&raw.body), &gone)?;
         }
         self.check_directories_placed(origin, heads, changes)?;
+        self.reveal_learned()?;
         Ok(true)
     }
 

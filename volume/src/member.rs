@@ -552,6 +552,11 @@ impl Members {
         chosen.or_else(|| self.epochs.iter().rev().find_map(with_key))
     }
 
+    /// What is known of an epoch of any realm.
+    pub(crate) fn epoch(&self, id: &EpochId) -> Option<&EpochRow> {
+        self.epochs.iter().find(|row| row.id == *id).or_else(|| self.narrow.get(id))
+    }
+
     /// Devices of those who may change something.
     pub(crate) fn writers(&self) -> impl Iterator<Item = DeviceId> {
         self.devices.keys().copied().filter(|device| self.user_of(device).is_some_and(|user| user.role.may_write()))

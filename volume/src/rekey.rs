@@ -21,6 +21,9 @@ use crate::{
 
 /// Keys sealed in one change: their bytes must fit in a head.
 pub(crate) const KEYS_PER_CHANGE: usize = 300;
+/// Epochs beside the one in use that whoever lacks them is to have, the first ones: honest work is sealed under them. Many are
+/// made only to keep others busy.
+const MOST_APART: usize = 16;
 /// Earlier epochs that one carries; these carry those before them.
 pub(crate) const MOST_CARRIED: usize = 256;
 
@@ -83,8 +86,7 @@ impl Core {
             MemberRow::Epoch(row) if row.id == *id => Some(row),
             _ => None,
         });
-        let known = || self.members.epochs.iter().find(|row| row.id == *id);
-        fresh.or_else(known).or_else(|| self.members.narrow.get(id))
+        fresh.or_else(|| self.members.epoch(id))
     }
 
     /// The key of an epoch, if this device has it.
@@ -106,15 +108,18 @@ impl Core {
     pub(crate) fn look_at_epoch(&mut self) -> Result<()> {
         let mut rows = self.members_epochs();
         rows.sort_by_key(|row| std::cmp::Reverse((row.count, row.id)));
+        rows.retain(|row| row.key.is_some());
         let readers: Vec<UserId> = self.readers().collect();
-        rows.retain(|row| row.key.is_some() && !self.late.contains(&row.at.dot));
+        let (late, sound): (Vec<&EpochRow>, Vec<&EpochRow>) =
+            rows.into_iter().partition(|row| self.late.contains(&row.at.dot));
+        let is_had = |row: &EpochRow| readers.iter().all(|reader| self.is_given(row, reader));
         // (The first one says of nobody that they have it.)
-        let usable =
-            rows.iter().position(|row| row.count <= 1 || readers.iter().all(|reader| self.is_given(row, reader)));
-        let chosen = usable.map(|place| (rows[place].id, rows[place].at));
+        let usable = sound.iter().position(|row| row.count <= 1 || is_had(row));
+        let chosen = usable.map(|place| (sound[place].id, sound[place].at));
+        let others: Vec<EpochRow> = late.into_iter().chain(sound).rev().cloned().collect();
         let epoch_due = match chosen {
-            // Who lacks a newer one gets it with the next, which carries it.
-            Some((_, at)) => usable != Some(0) || self.is_stale(at)?,
+            // Who lacks another gets it with the next, which carries it.
+            Some((_, at)) => usable != Some(0) || self.is_stale(at)? || self.is_any_lacked(at, &others, &readers)?,
             None => false,
         };
         let epoch = chosen.map(|(id, _)| id);
@@ -124,6 +129,23 @@ impl Core {
         }
         self.seal_as(Some(Sealing { epoch, epoch_due, watch_due }));
         Ok(())
+    }
+
+    /// Whether somebody lacks one of these that an epoch doesn't lead to, whose maker had not seen it.
+    fn is_any_lacked(&mut self, epoch_at: ValueRef, others: &[EpochRow], readers: &[UserId]) -> Result<bool> {
+        let mut apart = 0;
+        for other in others.iter().filter(|other| other.at != epoch_at && other.count > 1) {
+            if apart == MOST_APART {
+                break;
+            }
+            if !self.covers(epoch_at.dot, other.at.dot)? {
+                apart += 1;
+                if readers.iter().any(|reader| !self.is_given(other, reader)) {
+                    return Ok(true);
+                }
+            }
+        }
+        Ok(false)
     }
 
     /// Goes on with this: what was worked out, or what was before a call that failed.

@@ -4,9 +4,12 @@
 //! rows come to be what they would be, had the key been there from the start. So what a device shows hangs on the keys it
 //! has, not on when it got them.
 
-use std::sync::{Arc, atomic::Ordering};
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, atomic::Ordering},
+};
 
-use crypto::{Label, UserId};
+use crypto::{EpochId, Label, UserId};
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
@@ -15,14 +18,15 @@ use crate::{
     commit::{AccessBody, AccessHead, BirthBody, ChangeKind, ContentBody, Head, MetaBody, XattrBody},
     content::BlockHash,
     core::Core,
-    error::Result,
+    error::{Error, Result},
     id::{LinkId, RealmId},
-    member::Role,
+    member::{MemberRow, Role},
     node::{Ino, NodeKind, TARGET_MAX},
     realms::unwrap_node_keys,
     rights::{Readers, agrees},
-    row::{Access, Link, Meta, Node, Opened, Place, Value, Xattr, XattrValue},
+    row::{Access, Link, Meta, Node, NodeRow, Opened, Place, Value, Xattr, XattrValue},
     standing::Within,
+    store::Space,
     tree::next_tag,
     version::ValueRef,
 };
@@ -134,6 +138,62 @@ impl Core {
             }
         }
         Ok(())
+    }
+
+    /// Opens what is sealed under epochs whose keys came with what is being taken in, later than what they seal: of who was
+    /// left out of an epoch by a removal that turned out not to count, or whose user's newest key came late.
+    ///
+    /// Looks through all nodes, since nothing else hangs on an epoch's key coming late, and that is rare.
+    pub(crate) fn reveal_learned(&mut self) -> Result<()> {
+        let learned: BTreeSet<EpochId> = self.overlay.members.iter().filter_map(|row| self.learned_by(row)).collect();
+        if learned.is_empty() {
+            return Ok(());
+        }
+        let mut from = Vec::new();
+        loop {
+            let rows = self.store.scan(Space::Nodes, &from, &[u8::MAX; 9], AT_ONCE)?;
+            let Some((last, _)) = rows.last() else { return Ok(()) };
+            from = [last, &[0][..]].concat();
+            for (key, _) in &rows {
+                let number = key.as_slice().try_into().map_err(|_| Error::damaged("a node's number"))?;
+                self.reveal_under(Ino(u64::from_be_bytes(number)), &learned)?;
+            }
+        }
+    }
+
+    /// The epoch of a row of which only the key is new.
+    fn learned_by(&self, row: &MemberRow) -> Option<EpochId> {
+        let MemberRow::Epoch(row) = row else { return None };
+        let known = self.members.epoch(&row.id)?;
+        (row.key.is_some() && known.key.is_none()).then_some(row.id)
+    }
+
+    fn reveal_under(&mut self, ino: Ino, epochs: &BTreeSet<EpochId>) -> Result<()> {
+        let row = self.row(ino)?;
+        let Some(NodeRow::Node(node)) = row.as_deref() else { return Ok(()) };
+        let is_closed = |access: &Value<Access>| access.value.as_ref().is_none_or(|a| a.opened != Opened::Yes);
+        if !node.access.iter().any(is_closed) {
+            return Ok(());
+        }
+        let (mut node, before) = (node.clone(), self.let_in_by(node));
+        let mut new = false;
+        for at in node.access.iter().map(|value| value.at).chain(node.born.iter().copied()).collect::<Vec<_>>() {
+            let head: Head = decode(&self.change(at)?.head)?;
+            if let ChangeKind::Birth { access, .. } | ChangeKind::Access { access, .. } = &head.kind
+                && epochs.contains(&access.epoch)
+            {
+                let keys = self.epoch_key(&access.epoch).and_then(|epoch| unwrap_node_keys(&epoch, access));
+                new |= node.learn(keys.unwrap_or_default());
+            }
+        }
+        if !new {
+            return Ok(());
+        }
+        self.rekeyed.fetch_add(1, Ordering::Release);
+        self.put_node(ino, node);
+        self.reveal(ino)?;
+        let node = self.node(ino)?;
+        self.access_changed(ino, node, before)
     }
 
     /// Opens everything of a node that could not be opened before.

@@ -1036,6 +1036,7 @@ impl Core {
                 given: Vec::new(),
             }));
         }
+        self.reveal_learned()?;
         self.settle(Batch::new())
     }
 

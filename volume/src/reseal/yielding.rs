@@ -128,7 +128,7 @@ impl Core {
     }
 
     /// What is to show of a register, instead of a value that renews another: the greatest that replaced the other.
-    fn to_show<T: Clone>(&mut self, values: &[Value<T>]) -> Result<Option<T>> {
+    fn value_to_show<T: Clone>(&mut self, values: &[Value<T>]) -> Result<Option<T>> {
         let Some((shown, others)) = values.split_last() else { return Ok(None) };
         let Some(old) = self.renewed_by(shown.at)? else { return Ok(None) };
         for other in others.iter().rev() {
@@ -142,7 +142,7 @@ impl Core {
     /// Somebody said who may use it.
     fn yield_access(&mut self, ino: Ino) -> Result<()> {
         let node = self.node(ino)?;
-        let Some(access) = self.to_show(&node.access)?.filter(|access| access.opened == Opened::Yes) else {
+        let Some(access) = self.value_to_show(&node.access)?.filter(|access| access.opened == Opened::Yes) else {
             return Ok(());
         };
         let (rights, body) = (access.rights(), access.body(node.ctime));
@@ -160,7 +160,7 @@ impl Core {
     /// Somebody set times.
     fn yield_times(&mut self, ino: Ino) -> Result<()> {
         let node = self.node(ino)?;
-        let Some(meta) = self.to_show(&node.meta)? else { return Ok(()) };
+        let Some(meta) = self.value_to_show(&node.meta)? else { return Ok(()) };
         let (generation, key) = self.body_key(ino)?;
         let gone: Vec<ValueRef> = node.meta.iter().map(|value| value.at).collect();
         let body = MetaBody { time: node.ctime, mtime: meta.mtime, atime: meta.atime };
@@ -176,7 +176,7 @@ impl Core {
             true
         })?;
         for xattr in several {
-            let Some(value) = self.to_show(&xattr.values)? else { continue };
+            let Some(value) = self.value_to_show(&xattr.values)? else { continue };
             let (generation, key) = self.body_key(ino)?;
             let gone: Vec<ValueRef> = xattr.values.iter().map(|value| value.at).collect();
             let value = match value {
