@@ -1,6 +1,7 @@
 //! A member with valid keys who speaks the protocol by hand, in the test's own process, and says what she likes.
 
 use std::{
+    collections::BTreeSet,
     net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
@@ -18,8 +19,12 @@ use peer_net::{
 use quinn::{Connection, ConnectionError, RecvStream, SendStream};
 use serde::{Deserialize, Serialize};
 use volume::{
-    Caller, Clock, Ino, Message, NewNode, Parts, Session, Timestamp, Volume, commit::ClaimedCommit,
-    content::MemoryBlocks, memory_store::MemoryStore, sync::MAX_MESSAGE,
+    Caller, Clock, Ino, Message, NewNode, Parts, Session, Timestamp, Volume,
+    commit::{ClaimedCommit, Commit, FORMAT_VERSION, Header, RawChange, changes_root, encode},
+    content::MemoryBlocks,
+    id::CommitHash,
+    memory_store::MemoryStore,
+    sync::MAX_MESSAGE,
 };
 
 struct SystemClock(Instant);
@@ -125,6 +130,52 @@ impl Rogue {
             }
         }
         all
+    }
+
+    /// A commit of these changes in a new log of hers, by somebody who has seen all of these commits; as another device's, signed
+    /// by hers, if she pretends to be `device`.
+    pub fn sign(
+        &self,
+        seen: &[ClaimedCommit],
+        log: u64,
+        changes: Vec<RawChange>,
+        device: Option<DeviceId>,
+    ) -> ClaimedCommit {
+        let seen: Vec<Commit> = seen.iter().map(|commit| commit.clone().check().unwrap()).collect();
+        let before = |c: &Commit| c.header.observed.iter().chain([&c.header.prev]).copied().collect::<Vec<_>>();
+        let mut newest: BTreeSet<CommitHash> = seen.iter().map(|commit| commit.hash).collect();
+        for hash in seen.iter().flat_map(before) {
+            newest.remove(&hash);
+        }
+        let last = seen.iter().max_by_key(|commit| commit.header.count).unwrap();
+        let header = encode(&Header {
+            version: FORMAT_VERSION,
+            volume: self.volume.id(),
+            device: device.unwrap_or(self.device.id()),
+            log,
+            seq: 1,
+            prev: CommitHash::ZERO,
+            observed: newest.into_iter().collect(),
+            count: last.header.count + 1,
+            time: last.header.time,
+            root: changes_root(changes.iter()),
+            changes: changes.len().try_into().unwrap(),
+        });
+        let signature = self.device.signing.sign(Label::CommitSignature, &header);
+        ClaimedCommit { header, signature, changes }
+    }
+
+    /// Says this to a device, and hears what it has to say for a moment.
+    pub async fn tell(&self, at: SocketAddr, commits: Vec<ClaimedCommit>) {
+        let Some(mut line) = self.try_connect(at).await else { return };
+        line.say(&Message::Tips(Vec::new())).await;
+        line.say(&Message::Commits(commits)).await;
+        let session = self.to_founder();
+        while let Ok(Ok(Some(frame))) = tokio::time::timeout(Duration::from_millis(500), line.receive.next()).await {
+            if let Ok(message) = Message::decode(&frame) {
+                let _ = session.receive(message);
+            }
+        }
     }
 
     /// Her replica's session with the device that was there first.

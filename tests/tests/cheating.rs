@@ -1,0 +1,158 @@
+//! A member with a program of her own, who signs and sends what no honest one would: nothing of it shows on anybody's mount,
+//! and whoever heard it has it in the log, with her device.
+
+#![allow(clippy::unwrap_used, reason = "whatever fails here fails the test")]
+
+use std::{fs, net::SocketAddr, os::unix::fs::PermissionsExt};
+
+use p2pfs_tests::{group::Group, patience::eventually, peer::Peer, rogue::Rogue, tool::shell};
+use tokio::runtime::Runtime;
+use volume::commit::{ChangeKind, ClaimedCommit, Head, RawChange, decode, encode};
+
+struct Scene {
+    group: Group,
+    runtime: Runtime,
+    mallory: Rogue,
+}
+
+fn address(peer: &Peer) -> SocketAddr {
+    peer.listens_at().parse().unwrap()
+}
+
+impl Scene {
+    fn new() -> Self {
+        let group = Group::two();
+        fs::write(group.alice().at("f"), "alice's").unwrap();
+        fs::write(group.alice().at("private"), "hers").unwrap();
+        fs::set_permissions(group.alice().at("private"), fs::Permissions::from_mode(0o600)).unwrap();
+        fs::create_dir(group.bob().at("folder")).unwrap();
+        fs::write(group.bob().at("folder/of bob"), "bob's").unwrap();
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let mallory = runtime.block_on(Rogue::join(&group.alice().invite(), "mallory"));
+        let scene = Self { group, runtime, mallory };
+        scene.settle();
+        scene
+    }
+
+    fn settle(&self) {
+        for peer in &self.group.peers {
+            peer.run(["wait", "--timeout", "60s"]);
+        }
+    }
+
+    fn tell_all(&self, commits: &[ClaimedCommit]) {
+        for peer in &self.group.peers {
+            self.runtime.block_on(self.mallory.tell(address(peer), commits.to_vec()));
+        }
+    }
+
+    /// What both show, as far as a program can see it.
+    fn shown(&self) -> Vec<String> {
+        self.settle();
+        let look = |peer: &Peer| shell(peer.root(), "ls -lAR --time-style=full-iso . | grep -v ^total; cat f");
+        self.group.peers.iter().map(look).collect()
+    }
+
+    /// Both have told of her in their logs, in these words.
+    fn is_told(&self, words: &str) {
+        for peer in &self.group.peers {
+            eventually(&format!("{} tells", peer.name()), || {
+                let log = peer.log_text();
+                let told = log.lines().any(|line| line.contains(&self.mallory.short()) && line.contains(words));
+                if told { Ok(()) } else { Err(log) }
+            });
+        }
+    }
+}
+
+/// Changes of this kind that were made by anybody, each as the only one of a commit.
+fn changes(commits: &[ClaimedCommit], is: impl Fn(&ChangeKind) -> bool) -> Vec<RawChange> {
+    let all = commits.iter().flat_map(|commit| commit.changes.clone());
+    all.filter_map(|raw| {
+        let mut head: Head = decode("head", &raw.head).unwrap();
+        head.call = 0;
+        is(&head.kind).then(|| RawChange { head: encode(&head), body: raw.body })
+    })
+    .collect()
+}
+
+/// Each of these, signed by mallory in a log of its own.
+fn as_hers(mallory: &Rogue, seen: &[ClaimedCommit], log: u64, changes: &[RawChange]) -> Vec<ClaimedCommit> {
+    let one = |(n, raw): (usize, &RawChange)| mallory.sign(seen, log + n as u64, vec![raw.clone()], None);
+    changes.iter().enumerate().map(one).collect()
+}
+
+#[test]
+fn a_member_with_a_program_of_her_own_changes_nothing_that_she_may_not() {
+    let scene = Scene::new();
+    scene.mallory.commits(1);
+    scene.tell_all(&scene.mallory.all_commits());
+    let before = scene.shown();
+    assert!(before.iter().all(|shown| shown.contains("junk 0")), "what she may do shows: {before:?}");
+
+    // Everything once more, many times over.
+    let all = scene.mallory.all_commits();
+    for _ in 0..3 {
+        scene.tell_all(&all);
+    }
+    assert_eq!(scene.shown(), before, "replayed");
+
+    // What is closed to her, or another's to decide about: she takes it, opens it, moves it, with the changes of others signed
+    // as hers, and as theirs.
+    let accesses = changes(&all, |kind| matches!(kind, ChangeKind::Access { .. }));
+    assert!(!accesses.is_empty());
+    scene.tell_all(&as_hers(&scene.mallory, &all, 1000, &accesses));
+    assert_eq!(scene.shown(), before, "another's rights");
+    scene.is_told("void");
+
+    // From now on she may read, and she knows it.
+    scene.group.alice().run(["grant", "mallory", "reader"]);
+    scene.settle();
+    scene.tell_all(&[]);
+    let all = scene.mallory.all_commits();
+    assert_eq!(scene.mallory.volume.own_role(), Some(volume::Role::Reader));
+    let before = scene.shown();
+    let contents = changes(&all, |kind| matches!(kind, ChangeKind::Content { .. }));
+    let places = changes(&all, |kind| matches!(kind, ChangeKind::Place { .. }));
+    for (n, forged) in [contents, places, accesses].into_iter().enumerate() {
+        scene.tell_all(&as_hers(&scene.mallory, &all, 2000 + 100 * n as u64, &forged));
+        assert_eq!(scene.shown(), before, "a reader's");
+    }
+
+    // As if she had not heard of it, and long ago.
+    let early: Vec<ClaimedCommit> = all[..all.len() / 2].to_vec();
+    let written = changes(&early, |kind| matches!(kind, ChangeKind::Content { .. }));
+    scene.tell_all(&as_hers(&scene.mallory, &early, 3000, &written));
+    assert_eq!(scene.shown(), before, "backdated");
+
+    // Removed, she is let in by nobody, whatever she says.
+    scene.group.alice().run(["revoke", "mallory"]);
+    scene.settle();
+    let before = scene.shown();
+    for peer in &scene.group.peers {
+        assert!(scene.runtime.block_on(scene.mallory.try_connect(address(peer))).is_none(), "{}", peer.name());
+    }
+    scene.tell_all(&as_hers(&scene.mallory, &early, 5000, &written));
+    assert_eq!(scene.shown(), before, "removed");
+}
+
+/// In another's name, or with a bit flipped: whoever sends that is sent away, and named.
+#[test]
+fn forged_commits_shut_out_who_sends_them() {
+    for flips in [false, true] {
+        let scene = Scene::new();
+        scene.mallory.commits(1);
+        let all = scene.mallory.all_commits();
+        let before = scene.shown();
+        let alice = all[0].clone().check().unwrap().header.device;
+        let mut forged = all.last().unwrap().clone();
+        if flips {
+            forged.header[20] ^= 1;
+        } else {
+            forged = scene.mallory.sign(&all, 4000, forged.changes, Some(alice));
+        }
+        scene.tell_all(&[forged]);
+        assert_eq!(scene.shown(), before);
+        scene.is_told("misbehaved");
+    }
+}
