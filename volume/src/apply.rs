@@ -461,6 +461,7 @@ impl Core {
         supersedes: &[ValueRef],
         seal: Option<(&SymmetricKey, &T)>,
     ) -> Result<ValueRef> {
+        self.check_role(&kind)?;
         let origin = self.local_origin()?;
         self.check_allowed(&origin, &kind, supersedes)?;
         let plain = seal.map(|(_, body)| commit::encode(body)).unwrap_or_default();
@@ -469,6 +470,23 @@ impl Core {
         // Taken from live registers, where no void value is.
         self.apply(&origin, at.index, &head, &raw, Body::Plain(&plain), supersedes)?;
         Ok(at)
+    }
+
+    /// Nothing is signed here that others would hold against this device: also what was written while its user might, and comes
+    /// to be published when they may no more.
+    ///
+    /// # Errors
+    /// [`Error::ReadOnly`].
+    fn check_role(&self, kind: &ChangeKind) -> Result<()> {
+        let need = match kind {
+            // Who leaves, or takes a device of theirs out, needs no role; the rest of these is judged by itself.
+            ChangeKind::Standing { .. } | ChangeKind::Expel { .. } => return Ok(()),
+            _ if is_of_own_devices(kind) => Role::Reader,
+            _ => Role::Writer,
+        };
+        // (Whoever founds the volume is nobody yet.)
+        let may = self.members.users.is_empty() || self.members.role_of(&self.device.id()).is_some_and(|r| r >= need);
+        if may { Ok(()) } else { Err(Error::ReadOnly) }
     }
 
     /// Opens a body that is sealed under a key of a node, of this generation.

@@ -281,6 +281,22 @@ fn removals_that_cross_leave_a_key_that_none_of_them_has() {
     }
 }
 
+/// What was opened before a lower role came, and is closed after it, is signed by nobody: no honest device accuses itself.
+#[test]
+fn what_comes_to_be_published_too_late_is_not_published() {
+    let (alice, [bob]) = group([("bob", Role::Writer)]);
+    alice.write("f", b"alice's").unwrap();
+    sync(&alice, &bob);
+    let handle = bob.open_to_write("f").unwrap();
+    alice.volume.set_role(&user(&bob), Role::Reader).unwrap();
+    sync(&alice, &bob);
+    bob.volume.write(handle, 0, b"bob's", &p2pfs_volume::Caller::default()).unwrap();
+    assert!(matches!(bob.close(handle), Err(Error::ReadOnly)));
+    sync(&bob, &alice);
+    assert_eq!(alice.read("f").unwrap(), b"alice's");
+    assert_eq!(alice.volume.forbidden_commits().unwrap(), 0);
+}
+
 /// Somebody without a device is given no key, and nobody waits for that.
 #[test]
 fn without_its_only_device_a_user_holds_nobody_up() {
