@@ -319,6 +319,7 @@ impl Core {
         if apart {
             self.judge_by_nodes(dot)?;
         }
+        self.settle_rights()?;
         self.note_judged(dot);
         self.settle(Batch::new())
     }

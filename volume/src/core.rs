@@ -282,6 +282,8 @@ pub(crate) struct Core {
     pub(crate) late: Late,
     /// Changes that a right taken away cuts in the same way, one by one.
     pub(crate) late_values: BTreeSet<ValueRef>,
+    /// An access value was cut: what it had cut may count again.
+    pub(crate) rights_turned: bool,
     /// The disk failed before all was stored that a commit cuts.
     pub(crate) has_unjudged: bool,
     /// The commit that is taken in, once it is stored.
@@ -435,6 +437,7 @@ impl Core {
             verdicts: Verdicts::new(),
             late: Late::new(),
             late_values: BTreeSet::new(),
+            rights_turned: false,
             has_unjudged: false,
             taking_in: None,
             sealing: Sealing::default(),

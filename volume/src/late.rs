@@ -34,6 +34,8 @@ use crate::{
 const LATE: &[u8] = b"late/";
 /// Rows of commits that were stored, but of which it isn't stored yet what they cut.
 const UNJUDGED: &[u8] = b"unjudged/";
+/// Access values that cut each other are followed so far: whoever means harm makes long chains of them.
+const MOST_ROUNDS: usize = 16;
 /// Rows of conflicts that were settled by taking a value away, by inode: `settle/ ‖ inode ‖ value`.
 const SETTLED: &[u8] = b"settle/";
 
@@ -85,6 +87,7 @@ impl Core {
             self.judge_by_nodes(dot)?;
             self.note_judged(dot);
         }
+        self.settle_rights()?;
         self.settle(Batch::new())?;
         self.has_unjudged = false;
         Ok(())
@@ -143,23 +146,45 @@ impl Core {
         if changed.is_empty() {
             return Ok(());
         }
-        // Rights that were taken away by what is late now, or is so no longer.
+        self.put_back_values()?;
+        for dot in changed {
+            match self.late.contains(&dot) {
+                true => self.judge_within_all(dot)?,
+                false => self.judge_by_nodes(dot)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts back what was cut by rights that were taken away by what is late now, or is so no longer. Tells which access values
+    /// count again.
+    fn put_back_values(&mut self) -> Result<Vec<Dot>> {
+        let mut rights = Vec::new();
         loop {
             let before = self.late_values.len();
             for at in self.late_values.clone() {
                 let raw = self.change(at)?;
-                if !self.is_denied(at, &decode(&raw.head)?)? {
+                let head: Head = decode(&raw.head)?;
+                if !self.is_denied(at, &head)? {
                     self.set_late_value(at, false)?;
                     self.reconsider(at, &raw)?;
+                    rights.extend(matches!(head.kind, ChangeKind::Access { .. }).then_some(at.dot));
                 }
             }
             // What was made where nobody might counts again with that.
             if self.late_values.len() == before {
-                break;
+                return Ok(rights);
             }
         }
-        for dot in changed {
-            if !self.late.contains(&dot) {
+    }
+
+    /// After access values were cut: what they had cut counts again, and those among it cut in turn.
+    pub(crate) fn settle_rights(&mut self) -> Result<()> {
+        for _ in 0..MOST_ROUNDS {
+            if !std::mem::take(&mut self.rights_turned) {
+                break;
+            }
+            for dot in self.put_back_values()? {
                 self.judge_by_nodes(dot)?;
             }
         }
@@ -250,6 +275,7 @@ impl Core {
             return Ok(false);
         }
         self.set_late_value(at, true)?;
+        self.rights_turned |= matches!(head.kind, ChangeKind::Access { .. });
         if let ChangeKind::Place { link: None, child, .. } = &head.kind
             && let Some(ino) = self.ino_of_node(child)?
         {
@@ -280,11 +306,15 @@ impl Core {
 
     /// Who made a node in a place where they might not, by rights taken away apart from it.
     fn made_late_by(&mut self, ino: Ino) -> Result<Option<UserId>> {
-        if self.late_values.is_empty() {
+        if self.late_values.is_empty() && self.late.is_empty() {
             return Ok(None);
         }
         let (id, born) = self.with_node(ino, |n| (n.id, n.born.clone()))?;
         for birth in born {
+            if self.late.contains(&birth.dot) {
+                let device = self.branch_of(birth.dot)?.device;
+                return Ok(self.author(&device, birth.dot).ok().map(|(user, _)| user));
+            }
             let beside = ValueRef { dot: birth.dot, index: 0 }..=ValueRef { dot: birth.dot, index: u32::MAX };
             for at in self.late_values.range(beside).copied().collect::<Vec<_>>() {
                 let head: Head = decode(&self.change(at)?.head)?;
@@ -295,6 +325,18 @@ impl Core {
             }
         }
         Ok(None)
+    }
+
+    /// Judges again what is in all that a commit made.
+    fn judge_within_all(&mut self, dot: Dot) -> Result<()> {
+        for (_, raw) in self.changes_in(dot)? {
+            if let ChangeKind::Place { link: None, child, .. } = decode::<Head>(&raw.head)?.kind
+                && let Some(ino) = self.ino_of_node(&child)?
+            {
+                self.judge_within(ino)?;
+            }
+        }
+        Ok(())
     }
 
     /// Judges again what is in a node, and in what lies below it, after its making was cut.
@@ -357,6 +399,11 @@ impl Core {
             log::warn!("commit {dot} of device {} was made apart from its removal: taken back", device.short());
             self.store.put(&mut self.overlay.batch, Space::Meta, key, &[]);
             self.late.insert(dot);
+            // It is cut as a whole: what cut it change by change doesn't matter as long as it is, in whatever order they came.
+            let within = ValueRef { dot, index: 0 }..=ValueRef { dot, index: u32::MAX };
+            for at in self.late_values.range(within).copied().collect::<Vec<_>>() {
+                self.set_late_value(at, false)?;
+            }
         } else {
             log::warn!("commit {dot} of device {} counts again", device.short());
             self.overlay.batch.remove(Space::Meta, key);
