@@ -18,7 +18,7 @@ use crate::{
     commit::{AccessBody, AccessHead, BirthBody, ChangeKind, ContentBody, Head, MetaBody, XattrBody},
     content::BlockHash,
     core::Core,
-    error::{Error, Result},
+    error::Result,
     id::{LinkId, RealmId},
     member::{MemberRow, Role},
     node::{Ino, NodeKind, TARGET_MAX},
@@ -154,8 +154,8 @@ impl Core {
             let rows = self.store.scan(Space::Nodes, &from, &[u8::MAX; 9], AT_ONCE)?;
             let Some((last, _)) = rows.last() else { return Ok(()) };
             from = [last, &[0][..]].concat();
-            for (key, _) in &rows {
-                let number = key.as_slice().try_into().map_err(|_| Error::damaged("a node's number"))?;
+            // Others are what nodes have in rows of their own.
+            for number in rows.iter().filter_map(|(key, _)| <[u8; 8]>::try_from(key.as_slice()).ok()) {
                 self.reveal_under(Ino(u64::from_be_bytes(number)), &learned)?;
             }
         }

@@ -297,6 +297,30 @@ fn what_comes_to_be_published_too_late_is_not_published() {
     assert_eq!(alice.volume.forbidden_commits().unwrap(), 0);
 }
 
+/// Who was left out of an epoch by a removal that did not count has its key with the next one, and reads what was sealed meanwhile,
+/// also where nodes have so many names that these have rows of their own.
+#[test]
+fn who_was_left_out_in_vain_reads_it_all_later() {
+    let (alice, [bob, carol]) = group([("bob", Role::Admin), ("carol", Role::Writer)]);
+    alice.write("many", b"1").unwrap();
+    for n in 0..300 {
+        alice.link("many", &format!("name {n}")).unwrap();
+    }
+    same(&[&alice, &bob, &carol]);
+    bob.volume.remove_user(&user(&carol)).unwrap();
+    alice.volume.remove_user(&user(&bob)).unwrap();
+    let dora = Replica::joined("dora", 8, &alice, Role::Writer);
+    bob.write("of bob", b"2").unwrap();
+    let all = common::forge::commits(&bob, &alice);
+    for other in [&dora, &carol, &alice] {
+        common::forge::told(other, &bob, &all.iter().map(|commit| &commit.raw).collect::<Vec<_>>());
+    }
+    dora.write("of dora", b"3").unwrap();
+    alice.write("last", b"4").unwrap();
+    let tree = same(&[&alice, &dora, &carol]);
+    assert!(tree.iter().all(|line| !line.contains("unreadable")), "{tree:?}");
+}
+
 /// Somebody without a device is given no key, and nobody waits for that.
 #[test]
 fn without_its_only_device_a_user_holds_nobody_up() {
