@@ -250,10 +250,11 @@ impl Core {
         Ok(())
     }
 
-    /// The live values of a node, but those of its links.
+    /// The live values of a node, but those of its links, and what took contents away and put none there.
     fn live_values(&mut self, ino: Ino) -> Result<Vec<ValueRef>> {
         let node = self.node(ino)?;
         let mut found: Vec<ValueRef> = node.content.iter().map(|v| v.at).collect();
+        found.extend(self.settles(ino)?);
         found.extend(node.meta.iter().map(|v| v.at));
         found.extend(node.access.iter().map(|v| v.at));
         for shows in [true, false] {

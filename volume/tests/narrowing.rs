@@ -142,6 +142,27 @@ fn attributes_are_taken_back_in_any_order() {
     }
 }
 
+/// A conflict that was settled apart from the loss of the right to write: it is one again, whichever is heard of first.
+#[test]
+fn a_settled_conflict_is_one_again_in_any_order() {
+    let all = group([("bob", Role::Writer), ("carol", Role::Writer), ("dora", Role::Writer)]);
+    let [alice, bob, carol, dora] = &all[..] else { unreachable!() };
+    alice.write("f", b"first").unwrap();
+    chmod(alice, "f", 0o664).unwrap();
+    same(&[alice, bob, carol, dora]);
+    alice.write("f", b"alice's").unwrap();
+    carol.write("f", b"carol's").unwrap();
+    let before = same(&[alice, bob, carol, dora]);
+    let copy =
+        before.iter().find_map(|line| Some(line.strip_prefix('/')?.split_once(") ")?.0.to_owned() + ")")).unwrap();
+    bob.remove(&copy).unwrap();
+    chmod(alice, "f", 0o644).unwrap();
+    sync(bob, carol);
+    sync(alice, dora);
+    assert!(carol.read(&copy).is_err());
+    assert_eq!(same(&[alice, bob, carol, dora]), before);
+}
+
 /// Whichever batch of rows the disk loses of a commit that cuts another: what is cut is taken back with the next commit that
 /// comes, and when the volume is opened.
 #[test]
