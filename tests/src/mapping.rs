@@ -1,8 +1,16 @@
 //! A file in memory, shared with everybody who has it.
 
-use std::{ffi::c_void, fs::File, ptr, slice};
+use std::{
+    ffi::c_void,
+    fs::File,
+    io::{self, Read as _, pipe},
+    ptr, slice,
+};
 
 use rustix::mm::{MapFlags, MsyncFlags, ProtFlags, mmap, msync, munmap};
+
+/// What a pipe takes in one piece, in bytes.
+const PIPE_BUF: usize = 4096;
 
 /// A shared, writable mapping of a file's beginning.
 #[derive(Debug)]
@@ -42,6 +50,28 @@ impl Mapping {
         assert!(offset + len <= self.len, "within the mapping");
         // SAFETY: in bounds, and mapped for as long as self lives; a copy, since others may change the file.
         unsafe { slice::from_raw_parts(self.address.cast::<u8>().add(offset), len).to_vec() }
+    }
+
+    /// What is in it now, or the error that a load would end the process with: the kernel reads it.
+    ///
+    /// # Errors
+    ///
+    /// `EFAULT` where a page can't be had.
+    #[allow(unsafe_code, reason = "the mapping is memory of this process")]
+    pub fn try_read(&self) -> io::Result<Vec<u8>> {
+        let (mut from, to) = pipe()?;
+        let mut all = Vec::with_capacity(self.len);
+        // A pipe takes a page at once without waiting.
+        for start in (0..self.len).step_by(PIPE_BUF) {
+            let len = PIPE_BUF.min(self.len - start);
+            // SAFETY: in bounds, and mapped for as long as self lives. Only the kernel looks at the bytes.
+            let bytes = unsafe { slice::from_raw_parts(self.address.cast::<u8>().add(start), len) };
+            rustix::io::write(&to, bytes)?;
+            let end = all.len();
+            all.resize(end + len, 0);
+            from.read_exact(&mut all[end..])?;
+        }
+        Ok(all)
     }
 
     /// Stores `bytes` at `offset`.

@@ -143,7 +143,7 @@ impl Calls {
     }
 
     /// Goes on with a call that lacks the content `absent`, on a waiting thread: fetches it, makes the call again, and
-    /// so on until the time is up.
+    /// so on until nothing has come for as long as is waited.
     pub(super) fn wait<T: 'static>(
         &self,
         request: Request,
@@ -165,7 +165,7 @@ impl Calls {
 
     fn retry_until<T>(
         &self,
-        deadline: Instant,
+        mut deadline: Instant,
         request: Request,
         mut absent: Vec<BlockHash>,
         mut call: impl FnMut(&Volume) -> Result<T>,
@@ -177,7 +177,9 @@ impl Calls {
             match self.change(request, &mut call) {
                 Err(Error::Absent(still)) => {
                     let now = Instant::now();
-                    if now >= deadline {
+                    if is_progress(came, &absent, &still) {
+                        deadline = now + self.absent_timeout;
+                    } else if now >= deadline {
                         if self.given_up.add(request.ino, now) {
                             let first = still.first().map(ToString::to_string).unwrap_or_default();
                             let who = self.who_has(request);
@@ -214,6 +216,15 @@ impl Calls {
     pub(super) fn close(&self) {
         self.waiting.close();
     }
+}
+
+/// Whether something came of the blocks `absent`, all of them (`came`) or some, when a call lacks the blocks `still` now:
+/// over a slow line, or of a file that others write to as fast as it comes, there is something newer to wait for.
+fn is_progress(came: bool, absent: &[BlockHash], still: &[BlockHash]) -> bool {
+    if came {
+        return still != absent;
+    }
+    still.len() < absent.len() && still.iter().all(|hash| absent.contains(hash))
 }
 
 /// The files whose content was waited for in vain, and when.
@@ -267,6 +278,16 @@ mod tests {
         assert!(given_up.lately(5, now + GIVEN_UP / 2));
         assert!(!given_up.lately(6, now + GIVEN_UP / 2));
         assert!(!given_up.lately(5, now + GIVEN_UP));
+    }
+
+    #[test]
+    fn who_waits_is_given_time_for_as_long_as_something_comes() {
+        let [a, b, c] = [1, 2, 3].map(|byte| BlockHash::of_block(&[byte]));
+        assert!(is_progress(true, &[a, b], &[c]), "all came, and there is a newer version");
+        assert!(is_progress(false, &[a, b], &[b]), "one came");
+        assert!(!is_progress(false, &[a, b], &[a, b]), "nothing came");
+        assert!(!is_progress(true, &[a], &[a]), "what came was of no use");
+        assert!(!is_progress(false, &[a, b], &[c]), "there is a newer version, but nothing came");
     }
 
     #[test]
