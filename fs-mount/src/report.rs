@@ -59,6 +59,9 @@ pub(crate) struct Status {
     /// Commits that were made apart from the removal of who made them.
     #[serde(default)]
     pub(crate) kept_aside: u64,
+    /// Files with what was written on this device and is shown here alone.
+    #[serde(default)]
+    pub(crate) unpublished: Vec<Unpublished>,
     /// Of a keeper: whether it runs. Nothing for who can read the volume.
     #[serde(default)]
     pub(crate) serving: Option<bool>,
@@ -253,6 +256,14 @@ impl Verified {
     }
 }
 
+/// A file with what was written on this device and could not be published.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Unpublished {
+    pub(crate) path: Option<String>,
+    /// The right to write to it went.
+    pub(crate) forbidden: bool,
+}
+
 /// What the volume itself knows of its status; the daemon adds mount and network.
 pub(crate) fn status(volume: &Volume, profile: &Profile) -> Status {
     let status = volume.status();
@@ -295,6 +306,14 @@ pub(crate) fn status(volume: &Volume, profile: &Profile) -> Status {
         removed: volume.is_removed(&own),
         said_removed_by: None,
         kept_aside: volume.quarantine().map_or(0, |kept| kept.len() as u64),
+        unpublished: volume
+            .unpublished()
+            .into_iter()
+            .map(|file| Unpublished {
+                path: file.path.map(|path| String::from_utf8_lossy(&path).into_owned()),
+                forbidden: file.forbidden,
+            })
+            .collect(),
         serving: keeper.then_some(false),
         used: status.used_bytes,
         quota: status.quota,

@@ -248,6 +248,36 @@ fn permissions_come_and_go() {
 }
 
 #[test]
+fn what_is_written_while_the_right_to_it_goes_stays_and_is_told() {
+    let mut group = Group::two();
+    fs::write(group.alice().at("f"), "before").unwrap();
+    chmod(group.alice().at("f"), 0o660).unwrap();
+    settle(&group);
+    let open = OpenOptions::new().append(true).open(group.bob().at("f")).unwrap();
+    chmod(group.alice().at("f"), 0o640).unwrap();
+    settle(&group);
+    (&open).write_all(b" and after").unwrap();
+    open.sync_all().unwrap();
+    drop(open);
+    let told = |bob: &Peer| {
+        let unpublished = &bob.listing("status")["unpublished"];
+        assert_eq!(unpublished[0]["path"], "f", "{unpublished}");
+        assert_eq!(unpublished[0]["forbidden"], true);
+        assert!(bob.run(["status"]).contains("unpublished f: you may not write to it any more"));
+        assert_eq!(fs::read(bob.at("f")).unwrap(), b"before and after");
+    };
+    told(group.bob());
+    group.peers[1].kill9();
+    group.peers[1].mount();
+    told(group.bob());
+    assert_eq!(fs::read(group.alice().at("f")).unwrap(), b"before");
+
+    chmod(group.alice().at("f"), 0o660).unwrap();
+    group.all_read("f", b"before and after");
+    assert_eq!(group.bob().listing("status")["unpublished"], serde_json::json!([]));
+}
+
+#[test]
 fn what_one_makes_the_others_may_change_unless_a_folder_says_otherwise() {
     let group = three();
     let (alice, bob) = (group.alice(), group.bob());

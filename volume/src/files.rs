@@ -103,6 +103,17 @@ pub(crate) struct OpenHandle {
     file: Arc<OpenFile>,
 }
 
+/// What was written to a file and nobody else has ([`Volume::unpublished`]).
+#[derive(Clone, Debug)]
+pub struct Unpublished {
+    /// The file.
+    pub ino: Ino,
+    /// Its path from the volume's root; `None` when it has no name any more.
+    pub path: Option<Vec<u8>>,
+    /// This user may not write to it any more.
+    pub forbidden: bool,
+}
+
 /// What an open file shows, at the moment at which its older pages are about to be dropped.
 pub struct PagesFrom(Arc<Base>);
 
@@ -644,6 +655,22 @@ impl Volume {
             }
         }
         next
+    }
+
+    /// What was written and can't be published for now, though nobody has it open any more: shown here alone, and tried
+    /// again. The disk was full, or the right to write to the file went meanwhile.
+    pub fn unpublished(&self) -> Vec<Unpublished> {
+        let files: Vec<Arc<OpenFile>> = self.inner.files.iter().map(|file| file.value().clone()).collect();
+        // One that is busy is being published.
+        let kept = |file: &Arc<OpenFile>| file.state.try_read().is_some_and(|state| state.kept);
+        let inos: Vec<Ino> = files.iter().filter(|file| kept(file)).map(|file| file.ino).collect();
+        let mut core = self.inner.core.lock();
+        let one = |ino: Ino| Unpublished {
+            ino,
+            path: core.path_of(ino),
+            forbidden: !core.is_writer() || core.check_writable(ino).is_err(),
+        };
+        inos.into_iter().map(one).collect()
     }
 
     /// `close`: what was written through any handle of this file becomes a version, stored before this returns.

@@ -93,7 +93,7 @@ pub use access::{AccessReport, UserAccess};
 pub use conflicts::{Conflict, ConflictVersion, Conflicts, Keep};
 pub use content::{BlockHash, BlockStore};
 pub use error::{Error, Result};
-pub use files::PagesFrom;
+pub use files::{PagesFrom, Unpublished};
 pub use history::is_past;
 pub use holders::Holders;
 pub use invitations::{InvitedAs, OpenInvitation};

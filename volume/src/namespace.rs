@@ -48,10 +48,12 @@ impl Core {
     /// # Errors
     /// [`Error::ReadOnly`] when this device's user may not change anything, [`Error::NoSpace`] when the disk is full.
     pub(crate) fn may_change(&self) -> Result<()> {
-        match self.members.user_of(&self.device.id()).map(|u| u.role) {
-            Some(role) if role >= Role::Writer => self.space.check(),
-            _ => Err(Error::ReadOnly),
-        }
+        if self.is_writer() { self.space.check() } else { Err(Error::ReadOnly) }
+    }
+
+    /// Whether this device's user has a role that may write.
+    pub(crate) fn is_writer(&self) -> bool {
+        self.members.role_of(&self.device.id()).is_some_and(|role| role >= Role::Writer)
     }
 
     pub(crate) fn check_name(name: &[u8]) -> Result<()> {

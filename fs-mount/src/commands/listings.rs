@@ -13,7 +13,7 @@ use crate::{
     home::Home,
     open_volume::ask_or_open,
     output::{self, bytes, count},
-    report::{Holder, LocalVolume, Peer, Status, Waiting},
+    report::{Holder, LocalVolume, Peer, Status, Unpublished, Waiting},
     select::inspect,
     unlock::read_passphrase,
 };
@@ -82,6 +82,11 @@ fn screen(status: &Status) -> Vec<String> {
             count(status.kept_aside, "commit")
         ));
     }
+    lines.extend(status.unpublished.iter().take(WAITING_SHOWN).map(unpublished));
+    if status.unpublished.len() > WAITING_SHOWN {
+        let more = count((status.unpublished.len() - WAITING_SHOWN) as u64, "file");
+        lines.push(format!("unpublished {more} more"));
+    }
     if let Some(copy) = &status.older_copy {
         let not_met: Vec<_> = copy.not_met.iter().map(|(name, id)| format!("{name} {}", short(id))).collect();
         let left =
@@ -110,6 +115,16 @@ fn screen(status: &Status) -> Vec<String> {
 }
 
 /// A file that is waited for, in one line.
+fn unpublished(file: &Unpublished) -> String {
+    let path = file.path.as_deref().unwrap_or("a file without a name");
+    if file.forbidden {
+        return format!(
+            "unpublished {path}: you may not write to it any more; what you wrote is here alone, copy it elsewhere"
+        );
+    }
+    format!("unpublished {path}: what you wrote is here alone for now, and is tried again")
+}
+
 fn waiting(file: &Waiting) -> String {
     let path = file.path.as_deref().unwrap_or("a file without a name");
     let past = if file.past { " as it was" } else { "" };

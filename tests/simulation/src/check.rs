@@ -278,6 +278,7 @@ impl World {
 
     /// The replica `r`, alone, against the model.
     pub(crate) fn verify_alone(&mut self, r: usize) -> Result<(), Violation> {
+        self.devices[r].note_unpublished();
         let device = &self.devices[r];
         // Who writes a file is shown their own branch of it, which no commit tells of.
         if device.disk.is_troubled() || !device.opens.is_empty() || !device.blurred.is_empty() {

@@ -193,6 +193,13 @@ impl Device {
         Ok(())
     }
 
+    /// A synced draft that may not be published is shown here alone.
+    pub(crate) fn note_unpublished(&mut self) {
+        if let Some(volume) = &self.volume {
+            self.blurred.extend(volume.unpublished().iter().map(|file| file.ino));
+        }
+    }
+
     /// Ends its process, there and then.
     pub(crate) fn stop(&mut self) {
         self.volume = None;

@@ -723,6 +723,7 @@ impl World {
 
     /// `kill -9`: what was answered is there when it starts again.
     fn kill(&mut self, r: usize) -> Result<(), Violation> {
+        self.devices[r].note_unpublished();
         let device = &self.devices[r];
         let settled = device.opens.is_empty() && device.blurred.is_empty() && !device.disk.is_troubled();
         let before = match &device.volume {
@@ -883,6 +884,9 @@ impl World {
         // What its writer may have lost the right to publish stays a draft.
         for &r in honest.iter().filter(|_| !self.rights) {
             self.devices[r].blurred.clear();
+        }
+        for &r in &honest {
+            self.devices[r].note_unpublished();
         }
         match self.rights {
             true => self.verify_rights(&honest)?,
