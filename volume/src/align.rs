@@ -9,6 +9,7 @@ use crate::{
     core::{Core, decode_row},
     error::{Error, Result},
     node::{Ino, NodeKind},
+    row::NodeRow,
     store::{Space, prefix_end},
     tree::next_tag,
 };
@@ -27,6 +28,20 @@ impl Core {
     pub(crate) fn mark_unaligned(&mut self, ino: Ino) {
         self.store.put(&mut self.overlay.batch, Space::Meta, key(ino), &crate::commit::encode(&[0_u8; 16]));
         self.has_unaligned = true;
+    }
+
+    /// Notes that a node is to be brought in line once more: two who did that apart from each other may have known different
+    /// permissions of the directories above, and only who may by both may.
+    pub(crate) fn mark_directories_of(&mut self, ino: Ino) -> Result<()> {
+        let row = self.row(ino)?;
+        let Some(NodeRow::Node(node)) = row.as_deref() else { return Ok(()) };
+        for link in self.shown_links(ino, node)? {
+            if let Some(shown) = &link.shown {
+                let directory = self.canonical(shown.parent)?;
+                self.mark_unaligned(directory);
+            }
+        }
+        Ok(())
     }
 
     /// Looks whether an earlier run left something to do.

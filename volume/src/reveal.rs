@@ -124,7 +124,11 @@ impl Core {
     /// Puts a node back that has other access values than `before`, and brings in line what hangs on them.
     pub(crate) fn access_changed(&mut self, ino: Ino, node: Box<Node>, before: LetIn) -> Result<()> {
         let (after, kind) = (self.let_in_by(&node), node.kind);
+        let apart = node.access.len() > 1;
         self.put_node(ino, node);
+        if apart {
+            self.mark_directories_of(ino)?;
+        }
         self.changed(Changed::Attributes(ino));
         if before.sealed != after.sealed {
             self.tell_all(ino, kind)?;

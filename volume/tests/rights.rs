@@ -32,15 +32,17 @@ fn three(roles: [Role; 2]) -> [Replica; 3] {
     [alice, bob, carol]
 }
 
+fn follow(replica: &Replica) {
+    while replica.volume.unaligned().unwrap() > 0 {
+        replica.volume.work();
+    }
+}
+
 /// Until both have everything, and what lies in directories has followed them.
 fn meet(a: &Replica, b: &Replica) {
     for _ in 0..3 {
         sync(a, b);
-        for replica in [a, b] {
-            while replica.volume.unaligned().unwrap() > 0 {
-                replica.volume.work();
-            }
-        }
+        [a, b].into_iter().for_each(follow);
     }
 }
 
@@ -51,6 +53,29 @@ fn chmod(replica: &Replica, path: &str, mode: u16) -> Result<(), Error> {
 
 fn is_denied<T: std::fmt::Debug>(done: Result<T, Error>) -> bool {
     matches!(done, Err(Error::Denied))
+}
+
+/// The owner's device and an admin's bring the same in line, apart from each other; then the folder is opened again.
+#[test]
+fn what_two_brought_in_line_follows_still() {
+    let [alice, bob, carol] = &three([Role::Writer, Role::Admin]);
+    alice.mkdir("d").unwrap();
+    alice.write("d/f", b"text").unwrap();
+    meet(alice, carol);
+    meet(alice, bob);
+    chmod(alice, "d", 0o700).unwrap();
+    sync(alice, carol);
+    follow(carol);
+    follow(alice);
+    chmod(alice, "d", 0o770).unwrap();
+    follow(alice);
+    meet(alice, carol);
+    meet(alice, bob);
+    assert_eq!(bob.read("d/f").unwrap(), b"text");
+    assert_eq!(alice.tree(), bob.tree());
+    let commits = alice.volume.status().commits;
+    meet(alice, carol);
+    assert_eq!(alice.volume.status().commits, commits, "nobody goes on for ever");
 }
 
 #[test]
