@@ -16,6 +16,7 @@
 
 pub mod binaries;
 pub mod clock;
+pub mod deeds;
 pub mod faults;
 pub mod fsx;
 pub mod group;
