@@ -218,8 +218,8 @@ impl Core {
             let ChangeKind::Access { node, .. } = decode::<Head>(&raw.head)?.kind else { continue };
             let Some(ino) = self.ino_of_node(&node)?.filter(|_| !self.is_late_value(at)) else { continue };
             takes_names |= self.with_node(ino, |n| n.kind == NodeKind::Directory)?;
-            for value in self.live_values(ino)? {
-                if !self.covers(dot, value.dot)? && self.turns_late(value)? {
+            for value in self.values_since(ino, Some(dot))? {
+                if self.turns_late(value)? {
                     let raw = self.change(value)?;
                     self.reconsider(value, &raw)?;
                 }
@@ -250,11 +250,27 @@ impl Core {
         Ok(())
     }
 
-    /// The live values of a node, but those of its links, and what took contents away and put none there.
+    /// The values of a node, but those of its links, that the author of a commit had not seen: also those that others replaced
+    /// or settled since. Whether an access value counts is asked of those that were replaced, too, and what is kept aside lists
+    /// what a settled one replaced. Without a commit all values.
+    fn values_since(&mut self, ino: Ino, dot: Option<Dot>) -> Result<BTreeSet<ValueRef>> {
+        let mut todo = self.live_values(ino)?;
+        todo.extend(self.settles(ino)?);
+        let mut found = BTreeSet::new();
+        while let Some(at) = todo.pop() {
+            // Who had seen it had seen what it superseded.
+            let seen = dot.map_or(Ok(false), |dot| self.covers(dot, at.dot))?;
+            if !seen && found.insert(at) {
+                todo.extend(self.superseded_by(at)?);
+            }
+        }
+        Ok(found)
+    }
+
+    /// The live values of a node, but those of its links.
     fn live_values(&mut self, ino: Ino) -> Result<Vec<ValueRef>> {
         let node = self.node(ino)?;
         let mut found: Vec<ValueRef> = node.content.iter().map(|v| v.at).collect();
-        found.extend(self.settles(ino)?);
         found.extend(node.meta.iter().map(|v| v.at));
         found.extend(node.access.iter().map(|v| v.at));
         for shows in [true, false] {
@@ -342,7 +358,7 @@ impl Core {
 
     /// Judges again what is in a node, and in what lies below it, after its making was cut.
     fn judge_within(&mut self, ino: Ino) -> Result<()> {
-        let mut values = self.live_values(ino)?;
+        let mut values: Vec<ValueRef> = self.values_since(ino, None)?.into_iter().collect();
         if self.with_node(ino, |n| n.kind)? == NodeKind::Directory {
             let home = self.canonical(ino)?;
             let mut from = [0; 16];

@@ -195,6 +195,41 @@ fn a_failing_disk_leaves_nothing_that_is_cut() {
     }
 }
 
+/// Bob writes while carol takes his right away, and alice settles the conflict that his version made: it is kept aside whichever
+/// comes first.
+#[test]
+fn what_was_settled_is_kept_aside_in_any_order() {
+    let all = group([("bob", Role::Writer), ("carol", Role::Admin), ("dora", Role::Writer), ("erin", Role::Writer)]);
+    let [alice, bob, carol, dora, erin] = &all[..] else { unreachable!() };
+    alice.write("f", b"alice's").unwrap();
+    chmod(alice, "f", 0o664).unwrap();
+    same(&[alice, bob, carol, dora, erin]);
+    bob.write("f", b"bob's").unwrap();
+    bob.volume.commit_now().unwrap();
+    // What alice writes is to be the greater.
+    for text in [b"1", b"2", b"3"] {
+        alice.write("g", text).unwrap();
+        alice.volume.commit_now().unwrap();
+    }
+    alice.write("f", b"alice's second").unwrap();
+    sync(alice, bob);
+    let tree = alice.tree();
+    let line = tree.iter().find(|line| line.contains("conflict of bob")).unwrap();
+    let end = line.find(')').unwrap();
+    alice.remove(&line[1..=end]).unwrap();
+    chmod(carol, "f", 0o644).unwrap();
+    sync(carol, erin);
+    sync(alice, dora);
+    sync(alice, erin);
+    sync(carol, dora);
+    same(&[alice, bob, carol, dora, erin]);
+    for one in [alice, bob, carol, dora, erin] {
+        let kept = one.volume.quarantine().unwrap();
+        assert_eq!(kept.iter().map(|one| one.changes.len()).sum::<usize>(), 1, "{}: {kept:?}", one.name);
+        assert_eq!(one.read("f").unwrap(), b"alice's second");
+    }
+}
+
 #[derive(Clone, Debug)]
 enum Step {
     Write(usize, usize),

@@ -165,15 +165,6 @@ struct Verdicts {
 }
 
 impl Verdicts {
-    /// Without what a settled conflict took away: that is listed or not by what came first.
-    fn but_settled(mut self, history: &History<'_>) -> Verdicts {
-        let settles = |c: &Change<'_>| matches!(c.head.kind, ChangeKind::Settle { .. });
-        for gone in history.changes().filter(settles).flat_map(|c| c.supersedes().collect::<Vec<_>>()) {
-            self.kept_aside.remove(&gone.commit);
-        }
-        self
-    }
-
     fn of(volume: &Volume) -> Result<Verdicts, Error> {
         let mut members: Vec<_> = volume
             .members()
@@ -481,8 +472,7 @@ impl World {
     fn same_verdicts(&mut self, first: usize, there: &[usize]) -> Result<(), Violation> {
         let known = Self::commit_names(&self.devices[first].disk);
         let expected = Verdicts::of(&self.volume(first)?);
-        let commits = self.commits(first)?;
-        let expected = self.sound(first, "verdicts", expected)?.but_settled(&self.history(&commits));
+        let expected = self.sound(first, "verdicts", expected)?;
         for &r in there {
             let (name, other) = (self.devices[r].name.clone(), Self::commit_names(&self.devices[r].disk));
             if other != known {
@@ -491,8 +481,6 @@ impl World {
             }
             let verdicts = Verdicts::of(&self.volume(r)?);
             let verdicts = self.sound(r, "verdicts", verdicts)?;
-            let commits = self.commits(r)?;
-            let verdicts = verdicts.but_settled(&self.history(&commits));
             if verdicts != expected {
                 let first = &self.devices[first].name;
                 return fail(format!("{first} and {name} judge differently:\n  {expected:?}\n  {verdicts:?}"));
@@ -714,8 +702,6 @@ impl World {
         }
         let again = Verdicts::of(&anew);
         let again = self.sound(r, "verdicts anew", again)?;
-        let history = self.history(&commits);
-        let (again, expected) = (again.but_settled(&history), expected.but_settled(&history));
         let name = self.devices[r].name.clone();
         if again != expected {
             return fail(format!("{name} judges differently anew:\n  {expected:?}\n  {again:?}"));
