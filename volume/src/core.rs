@@ -1412,6 +1412,10 @@ impl Core {
     pub(crate) fn call<R>(&mut self, f: impl FnOnce(&mut Self) -> Result<R>) -> Result<R> {
         // A call that was cut short by a panic must leave nothing.
         self.abandon();
+        if self.has_unjudged {
+            // The disk failed before all was stored that a commit cuts: perhaps this device's own right to change anything.
+            self.judge_anew().inspect_err(|_| self.abandon())?;
+        }
         self.join_frontier()?;
         let result = self.renew_epoch_if_due().and_then(|()| f(self)).and_then(|value| {
             self.settle_call()?;

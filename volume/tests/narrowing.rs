@@ -195,6 +195,25 @@ fn a_failing_disk_leaves_nothing_that_is_cut() {
     }
 }
 
+/// As long as the disk has not taken in whether a device was removed, nothing is signed by it that others would hold against it.
+#[test]
+fn nothing_is_signed_before_it_is_known_what_a_commit_cuts() {
+    let all = group([("bob", Role::Writer)]);
+    let [alice, bob] = &all[..] else { unreachable!() };
+    alice.volume.remove_user(&bob.user_keys().id()).unwrap();
+    let made = commits(alice, bob);
+    let newest = made.iter().max_by_key(|commit| commit.header.count).unwrap();
+    bob.store.fail_after(Some(1));
+    told(bob, alice, &[&newest.raw]);
+    bob.store.fail_after(None);
+    assert!(bob.store.keys(Space::Meta).iter().any(|key| key.starts_with(b"unjudged/")));
+    assert!(matches!(bob.write("f", b"too late"), Err(Error::ReadOnly)));
+    bob.volume.commit_now().unwrap();
+    let all = commits(bob, alice);
+    told(alice, bob, &all.iter().map(|commit| &commit.raw).collect::<Vec<_>>());
+    assert_eq!(alice.volume.forbidden_commits().unwrap(), 0);
+}
+
 /// Bob writes while carol takes his right away, and alice settles the conflict that his version made: it is kept aside whichever
 /// comes first.
 #[test]
