@@ -32,7 +32,7 @@ use crate::{
     holders::Complete,
     id::{Birthplace, CommitHash, NodeId, ValueId},
     keeper::trees_with,
-    late::Late,
+    late::{FirstPlaces, Late},
     member::{MemberRow, Members},
     node::Ino,
     record,
@@ -282,6 +282,8 @@ pub(crate) struct Core {
     pub(crate) late: Late,
     /// Changes that a right taken away cuts in the same way, one by one.
     pub(crate) late_values: BTreeSet<ValueRef>,
+    /// The first places of what one commit bears, as last looked at.
+    pub(crate) first_places: Option<(Dot, FirstPlaces)>,
     /// An access value was cut: what it had cut may count again.
     pub(crate) rights_turned: bool,
     /// The disk failed before all was stored that a commit cuts.
@@ -437,6 +439,7 @@ impl Core {
             verdicts: Verdicts::new(),
             late: Late::new(),
             late_values: BTreeSet::new(),
+            first_places: None,
             rights_turned: false,
             has_unjudged: false,
             taking_in: None,

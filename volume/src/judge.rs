@@ -106,8 +106,9 @@ impl Core {
     }
 
     /// Whether an access value that is concurrent with the change at `at` denies it to its author: one that its author had
-    /// not seen, by somebody who had not seen the change. Access values among themselves stand beside each other.
-    pub(crate) fn node_denies(&mut self, at: ValueRef, head: &Head, author: &UserId) -> Result<bool> {
+    /// not seen, by somebody who had not seen the change. Access values among themselves stand beside each other. Of what the
+    /// author of the commit `to` had seen this is told as they knew it.
+    pub(crate) fn node_denies(&mut self, at: ValueRef, head: &Head, author: &UserId, to: Option<Dot>) -> Result<bool> {
         let gone = self.values_of(at.dot, &head.supersedes)?;
         let nodes = match self.needs(&head.kind, &gone)? {
             Needs::Nothing => return Ok(false),
@@ -129,7 +130,14 @@ impl Core {
         };
         for ino in nodes {
             for value in self.access_unseen(at.dot, ino)? {
-                if self.covers(value.dot, at.dot)? || self.is_void(value)? {
+                let counts = match to {
+                    None => !self.is_void(value)?,
+                    Some(to) => {
+                        let known = self.covers(to, value.dot)? && !self.is_forbidden_commit(value.dot)?;
+                        known && !self.was_late_to(value.dot, to)?
+                    }
+                };
+                if !counts || self.covers(value.dot, at.dot)? {
                     continue;
                 }
                 if self.access_at(value)?.bits(author) & WRITE == 0 {

@@ -7,7 +7,10 @@
 //!
 //! Invariant: the state is what it would be had every commit arrived after all that cuts it.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use crypto::{DeviceId, Label, UserId};
 
@@ -18,7 +21,7 @@ use crate::{
     commit::{ChangeKind, ContentBody, Head, MetaBody, RawChange, SettingBody, XattrBody},
     core::Core,
     error::{Error, Result},
-    id::LinkId,
+    id::{LinkId, NodeId},
     member::Role,
     node::{Ino, NodeKind},
     own_devices::is_of_own_devices,
@@ -42,6 +45,9 @@ const SETTLED: &[u8] = b"settle/";
 /// The commits that are late by what is known here.
 pub(crate) type Late = BTreeSet<Dot>;
 
+/// The first places of what a commit bears.
+pub(crate) type FirstPlaces = BTreeMap<NodeId, Vec<(ValueRef, Head)>>;
+
 /// What takes the place of a register's live values.
 struct Live {
     values: Vec<ValueRef>,
@@ -53,7 +59,7 @@ impl Core {
     fn load_late(&mut self) -> Result<()> {
         self.late.clear();
         self.late_values.clear();
-        self.late_access = None;
+        (self.late_access, self.first_places) = (None, None);
         for (key, _) in self.store.scan(Space::Meta, LATE, &prefix_end(LATE), usize::MAX)? {
             let key = key.get(LATE.len()..).unwrap_or_default();
             match (ValueRef::from_key(key), Dot::from_key(key)) {
@@ -305,43 +311,95 @@ impl Core {
     fn is_denied(&mut self, at: ValueRef, head: &Head) -> Result<bool> {
         let device = self.branch_of(at.dot)?.device;
         let Ok((user, _)) = self.author(&device, at.dot) else { return Ok(false) };
-        if self.node_denies(at, head, &user)? {
+        if self.node_denies(at, head, &user, None)? {
             return Ok(true);
         }
-        let within = match &head.kind {
+        let Some(ino) = self.made_in(&head.kind)? else { return Ok(false) };
+        self.made_late_by(ino, &user, at.dot)
+    }
+
+    /// The node that a change is within: what becomes of it when the making of that node is cut hangs on who made both.
+    fn made_in(&mut self, kind: &ChangeKind) -> Result<Option<Ino>> {
+        match kind {
             ChangeKind::Content { node, .. }
             | ChangeKind::Meta { node, .. }
             | ChangeKind::Xattr { node, .. }
             | ChangeKind::Access { node, .. }
             | ChangeKind::Settle { node }
-            | ChangeKind::Place { parent: node, .. } => *node,
-            _ => return Ok(false),
-        };
-        let Some(ino) = self.ino_of_node(&within)? else { return Ok(false) };
-        Ok(self.made_late_by(ino)? == Some(user))
+            | ChangeKind::Place { parent: node, .. } => self.ino_of_node(node),
+            _ => Ok(None),
+        }
     }
 
-    /// Who made a node in a place where they might not, by rights taken away apart from it.
-    fn made_late_by(&mut self, ino: Ino) -> Result<Option<UserId>> {
+    /// Whether this user made a node in a place where they might not, by rights taken away apart from it, and the author of
+    /// the commit `knows` did not know that: who did goes on with what they know to be cut.
+    fn made_late_by(&mut self, ino: Ino, user: &UserId, knows: Dot) -> Result<bool> {
         if self.late_values.is_empty() && self.late.is_empty() {
-            return Ok(None);
+            return Ok(false);
         }
-        let (id, born) = self.with_node(ino, |n| (n.id, n.born.clone()))?;
-        for birth in born {
-            if self.late.contains(&birth.dot) {
-                let device = self.branch_of(birth.dot)?.device;
-                return Ok(self.author(&device, birth.dot).ok().map(|(user, _)| user));
+        for birth in self.births_by(ino, user)? {
+            if self.late.contains(&birth.dot) && !self.was_late_to(birth.dot, knows)? {
+                return Ok(true);
             }
             let beside = ValueRef { dot: birth.dot, index: 0 }..=ValueRef { dot: birth.dot, index: u32::MAX };
-            for at in self.late_values.range(beside).copied().collect::<Vec<_>>() {
-                let head: Head = decode(&self.change(at)?.head)?;
-                if matches!(head.kind, ChangeKind::Place { link: None, child, .. } if child == id) {
-                    let device = self.branch_of(at.dot)?.device;
-                    return Ok(self.author(&device, at.dot).ok().map(|(user, _)| user));
+            if self.late_values.range(beside).next().is_none() {
+                continue;
+            }
+            for (at, head) in self.first_places(ino, birth.dot)? {
+                if self.late_values.contains(&at) && !self.was_denied_to(at, &head, user, knows)? {
+                    return Ok(true);
                 }
             }
         }
-        Ok(None)
+        Ok(false)
+    }
+
+    /// The first places of a node in the commit that bore it. (Those of one commit are asked for one after the other.)
+    fn first_places(&mut self, ino: Ino, born: Dot) -> Result<Vec<(ValueRef, Head)>> {
+        let id = self.with_node(ino, |n| n.id)?;
+        if self.first_places.as_ref().is_none_or(|(of, _)| *of != born) {
+            let mut found = FirstPlaces::new();
+            for (at, raw) in self.changes_in(born)? {
+                let head: Head = decode(&raw.head)?;
+                if let ChangeKind::Place { link: None, child, .. } = head.kind {
+                    found.entry(child).or_default().push((at, head));
+                }
+            }
+            self.first_places = Some((born, found));
+        }
+        Ok(self.first_places.as_ref().and_then(|(_, found)| found.get(&id)).cloned().unwrap_or_default())
+    }
+
+    /// Whether the author of a commit knew that a right taken away cut a first place by this user, or one above it. (For everybody
+    /// who has heard of as much it is cut then, whatever else they know.)
+    fn was_denied_to(&mut self, at: ValueRef, head: &Head, user: &UserId, knows: Dot) -> Result<bool> {
+        let (mut todo, mut seen) = (vec![(at, head.clone())], BTreeSet::new());
+        while let Some((at, head)) = todo.pop() {
+            if self.node_denies(at, &head, user, Some(knows))? {
+                return Ok(true);
+            }
+            // (Who means harm puts directories into each other as they are made.)
+            let Some(ino) = self.made_in(&head.kind)?.filter(|ino| seen.insert(*ino)) else { continue };
+            for birth in self.births_by(ino, user)? {
+                if self.was_late_to(birth.dot, knows)? {
+                    return Ok(true);
+                }
+                todo.extend(self.first_places(ino, birth.dot)?);
+            }
+        }
+        Ok(false)
+    }
+
+    /// The births of a node that are by this user.
+    fn births_by(&mut self, ino: Ino, user: &UserId) -> Result<Vec<ValueRef>> {
+        let mut found = Vec::new();
+        for birth in self.with_node(ino, |n| n.born.clone())? {
+            let device = self.branch_of(birth.dot)?.device;
+            if self.author(&device, birth.dot).is_ok_and(|(by, _)| by == *user) {
+                found.push(birth);
+            }
+        }
+        Ok(found)
     }
 
     /// Judges again what is in all that a commit made.
@@ -721,7 +779,7 @@ impl Core {
         self.put_link(ino, node, Some(&*before), link)
     }
 
-    fn reconsider_setting(&mut self, tag: &crate::id::NodeId, at: ValueRef) -> Result<()> {
+    fn reconsider_setting(&mut self, tag: &NodeId, at: ValueRef) -> Result<()> {
         let Some(mut row) = self.setting_row_now(tag)? else { return Ok(()) };
         let old: Vec<ValueRef> = row.values.iter().map(|v| v.at).collect();
         let live = self.live_without_void(&old, at, &[])?.values;

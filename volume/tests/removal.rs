@@ -338,6 +338,27 @@ fn without_its_only_device_a_user_holds_nobody_up() {
     assert!(bob.read("g").is_err(), "{:?}", bob.tree());
 }
 
+/// Whoever knows that a device of theirs was removed may go on with what it made: that counts for all, in any order.
+#[test]
+fn a_user_goes_on_with_what_a_removed_device_of_theirs_made() {
+    let (alice, [bob, carol, dora]) = group([("bob", Role::Writer), ("carol", Role::Writer), ("dora", Role::Writer)]);
+    let phone = Replica::next_device("phone", 9, &alice);
+    same(&[&alice, &bob, &carol, &dora, &phone]);
+    phone.write("f", b"the phone's").unwrap();
+    sync(&phone, &bob);
+    bob.write("f", b"bob's").unwrap();
+    alice.volume.remove_device(&phone.device_id()).unwrap();
+    sync(&bob, &alice);
+    assert_eq!(alice.read("f").unwrap(), b"bob's", "others' work stays");
+    alice.write("f", b"alice goes on").unwrap();
+    // To one of them it comes beside something that alice had not seen.
+    carol.write("of carol", b"apart").unwrap();
+    same(&[&alice, &bob, &carol, &dora]);
+    for one in [&alice, &bob, &carol, &dora] {
+        assert_eq!(one.read("f").unwrap(), b"alice goes on", "{}", one.name);
+    }
+}
+
 /// An epoch that a removed device made is none to seal under, whatever failed since that became known.
 #[test]
 fn after_a_call_that_failed_a_new_epoch_is_still_due() {
