@@ -51,8 +51,9 @@ impl World {
             return fail(format!("{} shows {}, which a liar made", self.devices[r].name, entry.path));
         }
         for entry in &all {
-            if let Some(what) = self.shows_lie(r, &entry.name, None)? {
-                return fail(format!("{} shows {}: {what}", self.devices[r].name, entry.path));
+            if self.shows_name_of_lie(r, &entry.name)? {
+                let name = &self.devices[r].name;
+                return fail(format!("{name} shows {}: a name that who was removed made", entry.path));
             }
         }
         self.counts.many("check: files looked at", all.len() as u64);
@@ -63,7 +64,7 @@ impl World {
                 other => self.sound(r, &entry.path, other)?,
             };
             let shown = tokens(&bytes).map_err(Violation)?;
-            if let Some(what) = self.shows_lie(r, &entry.name, Some(&shown))? {
+            if let Some(what) = self.shows_lie(r, &shown)? {
                 return fail(format!("{}: {} shows what was {what}", self.devices[r].name, entry.path));
             }
             if let Some(token) = self.ledger.forbidden(&shown) {

@@ -293,23 +293,49 @@ impl World {
         }
     }
 
-    /// Something of what only a removed liar made is known to be so by `r`, and shows all the same.
-    pub(crate) fn shows_lie(
-        &self,
-        r: usize,
-        name: &[u8],
-        shown: Option<&BTreeSet<Token>>,
-    ) -> Result<Option<&'static str>, Violation> {
+    /// A name that only removed liars gave is known to be so by `r`, and shows all the same.
+    pub(crate) fn shows_name_of_lie(&mut self, r: usize, name: &[u8]) -> Result<bool, Violation> {
+        if !name.starts_with(LATE) {
+            return Ok(false);
+        }
+        let volume = self.volume(r)?;
+        let known = self.lies.iter().filter(|lie| lie.late).all(|lie| volume.is_removed(&lie.by));
+        Ok(known && !self.goes_on_with_lies(r)?)
+    }
+
+    /// Whether somebody who stays went on with what a removed liar made, or gave its name to something else: that is theirs, and
+    /// shows.
+    fn goes_on_with_lies(&mut self, r: usize) -> Result<bool, Violation> {
+        let volume = self.volume(r)?;
+        let commits = self.commits(r)?;
+        let history = self.history(&commits);
+        let lies: BTreeSet<CommitHash> =
+            self.lies.iter().flat_map(|lie| &lie.commits).map(|commit| commit_hash(&commit.header)).collect();
+        let keys = KeyRing::new(&history, &self.devices[r].user_keys(), &self.devices[r].keys());
+        let is_lie = |node| history.births().get(node).is_some_and(|b| lies.contains(&b[0].id().commit));
+        let found = history.changes().any(|change| {
+            let goes_on = match &change.head.kind {
+                ChangeKind::Content { node, .. } => is_lie(node),
+                ChangeKind::Place { child, parent, .. } => {
+                    let named = |body: PlaceBody| body.name.starts_with(LATE);
+                    is_lie(child) || keys.open::<PlaceBody>(&change, *parent).is_some_and(named)
+                }
+                _ => false,
+            };
+            goes_on && !lies.contains(&change.id().commit) && !volume.is_removed(&change.device())
+        });
+        self.counts.many("check: lies that others went on with", u64::from(found));
+        Ok(found)
+    }
+
+    /// Something of what only a removed liar wrote is known to be so by `r`, and shows all the same.
+    pub(crate) fn shows_lie(&self, r: usize, shown: &BTreeSet<Token>) -> Result<Option<&'static str>, Violation> {
         if self.lies.is_empty() {
             return Ok(None);
         }
         let volume = self.volume(r)?;
-        let known: Vec<&Lie> = self.lies.iter().filter(|lie| lie.late && volume.is_removed(&lie.by)).collect();
-        if name.starts_with(LATE) && known.len() == self.lies.iter().filter(|lie| lie.late).count() {
-            return Ok(Some("a name that who was removed made"));
-        }
-        let Some(shown) = shown else { return Ok(None) };
-        Ok(known.iter().find(|lie| !lie.tokens.is_disjoint(shown)).map(|lie| lie.what))
+        let mut known = self.lies.iter().filter(|lie| lie.late && volume.is_removed(&lie.by));
+        Ok(known.find(|lie| !lie.tokens.is_disjoint(shown)).map(|lie| lie.what))
     }
 
     /// A lie of the kinds that rights are about.
