@@ -189,7 +189,10 @@ impl World {
     pub(crate) fn history<'a>(&self, commits: &'a [Rc<Commit>]) -> History<'a> {
         let commits = commits.iter().map(|c| &**c);
         match self.rights {
-            true => History::unjudged(commits, &self.devices[0].user_keys()),
+            true => {
+                let void = self.void.iter().map(|commit| commit_hash(&commit.header)).collect();
+                History::unjudged(commits, &self.devices[0].user_keys(), &void)
+            }
             false => History::new(commits, &self.devices[0].user_keys()),
         }
     }

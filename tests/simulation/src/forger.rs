@@ -3,6 +3,8 @@
 //!
 //! What a liar writes bears names and tokens that are noted as forbidden: wherever one shows, a rule was not kept.
 
+use std::collections::BTreeSet;
+
 use crypto::{
     DeviceId, DeviceKeys, Entropy, EpochId, Label, PublicKey, SymmetricKey, UserId, UserKeys, keyed_tag, random_array,
     seal_padded,
@@ -26,6 +28,7 @@ pub(crate) use apart::{APART, LATE};
 use crate::{
     lot::Lot,
     model::{Change, History},
+    rights::{WRITE, bits},
 };
 
 /// What only liars name anything.
@@ -406,7 +409,7 @@ impl Draft<'_> {
 
 /// The commits that no other of `commits` had seen.
 fn frontier(commits: &[&Commit]) -> Vec<CommitHash> {
-    let mut found: std::collections::BTreeSet<CommitHash> = commits.iter().map(|c| c.hash).collect();
+    let mut found: BTreeSet<CommitHash> = commits.iter().map(|c| c.hash).collect();
     for commit in commits {
         commit.header.observed.iter().chain([&commit.header.prev]).for_each(|seen| {
             found.remove(seen);
@@ -510,12 +513,45 @@ impl Forger<'_> {
         let fits = |c: &Change<'_>| matches!(c.head.kind, ChangeKind::Birth { kind: k, .. } if k == kind);
         let births = self.history.births().iter();
         let keyed = |node: &NodeId| *node != NodeId::ROOT && self.history.has_key(*node);
-        births.filter(|(node, births)| keyed(node) && fits(&births[0])).map(|(node, _)| *node).collect()
+        let found = births.filter(|(node, births)| keyed(node) && fits(&births[0])).map(|(node, _)| *node);
+        found.filter(|node| self.was_made(*node)).collect()
+    }
+
+    /// Whether a node came to be, as far as that hangs on the directory that it was put into: a liar who might not write there
+    /// signed a void commit, and what that bears is nowhere. Whoever changes it breaks a rule.
+    fn was_made(&self, node: NodeId) -> bool {
+        let put = |birth: &Change<'_>| {
+            let beside = self.history.changes().filter(|c| c.id().commit == birth.id().commit);
+            let first = beside.filter_map(|c| match c.head.kind {
+                ChangeKind::Place { link: None, child, parent, .. } if child == node => Some(parent),
+                _ => None,
+            });
+            first.filter(|parent| *parent != node).all(|parent| self.could_write(birth, parent))
+        };
+        node == NodeId::ROOT || self.history.births()[&node].iter().any(put)
+    }
+
+    /// Whether the author of a change could write to a node, by what they had seen.
+    fn could_write(&self, change: &Change<'_>, node: NodeId) -> bool {
+        let commit = change.id().commit;
+        let Some((user, _)) = self.history.author(commit) else { return false };
+        let seen: Vec<(Change<'_>, &AccessHead)> = (self.history.changes())
+            .filter(|c| c.id().commit != commit && self.history.knew(commit, c.id().commit))
+            .filter_map(|c| match &c.head.kind {
+                ChangeKind::Birth { access, .. } if c.born() == node => Some((c, access)),
+                ChangeKind::Access { node: of, access } if *of == node => Some((c, access)),
+                _ => None,
+            })
+            .collect();
+        let gone: BTreeSet<ValueId> = seen.iter().flat_map(|(c, _)| c.supersedes().collect::<Vec<_>>()).collect();
+        let mut live = seen.iter().filter(|(c, _)| !gone.contains(&c.id()));
+        live.all(|(_, head)| bits(head, &user) & WRITE != 0)
     }
 
     /// Nodes whose first keys are for all members.
     fn keyed(&self) -> Vec<NodeId> {
-        self.history.births().keys().copied().filter(|node| self.history.has_key(*node)).collect()
+        let nodes = self.history.births().keys().copied();
+        nodes.filter(|node| self.history.has_key(*node) && self.was_made(*node)).collect()
     }
 
     /// A link that leads somewhere: itself, its node.
@@ -527,6 +563,7 @@ impl Forger<'_> {
                 ChangeKind::Place { link, child, .. } if self.history.is_live(&c) => Some((c.link(link), child)),
                 _ => None,
             })
+            .filter(|(_, child)| self.was_made(*child))
             .collect();
         self.lot.pick(&links).copied()
     }
@@ -618,7 +655,7 @@ impl Forger<'_> {
                 ChangeKind::Birth { access, .. } if access.owner != me => Some((*node, access.clone())),
                 _ => None,
             })
-            .filter(|(node, _)| self.history.has_key(*node))
+            .filter(|(node, _)| self.history.has_key(*node) && self.was_made(*node))
             .collect();
         let (node, mut head) = self.lot.pick(&others)?.clone();
         head.owner = me;

@@ -39,6 +39,8 @@ const LIST_OF_NEW: &[u8] = b"system.posix_acl_default";
 const MOST_ROUNDS: usize = 8;
 /// The bit of a class that lets read.
 const READ: u8 = 4;
+/// The same for writing.
+pub(crate) const WRITE: u8 = 2;
 
 /// Commits that were signed by who was removed, or who may not.
 pub(crate) struct Lie {
@@ -743,7 +745,7 @@ impl World {
 }
 
 /// What somebody may do by a clear access value.
-fn bits(head: &AccessHead, user: &UserId) -> u8 {
+pub(crate) fn bits(head: &AccessHead, user: &UserId) -> u8 {
     if head.owner == *user {
         return 6;
     }

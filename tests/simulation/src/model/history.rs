@@ -189,20 +189,30 @@ fn takes(commit: &Commit, author: UserId, known: &[Change<'_>]) -> bool {
 impl<'a> History<'a> {
     /// Opens them with the keys of the user who founded the volume.
     pub fn new(commits: impl IntoIterator<Item = &'a Commit>, founder: &UserKeys) -> Self {
-        Self::of(commits, &[(founder.id(), &founder.boxes)], true)
+        Self::of(commits, &[(founder.id(), &founder.boxes)], &BTreeSet::new(), true)
     }
 
     /// Opens them with keys of that user, and of devices of theirs, by the ids to which is sealed.
     pub fn opened_by(commits: impl IntoIterator<Item = &'a Commit>, keys: &[(UserId, &BoxSecret)]) -> Self {
-        Self::of(commits, keys, true)
+        Self::of(commits, keys, &BTreeSet::new(), true)
     }
 
-    /// The same as [`Self::new`] without a word on who may use what is whose.
-    pub fn unjudged(commits: impl IntoIterator<Item = &'a Commit>, founder: &UserKeys) -> Self {
-        Self::of(commits, &[(founder.id(), &founder.boxes)], false)
+    /// The same as [`Self::new`] without a word on who may use what is whose, but for `void`: whoever made these knows that they
+    /// count for nothing.
+    pub fn unjudged(
+        commits: impl IntoIterator<Item = &'a Commit>,
+        founder: &UserKeys,
+        void: &BTreeSet<CommitHash>,
+    ) -> Self {
+        Self::of(commits, &[(founder.id(), &founder.boxes)], void, false)
     }
 
-    fn of(commits: impl IntoIterator<Item = &'a Commit>, keys: &[(UserId, &BoxSecret)], judges: bool) -> Self {
+    fn of(
+        commits: impl IntoIterator<Item = &'a Commit>,
+        keys: &[(UserId, &BoxSecret)],
+        known_void: &BTreeSet<CommitHash>,
+        judges: bool,
+    ) -> Self {
         let mut order: Vec<&'a Commit> = commits.into_iter().collect();
         order.sort_by_key(|c| (c.header.count, c.hash));
         let places: BTreeMap<CommitHash, usize> = order.iter().enumerate().map(|(i, c)| (c.hash, i)).collect();
@@ -238,6 +248,7 @@ impl<'a> History<'a> {
             let counts = genesis
                 || author.is_some()
                     && !withdrawn
+                    && !known_void.contains(&commit.hash)
                     && commit.heads.iter().all(|head| match of_members(head) {
                         true => may_change_members(&seen, header.device, at, &past, head),
                         false if is_of_own_devices(head) => seen.is_at_least(header.device, at, Role::Reader, &past),
