@@ -683,10 +683,31 @@ impl World {
                 _ => {}
             }
         }
-        // What a liar closed to all others, nobody here sees.
+        let mut places: BTreeMap<NodeId, Vec<(Change<'_>, NodeId)>> = BTreeMap::new();
+        for change in history.changes() {
+            if let ChangeKind::Place { child, parent, .. } = change.head.kind {
+                places.entry(child).or_default().push((change, parent));
+            }
+        }
+        // What a liar closed to all others, nobody here sees; nor what stands where nobody may look who may read it.
         let is_closed = |node: NodeId| {
-            let live = || values.get(&node).into_iter().flatten().filter(|(c, _)| !history.is_superseded(c));
-            users.iter().all(|user| live().any(|(_, head)| bits(head, user) & READ == 0))
+            let live = |c: &Change<'_>| history.is_live(c);
+            let reads = |of: NodeId, user: &UserId| {
+                let mut values = values.get(&of).into_iter().flatten().filter(|(c, _)| live(c));
+                values.all(|(_, head)| bits(head, user) & READ != 0)
+            };
+            let reaches = |user: &UserId| {
+                let (mut todo, mut known) = (vec![node], BTreeSet::new());
+                while let Some(at) = todo.pop().filter(|at| *at != NodeId::ROOT) {
+                    let all = places.get(&at).into_iter().flatten();
+                    // What came back stands where it was.
+                    let gone = all.clone().all(|(c, _)| !live(c));
+                    let above = all.filter(|(c, _)| gone || live(c)).map(|(_, parent)| *parent);
+                    todo.extend(above.filter(|parent| reads(*parent, user) && known.insert(*parent)));
+                }
+                known.contains(&NodeId::ROOT)
+            };
+            !users.iter().any(|user| reads(node, user) && reaches(user))
         };
         for &r in honest {
             for bytes in
