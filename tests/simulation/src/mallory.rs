@@ -211,8 +211,9 @@ impl World {
         }
         let commits = self.commits(mallory)?;
         let history = self.history(&commits);
+        // (Mallory's own user was perhaps given another role before it was known of what kind they are.)
         let members: Vec<(usize, Role)> = (self.joiners.iter().enumerate())
-            .filter_map(|(i, joiner)| Some((i, history.standing(joiner.id())?.1)))
+            .filter_map(|(i, joiner)| Some((i, history.role_to_lie(joiner.id())?)))
             .collect();
         let Some(&(who, role)) = self.lot.pick(&members) else { return Ok(None) };
         let tokens = [self.ledger.token(), self.ledger.token()];

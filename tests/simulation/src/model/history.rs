@@ -150,6 +150,7 @@ pub struct History<'a> {
     numbers: BTreeMap<ValueId, usize>,
     void: BTreeMap<ValueId, Change<'a>>,
     withdrawals: Vec<Withdrawal>,
+    standings: Vec<Standing>,
     /// Commits that are cut by a removal which neither knew of the other.
     late: BTreeSet<CommitHash>,
     superseded: BTreeSet<ValueId>,
@@ -350,6 +351,7 @@ impl<'a> History<'a> {
             admissions,
             void,
             withdrawals,
+            standings,
             late,
             superseded,
             epochs,
@@ -387,9 +389,22 @@ impl<'a> History<'a> {
         self.authors[self.places[&commit]]
     }
 
-    /// The user and role of a device for whoever knows all this.
+    /// The user of a device for whoever knows all this, and as what they were let in.
     pub fn standing(&self, device: DeviceId) -> Option<(UserId, Role)> {
         author(&self.admissions, &vec![u64::MAX; self.order.len().div_ceil(64)], device)
+    }
+
+    /// As what a liar's next commit counts to whoever knows all this; of who was removed, as what they were let in.
+    pub fn role_to_lie(&self, device: DeviceId) -> Option<Role> {
+        let (_, admitted) = self.standing(device)?;
+        let next = self.order.len();
+        // The next one had seen all, and nobody had seen it.
+        let longer = |past: &Past| past.iter().copied().chain([0]).collect();
+        let everything = vec![u64::MAX; next.div_ceil(64) + 1];
+        let pasts: Vec<Past> = self.pasts.iter().map(longer).chain([everything.clone()]).collect();
+        let known = Standings { all: &self.standings, pasts: &pasts };
+        let roles = [Role::Owner, Role::Admin, Role::Writer, Role::Reader, Role::Keeper];
+        Some(roles.into_iter().find(|role| known.is_at_least(device, next, *role, &everything)).unwrap_or(admitted))
     }
 
     /// Everybody who was let in: role and devices by user.
