@@ -15,7 +15,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use crate::{
     Changed,
     apply::{Body, DISAGREES, Origin, content_value, decode, is_xattr_name, rule, shown_access},
-    commit::{AccessBody, AccessHead, BirthBody, ChangeKind, ContentBody, Head, MetaBody, XattrBody},
+    commit::{AccessBody, AccessHead, BirthBody, ChangeKind, ContentBody, Head, MetaBody, PlaceBody, XattrBody},
     content::BlockHash,
     core::Core,
     error::Result,
@@ -27,6 +27,7 @@ use crate::{
     row::{Access, Link, Meta, Node, NodeRow, Opened, Place, Value, Xattr, XattrValue},
     standing::Within,
     store::Space,
+    time::Timestamp,
     tree::next_tag,
     version::ValueRef,
 };
@@ -240,6 +241,11 @@ impl Core {
         }
         self.overlay.wanted.extend(fetched);
         self.reveal_xattrs(ino, &mut node)?;
+        if let Some((at, count, _)) = node.entry_change
+            && let Some(time) = self.time_of_place(&node, at)?
+        {
+            node.entry_change = Some((at, count, time));
+        }
         self.set_mtime(&mut node)?;
         let kind = node.kind;
         self.put_node(ino, node);
@@ -247,6 +253,18 @@ impl Core {
             self.reveal_names(ino)?;
         }
         Ok(())
+    }
+
+    /// When something was placed in a directory, with the keys that are known now.
+    fn time_of_place(&self, directory: &Node, at: ValueRef) -> Result<Option<Timestamp>> {
+        let raw = self.change(at)?;
+        let ChangeKind::Place { parent, generation, .. } = decode::<Head>(&raw.head)?.kind else { return Ok(None) };
+        for key in directory.keys_of(generation).rev().filter(|_| parent == directory.id) {
+            if let Some(body) = self.open_stored::<PlaceBody>(at, &key.derive(Label::NameKey), &raw)? {
+                return Ok(Some(body.time));
+            }
+        }
+        Ok(None)
     }
 
     /// What a stored change of a node says, with the keys that are known now.

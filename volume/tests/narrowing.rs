@@ -4,14 +4,14 @@
 
 mod common;
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use common::{
     Replica,
     forge::{commits, told},
     sync,
 };
-use p2pfs_volume::{AttributeChange, Caller, Error, Role, SetXattr, store::Space};
+use p2pfs_volume::{AttributeChange, Caller, Error, Ino, Role, SetXattr, id::CommitHash, store::Space};
 use proptest::prelude::*;
 
 /// Members on mounts of their own, where modes say who may what.
@@ -90,6 +90,55 @@ fn what_was_written_apart_is_taken_back_in_any_order() {
     bob.write("f", b"again").unwrap();
     assert_eq!(same(&[alice, bob, carol, dora]).len(), expected.len());
     assert_eq!(dora.read("f").unwrap(), b"again");
+}
+
+/// What is kept aside, as commits with how many changes of each.
+fn aside(one: &Replica) -> Vec<(CommitHash, usize)> {
+    one.volume.quarantine().unwrap().iter().map(|one| (one.commit, one.changes.len())).collect()
+}
+
+/// What bob made where he might not is still there by another name: what he does with it now that he knows counts, also for
+/// whoever hears of it beside something else.
+#[test]
+fn what_is_done_knowing_what_was_cut_counts_in_any_order() {
+    let all = group([("bob", Role::Writer), ("carol", Role::Writer)]);
+    let [alice, bob, carol] = &all[..] else { unreachable!() };
+    alice.mkdir("d").unwrap();
+    chmod(alice, "d", 0o775).unwrap();
+    same(&[alice, bob, carol]);
+    bob.write("d/new", b"bob's").unwrap();
+    bob.link("d/new", "linked").unwrap();
+    bob.volume.commit_now().unwrap();
+    chmod(alice, "d", 0o755).unwrap();
+    same(&[alice, bob, carol]);
+    assert_eq!(bob.read("linked").unwrap(), b"");
+    bob.write("linked", b"again").unwrap();
+    bob.volume.commit_now().unwrap();
+    chmod(bob, "linked", 0o640).unwrap();
+    carol.write("other", b"carol's").unwrap();
+    sync(alice, carol);
+    same(&[alice, bob, carol]);
+    for one in [alice, bob, carol] {
+        assert_eq!(one.read("linked").unwrap(), b"again", "{}", one.name);
+        assert_eq!(aside(one), aside(alice), "{}", one.name);
+    }
+}
+
+/// A folder that is opened to somebody later shows them the time of its last change, not that of the commit it came in.
+#[test]
+fn a_folder_that_is_opened_later_shows_when_it_changed() {
+    let all = group([("bob", Role::Writer)]);
+    let [alice, bob] = &all[..] else { unreachable!() };
+    bob.mkdir("d").unwrap();
+    chmod(bob, "d", 0o700).unwrap();
+    sync(alice, bob);
+    bob.write("d/f", b"bob's").unwrap();
+    bob.clock.advance(Duration::from_secs(3600));
+    sync(alice, bob);
+    chmod(bob, "d", 0o755).unwrap();
+    sync(alice, bob);
+    let [mine, theirs] = [alice, bob].map(|one| one.volume.lookup(Ino::ROOT, b"d").unwrap().mtime);
+    assert_eq!(mine, theirs);
 }
 
 fn is_denied<T>(done: Result<T, Error>) -> bool {
