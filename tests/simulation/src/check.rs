@@ -127,12 +127,16 @@ impl World {
     /// Every commit that `r` would send, checked.
     pub(crate) fn commits(&mut self, r: usize) -> Result<Vec<Rc<Commit>>, Violation> {
         let volume = self.volume(r)?;
-        // Somebody who is told.
+        // Somebody who is told: who was removed isn't. (Whoever is left alone tells themselves.)
         let peer = match self.rights {
             true => volume.members().into_iter().filter(|m| !m.me).flat_map(|m| m.devices).next(),
             false => None,
         };
-        let peer = peer.unwrap_or_else(|| self.devices[usize::from(r == 0)].id());
+        let other = match volume.own_role() {
+            Some(_) if self.rights => self.devices[r].id(),
+            _ => self.devices[usize::from(r == 0)].id(),
+        };
+        let peer = peer.unwrap_or(other);
         let session = volume.session(peer);
         session.receive(Message::Tips(Vec::new())).map_err(|e| Violation(e.to_string()))?;
         let mut found = Vec::new();

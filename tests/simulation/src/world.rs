@@ -660,7 +660,8 @@ impl World {
         for round in 0..2000 {
             let mut moved = false;
             for &r in who {
-                self.work(r)?;
+                // What is brought in line after others were told is for the next round.
+                moved |= self.work(r)?.is_some_and(|due| due <= self.time.passed());
             }
             let mut c = 0;
             while c < self.connections.len() {
@@ -702,12 +703,13 @@ impl World {
 
     // ---- a device's life
 
-    fn work(&mut self, r: usize) -> Result<(), Violation> {
-        self.volume(r)?.work();
+    /// A round of the committer of `r`; tells when it wants the next.
+    fn work(&mut self, r: usize) -> Result<Option<Duration>, Violation> {
+        let due = self.volume(r)?.work();
         if self.devices[r].disk.unsynced() == 0 {
             self.ledger.synced(r);
         }
-        Ok(())
+        Ok(due)
     }
 
     fn stop(&mut self, r: usize) {
