@@ -25,7 +25,6 @@ use crate::{
     namespace::XATTR_NAME_MAX,
     node::{Ino, NAME_MAX, NodeKind, TARGET_MAX},
     own_devices::{Admitted, is_of_own_devices},
-    realms::unwrap_node_keys,
     rights::agrees,
     row::{Access, ContentValue, Link, Meta, Node, Opened, Place, Value, Xattr, XattrValue},
     spilled::Spilled,
@@ -1116,10 +1115,7 @@ impl Core {
         let made_here = self.overlay.bearing.take();
         match made_here {
             Some(key) => node.keys.push((FIRST_GENERATION, key)),
-            None => {
-                let keys = self.epoch_key(&access.epoch).and_then(|epoch| unwrap_node_keys(&epoch, access));
-                node.learn(keys.unwrap_or_default());
-            }
+            None => drop(node.learn(self.node_keys_by(access))),
         }
         let opened = self.birth_body(origin, at, &node, access, raw, body).map(|b| {
             node.btime = b.access.time;

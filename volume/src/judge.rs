@@ -158,7 +158,7 @@ impl Core {
     }
 
     /// The access values of a node in late commits: the row doesn't lead to them.
-    fn late_access_of(&mut self, ino: Ino) -> Result<Vec<ValueRef>> {
+    pub(crate) fn late_access_of(&mut self, ino: Ino) -> Result<Vec<ValueRef>> {
         if self.late.is_empty() && self.late_values.is_empty() {
             return Ok(Vec::new());
         }

@@ -111,6 +111,17 @@ impl Node {
         }
         self.keys.len() > before
     }
+
+    /// Has a known key be the last of its generation; tells whether another one was.
+    pub(crate) fn put_last(&mut self, generation: u32, key: &DerivingKey) -> bool {
+        let end = self.keys.partition_point(|(g, _)| *g <= generation);
+        let is_it = |(g, known): &(u32, DerivingKey)| *g == generation && known.key().expose() == key.key().expose();
+        match self.keys[..end].iter().position(is_it).filter(|place| place + 1 < end) {
+            Some(place) => self.keys[place..end].rotate_left(1),
+            None => return false,
+        }
+        true
+    }
 }
 
 impl Core {

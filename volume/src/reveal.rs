@@ -9,7 +9,7 @@ use std::{
     sync::{Arc, atomic::Ordering},
 };
 
-use crypto::{EpochId, Label, UserId};
+use crypto::{DerivingKey, EpochId, Label, UserId};
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
@@ -91,8 +91,7 @@ impl Core {
         gone: &[ValueRef],
     ) -> Result<()> {
         let before = self.let_in_by(&node);
-        let keys = self.epoch_key(&access.epoch).and_then(|epoch| unwrap_node_keys(&epoch, access));
-        let new = node.learn(keys.unwrap_or_default());
+        let new = node.learn(self.node_keys_by(access));
         if new {
             self.rekeyed.fetch_add(1, Ordering::Release);
         }
@@ -123,7 +122,8 @@ impl Core {
     }
 
     /// Puts a node back that has other access values than `before`, and brings in line what hangs on them.
-    pub(crate) fn access_changed(&mut self, ino: Ino, node: Box<Node>, before: LetIn) -> Result<()> {
+    pub(crate) fn access_changed(&mut self, ino: Ino, mut node: Box<Node>, before: LetIn) -> Result<()> {
+        self.put_counting_key_last(&mut node)?;
         let (after, kind) = (self.let_in_by(&node), node.kind);
         let apart = node.access.len() > 1;
         self.put_node(ino, node);
@@ -143,6 +143,36 @@ impl Core {
             }
         }
         Ok(())
+    }
+
+    /// Of several keys of the generation that seals, has one be the last that a value brings which counts. Whoever is let in by that
+    /// may have been left out of what a late one brought.
+    fn put_counting_key_last(&self, node: &mut Node) -> Result<()> {
+        let Some((top, _)) = node.current_key() else { return Ok(()) };
+        if node.keys_of(top).count() < 2 {
+            return Ok(());
+        }
+        for at in node.access.iter().rev().map(|value| value.at) {
+            let (ChangeKind::Birth { access, .. } | ChangeKind::Access { access, .. }) =
+                decode::<Head>(&self.change(at)?.head)?.kind
+            else {
+                continue;
+            };
+            if access.generation == top
+                && let Some((_, key)) = self.node_keys_by(&access).first()
+            {
+                if node.put_last(top, key) {
+                    self.rekeyed.fetch_add(1, Ordering::Release);
+                }
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// The keys that an access value brings, its own first; none while its epoch's isn't known here.
+    pub(crate) fn node_keys_by(&self, access: &AccessHead) -> Vec<(u32, DerivingKey)> {
+        self.epoch_key(&access.epoch).and_then(|epoch| unwrap_node_keys(&epoch, access)).unwrap_or_default()
     }
 
     /// Opens what is sealed under epochs whose keys came with what is being taken in, later than what they seal: of who was
@@ -176,20 +206,29 @@ impl Core {
     fn reveal_under(&mut self, ino: Ino, epochs: &BTreeSet<EpochId>) -> Result<()> {
         let row = self.row(ino)?;
         let Some(NodeRow::Node(node)) = row.as_deref() else { return Ok(()) };
-        let is_closed = |access: &Value<Access>| access.value.as_ref().is_none_or(|a| a.opened != Opened::Yes);
-        if !node.access.iter().any(is_closed) {
+        // Under the key of a late value others may have worked whose work counts.
+        let late = self.late_access_of(ino)?;
+        // One by somebody who may only write shows as what it replaced does, whether its own key is known or not.
+        let is_open = |a: &Access| a.opened == Opened::Yes && node.keys_of(a.generation).next().is_some();
+        let is_closed = |access: &Value<Access>| !access.value.as_ref().is_some_and(is_open);
+        if late.is_empty() && !node.access.iter().any(is_closed) {
             return Ok(());
         }
         let (mut node, before) = (node.clone(), self.let_in_by(node));
-        let mut new = false;
-        for at in node.access.iter().map(|value| value.at).chain(node.born.iter().copied()).collect::<Vec<_>>() {
+        let mut todo: Vec<ValueRef> = node.access.iter().map(|value| value.at).collect();
+        todo.extend(node.born.iter().copied().chain(late));
+        let (mut seen, mut new) = (BTreeSet::new(), false);
+        while let Some(at) = todo.pop() {
+            if !seen.insert(at) {
+                continue;
+            }
             let head: Head = decode(&self.change(at)?.head)?;
             if let ChangeKind::Birth { access, .. } | ChangeKind::Access { access, .. } = &head.kind
                 && epochs.contains(&access.epoch)
             {
-                let keys = self.epoch_key(&access.epoch).and_then(|epoch| unwrap_node_keys(&epoch, access));
-                new |= node.learn(keys.unwrap_or_default());
+                new |= node.learn(self.node_keys_by(access));
             }
+            todo.extend(self.superseded_by(at)?);
         }
         if !new {
             return Ok(());

@@ -321,6 +321,81 @@ fn who_was_left_out_in_vain_reads_it_all_later() {
     assert!(tree.iter().all(|line| !line.contains("unreadable")), "{tree:?}");
 }
 
+/// Gives `to` all that `from` would send, as far as it takes it.
+fn hand_over(from: &Replica, to: &Replica) {
+    let all = common::forge::commits(from, to);
+    common::forge::told(to, from, &all.iter().map(|commit| &commit.raw).collect::<Vec<_>>());
+}
+
+/// Two gave a directory a new key of one generation each, and one of them turns out to have been removed: what is sealed from then
+/// on they can't open, and those can whom they had removed.
+#[test]
+fn nothing_is_sealed_under_a_key_that_only_a_late_value_brought() {
+    let (alice, [bob, carol]) = group([("bob", Role::Admin), ("carol", Role::Admin)]);
+    bob.volume.remove_user(&user(&carol)).unwrap();
+    alice.write("n0", b"alice 0").unwrap();
+    bob.write("n0", b"bob 0").unwrap();
+    alice.volume.remove_user(&user(&bob)).unwrap();
+    alice.write("n1", b"alice 1").unwrap();
+    hand_over(&alice, &carol);
+    hand_over(&bob, &alice);
+    alice.mkdir("last").unwrap();
+    let tree = same(&[&alice, &carol]);
+    assert_eq!(names(&tree), ["/last", "/n0", "/n1"]);
+    let all = common::forge::commits(&alice, &carol);
+    common::forge::told(&bob, &carol, &all.iter().map(|commit| &commit.raw).collect::<Vec<_>>());
+    assert!(bob.find("last").is_err(), "{:?}", bob.tree());
+}
+
+/// Under a key that a removed admin brought, somebody worked who stays: it opens to whoever was left out of that key in vain, once
+/// they have the key of its epoch.
+#[test]
+fn work_under_a_key_that_a_late_value_brought_opens_with_its_epoch() {
+    let (alice, [bob, mut carol, dora]) =
+        group([("bob", Role::Admin), ("carol", Role::Writer), ("dora", Role::Writer)]);
+    alice.mkdir("d").unwrap();
+    alice.mkdir("e").unwrap();
+    same(&[&alice, &bob, &carol, &dora]);
+    bob.volume.remove_user(&user(&carol)).unwrap();
+    bob.write("d/of bob", b"1").unwrap();
+    sync(&bob, &dora);
+    dora.write("d/work", b"2").unwrap();
+    alice.volume.remove_user(&user(&bob)).unwrap();
+    for to in [&alice, &carol] {
+        hand_over(&bob, to);
+        hand_over(&dora, to);
+    }
+    hand_over(&alice, &carol);
+    assert_eq!(alice.read("d/work").unwrap(), b"2");
+    assert!(carol.read("d/work").is_err(), "{:?}", carol.tree());
+    // The next epoch carries the one that carol lacks.
+    alice.write("e/last", b"3").unwrap();
+    let tree = same(&[&alice, &dora, &carol]);
+    assert_eq!(names(&tree), ["/d", "/d/work", "/e", "/e/last"]);
+    assert_eq!(carol.read("d/work").unwrap(), b"2");
+    carol.salvage(50);
+    assert_eq!(carol.tree(), tree);
+}
+
+/// The same of a file to which somebody who may only write gave the key: that shows as what it replaced does, also while its own
+/// key is not known.
+#[test]
+fn what_a_writer_gave_a_new_key_opens_with_its_epoch() {
+    let (alice, [bob, carol, dora]) = group([("bob", Role::Admin), ("carol", Role::Admin), ("dora", Role::Writer)]);
+    bob.write("f", b"bob's").unwrap();
+    bob.volume.remove_device(&carol.device_id()).unwrap();
+    sync(&bob, &dora);
+    dora.write("f", b"dora's").unwrap();
+    alice.volume.transfer_ownership(&user(&carol)).unwrap();
+    for from in [&bob, &dora, &alice] {
+        [&alice, &carol].iter().for_each(|to| hand_over(from, to));
+    }
+    alice.write("last", b"1").unwrap();
+    let tree = same(&[&alice, &bob, &dora, &carol]);
+    assert_eq!(names(&tree), ["/f", "/last"]);
+    assert_eq!(carol.read("f").unwrap(), b"dora's");
+}
+
 /// Somebody without a device is given no key, and nobody waits for that.
 #[test]
 fn without_its_only_device_a_user_holds_nobody_up() {
@@ -479,8 +554,8 @@ proptest! {
         }
         // Whoever's removal turned out not to count has the key of the epoch that was made with it from whoever writes next.
         let writes = |one: &&Replica| one.volume.own_role().is_some_and(Role::may_write);
-        if let Some(writer) = all.iter().find(writes) {
-            writer.mkdir("last").unwrap();
+        // (Who lacks it can't write there before.)
+        if let Some(writer) = all.iter().filter(writes).find(|one| one.mkdir("last").is_ok()) {
             let others = all.iter().filter(|one| one.device_id() != writer.device_id());
             for commit in others.flat_map(|to| common::forge::commits(writer, to)) {
                 known.insert((commit.header.count, commit.hash), commit);
