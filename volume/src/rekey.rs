@@ -115,14 +115,14 @@ impl Core {
         let is_had = |row: &EpochRow| readers.iter().all(|reader| self.is_given(row, reader));
         // (The first one says of nobody that they have it.)
         let usable = sound.iter().position(|row| row.count <= 1 || is_had(row));
-        let chosen = usable.map(|place| (sound[place].id, sound[place].at));
+        let chosen = usable.map(|place| sound[place].clone());
         let others: Vec<EpochRow> = late.into_iter().chain(sound).rev().cloned().collect();
-        let epoch_due = match chosen {
+        let epoch_due = match &chosen {
             // Who lacks another gets it with the next, which carries it.
-            Some((_, at)) => usable != Some(0) || self.is_stale(at)? || self.is_any_lacked(at, &others, &readers)?,
+            Some(row) => usable != Some(0) || self.is_stale(row.at)? || self.is_any_lacked(row, &others, &readers)?,
             None => false,
         };
-        let epoch = chosen.map(|(id, _)| id);
+        let epoch = chosen.map(|row| row.id);
         let watch_due = epoch.is_some_and(|epoch| self.unwatched(&epoch).next().is_some());
         if self.overlay.sealing.is_none() {
             self.overlay.sealing = Some(self.sealing.clone());
@@ -131,14 +131,14 @@ impl Core {
         Ok(())
     }
 
-    /// Whether somebody lacks one of these that an epoch doesn't lead to, whose maker had not seen it.
-    fn is_any_lacked(&mut self, epoch_at: ValueRef, others: &[EpochRow], readers: &[UserId]) -> Result<bool> {
-        let mut apart = 0;
-        for other in others.iter().filter(|other| other.at != epoch_at && other.count > 1) {
+    /// Whether somebody lacks one of these that an epoch doesn't lead to.
+    fn is_any_lacked(&mut self, epoch: &EpochRow, others: &[EpochRow], readers: &[UserId]) -> Result<bool> {
+        let (mut apart, mut carried) = (0, None);
+        for other in others.iter().filter(|other| other.at != epoch.at && other.count > 1) {
             if apart == MOST_APART {
                 break;
             }
-            if !self.covers(epoch_at.dot, other.at.dot)? {
+            if !self.leads_to(epoch, other, &mut carried)? {
                 apart += 1;
                 if readers.iter().any(|reader| !self.is_given(other, reader)) {
                     return Ok(true);
@@ -146,6 +146,32 @@ impl Core {
             }
         }
         Ok(false)
+    }
+
+    /// Whether whoever made an epoch had seen another, and carried its key: they had none if they were left out of it then.
+    fn leads_to(
+        &mut self,
+        epoch: &EpochRow,
+        other: &EpochRow,
+        carried: &mut Option<BTreeSet<EpochId>>,
+    ) -> Result<bool> {
+        if !self.covers(epoch.at.dot, other.at.dot)? {
+            return Ok(false);
+        }
+        let device = self.branch_of(epoch.at.dot)?.device;
+        let maker = self.author(&device, epoch.at.dot).map_or(self.my_id, |(user, _)| user);
+        Ok(self.is_given(other, &maker) || carried.get_or_insert_with(|| self.all_carried(epoch)).contains(&other.id))
+    }
+
+    /// The earlier epochs that an epoch leads to, as far as their keys are known here.
+    fn all_carried(&self, epoch: &EpochRow) -> BTreeSet<EpochId> {
+        let (mut found, mut todo) = (BTreeSet::new(), vec![epoch.id]);
+        while let Some(row) = todo.pop().and_then(|id| self.epoch_row(&id)) {
+            let Some((key, carried)) = row.key.as_ref().zip(self.carried_by(row)) else { continue };
+            let new = opened_carried(row.id, key, &carried).into_iter().map(|(id, _)| id);
+            todo.extend(new.filter(|id| found.insert(*id)));
+        }
+        found
     }
 
     /// Goes on with this: what was worked out, or what was before a call that failed.

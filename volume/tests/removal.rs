@@ -396,6 +396,32 @@ fn what_a_writer_gave_a_new_key_opens_with_its_epoch() {
     assert_eq!(carol.read("f").unwrap(), b"dora's");
 }
 
+/// Whoever made an epoch while they were left out of another, in vain, knows of that one and doesn't carry it: the next does.
+#[test]
+fn who_was_left_out_in_vain_and_removes_somebody_themselves_reads_it_all_later() {
+    let (alice, [bob, carol]) = group([("bob", Role::Admin), ("carol", Role::Admin)]);
+    let phone = Replica::next_device("phone", 9, &alice);
+    same(&[&alice, &bob, &carol, &phone]);
+    alice.volume.remove_user(&user(&bob)).unwrap();
+    sync(&alice, &bob);
+    phone.volume.transfer_ownership(&user(&bob)).unwrap();
+    sync(&phone, &bob);
+    alice.mkdir("d").unwrap();
+    bob.volume.remove_user(&user(&carol)).unwrap();
+    hand_over(&bob, &alice);
+    hand_over(&phone, &alice);
+    alice.mkdir("last").unwrap();
+    let tree = same(&[&alice, &bob, &phone]);
+    assert_eq!(tree, ["/d dir links 2", "/last dir links 2"]);
+    // That is once and for all, also where he writes.
+    let keys = alice.volume.discovery_keys().len();
+    for one in [&bob, &alice, &bob] {
+        one.write("f", b"1").unwrap();
+        same(&[&alice, &bob, &phone]);
+    }
+    assert_eq!(alice.volume.discovery_keys().len(), keys, "no further epochs");
+}
+
 /// Somebody without a device is given no key, and nobody waits for that.
 #[test]
 fn without_its_only_device_a_user_holds_nobody_up() {
