@@ -176,6 +176,9 @@ impl Core {
     }
 
     /// Makes an epoch of a realm, and seals its key to its readers, as far as they are known.
+    ///
+    /// # Errors
+    /// [`Error::NotPermitted`] when none of them could open it: they were removed, or all their devices were.
     fn make_epoch(&mut self, realm: RealmId, readers: &BTreeSet<UserId>) -> Result<(EpochId, DerivingKey)> {
         let key = SymmetricKey::generate(&*self.entropy);
         let epoch = epoch_id(&key);
@@ -185,6 +188,10 @@ impl Core {
         let sealed = self.seal_epoch(&epoch, &key, &recipients);
         if sealed.len() > MAX_READERS {
             return Err(Error::TooBig);
+        }
+        // What is given to whoever has no device left would be nobody's.
+        if sealed.is_empty() {
+            return Err(Error::NotPermitted);
         }
         let earlier = || self.members.narrow.of(&realm);
         let previous = earlier().find(|row| row.key.is_some()).map(|row| row.id);

@@ -55,6 +55,31 @@ fn is_denied<T: std::fmt::Debug>(done: Result<T, Error>) -> bool {
     matches!(done, Err(Error::Denied))
 }
 
+/// Sealed to whoever has no device left, a file would be lost to all.
+#[test]
+fn nothing_is_given_to_who_could_not_open_it() {
+    let [alice, bob, carol] = three([Role::Writer; 2]);
+    alice.write("own", b"1").unwrap();
+    chmod(&alice, "own", 0o600).unwrap();
+    alice.write("all", b"2").unwrap();
+    let number = alice.volume.members().iter().find(|member| member.name == "bob").unwrap().number;
+    let give = |path: &str| {
+        let change = AttributeChange { owner: Some(number), ..AttributeChange::default() };
+        alice.volume.set_attributes(alice.find(path).unwrap(), None, &change, &Caller::default()).map(drop)
+    };
+    alice.volume.remove_device(&bob.device_id()).unwrap();
+    assert!(matches!(give("own"), Err(Error::NotPermitted)));
+    assert_eq!(alice.read("own").unwrap(), b"1");
+    // What others read, too, can be anybody's.
+    give("all").unwrap();
+    assert!(matches!(chmod(&alice, "all", 0o600), Err(Error::NotPermitted)));
+    meet(&alice, &carol);
+    assert_eq!(carol.read("all").unwrap(), b"2");
+    alice.volume.remove_user(&bob.user_keys().id()).unwrap();
+    assert!(matches!(give("own"), Err(Error::NotPermitted)));
+    assert_eq!(alice.read("own").unwrap(), b"1");
+}
+
 /// The owner's device and an admin's bring the same in line, apart from each other; then the folder is opened again.
 #[test]
 fn what_two_brought_in_line_follows_still() {
