@@ -67,6 +67,8 @@ labels! {
     StoreName = "store name",
     /// Seals the archive of commits.
     CommitArchive = "commit archive",
+    /// Seals the audit log.
+    AuditLog = "audit log",
     /// Seals a profile at rest.
     ProfileKey = "profile key",
     /// Turns what unlocks a key file into the key that seals it.
@@ -107,6 +109,8 @@ labels! {
     SummaryDigest = "summary digest",
     /// A key's id.
     KeyIdHash = "key id",
+    /// The chain of the audit log's entries.
+    AuditChain = "audit chain",
     /// Tells a damaged key file from a wrong passphrase.
     KeyFileCheck = "key file check",
     /// The digits by which people compare keys.

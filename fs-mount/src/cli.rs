@@ -11,6 +11,7 @@ use crate::{duration, size};
 mod access;
 mod agreed;
 mod keys;
+pub(crate) mod log;
 mod members;
 
 pub(crate) use access::{Access, Allow, Chown};
@@ -91,6 +92,8 @@ pub(crate) enum Command {
     History(History),
     /// Show what changed between two versions of a text
     Diff(Diff),
+    /// Show what was done with the volume, by whom, and what was denied
+    Log(log::Log),
     /// Tell who may read and write a file or folder, and why
     Access(Access),
     /// Let one member read or write a file or folder, whatever the others may

@@ -32,7 +32,11 @@ use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::watch,
 };
-use volume::{JoinGrant, Volume, content::Packs};
+use volume::{
+    JoinGrant, Volume,
+    audit::{Act, Op, Process},
+    content::Packs,
+};
 
 use crate::{
     control::server,
@@ -46,6 +50,7 @@ use crate::{
     volume_lock::VolumeLock,
 };
 
+pub(crate) mod audit;
 pub(crate) mod keeper;
 pub(crate) mod launch;
 pub(crate) mod logging;
@@ -339,6 +344,7 @@ async fn live(shared: &Arc<Shared>, settings: Settings, ready: impl FnOnce(Ready
     let mounted = blocking(move || driver::mount(volume, options)).await.map_err(|e| mount_failure(&e))?;
     shared.mounted.get_or_init(|| mounted);
     log::info!("volume {} is mounted", &shared.dir.short_id()[..8]);
+    record_mount(shared, format!("mounted at {}", mountpoint.display()));
     tell_service_manager(&[sd_notify::NotifyState::Ready]);
     let mut warnings = shared.network.registry_warnings(REGISTRY_PATIENCE).await;
     let task = shared.clone();
@@ -368,7 +374,16 @@ async fn live(shared: &Arc<Shared>, settings: Settings, ready: impl FnOnce(Ready
             blocking(move || shared.unmount_at_any_rate()).await;
         }
     }
+    record_mount(shared, "unmounted".to_owned());
     Ok(())
+}
+
+/// Records that the volume was mounted or unmounted.
+fn record_mount(shared: &Shared, what: String) {
+    if let Some(audit) = shared.volume.audit() {
+        let process = Process { uid: rustix::process::getuid().as_raw(), pid: std::process::id(), program: None };
+        audit.record(Act { note: Some(what), process: Some(process), ..shared.volume.own_act(Op::Mount) });
+    }
 }
 
 /// Keeps where peers are on the disk: after a crash they may be the only way to find anybody.

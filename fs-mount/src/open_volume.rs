@@ -15,6 +15,7 @@ use crypto::{Entropy, OsEntropy};
 use volume::{
     Parts, Volume,
     archive::Archive,
+    audit::{Audit, Limits},
     content::{Packs, Recovery},
     disk_store::DiskStore,
     sealed_store::SealedStore,
@@ -26,7 +27,7 @@ use crate::{
     control::{
         agreed,
         client::{self, News},
-        conflicts, invitations, members,
+        conflicts, invitations, log as control_log, members,
         protocol::{Reply, Request},
     },
     failure::{Because, Failure, Outcome, plain},
@@ -66,6 +67,8 @@ impl OpenVolume {
         let Stores { parts, packs } = Stores::open(dir.path(), &profile)?;
         let id = profile.volume;
         let volume = guarded(move || Volume::load(parts, id).because(|| "opening the volume".to_owned()))?;
+        let audit = Audit::open(&dir.path().join("audit"), &profile.secret, Arc::new(OsEntropy), Limits::default());
+        volume.set_audit(audit.because(|| "opening the audit log".to_owned())?);
         let state = State::load(&dir, &profile.secret);
         Ok(Self { volume, packs, profile, state, dir, lock })
     }
@@ -78,7 +81,11 @@ impl OpenVolume {
 
 /// Writes everything of a volume out, so that opening it again has nothing to mend.
 pub(crate) fn close(volume: &Volume, packs: &Packs) -> Outcome<()> {
-    volume.shutdown().and_then(|()| packs.close()).because(|| "closing the volume".to_owned())
+    let closed = volume.shutdown().and_then(|()| packs.close()).because(|| "closing the volume".to_owned());
+    if let Some(audit) = volume.audit() {
+        audit.close();
+    }
+    closed
 }
 
 impl Stores {
@@ -183,6 +190,8 @@ pub(crate) fn ask_or_open_with_progress(
     let profile = Profile::load(&dir, &existing_unlock(&dir, passphrase.as_ref())?)?;
     let open = OpenVolume::open(dir, lock, profile)?;
     let reply = answer_here(&open, request, progress);
+    let who = (rustix::process::getuid().as_raw(), std::process::id());
+    control_log::record(&open.volume, control_log::deed(request), who, &reply);
     open.close()?;
     reply
 }
@@ -213,6 +222,8 @@ fn answer_here(open: &OpenVolume, request: &Request, progress: &mut dyn FnMut(&N
         }
         Request::Agreed(asked) => agreed::answer(volume, asked).map(Reply::Agreed),
         Request::Members(asked) => members::answer(volume, asked).map(Reply::Members),
+        Request::Log { from } => control_log::page(volume, *from).map(Reply::Log),
+        Request::VerifyLog => control_log::verify(volume).map(Reply::LogChecked),
         Request::Conflicts { within } => conflicts::list(volume, within).map(Reply::Conflicts),
         Request::Reseal => {
             let done = volume.begin_reseal().and_then(|()| {

@@ -271,6 +271,8 @@ pub(crate) struct Core {
     pub(crate) late_access: Option<std::collections::BTreeMap<NodeId, Vec<ValueRef>>>,
     /// There may be directories below which nodes are to be brought in line ([`crate::align`]).
     pub has_unaligned: bool,
+    /// Where it is recorded what peers do.
+    pub audit: std::sync::OnceLock<Arc<crate::audit::Audit>>,
     /// What this device sealed anew, as far as others may not have seen it.
     pub renewals: crate::reseal::Renewals,
     pub members: Members,
@@ -433,6 +435,7 @@ impl Core {
             late_access: None,
             admissions: RefCell::default(),
             has_unaligned: false,
+            audit: std::sync::OnceLock::new(),
             renewals: crate::reseal::Renewals::default(),
             user: parts.user,
             members: Members::default(),

@@ -85,6 +85,8 @@ struct Branch {
     shared: bool,
     /// As of which count of new keys its own one is known to seal.
     rekeyed: u64,
+    /// The account and the number of the process that wrote last.
+    who: Option<(u32, u32)>,
 }
 
 /// What a writer starts from: the values it saw, and what they say.
@@ -397,6 +399,7 @@ impl Volume {
                 published,
                 shared: false,
                 rekeyed: 0,
+                who: None,
             });
         }
         state.branch.as_mut().ok_or(Error::BadHandle)
@@ -442,6 +445,7 @@ impl Volume {
         self.follow_key(file.ino, branch)?;
         let result = f(&mut branch.draft)?;
         branch.mtime = now;
+        branch.who = Some((who.uid, who.pid));
         if !branch.dirty {
             branch.dirty = true;
             self.inner.dirty_files.lock().insert(file.ino, self.inner.clock.monotonic());
@@ -602,14 +606,20 @@ impl Volume {
         let content = branch.draft.finish()?;
         let keys = branch.draft.extra_keys();
         let (seen, mtime, logged) = (branch.seen.clone(), branch.mtime, branch.logged);
-        let at = self.local(&[], |core| {
+        let (who, size) = (branch.who, content.size);
+        let published = self.local(&[], |core| {
             let at = core.publish(ino, content, keys, mtime, &seen)?;
             if logged {
                 let store = core.store.clone();
                 Draft::forget(ino.0, &store, &mut core.overlay.batch)?;
             }
             Ok(at)
-        })?;
+        });
+        // What is tried again and again is told once.
+        if published.is_ok() || !state.kept {
+            self.tell_written(ino, who, size, published.as_ref().err());
+        }
+        let at = published?;
         self.inner.core.lock().own.insert(ino, vec![at]);
         branch.seen = vec![at];
         branch.dirty = false;
@@ -762,6 +772,7 @@ impl Volume {
             published: 0,
             shared: false,
             rekeyed: 0,
+            who: None,
         });
         state.kept = true;
         if let Err(e) = self.publish(&file, &mut state) {

@@ -444,6 +444,7 @@ impl Core {
         let key = [LATE, &at.key()[..]].concat();
         let device = self.branch_of(at.dot)?.device;
         self.late_access = None;
+        self.tell_taken_back(&device, "made apart from the loss of the right to it", late);
         if late {
             log::warn!("a change of device {} was made apart from a right taken away: taken back", device.short());
             self.store.put(&mut self.overlay.batch, Space::Meta, key, &[]);
@@ -470,6 +471,7 @@ impl Core {
         let device = self.branch_of(dot)?.device;
         self.snapshots = None;
         self.late_access = None;
+        self.tell_taken_back(&device, "made apart from their removal", late);
         if late {
             log::warn!("commit {dot} of device {} was made apart from its removal: taken back", device.short());
             self.store.put(&mut self.overlay.batch, Space::Meta, key, &[]);

@@ -24,6 +24,8 @@ mod standing;
 // Where it is kept.
 mod anchor;
 pub mod archive;
+pub mod audit;
+mod audited;
 pub mod disk_store;
 pub mod memory_store;
 pub mod sealed_store;
@@ -90,6 +92,7 @@ pub mod fuzzing;
 mod vectors;
 
 pub use access::{AccessReport, UserAccess};
+pub use audited::Deed;
 pub use conflicts::{Conflict, ConflictVersion, Conflicts, Keep};
 pub use content::{BlockHash, BlockStore};
 pub use error::{Error, Result};

@@ -1057,6 +1057,7 @@ impl Volume {
                 match core.receive(&mut commit) {
                     Ok(Received::Applied) => {
                         applied = true;
+                        core.record_commit(&commit.hash);
                         let mut settled = std::mem::take(&mut core.settled);
                         settled.retain(|change| core.may_be_cached(change, unborn));
                         changed.append(&mut settled);

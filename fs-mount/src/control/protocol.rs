@@ -9,6 +9,7 @@ use super::{
     agreed::Agreed,
     conflicts::Conflicts,
     invitations::{ExportedKey, Open},
+    log::{Checked, Page},
     members::Members,
 };
 use crate::{
@@ -72,6 +73,8 @@ pub(crate) enum Reply {
     Conflicts(Conflicts),
     Agreed(Agreed),
     Access(Told),
+    Log(Page),
+    LogChecked(Checked),
     Members(Members),
     AsOf(AsOf),
     Restored(Box<Restored>),

@@ -120,6 +120,12 @@ pub(crate) enum Request {
     Verify {
         repair: bool,
     },
+    /// The audit log from an entry on, some of it.
+    Log {
+        from: u64,
+    },
+    /// Whether the audit log is as it was written.
+    VerifyLog,
     /// Answered when what is no longer kept is gone.
     Reclaim,
     /// Answered when all that can be is sealed under new keys.

@@ -25,7 +25,7 @@ use volume::BlockHash;
 use super::{
     access, agreed,
     conflicts::{self, Choice},
-    invitations, members,
+    invitations, log as audit_log, members,
     protocol::{Hello, Line, Progress, REQUEST_LIMIT, Reply, Request},
     socket::with_short_path,
 };
@@ -114,20 +114,25 @@ pub(crate) fn remove_socket(dir: &VolumeDir) {
 
 async fn converse(stream: UnixStream, shared: Arc<Shared>) {
     let own = rustix::process::geteuid();
-    match stream.peer_cred() {
-        Ok(peer) if peer.uid() == own.as_raw() || peer.uid() == 0 => {}
+    let who = match stream.peer_cred() {
+        Ok(peer) if peer.uid() == own.as_raw() || peer.uid() == 0 => {
+            (peer.uid(), peer.pid().and_then(|pid| u32::try_from(pid).ok()).unwrap_or(0))
+        }
         _ => return log::warn!("control socket: another user was refused"),
-    }
+    };
     let (reader, mut writer) = stream.into_split();
     let mut reader = BufReader::new(reader);
     let Ok(Some(request)) = timeout(REQUEST_TIME, read_request(&mut reader)).await else { return };
     let last = match request {
         Ok(Request::Unmount) => return unmount(&shared, reader, writer).await,
         Ok(request) => {
-            tokio::select! {
+            let deed = audit_log::deed(&request);
+            let last = tokio::select! {
                 last = answer(&shared, request, &mut writer) => last,
                 () = hung_up(&mut reader) => return,
-            }
+            };
+            audit_log::record(&shared.volume, deed, who, &last);
+            last
         }
         Err(()) => Err(Failure::new("the daemon is of another version: unmount and mount again")),
     };
@@ -226,6 +231,8 @@ async fn answer(shared: &Arc<Shared>, request: Request, writer: &mut OwnedWriteH
             .await;
             answered.map(Reply::Members)
         }
+        Request::Log { from } => blocking(move || audit_log::page(&with_volume.volume, from).map(Reply::Log)).await,
+        Request::VerifyLog => blocking(move || audit_log::verify(&with_volume.volume).map(Reply::LogChecked)).await,
         Request::Verify { repair } => verify(shared, repair, writer).await,
         Request::Reseal => reseal(shared, writer).await,
         Request::Reclaim => blocking(move || upkeep::now(&with_volume).map(Reply::Reclaimed)).await,

@@ -50,7 +50,7 @@ impl Network {
                 listen,
                 registries: registries.clone(),
                 known_peers: state.peers.clone(),
-                ..Config::default()
+                on_event: super::audit::recorder(volume),
             };
             Swarm::start(volume.clone(), Arc::new(profile.device_keys()), config)
         };

@@ -4,7 +4,8 @@ use std::{ffi::OsStr, fs, os::unix::ffi::OsStrExt};
 
 use fuser::{FileHandle, INodeNo, OpenAccMode, OpenFlags, RenameFlags};
 use volume::{
-    Error, Result,
+    Deed, Error, Result,
+    audit::Op,
     node::{Allocate, Caller, Handle, Ino, NAME_MAX, NewNode, OpenMode, RenameMode, SetXattr},
 };
 
@@ -21,6 +22,16 @@ pub(super) struct Place<'a> {
 impl<'a> Place<'a> {
     pub(super) fn new(what: &'static str, parent: INodeNo, name: &'a OsStr) -> Self {
         Self { request: Request::new(what, parent), parent: Ino(parent.0), name: name.as_bytes() }
+    }
+
+    /// Something that is done with it.
+    pub(super) fn deed(&self, op: Op) -> Deed<'a> {
+        Deed { op, at: self.parent, name: Some(self.name), to: None }
+    }
+
+    /// Something that is done with what is at another place, which gets it.
+    pub(super) fn deed_to(&self, op: Op, to: &Place<'a>) -> Deed<'a> {
+        Deed { to: Some((to.parent, to.name)), ..self.deed(op) }
     }
 
     /// The name, unless it is longer than any here: the kernel lets up to 1,024 bytes through.
@@ -48,6 +59,11 @@ fn is_member(pid: u32, gid: u32) -> bool {
 fn names_group(status: &str, gid: u32) -> bool {
     let groups = status.lines().find_map(|line| line.strip_prefix("Groups:")).unwrap_or_default();
     groups.split_ascii_whitespace().any(|group| group.parse() == Ok(gid))
+}
+
+/// Something that is done with a thing.
+pub(super) fn deed_with(op: Op, ino: INodeNo) -> Deed<'static> {
+    Deed { op, at: Ino(ino.0), name: None, to: None }
 }
 
 /// The permission bits of a mode.

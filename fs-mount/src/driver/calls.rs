@@ -15,9 +15,13 @@ use std::{
 use fuser::{Errno, INodeNo};
 use log::{error, trace, warn};
 use parking_lot::Mutex;
-use volume::{Error, Result, Volume, content::BlockHash, node::Ino};
+use volume::{
+    Deed, Error, Result, Volume,
+    content::BlockHash,
+    node::{Caller, Ino},
+};
 
-use super::{pool::Pool, waits::Waits};
+use super::{past, pool::Pool, waits::Waits};
 use crate::errno::{errno, errno_of_node};
 
 /// Threads that wait for content. One reader's read-ahead is a handful of requests, and the kernel has at most
@@ -109,6 +113,26 @@ impl Calls {
         let result = self.read(request, call);
         self.changes.one_more();
         result
+    }
+
+    /// Has recorded what a process did, or what kept it from that. What this mount makes up, like `.p2pfs`, is nothing of
+    /// the volume.
+    pub(super) fn told<T>(&self, deed: Deed<'_>, who: &Caller, result: &Result<T>) {
+        if !past::is_ours(deed.at) {
+            let told = self.read(Request::new("telling", INodeNo(deed.at.0)), |volume| {
+                volume.tell_deed(deed, who, result.as_ref().err());
+                Ok(())
+            });
+            // A panic has been logged.
+            drop(told);
+        }
+    }
+
+    /// The same, of what is recorded only when it is denied.
+    pub(super) fn told_if_denied<T>(&self, deed: Deed<'_>, who: &Caller, result: &Result<T>) {
+        if is_denial(result) {
+            self.told(deed, who, result);
+        }
     }
 
     /// Counts an entry of `ino` that is about to be told to the kernel.
@@ -225,6 +249,11 @@ fn is_progress(came: bool, absent: &[BlockHash], still: &[BlockHash]) -> bool {
         return still != absent;
     }
     still.len() < absent.len() && still.iter().all(|hash| absent.contains(hash))
+}
+
+/// Whether somebody may not.
+pub(super) fn is_denial<T>(result: &Result<T>) -> bool {
+    matches!(result, Err(Error::Denied | Error::NotPermitted | Error::ReadOnly))
 }
 
 /// The files whose content was waited for in vain, and when.

@@ -20,14 +20,16 @@ use fuser::{
     ReplyXattr, TimeOrNow, WriteFlags,
 };
 use volume::{
-    Error, Result, Volume, is_past,
-    node::{AttributeChange, Attributes, Ino, NewNode, NodeKind, OpenMode},
+    Deed, Error, Result, Volume,
+    audit::Op,
+    is_past,
+    node::{AttributeChange, Attributes, Caller, Ino, NewNode, NodeKind, OpenMode},
 };
 
 use super::{
     MountOptions,
     ahead::Ahead,
-    arguments::{Place, allocation, bits, caller, handle, node_of_type, open_mode, rename_mode, set_xattr},
+    arguments::{Place, allocation, bits, caller, deed_with, handle, node_of_type, open_mode, rename_mode, set_xattr},
     attributes::{self, View},
     awake::Awake,
     calls::{Calls, Request, failed, node_failed},
@@ -113,12 +115,21 @@ impl Driver {
             past::check_name(at.parent, name)?;
             self.calls.change(at.request, |volume| volume.make(at.parent, name, node, bits(mode), &caller(req, umask)))
         });
+        self.calls.told(at.deed(Op::Create), &caller(req, umask), &made);
         self.reply_entry(at.request, made, reply);
     }
 
     /// Replies to a request that changes names.
-    fn change_names(&self, request: Request, reply: ReplyEmpty, change: impl FnOnce(&Volume) -> Result<()>) {
-        match self.calls.change(request, change) {
+    fn change_names(
+        &self,
+        request: Request,
+        (deed, who): (Deed<'_>, Caller),
+        reply: ReplyEmpty,
+        change: impl FnOnce(&Volume) -> Result<()>,
+    ) {
+        let changed = self.calls.change(request, change);
+        self.calls.told(deed, &who, &changed);
+        match changed {
             Ok(()) => reply.ok(),
             Err(error) => reply.error(failed(request, &error)),
         }
@@ -155,6 +166,14 @@ impl Driver {
         } else if let Err(job) = self.sync_pool.offer(Box::new(job)) {
             job();
         }
+    }
+}
+
+/// What setting or removing an attribute is.
+fn op_of_attribute(name: &OsStr) -> Op {
+    match name.as_bytes().starts_with(b"system.posix_acl_") {
+        true => Op::Permissions,
+        false => Op::Attributes,
     }
 }
 
@@ -201,6 +220,7 @@ impl Filesystem for Driver {
                 }
             })
         });
+        self.calls.told_if_denied(at.deed(Op::Stat), &caller(req, 0), &found);
         match found {
             // What isn't there now will not be there later, but for times that somebody types.
             Err(Error::NotFound) if past::is_ours(at.parent) => reply.error(failed(at.request, &Error::NotFound)),
@@ -266,7 +286,14 @@ impl Filesystem for Driver {
             atime: atime.map(attributes::set_time),
             mtime: mtime.map(attributes::set_time),
         };
-        let (shown, view, who) = (self.view.clone(), self.view.clone(), caller(req, 0));
+        let (shown, view, who, caller_of) = (self.view.clone(), self.view.clone(), caller(req, 0), caller(req, 0));
+        let op = match (mode.or(uid).or(gid), size) {
+            (Some(_), _) => Op::Permissions,
+            // Told as it is published.
+            (None, Some(_)) => Op::Write,
+            (None, None) => Op::Attributes,
+        };
+        let calls = self.calls.clone();
         let call = move |volume: &Volume| {
             let node = || volume.attributes(Ino(ino.0));
             let mut change = shown.chown(asked, || volume.own_number(), node)?;
@@ -276,13 +303,22 @@ impl Filesystem for Driver {
             }
             volume.set_attributes(Ino(ino.0), fh.map(handle), &change, &who)
         };
-        self.calls.patiently(request, call, move |node| answer_attributes(request, node, &view, reply));
+        self.calls.patiently(request, call, move |node| {
+            if op == Op::Write {
+                calls.told_if_denied(deed_with(op, ino), &caller_of, &node);
+            } else {
+                calls.told(deed_with(op, ino), &caller_of, &node);
+            }
+            answer_attributes(request, node, &view, reply);
+        });
     }
 
     fn readlink(&self, req: &fuser::Request, ino: INodeNo, reply: ReplyData) {
         self.awake.serves(req.pid());
         let request = Request::new("readlink", ino);
-        match self.calls.read(request, |volume| volume.readlink(Ino(ino.0))) {
+        let target = self.calls.read(request, |volume| volume.readlink(Ino(ino.0)));
+        self.calls.told(deed_with(Op::Read, ino), &caller(req, 0), &target);
+        match target {
             Ok(target) => reply.data(&target),
             Err(error) => reply.error(node_failed(request, &error)),
         }
@@ -324,13 +360,15 @@ impl Filesystem for Driver {
             past::check_name(at.parent, name)?;
             self.calls.change(at.request, |volume| volume.link(Ino(ino.0), at.parent, name))
         });
+        let deed = Deed { to: at.deed(Op::Link).name.map(|name| (at.parent, name)), ..deed_with(Op::Link, ino) };
+        self.calls.told(deed, &caller(req, 0), &linked);
         self.reply_entry(at.request, linked, reply);
     }
 
     fn unlink(&self, req: &fuser::Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         self.awake.serves(req.pid());
         let at = Place::new("unlink", parent, name);
-        self.change_names(at.request, reply, |volume| {
+        self.change_names(at.request, (at.deed(Op::Remove), caller(req, 0)), reply, |volume| {
             past::check_name(at.parent, at.name()?)?;
             volume.unlink(at.parent, at.name()?)
         });
@@ -339,7 +377,7 @@ impl Filesystem for Driver {
     fn rmdir(&self, req: &fuser::Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         self.awake.serves(req.pid());
         let at = Place::new("rmdir", parent, name);
-        self.change_names(at.request, reply, |volume| {
+        self.change_names(at.request, (at.deed(Op::Remove), caller(req, 0)), reply, |volume| {
             past::check_name(at.parent, at.name()?)?;
             volume.rmdir(at.parent, at.name()?)
         });
@@ -358,7 +396,8 @@ impl Filesystem for Driver {
         self.awake.serves(req.pid());
         let from = Place::new("rename", parent, name);
         let to = Place::new("rename", newparent, newname);
-        self.change_names(from.request, reply, |volume| {
+        let told = (from.deed_to(Op::Rename, &to), caller(req, 0));
+        self.change_names(from.request, told, reply, |volume| {
             past::check_name(from.parent, from.name()?)?;
             past::check_name(to.parent, to.name()?)?;
             volume.rename(from.parent, from.name()?, to.parent, to.name()?, rename_mode(flags)?)
@@ -374,6 +413,11 @@ impl Filesystem for Driver {
             true => self.calls.change(request, |volume| volume.open(Ino(ino.0), mode, &who)),
             false => self.calls.read(request, |volume| volume.open(Ino(ino.0), mode, &who)),
         };
+        // What is written is told as it is published.
+        match mode.read && !mode.truncate {
+            true => self.calls.told(deed_with(Op::Read, ino), &who, &opened),
+            false => self.calls.told_if_denied(deed_with(Op::Write, ino), &who, &opened),
+        }
         match opened {
             Ok(handle) => {
                 self.open_files.opened(handle);
@@ -407,6 +451,7 @@ impl Filesystem for Driver {
                 Ok(created)
             })
         });
+        self.calls.told(at.deed(Op::Create), &caller(req, umask), &created);
         match created {
             Ok((node, handle)) => {
                 self.open_files.opened(handle);
@@ -526,10 +571,13 @@ impl Filesystem for Driver {
             return reply.opened(self.listings.open(), FopenFlags::empty());
         }
         let request = Request::new("opendir", ino);
-        match self.calls.read(request, |volume| volume.attributes(Ino(ino.0))) {
-            Ok(node) if node.sealed => return reply.error(node_failed(request, &Error::Denied)),
-            Ok(_) => {}
-            Err(error) => return reply.error(node_failed(request, &error)),
+        let opened = self.calls.read(request, |volume| match volume.attributes(Ino(ino.0)) {
+            Ok(node) if node.sealed => Err(Error::Denied),
+            opened => opened,
+        });
+        self.calls.told(deed_with(Op::List, ino), &caller(req, 0), &opened);
+        if let Err(error) = opened {
+            return reply.error(node_failed(request, &error));
         }
         // The kernel keeps the listing as long as it isn't told of a change.
         reply.opened(self.listings.open(), FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_CACHE_DIR);
@@ -611,6 +659,7 @@ impl Filesystem for Driver {
         let request = Request::new("getxattr", ino);
         let value = xattr_name::supported(name.as_bytes())
             .and_then(|name| self.calls.read(request, |volume| self.past.get_xattr(volume, Ino(ino.0), name)));
+        self.calls.told_if_denied(deed_with(Op::Stat, ino), &caller(req, 0), &value);
         answer_xattr(request, value, size, reply);
     }
 
@@ -618,6 +667,7 @@ impl Filesystem for Driver {
         self.awake.serves(req.pid());
         let request = Request::new("listxattr", ino);
         let names = self.calls.read(request, |volume| self.past.list_xattrs(volume, Ino(ino.0)));
+        self.calls.told_if_denied(deed_with(Op::Stat, ino), &caller(req, 0), &names);
         answer_xattr(request, names.map(|names| xattr_name::list(&names, req.uid())), size, reply);
     }
 
@@ -637,6 +687,7 @@ impl Filesystem for Driver {
             let how = set_xattr(flags)?;
             self.calls.change(request, |volume| volume.set_xattr(Ino(ino.0), name, value, how, &caller(req, 0)))
         });
+        self.calls.told(deed_with(op_of_attribute(name), ino), &caller(req, 0), &set);
         answer_empty(request, set, reply);
     }
 
@@ -645,6 +696,7 @@ impl Filesystem for Driver {
         let request = Request::new("removexattr", ino);
         let removed = xattr_name::supported(name.as_bytes())
             .and_then(|name| self.calls.change(request, |volume| volume.remove_xattr(Ino(ino.0), name)));
+        self.calls.told(deed_with(op_of_attribute(name), ino), &caller(req, 0), &removed);
         answer_empty(request, removed, reply);
     }
 

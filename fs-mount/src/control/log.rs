@@ -1,0 +1,115 @@
+//! What is asked about the audit log.
+
+use serde::{Deserialize, Serialize};
+use volume::{
+    Volume,
+    audit::{Act, Entry, Op, Outcome as Ended, Process},
+};
+
+use super::{
+    protocol::{Reply, Request},
+    request::{AboutAccess, AboutAgreed, AboutMembers},
+};
+use crate::failure::{Because, Failure, Outcome};
+
+/// Entries in one answer.
+const PAGE: usize = 5000;
+
+/// Some of the log.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Page {
+    pub(crate) entries: Vec<Entry>,
+    /// The number of the first entry that is not in it.
+    pub(crate) next: u64,
+    /// Places that can't be read.
+    pub(crate) damage: Vec<String>,
+}
+
+/// What checking it found.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Checked {
+    /// Entries up to here.
+    pub(crate) entries: u64,
+    pub(crate) faults: Vec<String>,
+}
+
+fn the_log(volume: &Volume) -> Outcome<&volume::audit::Audit> {
+    volume.audit().map(|audit| &**audit).ok_or_else(|| Failure::new("this volume has no audit log"))
+}
+
+/// Entries from number `from` on.
+pub(crate) fn page(volume: &Volume, from: u64) -> Outcome<Page> {
+    let audit = the_log(volume)?;
+    audit.flush();
+    let found = audit.read(from, PAGE).because(|| "reading the audit log".to_owned())?;
+    let next = found.entries.last().map_or(from, |entry| entry.n + 1);
+    Ok(Page { entries: found.entries, next, damage: found.damage })
+}
+
+/// Follows the whole chain.
+pub(crate) fn verify(volume: &Volume) -> Outcome<Checked> {
+    let audit = the_log(volume)?;
+    audit.flush();
+    let faults = audit.verify(&volume.signed_audit_heads()?).because(|| "reading the audit log".to_owned())?;
+    Ok(Checked { entries: audit.synced().count, faults })
+}
+
+/// What a request does that is recorded. (What it does in the tree is, besides, told as the commit's.)
+pub(crate) struct Deed {
+    op: Op,
+    path: Option<Vec<u8>>,
+    note: String,
+}
+
+/// What a request does; nothing for those that only look.
+pub(crate) fn deed(request: &Request) -> Option<Deed> {
+    let (op, path, note) = match request {
+        Request::Invite { role, .. } => {
+            let whom = role.as_ref().map_or("a device of the same user", String::as_str);
+            (Op::Invitation, None, format!("invited: {whom}"))
+        }
+        Request::Withdraw { id } => (Op::Invitation, None, format!("withdrew {id}")),
+        Request::ExportKey => (Op::Invitation, None, "exported the user's key".to_owned()),
+        Request::Resolve { path, .. } => (Op::Settle, Some(path.0.clone()), "settled".to_owned()),
+        Request::Agreed(AboutAgreed::Set { name, value, .. }) => {
+            (Op::Settings, None, format!("{name} = {}", value.as_deref().unwrap_or("(the default)")))
+        }
+        Request::Agreed(AboutAgreed::CreateSnapshot { name }) => (Op::Snapshot, None, format!("made {name}")),
+        Request::Agreed(AboutAgreed::RemoveSnapshot { name }) => (Op::Snapshot, None, format!("removed {name}")),
+        Request::Access(AboutAccess::Allow { path, user, read, write }) => {
+            let bits =
+                [(*read, "r"), (*write, "w")].iter().filter(|(may, _)| *may).map(|(_, bit)| *bit).collect::<String>();
+            (Op::Permissions, Some(joined(path)), format!("{user}:{bits}"))
+        }
+        Request::Access(AboutAccess::Give { path, user }) => {
+            (Op::Permissions, Some(joined(path)), format!("given to {user}"))
+        }
+        Request::Members(AboutMembers::Grant { user, role }) => (Op::Membership, None, format!("{user} is {role}")),
+        Request::Members(AboutMembers::TransferOwnership { user }) => {
+            (Op::Membership, None, format!("{user} is the owner"))
+        }
+        Request::Members(AboutMembers::Revoke { who }) => (Op::Membership, None, format!("removed {who}")),
+        Request::Members(AboutMembers::Accept { id }) => (Op::Restore, None, format!("accepted {id}")),
+        Request::Reseal => (Op::Membership, None, "sealed under new keys".to_owned()),
+        Request::Restore(what) if !what.dry_run => (Op::Restore, Some(joined(&what.path)), "restored".to_owned()),
+        Request::Undo(what) if !what.dry_run => {
+            let whose = what.device.as_ref().or(what.user.as_ref()).map_or("everybody's", String::as_str);
+            (Op::Undo, what.path.as_ref().map(|path| joined(path)), format!("took back {whose}"))
+        }
+        Request::Verify { repair: true } => (Op::Verify, None, "repaired".to_owned()),
+        _ => return None,
+    };
+    Some(Deed { op, path, note })
+}
+
+/// Records how a request ended that came from the process `(uid, pid)`.
+pub(crate) fn record(volume: &Volume, deed: Option<Deed>, (uid, pid): (u32, u32), done: &Outcome<Reply>) {
+    let (Some(deed), Some(audit)) = (deed, volume.audit()) else { return };
+    let outcome = done.as_ref().map_or_else(|why| Ended::Denied(why.to_string()), |_| Ended::Allowed);
+    let process = Some(Process { uid, pid, program: audit.program(pid) });
+    audit.record(Act { outcome, path: deed.path, process, note: Some(deed.note), ..volume.own_act(deed.op) });
+}
+
+fn joined(path: &[Vec<u8>]) -> Vec<u8> {
+    path.join(&b'/')
+}

@@ -1,0 +1,284 @@
+//! What an entry of the log says.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::time::Timestamp;
+
+/// What was done, or tried.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Op {
+    /// Made a file, a folder or something else with a name.
+    Create,
+    /// Opened a file to read it, or read where a link leads.
+    Read,
+    /// Published what was written to a file, or tried to open it for that.
+    Write,
+    /// Gave something another name beside the one that it has.
+    Link,
+    /// Moved something.
+    Rename,
+    /// Took a name away.
+    Remove,
+    /// Opened a folder to list it.
+    List,
+    /// Looked at attributes. Only recorded when denied.
+    Stat,
+    /// Set times or attributes.
+    Attributes,
+    /// Set mode, ACL or owner.
+    Permissions,
+    /// Brought something back from what was.
+    Restore,
+    /// Took back what somebody did.
+    Undo,
+    /// Changed who belongs to the volume, and as what.
+    Membership,
+    /// Made, withdrew or redeemed an invitation.
+    Invitation,
+    /// Changed settings of the volume.
+    Settings,
+    /// Made or removed a snapshot.
+    Snapshot,
+    /// Settled a conflict.
+    Settle,
+    /// A connection to a device began or ended.
+    Connection,
+    /// Somebody tried to connect who isn't let in.
+    Handshake,
+    /// Asked a registry for others, or told it where this device is.
+    Discovery,
+    /// The volume was mounted or unmounted.
+    Mount,
+    /// Somebody unlocked the volume's keys, or tried to.
+    Unlock,
+    /// Checked or mended the store.
+    Verify,
+    /// A change that others know was taken back.
+    TakenBack,
+    /// What a peer sent is no valid commit, or no content that was asked for.
+    Refused,
+    /// An alert was raised or acknowledged.
+    Alert,
+    /// Entries are missing here: more came than could be written.
+    Dropped,
+}
+
+impl Op {
+    /// All of them, by the word that stands for each.
+    pub const ALL: [(&str, Op); 27] = [
+        ("create", Op::Create),
+        ("read", Op::Read),
+        ("write", Op::Write),
+        ("link", Op::Link),
+        ("rename", Op::Rename),
+        ("remove", Op::Remove),
+        ("list", Op::List),
+        ("stat", Op::Stat),
+        ("attributes", Op::Attributes),
+        ("permissions", Op::Permissions),
+        ("restore", Op::Restore),
+        ("undo", Op::Undo),
+        ("membership", Op::Membership),
+        ("invitation", Op::Invitation),
+        ("settings", Op::Settings),
+        ("snapshot", Op::Snapshot),
+        ("settle", Op::Settle),
+        ("connection", Op::Connection),
+        ("handshake", Op::Handshake),
+        ("discovery", Op::Discovery),
+        ("mount", Op::Mount),
+        ("unlock", Op::Unlock),
+        ("verify", Op::Verify),
+        ("taken_back", Op::TakenBack),
+        ("refused", Op::Refused),
+        ("alert", Op::Alert),
+        ("dropped", Op::Dropped),
+    ];
+
+    /// The word that stands for it.
+    pub fn word(self) -> &'static str {
+        Self::ALL.iter().find(|(_, op)| *op == self).map_or("", |(word, _)| word)
+    }
+}
+
+/// How it ended.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Outcome {
+    /// It was done.
+    #[default]
+    Allowed,
+    /// It was not, and why.
+    Denied(String),
+}
+
+/// A process of this machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Process {
+    /// Its account.
+    pub uid: u32,
+    /// Its number.
+    pub pid: u32,
+    /// Its program's name, as the kernel has it.
+    pub program: Option<Arc<str>>,
+}
+
+/// Something that happened, before it has a number.
+#[derive(Clone, Debug)]
+pub struct Act {
+    /// When, by this device's clock.
+    pub time: Timestamp,
+    /// What.
+    pub op: Op,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// With what, from the volume's root on.
+    pub path: Option<Vec<u8>>,
+    /// Where it went.
+    pub to: Option<Vec<u8>>,
+    /// The user's name in the volume.
+    pub user: Option<String>,
+    /// The device, in hexadecimal; of a process of this machine, this one.
+    pub device: Option<String>,
+    /// The process, of what was done on this machine.
+    pub process: Option<Process>,
+    /// Bytes of the file after a write.
+    pub bytes: Option<u64>,
+    /// What else there is to say, in words.
+    pub note: Option<String>,
+}
+
+impl Act {
+    /// Something at `time`, to be filled in.
+    pub fn new(time: Timestamp, op: Op) -> Self {
+        Self {
+            time,
+            op,
+            outcome: Outcome::Allowed,
+            path: None,
+            to: None,
+            user: None,
+            device: None,
+            process: None,
+            bytes: None,
+            note: None,
+        }
+    }
+
+    pub(super) fn dropped(count: u64) -> Self {
+        Self {
+            note: Some(format!("{count} entries are missing: more came than could be written")),
+            ..Self::new(Timestamp::default(), Op::Dropped)
+        }
+    }
+}
+
+/// An entry, as it is in the log: one object of JSON.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Entry {
+    /// Its number: 1, 2, 3...
+    pub n: u64,
+    /// When, RFC 3339 in UTC, by this device's clock.
+    pub time: String,
+    /// What.
+    pub op: Op,
+    /// Whether it was done.
+    pub allowed: bool,
+    /// Why not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
+    /// With what, from the volume's root on; bytes that are no UTF-8 are replaced.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
+    /// Where it went.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub to: Option<String>,
+    /// The user's name in the volume.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+    /// The device, in hexadecimal.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device: Option<String>,
+    /// The account on this machine; nothing for what came from a peer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uid: Option<u32>,
+    /// The process.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pid: Option<u32>,
+    /// Its program's name, as the kernel has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub program: Option<String>,
+    /// Bytes of the file after a write.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes: Option<u64>,
+    /// What else there is to say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
+    /// Random: the chain's hash, which others see, tells nobody whether a guess at an entry is right.
+    pub salt: String,
+}
+
+impl Entry {
+    pub(super) fn of(act: &Act, n: u64, salt: String) -> Self {
+        let text = |bytes: &Vec<u8>| String::from_utf8_lossy(bytes).into_owned();
+        let (allowed, why) = match &act.outcome {
+            Outcome::Allowed => (true, None),
+            Outcome::Denied(why) => (false, Some(why.clone())),
+        };
+        Self {
+            n,
+            time: rfc3339(act.time),
+            op: act.op,
+            allowed,
+            why,
+            path: act.path.as_ref().map(text),
+            to: act.to.as_ref().map(text),
+            user: act.user.clone(),
+            device: act.device.clone(),
+            uid: act.process.as_ref().map(|process| process.uid),
+            pid: act.process.as_ref().map(|process| process.pid),
+            program: act.process.as_ref().and_then(|process| process.program.as_deref()).map(str::to_owned),
+            bytes: act.bytes,
+            note: act.note.clone(),
+            salt,
+        }
+    }
+}
+
+fn rfc3339(time: Timestamp) -> String {
+    let nanos = i32::try_from(time.nanos).unwrap_or(0);
+    jiff::Timestamp::new(time.secs, nanos).map_or_else(|_| format!("@{}", time.secs), |t| format!("{t:.6}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_op_has_a_word_and_that_is_what_json_says() {
+        for (word, op) in Op::ALL {
+            assert_eq!(op.word(), word);
+            assert_eq!(serde_json::to_string(&op).unwrap(), format!("\"{word}\""));
+        }
+    }
+
+    #[test]
+    fn an_entry_says_what_the_act_says() {
+        let act = Act {
+            outcome: Outcome::Denied("the mode".to_owned()),
+            path: Some(b"a/b\xFF".to_vec()),
+            process: Some(Process { uid: 1000, pid: 7, program: Some("cat".into()) }),
+            bytes: Some(5),
+            ..Act::new(Timestamp { secs: 1, nanos: 2_000_000 }, Op::Write)
+        };
+        let entry = Entry::of(&act, 9, "00".to_owned());
+        let text = serde_json::to_string(&entry).unwrap();
+        let expected = "{\"n\":9,\"time\":\"1970-01-01T00:00:01.002000Z\",\"op\":\"write\",\"allowed\":false,\"why\":\"the mode\",\
+            \"path\":\"a/b\u{FFFD}\",\"uid\":1000,\"pid\":7,\"program\":\"cat\",\"bytes\":5,\"salt\":\"00\"}";
+        assert_eq!(text, expected);
+        assert_eq!(serde_json::from_str::<Entry>(&text).unwrap(), entry);
+    }
+}

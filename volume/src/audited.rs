@@ -1,0 +1,232 @@
+//! What of a volume gets into its audit log: what processes of this machine do, and what arrives from peers.
+//!
+//! Paths are looked up as something happens, since names may be gone a moment later.
+
+use std::sync::Arc;
+
+use crypto::DeviceId;
+
+use crate::{
+    Volume,
+    apply::decode,
+    audit::{Act, Audit, Head as AuditHead, Op, Outcome, Process},
+    commit::{ChangeKind, Head},
+    core::Core,
+    error::{Error, Result},
+    history::is_past,
+    id::CommitHash,
+    node::{Caller, Ino},
+    version::{Dot, ValueRef},
+};
+
+/// Something that a process of this machine did, or tried, with something in the volume.
+#[derive(Clone, Copy, Debug)]
+pub struct Deed<'a> {
+    /// What.
+    pub op: Op,
+    /// With what: the thing, or the directory that `name` is in.
+    pub at: Ino,
+    /// A name in there.
+    pub name: Option<&'a [u8]>,
+    /// Where it was to go.
+    pub to: Option<(Ino, &'a [u8])>,
+}
+
+/// Whether an error says that somebody may not, and not that something can't be.
+fn outcome(error: Option<&Error>) -> (Outcome, Option<String>) {
+    match error {
+        None => (Outcome::Allowed, None),
+        Some(Error::Denied) => (Outcome::Denied("its permissions".to_owned()), None),
+        Some(Error::NotPermitted) => (Outcome::Denied("only its owner may".to_owned()), None),
+        Some(Error::ReadOnly) => (Outcome::Denied("the role in the volume".to_owned()), None),
+        Some(other) => (Outcome::Allowed, Some(format!("failed: {other}"))),
+    }
+}
+
+impl Core {
+    /// The path of something, or of a name in it.
+    fn path_told(&mut self, at: Ino, name: Option<&[u8]>) -> Option<Vec<u8>> {
+        let path = self.path_of(at)?;
+        Some(match name {
+            Some(name) if path.is_empty() => name.to_vec(),
+            Some(name) => [&path, b"/".as_slice(), name].concat(),
+            None => path,
+        })
+    }
+
+    /// What the calls in a commit did, by its author's account: one act for each call.
+    pub(crate) fn acts_of(&mut self, dot: Dot) -> Result<Vec<Act>> {
+        let device = self.branch_of(dot)?.device;
+        let user = self.user_named(&device);
+        let row = self.commit_row(dot)?.ok_or_else(|| Error::damaged("a commit is missing"))?;
+        let outcome = if row.void {
+            Outcome::Denied("beyond their rights, which they knew".to_owned())
+        } else if self.late.contains(&dot) {
+            Outcome::Denied("made apart from their removal".to_owned())
+        } else {
+            Outcome::Allowed
+        };
+        let mut acts: Vec<Act> = Vec::new();
+        let mut last: Option<(u32, u8)> = None;
+        for (at, raw) in self.changes_in(dot)? {
+            let head: Head = decode(&raw.head)?;
+            let Some((op, weight, ino)) = self.deed_of(&head.kind, at)? else { continue };
+            // Of the changes of one call, the one that says the most stands for all.
+            let same = last.is_some_and(|(call, _)| call == head.call);
+            if same && last.is_some_and(|(_, before)| before >= weight) {
+                continue;
+            }
+            let path = match ino {
+                Some(ino) => match self.past_place(at) {
+                    Ok(Some(place)) => self.path_told(place.parent, Some(&place.name)),
+                    _ => self.path_told(ino, None),
+                },
+                None => None,
+            };
+            let bytes = match (&head.kind, ino) {
+                (ChangeKind::Content { .. }, Some(ino)) => self.size_of(ino, at)?,
+                _ => None,
+            };
+            let outcome = match self.is_late_value(&at) {
+                true => Outcome::Denied("made apart from the loss of the right to it".to_owned()),
+                false => outcome.clone(),
+            };
+            let act = Act {
+                outcome,
+                path,
+                user: Some(user.clone()),
+                device: Some(device.to_string()),
+                bytes,
+                ..Act::new(self.now(), op)
+            };
+            if same {
+                acts.pop();
+            }
+            acts.push(act);
+            last = Some((head.call, weight));
+        }
+        Ok(acts)
+    }
+
+    fn size_of(&mut self, ino: Ino, at: ValueRef) -> Result<Option<u64>> {
+        let found = self.with_node(ino, |n| n.content.iter().find(|value| value.at == at).cloned());
+        Ok(found.ok().flatten().and_then(|value| value.value).map(|content| content.size))
+    }
+
+    /// What a change does, how much that says beside others of one call, and to what.
+    fn deed_of(&mut self, kind: &ChangeKind, at: ValueRef) -> Result<Option<(Op, u8, Option<Ino>)>> {
+        let (op, weight, node) = match kind {
+            ChangeKind::Place { link: None, child, .. } => {
+                let first = match self.ino_of_node(child)? {
+                    Some(ino) => self.with_node(ino, |n| n.born.iter().any(|birth| birth.dot == at.dot))?,
+                    None => true,
+                };
+                (if first { Op::Create } else { Op::Link }, 9, Some(*child))
+            }
+            ChangeKind::Place { link: Some(_), child, .. } => (Op::Rename, 9, Some(*child)),
+            ChangeKind::Removal { child, .. } => (Op::Remove, 8, Some(*child)),
+            ChangeKind::Content { node, .. } => (Op::Write, 7, Some(*node)),
+            ChangeKind::Settle { node } => (Op::Settle, 6, Some(*node)),
+            ChangeKind::Access { node, .. } => (Op::Permissions, 5, Some(*node)),
+            ChangeKind::Xattr { node, .. } => (Op::Attributes, 4, Some(*node)),
+            ChangeKind::Meta { node, .. } => (Op::Attributes, 3, Some(*node)),
+            ChangeKind::Setting { .. } => (Op::Settings, 2, None),
+            ChangeKind::Birth { .. } => return Ok(None),
+            _ => (Op::Membership, 1, None),
+        };
+        let ino = match node {
+            Some(node) => self.ino_of_node(&node)?,
+            None => None,
+        };
+        Ok(Some((op, weight, ino)))
+    }
+
+    /// Records what a commit of a peer did.
+    pub(crate) fn record_commit(&mut self, commit: &CommitHash) {
+        let Some(audit) = self.audit.get().cloned() else { return };
+        let acts = self.dot_of(commit).and_then(|dot| dot.map_or(Ok(Vec::new()), |dot| self.acts_of(dot)));
+        match acts {
+            Ok(acts) => acts.into_iter().for_each(|act| audit.record(act)),
+            Err(e) => log::error!("commit {}: can't be told in the audit log: {e}", commit.short()),
+        }
+    }
+
+    /// An act of this device's user, now.
+    fn own_act(&self, op: Op) -> Act {
+        let (user, device) = (self.members.shown_name(&self.my_id), self.device.id().to_string());
+        Act { user: Some(user), device: Some(device), ..Act::new(self.now(), op) }
+    }
+
+    /// Tells the log that something which showed was taken back, or counts again.
+    pub(crate) fn tell_taken_back(&self, device: &DeviceId, why: &str, late: bool) {
+        if let Some(audit) = self.audit.get() {
+            let outcome = if late { Outcome::Denied(why.to_owned()) } else { Outcome::Allowed };
+            let note = (!late).then(|| "counts again".to_owned());
+            let (user, device) = (Some(self.user_named(device)), Some(device.to_string()));
+            audit.record(Act { outcome, user, device, note, ..Act::new(self.now(), Op::TakenBack) });
+        }
+    }
+}
+
+impl Volume {
+    /// Has everything that happens from now on recorded in `audit`. Once.
+    pub fn set_audit(&self, audit: Arc<Audit>) {
+        let core = self.inner.core.lock();
+        let _ = core.audit.set(audit.clone());
+        let _ = self.inner.audit.set(audit);
+    }
+
+    /// The log, if there is one.
+    pub fn audit(&self) -> Option<&Arc<Audit>> {
+        self.inner.audit.get()
+    }
+
+    /// How far this device said that its log goes, in its signed commits.
+    ///
+    /// # Errors
+    /// The disk failed.
+    pub fn signed_audit_heads(&self) -> Result<Vec<AuditHead>> {
+        Ok(Vec::new())
+    }
+
+    /// An act of this device's user, now.
+    pub fn own_act(&self, op: Op) -> Act {
+        self.inner.core.lock().own_act(op)
+    }
+
+    /// An act of somebody's device, now; of nobody known, if there is none.
+    pub fn act_by(&self, device: Option<&DeviceId>, op: Op) -> Act {
+        let core = self.inner.core.lock();
+        let known = device.filter(|device| core.members.devices.contains_key(device));
+        let user = known.map(|device| core.user_named(device));
+        Act { user, device: device.map(ToString::to_string), ..Act::new(core.now(), op) }
+    }
+
+    /// Records what a process of this machine did, or what kept it from that.
+    pub fn tell_deed(&self, deed: Deed<'_>, who: &Caller, error: Option<&Error>) {
+        let Some(audit) = self.inner.audit.get() else { return };
+        let (outcome, mut note) = outcome(error);
+        let (path, to, act) = {
+            let mut core = self.inner.core.lock();
+            let to = deed.to.and_then(|(directory, name)| core.path_told(directory, Some(name)));
+            (core.path_told(deed.at, deed.name), to, core.own_act(deed.op))
+        };
+        if is_past(deed.at) && note.is_none() {
+            note = Some("as it was".to_owned());
+        }
+        let process = Some(Process { uid: who.uid, pid: who.pid, program: audit.program(who.pid) });
+        audit.record(Act { outcome, path, to, process, note, ..act });
+    }
+
+    /// Records that what was written to a file was published, or why it could not be.
+    pub(crate) fn tell_written(&self, ino: Ino, who: Option<(u32, u32)>, bytes: u64, error: Option<&Error>) {
+        let Some(audit) = self.inner.audit.get() else { return };
+        let (outcome, note) = outcome(error);
+        let (path, act) = {
+            let mut core = self.inner.core.lock();
+            (core.path_told(ino, None), core.own_act(Op::Write))
+        };
+        let process = who.map(|(uid, pid)| Process { uid, pid, program: audit.program(pid) });
+        audit.record(Act { outcome, path, process, bytes: Some(bytes), note, ..act });
+    }
+}
