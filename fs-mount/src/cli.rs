@@ -93,7 +93,7 @@ pub(crate) enum Command {
     /// Show what changed between two versions of a text
     Diff(Diff),
     /// Show what was done with the volume, by whom, and what was denied
-    Log(log::Log),
+    Log(Box<log::Log>),
     /// Tell who may read and write a file or folder, and why
     Access(Access),
     /// Let one member read or write a file or folder, whatever the others may

@@ -71,7 +71,7 @@ pub(crate) fn run(command: Command) -> Outcome<()> {
         Command::Snapshot(args) => snapshot::run(&home, args),
         Command::History(args) => history::run(&home, &args),
         Command::Diff(args) => diff::run(&home, &args),
-        Command::Log(args) => log::run(&home, args),
+        Command::Log(args) => log::run(&home, *args),
         Command::Access(args) => access::show(&home, &args),
         Command::Allow(args) => access::allow(&home, &args),
         Command::Chown(args) => access::chown(&home, &args),

@@ -140,6 +140,9 @@ pub(crate) struct Shared {
 /// Lives until the process ends: a client of `unmount` takes the end of its connection for the end of the daemon.
 static RUNTIME: OnceLock<Runtime> = OnceLock::new();
 
+/// How often it is signed how far the audit log goes, if it goes further.
+const SIGN_EVERY: Duration = Duration::from_secs(600);
+
 /// What a keeper's user is told who asks for more.
 const KEEPER: &str = "this device keeps the volume without being able to read it";
 
@@ -358,6 +361,7 @@ async fn live(shared: &Arc<Shared>, settings: Settings, ready: impl FnOnce(Ready
     }
     ready(Ready { mountpoint, warnings });
     tokio::spawn(remember_peers(shared.clone()));
+    tokio::spawn(sign_audit_heads(shared.clone()));
     let task = shared.clone();
     blocking(move || task.remember_grant()).await;
 
@@ -376,6 +380,25 @@ async fn live(shared: &Arc<Shared>, settings: Settings, ready: impl FnOnce(Ready
     }
     record_mount(shared, "unmounted".to_owned());
     Ok(())
+}
+
+/// Signs how far the audit log goes. Whoever was removed can't, and their log is still there.
+fn sign_audit_head(volume: &Volume) {
+    if let Some(audit) = volume.audit() {
+        audit.flush();
+    }
+    if let Err(e) = volume.sign_audit_head() {
+        log::debug!("how far the audit log goes could not be signed: {e}");
+    }
+}
+
+/// Does that now and then.
+async fn sign_audit_heads(shared: Arc<Shared>) {
+    loop {
+        tokio::time::sleep(SIGN_EVERY).await;
+        let volume = shared.volume.clone();
+        blocking(move || sign_audit_head(&volume)).await;
+    }
 }
 
 /// Records that the volume was mounted or unmounted.
@@ -401,7 +424,11 @@ async fn remember_peers(shared: Arc<Shared>) {
 async fn close(shared: &Arc<Shared>) -> Outcome<()> {
     tell_service_manager(&[sd_notify::NotifyState::Stopping]);
     let volume = shared.volume.clone();
-    let committed = blocking(move || volume.commit_now()).await;
+    let committed = blocking(move || {
+        sign_audit_head(&volume);
+        volume.commit_now()
+    })
+    .await;
     if committed.is_ok() && shared.network.anybody_connected() {
         let mut waiter = Waiter::new(&shared.volume, &shared.network);
         let in_step = waiter.until_in_step(|_| ());

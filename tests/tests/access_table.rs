@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "whatever fails here fails the test")]
 
-use std::{fs, io, path::Path};
+use std::{fs, io};
 
 use p2pfs_tests::{
     deeds::{Deed, WITH_FILE, WITH_FOLDER},

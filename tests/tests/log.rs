@@ -138,7 +138,7 @@ fn every_refusal_is_an_entry_with_who_and_why() {
 fn whoever_changes_the_log_is_noticed() {
     let mut group = Group::two();
     for nth in 0..20 {
-        fs::write(group.alice().at(format!("f{nth}")), "x").unwrap();
+        fs::write(group.alice().at(format!("confidential {nth}")), "x").unwrap();
     }
     group.in_step();
     succeed(&mut group.alice().command(["log", "verify"]));
@@ -146,13 +146,21 @@ fn whoever_changes_the_log_is_noticed() {
     alice.unmount();
     let newest = segments(alice).pop().unwrap();
     let whole = fs::read(&newest).unwrap();
-    assert!(!whole.windows(2).any(|window| window == b"f7"), "names are sealed");
+    assert!(!whole.windows(12).any(|window| window == b"confidential"), "names are sealed");
     let mut flipped = whole.clone();
     flipped[whole.len() / 3] ^= 1;
     fs::write(&newest, &flipped).unwrap();
     assert!(alice.refused(["log", "verify"]).contains("is not as it was written"));
     fs::write(&newest, &whole).unwrap();
+    // What was found is kept, and told until somebody takes it away.
+    assert!(alice.refused(["log", "verify"]).contains(".damaged is a part of the log that was changed"));
+    fs::remove_file(newest.with_extension("damaged")).unwrap();
     succeed(&mut alice.command(["log", "verify"]));
+    // Cut at the end, which the log alone does not show: this device had signed more.
+    fs::remove_file(&newest).unwrap();
+    let cut = alice.refused(["log", "verify"]);
+    assert!(cut.contains("this device had signed that there are"), "{cut}");
+    fs::write(&newest, &whole).unwrap();
     // Torn by a crash: what was whole stays, and it goes on.
     OpenOptions::new().append(true).open(&newest).unwrap().write_all(&[9, 0, 0]).unwrap();
     alice.mount();

@@ -13,6 +13,7 @@ use serde_bytes::ByteBuf;
 
 use crate::{
     Changed, acl,
+    audit::Head as AuditHead,
     commit::{
         self, AccessBody, AccessHead, BirthBody, ChangeKind, Commit, ContentBody, Head, Malformed, MemberBody,
         MetaBody, PlaceBody, RawChange, SealedKey, XattrBody,
@@ -1035,6 +1036,12 @@ impl Core {
             }
             ChangeKind::Snapshot { epoch } => self.apply_snapshot(origin, at, epoch, &raw.head, body, gone)?,
             ChangeKind::Drop {} => self.apply_drop(origin, at, gone)?,
+            ChangeKind::AuditHead { count, hash } => {
+                if !gone.is_empty() {
+                    return rule("how far an audit log goes supersedes nothing");
+                }
+                self.note_audit_head(at, AuditHead { count: *count, hash: *hash })?;
+            }
             ChangeKind::InviteDevice { ticket, expires } => {
                 self.apply_device_invitation(origin, at, ticket, *expires)?;
             }

@@ -10,14 +10,21 @@ use crate::{
     Volume,
     apply::decode,
     audit::{Act, Audit, Head as AuditHead, Op, Outcome, Process},
-    commit::{ChangeKind, Head},
+    commit::{ChangeKind, Head, MemberBody},
     core::Core,
     error::{Error, Result},
     history::is_past,
     id::CommitHash,
     node::{Caller, Ino},
+    store::{Space, prefix_end},
     version::{Dot, ValueRef},
 };
+
+/// Of how far devices said that their audit logs go: device and number of entries; the value is the hash, and which change
+/// said it.
+const HEADS: &[u8] = b"audit/heads/";
+/// Of devices that contradicted themselves.
+const CONTRADICTED: &[u8] = b"audit/against/";
 
 /// Something that a process of this machine did, or tried, with something in the volume.
 #[derive(Clone, Copy, Debug)]
@@ -131,7 +138,7 @@ impl Core {
             ChangeKind::Xattr { node, .. } => (Op::Attributes, 4, Some(*node)),
             ChangeKind::Meta { node, .. } => (Op::Attributes, 3, Some(*node)),
             ChangeKind::Setting { .. } => (Op::Settings, 2, None),
-            ChangeKind::Birth { .. } => return Ok(None),
+            ChangeKind::Birth { .. } | ChangeKind::AuditHead { .. } => return Ok(None),
             _ => (Op::Membership, 1, None),
         };
         let ino = match node {
@@ -155,6 +162,48 @@ impl Core {
     fn own_act(&self, op: Op) -> Act {
         let (user, device) = (self.members.shown_name(&self.my_id), self.device.id().to_string());
         Act { user: Some(user), device: Some(device), ..Act::new(self.now(), op) }
+    }
+
+    /// Takes in how far a device's audit log goes. One that goes less far than its device had said, or otherwise, was cut or
+    /// rewritten since.
+    pub(crate) fn note_audit_head(&mut self, at: ValueRef, head: AuditHead) -> Result<()> {
+        let device = self.branch_of(at.dot)?.device;
+        let prefix = [HEADS, device.as_bytes()].concat();
+        let key = [&prefix[..], &head.count.to_be_bytes()].concat();
+        let later = [&prefix[..], &(head.count + 1).to_be_bytes()].concat();
+        // What an author's own later commit says is later, whatever came first.
+        let mut contradicts =
+            self.store.get(Space::Meta, &key)?.is_some_and(|row| row.get(..32) != Some(head.hash.as_bytes()));
+        for (_, row) in self.store.scan(Space::Meta, &later, &prefix_end(&prefix), 1)? {
+            let before = row.get(32..).and_then(ValueRef::from_key).ok_or_else(|| Error::damaged("an audit head"))?;
+            contradicts |= self.value_covers(at, before)?;
+        }
+        let row = [&head.hash.as_bytes()[..], &at.key()].concat();
+        self.store.put(&mut self.overlay.batch, Space::Meta, key, &row);
+        if contradicts {
+            log::warn!("device {}: its audit log is not what it had said before: cut or rewritten", device.short());
+            self.store.put(&mut self.overlay.batch, Space::Meta, [CONTRADICTED, device.as_bytes()].concat(), &row);
+            if let Some(audit) = self.audit.get() {
+                let outcome =
+                    Outcome::Denied("its audit log was cut or rewritten: it had said otherwise before".to_owned());
+                let (user, id) = (Some(self.user_named(&device)), Some(device.to_string()));
+                audit.record(Act { outcome, user, device: id, ..Act::new(self.now(), Op::Refused) });
+            }
+        }
+        Ok(())
+    }
+
+    /// What a device said of how far its audit log goes.
+    fn audit_heads_of(&self, device: &DeviceId) -> Result<Vec<AuditHead>> {
+        let prefix = [HEADS, device.as_bytes()].concat();
+        let rows = self.store.scan(Space::Meta, &prefix, &prefix_end(&prefix), usize::MAX)?;
+        let head = |(key, row): (Vec<u8>, Vec<u8>)| {
+            let count = key[prefix.len()..].try_into().ok().map(u64::from_be_bytes);
+            let hash = row.first_chunk::<32>().map(|hash| crypto::Hash::from_bytes(*hash));
+            let (count, hash) = count.zip(hash).ok_or_else(|| Error::damaged("an audit head"))?;
+            Ok(AuditHead { count, hash })
+        };
+        rows.into_iter().map(head).collect()
     }
 
     /// Tells the log that something which showed was taken back, or counts again.
@@ -186,7 +235,26 @@ impl Volume {
     /// # Errors
     /// The disk failed.
     pub fn signed_audit_heads(&self) -> Result<Vec<AuditHead>> {
-        Ok(Vec::new())
+        let core = self.inner.core.lock();
+        core.audit_heads_of(&core.device.id())
+    }
+
+    /// Signs how far this device's audit log goes, as far as it is on the disk: from then on others know when it is cut or
+    /// rewritten. Nothing if that was signed already.
+    ///
+    /// # Errors
+    /// [`Error::ReadOnly`] for who was removed; or the disk failed.
+    pub fn sign_audit_head(&self) -> Result<()> {
+        let Some(audit) = self.inner.audit.get() else { return Ok(()) };
+        let head = audit.synced();
+        let last = self.signed_audit_heads()?.pop();
+        if head.count == 0 || last.is_some_and(|last| last.count >= head.count) || self.is_keeper() {
+            return Ok(());
+        }
+        self.local(&[], |core| {
+            let kind = ChangeKind::AuditHead { count: head.count, hash: head.hash };
+            core.emit::<MemberBody>(kind, &[], None).map(drop)
+        })
     }
 
     /// An act of this device's user, now.

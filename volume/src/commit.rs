@@ -271,6 +271,14 @@ pub enum ChangeKind {
         /// The epoch whose key seals the body.
         epoch: EpochId,
     },
+    /// How far the audit log of the author's device goes. No body.
+    #[serde(rename = "o")]
+    AuditHead {
+        /// Entries.
+        count: u64,
+        /// The hash of the chain after the last of them.
+        hash: Hash,
+    },
     /// The snapshot that it supersedes is not kept any more. No body.
     #[serde(rename = "d")]
     Drop {},

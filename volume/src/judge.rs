@@ -221,6 +221,7 @@ impl Core {
             | ChangeKind::Name {}
             | ChangeKind::Setting { .. }
             | ChangeKind::Snapshot { .. }
+            | ChangeKind::AuditHead { .. }
             | ChangeKind::Drop {} => Needs::Nothing,
         })
     }

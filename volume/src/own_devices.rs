@@ -122,8 +122,8 @@ pub(crate) fn exported_message(device: &DevicePublic) -> Vec<u8> {
 
 /// Whether a reader may do this: it concerns nobody but themselves.
 pub(crate) fn is_of_own_devices(kind: &ChangeKind) -> bool {
-    use ChangeKind::{Device, InviteDevice, UserKey, Withdraw};
-    matches!(kind, InviteDevice { .. } | Device { .. } | UserKey { .. } | Withdraw { .. })
+    use ChangeKind::{AuditHead, Device, InviteDevice, UserKey, Withdraw};
+    matches!(kind, InviteDevice { .. } | Device { .. } | UserKey { .. } | Withdraw { .. } | AuditHead { .. })
 }
 
 /// The parts of the change that admits a device.

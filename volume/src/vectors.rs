@@ -263,6 +263,7 @@ fn heads() {
         ok("head_setting", ChangeKind::Setting { epoch: EPOCH, tag: NodeId::from_bytes([7; 16]) }),
         ok("head_snapshot", ChangeKind::Snapshot { epoch: EPOCH }),
         ok("head_snapshot_removed", ChangeKind::Drop {}),
+        ok("head_audit_head", ChangeKind::AuditHead { count: 300, hash: Hash::from_bytes([6; 32]) }),
         ok("head_device_invitation", ChangeKind::InviteDevice { ticket, expires: Some(TIME) }),
         ok("head_exported_key", ChangeKind::InviteDevice { ticket, expires: None }),
         ok("head_device", next_device(None)),

@@ -121,11 +121,13 @@ fn show(home: &Home, args: &Log) -> Outcome<()> {
         None => print(&entry),
     })?;
     newest.iter().try_for_each(print)?;
-    while args.follow {
+    if !args.follow {
+        return Ok(());
+    }
+    loop {
         thread::sleep(FOLLOWS);
         next = each(home, &args.which, &wanted, next, |entry| print(&entry))?;
     }
-    Ok(())
 }
 
 /// An entry as it is in the log.
@@ -171,8 +173,7 @@ fn verify(home: &Home, args: &Listing) -> Outcome<()> {
     if faults.is_empty() {
         return if args.json { Ok(()) } else { output::line(&format!("{entries} entries, none missing or changed")) };
     }
-    faults.iter().for_each(|fault| output::note(fault));
-    Err(Failure::new("the audit log is not as it was written: somebody changed it, or the disk did"))
+    Err(Failure::new(format!("the audit log is not as it was written: {}", faults.join("; "))))
 }
 
 fn export(home: &Home, args: &Export) -> Outcome<()> {

@@ -190,6 +190,9 @@ impl<'a> History<'a> {
             }
             ChangeKind::Name {} => breaks(!founding, "another name"),
             ChangeKind::Setting { .. } => breaks(!admits, "a setting by who may not"),
+            ChangeKind::AuditHead { .. } => {
+                breaks(change.supersedes().next().is_some(), "an audit head that supersedes")
+            }
             ChangeKind::Snapshot { .. } => breaks(change.supersedes().next().is_some(), "a snapshot that supersedes"),
             ChangeKind::Drop {} => match self.snapshot(change).filter(|of| self.counts(of)) {
                 Some(of) => {
