@@ -92,6 +92,8 @@ pub(crate) enum Command {
     History(History),
     /// Show what changed between two versions of a text
     Diff(Diff),
+    /// Show what looks like an attack, and what answers it
+    Alerts(log::Alerts),
     /// Show what was done with the volume, by whom, and what was denied
     Log(Box<log::Log>),
     /// Tell who may read and write a file or folder, and why

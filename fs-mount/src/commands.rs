@@ -9,6 +9,7 @@ use crate::{
 };
 
 mod access;
+mod alerts;
 mod config;
 mod conflicts;
 mod diff;
@@ -71,6 +72,7 @@ pub(crate) fn run(command: Command) -> Outcome<()> {
         Command::Snapshot(args) => snapshot::run(&home, args),
         Command::History(args) => history::run(&home, &args),
         Command::Diff(args) => diff::run(&home, &args),
+        Command::Alerts(args) => alerts::run(&home, args),
         Command::Log(args) => log::run(&home, *args),
         Command::Access(args) => access::show(&home, &args),
         Command::Allow(args) => access::allow(&home, &args),

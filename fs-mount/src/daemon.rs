@@ -230,6 +230,7 @@ impl OpenVolume {
         if !registries.is_empty() {
             state.registries = Some(registries.iter().map(ToString::to_string).collect());
         }
+        audit::watch(&volume);
         let network = the_runtime()?.block_on(async { Network::start(&volume, &profile, &state, listen) })?;
         state.mountpoint = mountpoint.as_ref().map(|path| path.as_os_str().as_bytes().to_vec());
         state.port = network.port();

@@ -45,6 +45,9 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const STORE_PATIENCE: Duration = Duration::from_secs(2);
 const RETRY: Duration = Duration::from_millis(50);
 
+/// Bytes of its audit log that a keeper keeps of each volume: it sees no names.
+const KEEPERS_LOG: u64 = 16 << 20;
+
 /// What a volume is made of, and the part of it that wants to be closed in order.
 pub(crate) struct Stores {
     pub(crate) parts: Parts,
@@ -67,7 +70,9 @@ impl OpenVolume {
         let Stores { parts, packs } = Stores::open(dir.path(), &profile)?;
         let id = profile.volume;
         let volume = guarded(move || Volume::load(parts, id).because(|| "opening the volume".to_owned()))?;
-        let audit = Audit::open(&dir.path().join("audit"), &profile.secret, Arc::new(OsEntropy), Limits::default());
+        let limits =
+            if volume.is_keeper() { Limits { total: KEEPERS_LOG, ..Limits::default() } } else { Limits::default() };
+        let audit = Audit::open(&dir.path().join("audit"), &profile.secret, Arc::new(OsEntropy), limits);
         volume.set_audit(audit.because(|| "opening the audit log".to_owned())?);
         let state = State::load(&dir, &profile.secret);
         Ok(Self { volume, packs, profile, state, dir, lock })
@@ -223,6 +228,8 @@ fn answer_here(open: &OpenVolume, request: &Request, progress: &mut dyn FnMut(&N
         Request::Agreed(asked) => agreed::answer(volume, asked).map(Reply::Agreed),
         Request::Members(asked) => members::answer(volume, asked).map(Reply::Members),
         Request::Log { from } => control_log::page(volume, *from).map(Reply::Log),
+        Request::Alerts => Ok(Reply::Alerts(volume.alerts()?)),
+        Request::Acknowledge { number } => Ok(Reply::Acknowledged(volume.acknowledge_alerts(*number)?)),
         Request::VerifyLog => control_log::verify(volume).map(Reply::LogChecked),
         Request::Conflicts { within } => conflicts::list(volume, within).map(Reply::Conflicts),
         Request::Reseal => {

@@ -56,6 +56,9 @@ pub(crate) struct Status {
     /// The member's device that says so, while what says it has not come.
     #[serde(default)]
     pub(crate) said_removed_by: Option<String>,
+    /// Alerts that nobody has looked at.
+    #[serde(default)]
+    pub(crate) alerts: u64,
     /// Commits that were made apart from the removal of who made them.
     #[serde(default)]
     pub(crate) kept_aside: u64,
@@ -305,6 +308,7 @@ pub(crate) fn status(volume: &Volume, profile: &Profile) -> Status {
         waiting: Vec::new(),
         removed: volume.is_removed(&own),
         said_removed_by: None,
+        alerts: volume.alerts().map_or(0, |alerts| alerts.iter().filter(|alert| !alert.acknowledged).count() as u64),
         kept_aside: volume.quarantine().map_or(0, |kept| kept.len() as u64),
         unpublished: volume
             .unpublished()

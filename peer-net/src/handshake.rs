@@ -139,6 +139,12 @@ pub(crate) enum HandshakeError {
 }
 
 impl HandshakeError {
+    /// Whether the other end only had no more use for the connection.
+    pub(crate) fn is_innocent(&self) -> bool {
+        let Self::Connection(quinn::ConnectionError::ApplicationClosed(closed)) = self else { return false };
+        [close::DUPLICATE, close::GOODBYE].contains(&closed.error_code)
+    }
+
     /// Closes `connection` with the code that fits.
     pub(crate) fn close(&self, connection: &Connection) {
         let code = match self {

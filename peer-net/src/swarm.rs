@@ -526,6 +526,7 @@ async fn receive(shared: &Arc<Shared>, caller: Caller) -> Option<(Connection, De
     };
     if shared.table.lock().is_barred(&device, Instant::now()) {
         connection.close(close::MISBEHAVED, b"misbehaved lately");
+        failed(Some(device), "it misbehaved lately, and is shut out for a while".to_owned());
         return None;
     }
     let ids = (shared.endpoint.device(), device);
@@ -542,6 +543,8 @@ async fn receive(shared: &Arc<Shared>, caller: Caller) -> Option<(Connection, De
                     log::log!(level, "device {}: not let in: {reason}", device.short());
                     shared.event(Event::JoinRefused { device, address, reason });
                 }
+                // The caller has a better connection, or ends.
+                error if error.is_innocent() => log::debug!("{address}: {error}"),
                 error => failed(Some(device), error.to_string()),
             }
             None

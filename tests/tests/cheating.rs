@@ -65,6 +65,28 @@ impl Scene {
     }
 }
 
+impl Scene {
+    /// Both have an alert of this kind that names her device and says what to do; the log tells the same.
+    fn is_alerted(&self, kind: &str) {
+        let her = self.mallory.short();
+        for peer in &self.group.peers {
+            eventually(&format!("{} raises an alert", peer.name()), || {
+                let alerts = peer.listing("alerts");
+                let mine = alerts
+                    .as_array()
+                    .unwrap()
+                    .iter()
+                    .find(|alert| alert["kind"] == kind && alert["who"].as_str().unwrap().starts_with(&her));
+                if mine.is_some() { Ok(()) } else { Err(alerts.to_string()) }
+            });
+            assert!(peer.run(["alerts"]).contains(&her));
+            assert!(peer.run(["status"]).contains("`p2pfs alerts` tells of them"));
+            let denied = peer.run(["log", "--denied", "--device", &her]);
+            assert!(denied.contains("DENIED"), "{denied}");
+        }
+    }
+}
+
 /// Changes of this kind that were made by anybody, each as the only one of a commit.
 fn changes(commits: &[ClaimedCommit], is: impl Fn(&ChangeKind) -> bool) -> Vec<RawChange> {
     let all = commits.iter().flat_map(|commit| commit.changes.clone());
@@ -104,6 +126,7 @@ fn a_member_with_a_program_of_her_own_changes_nothing_that_she_may_not() {
     scene.tell_all(&as_hers(&scene.mallory, &all, 1000, &accesses));
     assert_eq!(scene.shown(), before, "another's rights");
     scene.is_told("void");
+    scene.is_alerted("beyond_rights");
 
     // From now on she may read, and she knows it.
     scene.group.alice().run(["grant", "mallory", "reader"]);
@@ -132,6 +155,8 @@ fn a_member_with_a_program_of_her_own_changes_nothing_that_she_may_not() {
     for peer in &scene.group.peers {
         assert!(scene.runtime.block_on(scene.mallory.try_connect(address(peer))).is_none(), "{}", peer.name());
     }
+    let tried = scene.group.alice().run(["log", "--op", "handshake", "--device", &scene.mallory.short()]);
+    assert!(tried.contains("DENIED") && tried.contains("shut out for a while"), "{tried}");
     scene.tell_all(&as_hers(&scene.mallory, &early, 5000, &written));
     assert_eq!(scene.shown(), before, "removed");
 }
@@ -154,5 +179,12 @@ fn forged_commits_shut_out_who_sends_them() {
         scene.tell_all(&[forged]);
         assert_eq!(scene.shown(), before);
         scene.is_told("misbehaved");
+        scene.is_alerted("malformed");
+        let alice = scene.group.alice();
+        assert!(alice.run(["alerts"]).contains(&format!("`p2pfs revoke {}`", scene.mallory.short())));
+        assert_eq!(alice.run(["alerts", "acknowledge", "1"]), "1 alert acknowledged");
+        assert_eq!(alice.run(["alerts"]), "no alerts");
+        assert!(alice.refused(["alerts", "acknowledge", "1"]).contains("there is no open alert 1"));
+        assert!(alice.run(["alerts", "--all"]).contains("acknowledged"));
     }
 }

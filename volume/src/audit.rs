@@ -7,6 +7,7 @@
 //! cut off, left out or rewritten doesn't lead to the hash that a later entry was written under. That hash gets into the
 //! device's signed commits ([`Head`]), only ever of entries that are on the disk.
 
+mod detect;
 mod entry;
 pub(crate) mod file;
 
@@ -16,7 +17,7 @@ use std::{
     path::Path,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
         mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
     },
     thread,
@@ -27,6 +28,7 @@ use crypto::{Entropy, Hash, SymmetricKey};
 use lru::LruCache;
 use parking_lot::Mutex;
 
+pub use detect::{Detectors, Finding, Kind, Sure};
 pub use entry::{Act, Entry, Op, Outcome, Process};
 pub use file::{Found, Limits};
 
@@ -76,6 +78,8 @@ pub type Watcher = Box<dyn Fn(&Entry) + Send + Sync>;
 struct Shared {
     log: Mutex<Log>,
     dropped: AtomicU64,
+    /// The last append failed, and that was told.
+    failing: AtomicBool,
     synced: Mutex<Head>,
     watcher: Mutex<Option<Watcher>>,
 }
@@ -93,8 +97,13 @@ impl Audit {
     ) -> io::Result<Arc<Self>> {
         let log = Log::open(directory, secret, entropy, limits)?;
         let synced = Mutex::new(log.head());
-        let shared =
-            Arc::new(Shared { log: Mutex::new(log), dropped: AtomicU64::new(0), synced, watcher: Mutex::new(None) });
+        let shared = Arc::new(Shared {
+            log: Mutex::new(log),
+            dropped: AtomicU64::new(0),
+            failing: AtomicBool::new(false),
+            synced,
+            watcher: Mutex::new(None),
+        });
         let (to_thread, events) = sync_channel(WAITING_MAX);
         let task = shared.clone();
         let thread = thread::Builder::new().name("p2pfs-audit".to_owned()).spawn(move || task.write_all(&events))?;
@@ -145,6 +154,9 @@ impl Audit {
     /// Writes out what is left and records nothing more.
     pub fn close(&self) {
         drop(self.to_thread.lock().take());
+        // (It may hold what holds this.)
+        let watcher = self.shared.watcher.lock().take();
+        drop(watcher);
         if let Some(thread) = self.thread.lock().take() {
             // A panic of it was logged as it happened.
             let _ = thread.join();
@@ -246,13 +258,16 @@ impl Shared {
         let appended = self.log.lock().append(acts);
         match appended {
             Ok(entries) => {
+                self.failing.store(false, Ordering::Relaxed);
                 if let Some(watcher) = &*self.watcher.lock() {
                     entries.iter().for_each(watcher);
                 }
             }
             Err(e) => {
-                // As soon as there is room it is told.
-                log::error!("the audit log can't be written: {e}");
+                // As soon as there is room it is told how many.
+                if !self.failing.swap(true, Ordering::Relaxed) {
+                    log::error!("the audit log can't be written: {e}: entries are counted until it can be");
+                }
                 self.dropped.fetch_add(acts.len() as u64, Ordering::Relaxed);
             }
         }
@@ -264,5 +279,57 @@ impl Shared {
             Ok(head) => *self.synced.lock() = head,
             Err(e) => log::error!("the audit log can't be synced: {e}"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crypto::OsEntropy;
+
+    use super::*;
+    use crate::time::Timestamp;
+
+    fn open(directory: &Path) -> Arc<Audit> {
+        let secret = SymmetricKey::from_bytes([7; 32]);
+        Audit::open(directory, &secret, Arc::new(OsEntropy), Limits::default()).unwrap()
+    }
+
+    fn act(nth: u64) -> Act {
+        Act { path: Some(nth.to_string().into_bytes()), ..Act::new(Timestamp { secs: 1, nanos: 0 }, Op::Read) }
+    }
+
+    #[test]
+    fn what_is_too_much_is_counted_and_nobody_waits() {
+        const ACTS: u64 = 200_000;
+        let directory = tempfile::tempdir().unwrap();
+        let audit = open(directory.path());
+        (0..ACTS).for_each(|nth| audit.record(act(nth)));
+        audit.flush();
+        // What was left out before is told with the next entry.
+        audit.record(act(ACTS));
+        audit.flush();
+        let entries = audit.read(1, usize::MAX).unwrap().entries;
+        let kept = entries.iter().filter(|entry| entry.op == Op::Read).count() as u64;
+        let notes = entries.iter().filter(|entry| entry.op == Op::Dropped).filter_map(|entry| entry.note.as_ref());
+        let dropped: u64 = notes.map(|note| note.split(' ').next().unwrap().parse::<u64>().unwrap()).sum();
+        assert_eq!(kept + dropped, ACTS + 1);
+        assert!(dropped > 0, "more than anybody writes at once");
+        assert_eq!(audit.verify(&[audit.synced()]).unwrap(), Vec::<String>::new());
+    }
+
+    #[test]
+    fn what_was_flushed_is_on_the_disk_and_watched() {
+        let directory = tempfile::tempdir().unwrap();
+        let audit = open(directory.path());
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let watcher = seen.clone();
+        audit.watch(Box::new(move |entry| watcher.lock().push(entry.n)));
+        (0..5).for_each(|nth| audit.record(act(nth)));
+        audit.flush();
+        assert_eq!(audit.synced().count, 5);
+        assert_eq!(*seen.lock(), [1, 2, 3, 4, 5]);
+        audit.close();
+        audit.record(act(9));
+        assert_eq!(open(directory.path()).read(1, 9).unwrap().entries.len(), 5);
     }
 }

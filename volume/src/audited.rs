@@ -184,8 +184,10 @@ impl Core {
             log::warn!("device {}: its audit log is not what it had said before: cut or rewritten", device.short());
             self.store.put(&mut self.overlay.batch, Space::Meta, [CONTRADICTED, device.as_bytes()].concat(), &row);
             if let Some(audit) = self.audit.get() {
-                let outcome =
-                    Outcome::Denied("its audit log was cut or rewritten: it had said otherwise before".to_owned());
+                let outcome = Outcome::Denied(
+                    "its audit log was cut or rewritten, or put back from a copy: it had said otherwise before"
+                        .to_owned(),
+                );
                 let (user, id) = (Some(self.user_named(&device)), Some(device.to_string()));
                 audit.record(Act { outcome, user, device: id, ..Act::new(self.now(), Op::Refused) });
             }

@@ -22,6 +22,7 @@ mod rekey;
 mod standing;
 
 // Where it is kept.
+mod alerts;
 mod anchor;
 pub mod archive;
 pub mod audit;
@@ -92,6 +93,7 @@ pub mod fuzzing;
 mod vectors;
 
 pub use access::{AccessReport, UserAccess};
+pub use alerts::Alert;
 pub use audited::Deed;
 pub use conflicts::{Conflict, ConflictVersion, Conflicts, Keep};
 pub use content::{BlockHash, BlockStore};

@@ -24,6 +24,35 @@ pub(crate) struct Log {
     pub(crate) json: bool,
 }
 
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub(crate) struct Alerts {
+    #[command(subcommand)]
+    pub(crate) deed: Option<AlertsDeed>,
+    /// Also those that somebody has looked at
+    #[arg(long)]
+    pub(crate) all: bool,
+    #[command(flatten)]
+    pub(crate) which: Which,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum AlertsDeed {
+    /// Note that you have looked
+    Acknowledge(Acknowledge),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Acknowledge {
+    /// Its number; all of them without one
+    pub(crate) number: Option<u64>,
+    #[command(flatten)]
+    pub(crate) which: Which,
+}
+
 /// Which entries are meant.
 #[derive(Debug, Default, Clone, Args)]
 pub(crate) struct Filter {

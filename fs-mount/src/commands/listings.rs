@@ -67,6 +67,9 @@ fn screen(status: &Status) -> Vec<String> {
     if status.conflicts > 0 {
         lines.push(format!("conflicts   {}: `p2pfs conflicts` tells of them", count(status.conflicts, "name")));
     }
+    if status.alerts > 0 {
+        lines.push(format!("alerts      {}: `p2pfs alerts` tells of them", status.alerts));
+    }
     if status.removed {
         lines.push(
             "removed     this device belongs to the volume no more: what is here can be read, nothing goes to others"

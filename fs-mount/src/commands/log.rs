@@ -294,7 +294,7 @@ mod tests {
     fn an_entry_is_a_line() {
         assert_eq!(line(&entry()), "2026-11-26T09:15:00Z  DENIED  write       bob (cat)  a=b/c  (its permissions)");
         let of_peer = Entry { program: None, uid: None, allowed: true, why: None, bytes: Some(12), ..entry() };
-        assert_eq!(line(&of_peer), "2026-11-26T09:15:00Z  allowed write       bob @4f2a91c0  a=b/c  12 bytes");
+        assert_eq!(line(&of_peer), "2026-11-26T09:15:00Z  allowed write       bob @4f2a91c0  a=b/c  12 B");
     }
 
     #[test]

@@ -96,6 +96,10 @@ pub(crate) fn deed(request: &Request) -> Option<Deed> {
             let whose = what.device.as_ref().or(what.user.as_ref()).map_or("everybody's", String::as_str);
             (Op::Undo, what.path.as_ref().map(|path| joined(path)), format!("took back {whose}"))
         }
+        Request::Acknowledge { number } => {
+            let which = number.map_or_else(|| "all".to_owned(), |number| number.to_string());
+            (Op::Alert, None, format!("acknowledged {which}"))
+        }
         Request::Verify { repair: true } => (Op::Verify, None, "repaired".to_owned()),
         _ => return None,
     };

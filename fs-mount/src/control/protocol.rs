@@ -1,7 +1,7 @@
 //! What is said over the control socket.
 
 use serde::{Deserialize, Serialize};
-use volume::Resealed;
+use volume::{Alert, Resealed};
 
 pub(crate) use super::request::Request;
 use super::{
@@ -75,6 +75,8 @@ pub(crate) enum Reply {
     Access(Told),
     Log(Page),
     LogChecked(Checked),
+    Alerts(Vec<Alert>),
+    Acknowledged(u64),
     Members(Members),
     AsOf(AsOf),
     Restored(Box<Restored>),

@@ -124,6 +124,11 @@ pub(crate) enum Request {
     Log {
         from: u64,
     },
+    Alerts,
+    /// Somebody has looked at an alert, or at all.
+    Acknowledge {
+        number: Option<u64>,
+    },
     /// Whether the audit log is as it was written.
     VerifyLog,
     /// Answered when what is no longer kept is gone.

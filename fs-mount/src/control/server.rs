@@ -232,6 +232,10 @@ async fn answer(shared: &Arc<Shared>, request: Request, writer: &mut OwnedWriteH
             answered.map(Reply::Members)
         }
         Request::Log { from } => blocking(move || audit_log::page(&with_volume.volume, from).map(Reply::Log)).await,
+        Request::Alerts => blocking(move || Ok(Reply::Alerts(with_volume.volume.alerts()?))).await,
+        Request::Acknowledge { number } => {
+            blocking(move || Ok(Reply::Acknowledged(with_volume.volume.acknowledge_alerts(number)?))).await
+        }
         Request::VerifyLog => blocking(move || audit_log::verify(&with_volume.volume).map(Reply::LogChecked)).await,
         Request::Verify { repair } => verify(shared, repair, writer).await,
         Request::Reseal => reseal(shared, writer).await,

@@ -1,10 +1,11 @@
 //! What of the network gets into the audit log.
 
+use parking_lot::Mutex;
 use peer_net::swarm::{Event, OnEvent};
 use tokio::runtime::Handle;
 use volume::{
     Volume,
-    audit::{Act, Op, Outcome},
+    audit::{Act, Detectors, Op, Outcome},
 };
 
 /// Records what happens on the network. Called within the runtime.
@@ -16,6 +17,22 @@ pub(crate) fn recorder(volume: &Volume) -> OnEvent {
         // Whose device it is takes the volume's lock.
         runtime.spawn_blocking(move || record(&volume, event));
     })
+}
+
+/// Has looked at what is recorded from now on, and alerts raised of what looks like an attack.
+pub(crate) fn watch(volume: &Volume) {
+    let Some(audit) = volume.audit() else { return };
+    let (volume, detectors) = (volume.clone(), Mutex::new(Detectors::default()));
+    audit.watch(Box::new(move |entry| {
+        let Some(found) = detectors.lock().see(entry) else { return };
+        let kind = found.kind;
+        match volume.raise(found) {
+            // The process's log has no names.
+            Ok(true) => log::warn!("alert ({kind:?}, entry {} of the audit log): `p2pfs alerts` tells more", entry.n),
+            Ok(false) => {}
+            Err(e) => log::error!("an alert ({kind:?}) could not be kept: {e}"),
+        }
+    }));
 }
 
 fn record(volume: &Volume, event: Event) {

@@ -1,0 +1,126 @@
+//! Alerts: what the log gave away, until somebody has looked.
+//!
+//! Rows of the store, so that a restart loses none. What one party does over and over is one alert that counts.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    Volume,
+    audit::{Act, Finding, Kind, Op, Sure},
+    commit::encode,
+    core::decode_row,
+    error::Result,
+    store::{Batch, Space, prefix_end},
+    time::Timestamp,
+};
+
+/// Of alerts, by number.
+const ALERTS: &[u8] = b"alert/";
+/// As many are kept; the oldest go.
+const KEPT: usize = 1000;
+
+/// An alert.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Alert {
+    /// Its number.
+    pub n: u64,
+    /// What was noticed.
+    pub kind: Kind,
+    /// How sure it is.
+    pub sure: Sure,
+    /// Whose doing: a device in hexadecimal, an address or a program.
+    pub who: String,
+    /// The user, if it is one.
+    pub user: Option<String>,
+    /// What happened, in words; the last time.
+    pub text: String,
+    /// The command that answers it.
+    pub answer: String,
+    /// When first.
+    pub first: Timestamp,
+    /// When last.
+    pub last: Timestamp,
+    /// How often.
+    pub count: u64,
+    /// Somebody has looked.
+    pub acknowledged: bool,
+}
+
+impl Volume {
+    /// Alerts, the oldest first.
+    ///
+    /// # Errors
+    /// The disk failed.
+    pub fn alerts(&self) -> Result<Vec<Alert>> {
+        let rows = self.inner.store.scan(Space::Meta, ALERTS, &prefix_end(ALERTS), usize::MAX)?;
+        rows.iter().map(|(_, row)| decode_row("an alert", row)).collect()
+    }
+
+    /// Raises an alert, or counts one more of it. Tells whether it is new.
+    ///
+    /// # Errors
+    /// The disk failed.
+    pub fn raise(&self, found: Finding) -> Result<bool> {
+        // One at a time: the lock is the core's, as for all rows.
+        let core = self.inner.core.lock();
+        let (all, now) = (self.alerts()?, core.now());
+        let mut batch = Batch::new();
+        let known = all
+            .iter()
+            .rfind(|alert| !alert.acknowledged && (alert.kind, alert.who.as_str()) == (found.kind, found.who.as_str()));
+        let is_new = known.is_none();
+        let alert = match known {
+            Some(known) => Alert { text: found.text, last: now, count: known.count + 1, ..known.clone() },
+            None => Alert {
+                n: all.last().map_or(1, |last| last.n + 1),
+                kind: found.kind,
+                sure: found.sure,
+                who: found.who,
+                user: found.user,
+                text: found.text,
+                answer: found.answer,
+                first: now,
+                last: now,
+                count: 1,
+                acknowledged: false,
+            },
+        };
+        self.put_alert(&mut batch, &alert);
+        for old in all.iter().take((all.len() + usize::from(is_new)).saturating_sub(KEPT)) {
+            batch.remove(Space::Meta, key(old.n));
+        }
+        self.inner.store.apply(batch)?;
+        drop(core);
+        if is_new && let Some(audit) = self.audit() {
+            audit.record(Act { note: Some(alert.text), ..self.own_act(Op::Alert) });
+        }
+        Ok(is_new)
+    }
+
+    /// Notes that somebody has looked at an alert, or at all. Tells how many that are.
+    ///
+    /// # Errors
+    /// The disk failed.
+    pub fn acknowledge_alerts(&self, which: Option<u64>) -> Result<u64> {
+        let core = self.inner.core.lock();
+        let mut batch = Batch::new();
+        let mut done = 0;
+        for alert in self.alerts()? {
+            if !alert.acknowledged && which.is_none_or(|n| n == alert.n) {
+                self.put_alert(&mut batch, &Alert { acknowledged: true, ..alert });
+                done += 1;
+            }
+        }
+        self.inner.store.apply(batch)?;
+        drop(core);
+        Ok(done)
+    }
+
+    fn put_alert(&self, batch: &mut Batch, alert: &Alert) {
+        self.inner.store.put(batch, Space::Meta, key(alert.n), &encode(alert));
+    }
+}
+
+fn key(n: u64) -> Vec<u8> {
+    [ALERTS, &n.to_be_bytes()].concat()
+}

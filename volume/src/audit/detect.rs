@@ -1,0 +1,245 @@
+//! What in the log looks like an attack: a state machine over its entries, without any clock but theirs.
+//!
+//! Each detector says how sure it is and what answers it. What innocent people do all the time must not set one off.
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+
+use serde::{Deserialize, Serialize};
+
+use super::{Entry, Op};
+
+/// For how long things are counted together, in seconds.
+const WINDOW: i64 = 600;
+/// Handshakes of strangers within that time from one address: a misconfigured peer tries a few times a minute.
+const STRANGERS: usize = 30;
+/// Refused tickets within that time from one address.
+const TICKETS: usize = 5;
+/// Different paths at which one program is refused within that time.
+const REFUSALS: usize = 100;
+/// What is counted at once, at most; the oldest goes.
+const COUNTED: usize = 4096;
+
+/// What was noticed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// A member's device sent what no honest program makes.
+    Malformed,
+    /// A member's device signed what its user knew they may not do.
+    BeyondRights,
+    /// A device's audit log is not what it had signed.
+    LogCut,
+    /// A device that was removed goes on trying.
+    Removed,
+    /// Somebody tries handshakes who is no member.
+    Strangers,
+    /// Somebody guesses tickets.
+    Tickets,
+    /// A program on this machine tries what it may not, at one path after the other.
+    Enumeration,
+}
+
+/// How sure it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Sure {
+    /// There may be an innocent reason.
+    Possible,
+    /// Hardly anything else.
+    Likely,
+    /// Proven.
+    Certain,
+}
+
+/// Something that was noticed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// What.
+    pub kind: Kind,
+    /// How sure it is.
+    pub sure: Sure,
+    /// Whose doing: a device in hexadecimal, an address or a program.
+    pub who: String,
+    /// The user, if it is one.
+    pub user: Option<String>,
+    /// What happened, in words.
+    pub text: String,
+    /// The command that answers it.
+    pub answer: String,
+}
+
+/// Things that one party did within the window: when, and with what.
+#[derive(Default)]
+struct Recent(VecDeque<(i64, String)>);
+
+impl Recent {
+    /// Adds one. Returns with how many different things there are within the window.
+    fn add(&mut self, time: i64, what: String) -> usize {
+        self.0.push_back((time, what));
+        while self.0.len() > COUNTED || self.0.front().is_some_and(|(at, _)| time - at > WINDOW) {
+            self.0.pop_front();
+        }
+        self.0.iter().map(|(_, what)| what).collect::<BTreeSet<_>>().len()
+    }
+}
+
+/// Looks at every entry once, in order.
+#[derive(Default)]
+pub struct Detectors {
+    recent: HashMap<(Kind, String), Recent>,
+}
+
+impl Detectors {
+    /// What an entry gives away, with those before it.
+    pub fn see(&mut self, entry: &Entry) -> Option<Finding> {
+        if entry.allowed {
+            return None;
+        }
+        let time = entry.time.parse::<jiff::Timestamp>().map_or(0, |time| time.as_second());
+        let (why, note) = (entry.why.as_deref().unwrap_or_default(), entry.note.as_deref().unwrap_or_default());
+        let device = || entry.device.clone().unwrap_or_default();
+        let short = || entry.device.as_deref().and_then(|id| id.get(..8)).unwrap_or("?").to_owned();
+        let whose = || entry.user.as_ref().map_or_else(|| "nobody known".to_owned(), |user| format!("{user}'s"));
+        let found = |kind, sure, who: String, text: String, answer: String| {
+            Some(Finding { kind, sure, who, user: entry.user.clone(), text, answer })
+        };
+        let revoke = || format!("p2pfs revoke {}", short());
+        match entry.op {
+            Op::Refused if why.contains("audit log was cut") => {
+                let text = format!("{} device {}: {why}", whose(), short());
+                found(Kind::LogCut, Sure::Likely, device(), text, format!("p2pfs log --device {}", short()))
+            }
+            Op::Refused => {
+                let text = format!("{} device {} sent what no honest program makes: {why}", whose(), short());
+                found(Kind::Malformed, Sure::Certain, device(), text, revoke())
+            }
+            _ if entry.pid.is_none() && why.starts_with("beyond their rights") => {
+                let text = format!("{} device {} signed what its user may not do, and knew it", whose(), short());
+                found(Kind::BeyondRights, Sure::Certain, device(), text, revoke())
+            }
+            Op::Handshake if why.contains("removed from the volume") => {
+                let text = format!("device {}, which was removed, tries to connect {note}", short());
+                found(Kind::Removed, Sure::Certain, device(), text, "p2pfs log --op handshake".to_owned())
+            }
+            Op::Handshake | Op::Invitation if entry.pid.is_none() => {
+                let address = note.rsplit_once("from ").map_or("?", |(_, address)| address);
+                let host = address.rsplit_once(':').map_or(address, |(host, _)| host).to_owned();
+                let (kind, most) = match entry.op {
+                    Op::Invitation => (Kind::Tickets, TICKETS),
+                    _ => (Kind::Strangers, STRANGERS),
+                };
+                let count = self.count(kind, &host, time, entry.n.to_string());
+                if count < most {
+                    return None;
+                }
+                let (text, answer) = match kind {
+                    Kind::Tickets => (format!("{count} tickets were refused to {host}"), "p2pfs invitations list"),
+                    _ => {
+                        (format!("{count} handshakes failed of {host}, which is no member"), "p2pfs log --op handshake")
+                    }
+                };
+                found(kind, Sure::Likely, host, text, answer.to_owned())
+            }
+            Op::Read | Op::Write | Op::List | Op::Stat if entry.pid.is_some() => {
+                let program = entry.program.as_deref().unwrap_or("a program").to_owned();
+                let path = entry.path.clone().unwrap_or_default();
+                let count = self.count(Kind::Enumeration, &program, time, path);
+                if count < REFUSALS {
+                    return None;
+                }
+                let text = format!("{program} was refused at {count} different paths on this machine");
+                found(Kind::Enumeration, Sure::Possible, program, text, "p2pfs log --denied --since 1h-ago".to_owned())
+            }
+            _ => None,
+        }
+    }
+
+    fn count(&mut self, kind: Kind, who: &str, time: i64, what: String) -> usize {
+        // Whoever invents names for themselves doesn't get more room with each.
+        if self.recent.len() > COUNTED {
+            self.recent.clear();
+        }
+        self.recent.entry((kind, who.to_owned())).or_default().add(time, what)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::{
+        super::entry::{Act, Outcome, Process},
+        *,
+    };
+    use crate::time::Timestamp;
+
+    const DEVICE: &str = "4f2a91c04f2a91c0";
+
+    fn entry(n: u64, op: Op, change: impl FnOnce(&mut Act)) -> Entry {
+        let time = Timestamp { secs: 1_795_338_900 + n as i64, nanos: 0 };
+        let mut act = Act::new(time, op);
+        (act.device, act.user) = (Some(DEVICE.to_owned()), Some("bob".to_owned()));
+        change(&mut act);
+        Entry::of(&act, n, "00".to_owned())
+    }
+
+    fn denied(why: &str) -> Outcome {
+        Outcome::Denied(why.to_owned())
+    }
+
+    fn process(act: &mut Act, program: &str) {
+        act.process = Some(Process { uid: 1000, pid: 7, program: Some(Arc::from(program)) });
+    }
+
+    #[test]
+    fn what_is_proven_is_found_at_once() {
+        let mut detectors = Detectors::default();
+        let mut kind = |op, why| detectors.see(&entry(1, op, |act| act.outcome = denied(why))).map(|found| found.kind);
+        assert_eq!(kind(Op::Refused, "a bad signature"), Some(Kind::Malformed));
+        assert_eq!(kind(Op::Refused, "its audit log was cut or rewritten"), Some(Kind::LogCut));
+        assert_eq!(kind(Op::Create, "beyond their rights, which they knew"), Some(Kind::BeyondRights));
+        assert_eq!(kind(Op::Handshake, "that device was removed from the volume"), Some(Kind::Removed));
+        assert_eq!(kind(Op::Create, "made apart from their removal"), None, "nobody's fault");
+        let found = detectors.see(&entry(1, Op::Refused, |act| act.outcome = denied("x"))).unwrap();
+        assert_eq!((found.answer.as_str(), found.sure), ("p2pfs revoke 4f2a91c0", Sure::Certain));
+        assert!(detectors.see(&entry(1, Op::Refused, |_| ())).is_none(), "it was allowed");
+    }
+
+    #[test]
+    fn strangers_are_told_of_when_they_are_many() {
+        let from = |n, op, address: &str| {
+            entry(n, op, |act| {
+                (act.device, act.user, act.outcome) = (None, None, denied("no answer in time"));
+                act.note = Some(format!("from {address}:{}", 1000 + n));
+            })
+        };
+        let mut detectors = Detectors::default();
+        assert!((1..STRANGERS as u64).all(|n| detectors.see(&from(n, Op::Handshake, "10.0.0.1")).is_none()));
+        assert!(detectors.see(&from(500, Op::Handshake, "10.0.0.2")).is_none(), "another");
+        let found = detectors.see(&from(501, Op::Handshake, "10.0.0.1")).unwrap();
+        assert_eq!((found.kind, found.who.as_str()), (Kind::Strangers, "10.0.0.1"));
+        // One a minute is nobody's attack.
+        let mut detectors = Detectors::default();
+        assert!((1..500).all(|n| detectors.see(&from(n * 60, Op::Handshake, "10.0.0.1")).is_none()));
+        let mut detectors = Detectors::default();
+        let mut tickets = (1..=TICKETS as u64).map(|n| detectors.see(&from(n, Op::Invitation, "10.0.0.1")));
+        assert_eq!(tickets.next_back().flatten().map(|found| found.kind), Some(Kind::Tickets));
+    }
+
+    #[test]
+    fn a_program_that_tries_everything_is_told_of_and_one_that_tries_one_thing_often_is_not() {
+        let refused = |n: u64, path: u64| {
+            entry(n, Op::Read, |act| {
+                act.outcome = denied("its permissions");
+                act.path = Some(format!("secret/{path}").into_bytes());
+                process(act, "find");
+            })
+        };
+        let mut detectors = Detectors::default();
+        assert!((0..1000).all(|n| detectors.see(&refused(n / 10, n % 50)).is_none()));
+        let mut detectors = Detectors::default();
+        let found = (0..REFUSALS as u64).filter_map(|n| detectors.see(&refused(n, n))).next_back().unwrap();
+        assert_eq!((found.kind, found.sure, found.who.as_str()), (Kind::Enumeration, Sure::Possible, "find"));
+        assert!(found.text.contains("100 different paths"), "{}", found.text);
+    }
+}
