@@ -2,7 +2,12 @@
 
 #![allow(clippy::unwrap_used, reason = "whatever fails here fails the test")]
 
-use std::{fs, os::unix::fs::MetadataExt, path::Path};
+use std::{
+    fs,
+    os::unix::fs::MetadataExt,
+    path::Path,
+    time::{SystemTime, UNIX_EPOCH},
+};
 
 use p2pfs_tests::{
     patience::{eventually, holds},
@@ -40,11 +45,14 @@ fn old_versions_go_and_kept_ones_stay() {
     peer.clock().set(-200 * DAY);
     peer.mount();
     let mut random = Random::new(5);
+    // At nine in the morning, whatever time it is: the last of each day is kept, and hours later it would be another day.
+    let now = i64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()).unwrap();
+    let nine = 9 * 3600 - now % DAY;
     // A file of 8 MiB, written anew three times an hour apart on each of two days; then removed, but for a small one.
     let mut made = Vec::new();
     for day in [200, 199] {
         for hour in 0..3 {
-            peer.clock().set(-day * DAY + hour * 3600);
+            peer.clock().set(-day * DAY + nine + hour * 3600);
             let content = random.bytes(8 * MIB as usize);
             fs::write(peer.at("large"), &content).unwrap();
             fs::write(peer.at("small"), format!("{day} {hour}")).unwrap();
