@@ -231,6 +231,10 @@ impl OpenVolume {
             state.registries = Some(registries.iter().map(ToString::to_string).collect());
         }
         audit::watch(&volume);
+        if volume.is_audit_cut().unwrap_or(false) {
+            log::error!("the audit log goes less far than this device had signed: `p2pfs log verify` tells more");
+            sign_audit_head(&volume);
+        }
         let network = the_runtime()?.block_on(async { Network::start(&volume, &profile, &state, listen) })?;
         state.mountpoint = mountpoint.as_ref().map(|path| path.as_os_str().as_bytes().to_vec());
         state.port = network.port();

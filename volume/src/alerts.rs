@@ -86,7 +86,10 @@ impl Volume {
             },
         };
         self.put_alert(&mut batch, &alert);
-        for old in all.iter().take((all.len() + usize::from(is_new)).saturating_sub(KEPT)) {
+        // Those that somebody has looked at go first, then the least sure: nobody pushes out what is proven with more of theirs.
+        let mut worth: Vec<&Alert> = all.iter().filter(|old| old.n != alert.n).collect();
+        worth.sort_by_key(|old| (!old.acknowledged, old.sure, old.n));
+        for old in worth.into_iter().take((all.len() + usize::from(is_new)).saturating_sub(KEPT)) {
             batch.remove(Space::Meta, key(old.n));
         }
         self.inner.store.apply(batch)?;

@@ -14,6 +14,7 @@ pub(crate) mod file;
 use std::{
     fs, io,
     num::NonZeroUsize,
+    panic::{AssertUnwindSafe, catch_unwind},
     path::Path,
     sync::{
         Arc,
@@ -44,7 +45,7 @@ const SYNCS_AFTER: Duration = Duration::from_secs(2);
 const PROGRAMS: NonZeroUsize = NonZeroUsize::new(256).unwrap();
 const PROGRAM_FOR: Duration = Duration::from_millis(200);
 /// Entries sealed as one record.
-const TOGETHER: usize = 256;
+const TOGETHER: usize = 128;
 
 /// How far the log of a device goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -186,8 +187,9 @@ impl Audit {
     /// # Errors
     /// The disk failed.
     pub fn verify(&self, heads: &[Head]) -> io::Result<Vec<String>> {
-        let reader = self.shared.log.lock().reader();
-        reader.verify(heads)
+        // Nothing is appended meanwhile: half a record would look like a torn one.
+        let log = self.shared.log.lock();
+        log.reader().verify(heads)
     }
 }
 
@@ -215,7 +217,7 @@ impl Shared {
             };
             let flushed = self.take_in(first, events);
             unsynced = unsynced.or(Some(Instant::now()));
-            if !flushed.is_empty() {
+            if !flushed.is_empty() || unsynced.is_some_and(|since| since.elapsed() >= SYNCS_AFTER) {
                 unsynced = None;
                 self.sync();
                 for done in flushed {
@@ -260,7 +262,10 @@ impl Shared {
             Ok(entries) => {
                 self.failing.store(false, Ordering::Relaxed);
                 if let Some(watcher) = &*self.watcher.lock() {
-                    entries.iter().for_each(watcher);
+                    let watched = catch_unwind(AssertUnwindSafe(|| entries.iter().for_each(watcher)));
+                    if watched.is_err() {
+                        log::error!("what watches the audit log broke down: it goes on with the next entries");
+                    }
                 }
             }
             Err(e) => {

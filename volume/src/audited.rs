@@ -39,6 +39,11 @@ pub struct Deed<'a> {
     pub to: Option<(Ino, &'a [u8])>,
 }
 
+/// A device as entries name it.
+fn told(device: &DeviceId) -> Arc<str> {
+    device.to_string().into()
+}
+
 /// Whether an error says that somebody may not, and not that something can't be.
 fn outcome(error: Option<&Error>) -> (Outcome, Option<String>) {
     match error {
@@ -74,13 +79,14 @@ impl Core {
             Outcome::Allowed
         };
         let mut acts: Vec<Act> = Vec::new();
-        let mut last: Option<(u32, u8)> = None;
+        let mut last: Option<(u32, u8, Option<Ino>)> = None;
         for (at, raw) in self.changes_in(dot)? {
             let head: Head = decode(&raw.head)?;
             let Some((op, weight, ino)) = self.deed_of(&head.kind, at)? else { continue };
             // Of the changes of one call, the one that says the most stands for all.
-            let same = last.is_some_and(|(call, _)| call == head.call);
-            if same && last.is_some_and(|(_, before)| before >= weight) {
+            // (Of one thing: an author may say that everything was one call.)
+            let same = last.is_some_and(|(call, _, with)| call == head.call && with == ino);
+            if same && last.is_some_and(|(_, before, _)| before >= weight) {
                 continue;
             }
             let path = match ino {
@@ -102,7 +108,7 @@ impl Core {
                 outcome,
                 path,
                 user: Some(user.clone()),
-                device: Some(device.to_string()),
+                device: Some(told(&device)),
                 bytes,
                 ..Act::new(self.now(), op)
             };
@@ -110,7 +116,7 @@ impl Core {
                 acts.pop();
             }
             acts.push(act);
-            last = Some((head.call, weight));
+            last = Some((head.call, weight, ino));
         }
         Ok(acts)
     }
@@ -139,6 +145,10 @@ impl Core {
             ChangeKind::Meta { node, .. } => (Op::Attributes, 3, Some(*node)),
             ChangeKind::Setting { .. } => (Op::Settings, 2, None),
             ChangeKind::Birth { .. } | ChangeKind::AuditHead { .. } => return Ok(None),
+            ChangeKind::Snapshot { .. } | ChangeKind::Drop {} => (Op::Snapshot, 2, None),
+            ChangeKind::Invite { .. } | ChangeKind::InviteDevice { .. } | ChangeKind::Withdraw { .. } => {
+                (Op::Invitation, 2, None)
+            }
             _ => (Op::Membership, 1, None),
         };
         let ino = match node {
@@ -160,7 +170,7 @@ impl Core {
 
     /// An act of this device's user, now.
     fn own_act(&self, op: Op) -> Act {
-        let (user, device) = (self.members.shown_name(&self.my_id), self.device.id().to_string());
+        let (user, device) = (self.members.shown_name(&self.my_id), self.own_device.clone());
         Act { user: Some(user), device: Some(device), ..Act::new(self.now(), op) }
     }
 
@@ -170,7 +180,7 @@ impl Core {
         let device = self.branch_of(at.dot)?.device;
         let prefix = [HEADS, device.as_bytes()].concat();
         let key = [&prefix[..], &head.count.to_be_bytes()].concat();
-        let later = [&prefix[..], &(head.count + 1).to_be_bytes()].concat();
+        let later = [&key[..], &[0]].concat();
         // What an author's own later commit says is later, whatever came first.
         let mut contradicts =
             self.store.get(Space::Meta, &key)?.is_some_and(|row| row.get(..32) != Some(head.hash.as_bytes()));
@@ -188,7 +198,7 @@ impl Core {
                     "its audit log was cut or rewritten, or put back from a copy: it had said otherwise before"
                         .to_owned(),
                 );
-                let (user, id) = (Some(self.user_named(&device)), Some(device.to_string()));
+                let (user, id) = (Some(self.user_named(&device)), Some(told(&device)));
                 audit.record(Act { outcome, user, device: id, ..Act::new(self.now(), Op::Refused) });
             }
         }
@@ -213,7 +223,7 @@ impl Core {
         if let Some(audit) = self.audit.get() {
             let outcome = if late { Outcome::Denied(why.to_owned()) } else { Outcome::Allowed };
             let note = (!late).then(|| "counts again".to_owned());
-            let (user, device) = (Some(self.user_named(device)), Some(device.to_string()));
+            let (user, device) = (Some(self.user_named(device)), Some(told(device)));
             audit.record(Act { outcome, user, device, note, ..Act::new(self.now(), Op::TakenBack) });
         }
     }
@@ -241,6 +251,16 @@ impl Volume {
         core.audit_heads_of(&core.device.id())
     }
 
+    /// Whether this device had signed that its log goes further than it does.
+    ///
+    /// # Errors
+    /// The disk failed.
+    pub fn is_audit_cut(&self) -> Result<bool> {
+        let Some(audit) = self.inner.audit.get() else { return Ok(false) };
+        let last = self.signed_audit_heads()?.pop();
+        Ok(last.is_some_and(|last| last.count > audit.synced().count))
+    }
+
     /// Signs how far this device's audit log goes, as far as it is on the disk: from then on others know when it is cut or
     /// rewritten. Nothing if that was signed already.
     ///
@@ -249,8 +269,8 @@ impl Volume {
     pub fn sign_audit_head(&self) -> Result<()> {
         let Some(audit) = self.inner.audit.get() else { return Ok(()) };
         let head = audit.synced();
-        let last = self.signed_audit_heads()?.pop();
-        if head.count == 0 || last.is_some_and(|last| last.count >= head.count) || self.is_keeper() {
+        // Also one that goes less far than what was signed: then others learn that it was cut.
+        if head.count == 0 && !self.is_audit_cut()? || self.signed_audit_heads()?.contains(&head) || self.is_keeper() {
             return Ok(());
         }
         self.local(&[], |core| {
@@ -269,7 +289,7 @@ impl Volume {
         let core = self.inner.core.lock();
         let known = device.filter(|device| core.members.devices.contains_key(device));
         let user = known.map(|device| core.user_named(device));
-        Act { user, device: device.map(ToString::to_string), ..Act::new(core.now(), op) }
+        Act { user, device: device.map(told), ..Act::new(core.now(), op) }
     }
 
     /// Records what a process of this machine did, or what kept it from that.

@@ -273,6 +273,8 @@ pub(crate) struct Core {
     pub has_unaligned: bool,
     /// Where it is recorded what peers do.
     pub audit: std::sync::OnceLock<Arc<crate::audit::Audit>>,
+    /// This device, as it is told there.
+    pub own_device: Arc<str>,
     /// What this device sealed anew, as far as others may not have seen it.
     pub renewals: crate::reseal::Renewals,
     pub members: Members,
@@ -420,6 +422,7 @@ impl Core {
             Some(bytes) => decode_row("counters", &bytes)?,
             None => Counters { next_ino: Ino::ROOT.0 + 1, ..Counters::default() },
         };
+        let own_device = parts.device.id().to_string().into();
         let mut core = Core {
             name_key: TagKey::new(&parts.secret.derive(Label::StoreName, b""), Label::StoreName),
             store,
@@ -436,6 +439,7 @@ impl Core {
             admissions: RefCell::default(),
             has_unaligned: false,
             audit: std::sync::OnceLock::new(),
+            own_device,
             renewals: crate::reseal::Renewals::default(),
             user: parts.user,
             members: Members::default(),

@@ -87,6 +87,8 @@ struct Branch {
     rekeyed: u64,
     /// The account and the number of the process that wrote last.
     who: Option<(u32, u32)>,
+    /// It was recorded that it can't be published.
+    told: bool,
 }
 
 /// What a writer starts from: the values it saw, and what they say.
@@ -400,6 +402,7 @@ impl Volume {
                 shared: false,
                 rekeyed: 0,
                 who: None,
+                told: false,
             });
         }
         state.branch.as_mut().ok_or(Error::BadHandle)
@@ -445,7 +448,10 @@ impl Volume {
         self.follow_key(file.ino, branch)?;
         let result = f(&mut branch.draft)?;
         branch.mtime = now;
-        branch.who = Some((who.uid, who.pid));
+        // (The kernel writes mapped pages out for nobody in particular.)
+        if who.pid != 0 {
+            branch.who = Some((who.uid, who.pid));
+        }
         if !branch.dirty {
             branch.dirty = true;
             self.inner.dirty_files.lock().insert(file.ino, self.inner.clock.monotonic());
@@ -616,7 +622,8 @@ impl Volume {
             Ok(at)
         });
         // What is tried again and again is told once.
-        if published.is_ok() || !state.kept {
+        if published.is_ok() || !branch.told {
+            branch.told = published.is_err();
             self.tell_written(ino, who, size, published.as_ref().err());
         }
         let at = published?;
@@ -773,6 +780,7 @@ impl Volume {
             shared: false,
             rekeyed: 0,
             who: None,
+            told: false,
         });
         state.kept = true;
         if let Err(e) = self.publish(&file, &mut state) {

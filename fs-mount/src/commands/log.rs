@@ -192,7 +192,7 @@ fn export(home: &Home, args: &Export) -> Outcome<()> {
 fn severity(entry: &Entry) -> u8 {
     match (entry.allowed, entry.op) {
         (_, Op::Alert) => 9,
-        (false, Op::Handshake | Op::Refused | Op::TakenBack | Op::Unlock) => 8,
+        (false, Op::Handshake | Op::Refused | Op::TakenBack) => 8,
         (false, _) => 5,
         (true, Op::Membership | Op::Permissions | Op::Dropped) => 3,
         (true, _) => 1,
@@ -201,7 +201,7 @@ fn severity(entry: &Entry) -> u8 {
 
 /// As the Common Event Format has it: `\`, `=` and line ends are escaped in values, `|` and `\` in the header.
 fn cef(entry: &Entry) -> String {
-    let value = |text: &str| text.replace('\\', "\\\\").replace('=', "\\=").replace('\n', "\\n").replace('\r', "\\r");
+    let value = |text: &str| printable(text).replace('\\', "\\\\").replace('=', "\\=");
     let outcome = if entry.allowed { "allowed" } else { "denied" };
     let (op, version) = (entry.op.word(), env!("CARGO_PKG_VERSION"));
     let mut text = format!("CEF:0|p2pfs|p2pfs|{version}|{op}|{op} {outcome}|{}|", severity(entry));

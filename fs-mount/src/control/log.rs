@@ -109,9 +109,17 @@ pub(crate) fn deed(request: &Request) -> Option<Deed> {
 /// Records how a request ended that came from the process `(uid, pid)`.
 pub(crate) fn record(volume: &Volume, deed: Option<Deed>, (uid, pid): (u32, u32), done: &Outcome<Reply>) {
     let (Some(deed), Some(audit)) = (deed, volume.audit()) else { return };
-    let outcome = done.as_ref().map_or_else(|why| Ended::Denied(why.to_string()), |_| Ended::Allowed);
+    let (mut outcome, mut note) = (Ended::Allowed, deed.note);
+    if let Err(why) = done {
+        let why = why.to_string();
+        if ["only ", "may not", "readers change nothing"].iter().any(|words| why.contains(words)) {
+            outcome = Ended::Denied(why);
+        } else {
+            note += &format!("; failed: {why}");
+        }
+    }
     let process = Some(Process { uid, pid, program: audit.program(pid) });
-    audit.record(Act { outcome, path: deed.path, process, note: Some(deed.note), ..volume.own_act(deed.op) });
+    audit.record(Act { outcome, path: deed.path, process, note: Some(note), ..volume.own_act(deed.op) });
 }
 
 fn joined(path: &[Vec<u8>]) -> Vec<u8> {

@@ -129,7 +129,10 @@ async fn converse(stream: UnixStream, shared: Arc<Shared>) {
             let deed = audit_log::deed(&request);
             let last = tokio::select! {
                 last = answer(&shared, request, &mut writer) => last,
-                () = hung_up(&mut reader) => return,
+                () = hung_up(&mut reader) => {
+                    // What was begun is done all the same.
+                    return audit_log::record(&shared.volume, deed, who, &Ok(Reply::Done));
+                }
             };
             audit_log::record(&shared.volume, deed, who, &last);
             last

@@ -32,7 +32,7 @@ use super::{
     arguments::{Place, allocation, bits, caller, deed_with, handle, node_of_type, open_mode, rename_mode, set_xattr},
     attributes::{self, View},
     awake::Awake,
-    calls::{Calls, Request, failed, node_failed},
+    calls::{Calls, Request, failed, is_denial, node_failed},
     invalidation::{Invalidation, Noticed, Outdated},
     listing::Listings,
     mounted::Ending,
@@ -414,7 +414,7 @@ impl Filesystem for Driver {
             false => self.calls.read(request, |volume| volume.open(Ino(ino.0), mode, &who)),
         };
         // What is written is told as it is published.
-        match mode.read && !mode.truncate {
+        match mode.read && !mode.truncate && !(mode.write && is_denial(&opened)) {
             true => self.calls.told(deed_with(Op::Read, ino), &who, &opened),
             false => self.calls.told_if_denied(deed_with(Op::Write, ino), &who, &opened),
         }

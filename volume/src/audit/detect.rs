@@ -2,7 +2,7 @@
 //!
 //! Each detector says how sure it is and what answers it. What innocent people do all the time must not set one off.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{HashMap, VecDeque};
 
 use serde::{Deserialize, Serialize};
 
@@ -15,9 +15,11 @@ const STRANGERS: usize = 30;
 /// Refused tickets within that time from one address.
 const TICKETS: usize = 5;
 /// Different paths at which one program is refused within that time.
-const REFUSALS: usize = 100;
+const REFUSALS: usize = 500;
 /// What is counted at once, at most; the oldest goes.
-const COUNTED: usize = 4096;
+const COUNTED: usize = 2048;
+/// Parties that are counted at once; who did nothing for the longest time goes.
+const PARTIES: usize = 512;
 
 /// What was noticed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -70,16 +72,33 @@ pub struct Finding {
 
 /// Things that one party did within the window: when, and with what.
 #[derive(Default)]
-struct Recent(VecDeque<(i64, String)>);
+struct Recent {
+    all: VecDeque<(i64, u64)>,
+    times: HashMap<u64, usize>,
+}
 
 impl Recent {
-    /// Adds one. Returns with how many different things there are within the window.
-    fn add(&mut self, time: i64, what: String) -> usize {
-        self.0.push_back((time, what));
-        while self.0.len() > COUNTED || self.0.front().is_some_and(|(at, _)| time - at > WINDOW) {
-            self.0.pop_front();
+    /// Adds one. Returns with how many different things there are within the window, if this is one that was not.
+    fn add(&mut self, time: i64, what: &str) -> Option<usize> {
+        let what = xxhash_rust::xxh3::xxh3_64(what.as_bytes());
+        self.all.push_back((time, what));
+        let times = self.times.entry(what).or_default();
+        *times += 1;
+        let is_new = *times == 1;
+        while self.all.len() > COUNTED || self.all.front().is_some_and(|(at, _)| time - at > WINDOW) {
+            let Some((_, old)) = self.all.pop_front() else { break };
+            if let Some(times) = self.times.get_mut(&old) {
+                *times -= 1;
+                if *times == 0 {
+                    self.times.remove(&old);
+                }
+            }
         }
-        self.0.iter().map(|(_, what)| what).collect::<BTreeSet<_>>().len()
+        is_new.then_some(self.times.len())
+    }
+
+    fn last(&self) -> i64 {
+        self.all.back().map_or(0, |(at, _)| *at)
     }
 }
 
@@ -111,27 +130,26 @@ impl Detectors {
             }
             Op::Refused => {
                 let text = format!("{} device {} sent what no honest program makes: {why}", whose(), short());
-                found(Kind::Malformed, Sure::Certain, device(), text, revoke())
+                found(Kind::Malformed, Sure::Likely, device(), text, revoke())
             }
             _ if entry.pid.is_none() && why.starts_with("beyond their rights") => {
                 let text = format!("{} device {} signed what its user may not do, and knew it", whose(), short());
                 found(Kind::BeyondRights, Sure::Certain, device(), text, revoke())
             }
-            Op::Handshake if why.contains("removed from the volume") => {
+            // (What strangers say of themselves is no reason: they aren't known.)
+            Op::Handshake if entry.user.is_some() && why.contains("removed from the volume") => {
                 let text = format!("device {}, which was removed, tries to connect {note}", short());
-                found(Kind::Removed, Sure::Certain, device(), text, "p2pfs log --op handshake".to_owned())
+                found(Kind::Removed, Sure::Possible, device(), text, "p2pfs log --op handshake".to_owned())
             }
-            Op::Handshake | Op::Invitation if entry.pid.is_none() => {
+            Op::Handshake | Op::Invitation if entry.pid.is_none() && entry.user.is_none() => {
                 let address = note.rsplit_once("from ").map_or("?", |(_, address)| address);
                 let host = address.rsplit_once(':').map_or(address, |(host, _)| host).to_owned();
                 let (kind, most) = match entry.op {
                     Op::Invitation => (Kind::Tickets, TICKETS),
                     _ => (Kind::Strangers, STRANGERS),
                 };
-                let count = self.count(kind, &host, time, entry.n.to_string());
-                if count < most {
-                    return None;
-                }
+                let count =
+                    self.count(kind, &host, time, &entry.n.to_string()).filter(|count| count.is_multiple_of(most))?;
                 let (text, answer) = match kind {
                     Kind::Tickets => (format!("{count} tickets were refused to {host}"), "p2pfs invitations list"),
                     _ => {
@@ -140,13 +158,12 @@ impl Detectors {
                 };
                 found(kind, Sure::Likely, host, text, answer.to_owned())
             }
-            Op::Read | Op::Write | Op::List | Op::Stat if entry.pid.is_some() => {
+            // (Not who only looks: listing a folder asks for the attributes of all that is in it.)
+            Op::Read | Op::Write | Op::List if entry.pid.is_some() => {
                 let program = entry.program.as_deref().unwrap_or("a program").to_owned();
                 let path = entry.path.clone().unwrap_or_default();
-                let count = self.count(Kind::Enumeration, &program, time, path);
-                if count < REFUSALS {
-                    return None;
-                }
+                let count = self.count(Kind::Enumeration, &program, time, &path);
+                let count = count.filter(|count| count.is_multiple_of(REFUSALS))?;
                 let text = format!("{program} was refused at {count} different paths on this machine");
                 found(Kind::Enumeration, Sure::Possible, program, text, "p2pfs log --denied --since 1h-ago".to_owned())
             }
@@ -154,10 +171,12 @@ impl Detectors {
         }
     }
 
-    fn count(&mut self, kind: Kind, who: &str, time: i64, what: String) -> usize {
+    fn count(&mut self, kind: Kind, who: &str, time: i64, what: &str) -> Option<usize> {
         // Whoever invents names for themselves doesn't get more room with each.
-        if self.recent.len() > COUNTED {
-            self.recent.clear();
+        if self.recent.len() >= PARTIES {
+            let longest_ago =
+                self.recent.iter().min_by_key(|(_, recent)| recent.last()).map(|(party, _)| party.clone());
+            longest_ago.and_then(|party| self.recent.remove(&party));
         }
         self.recent.entry((kind, who.to_owned())).or_default().add(time, what)
     }
@@ -178,7 +197,7 @@ mod tests {
     fn entry(n: u64, op: Op, change: impl FnOnce(&mut Act)) -> Entry {
         let time = Timestamp { secs: 1_795_338_900 + n as i64, nanos: 0 };
         let mut act = Act::new(time, op);
-        (act.device, act.user) = (Some(DEVICE.to_owned()), Some("bob".to_owned()));
+        (act.device, act.user) = (Some(DEVICE.into()), Some("bob".to_owned()));
         change(&mut act);
         Entry::of(&act, n, "00".to_owned())
     }
@@ -201,7 +220,7 @@ mod tests {
         assert_eq!(kind(Op::Handshake, "that device was removed from the volume"), Some(Kind::Removed));
         assert_eq!(kind(Op::Create, "made apart from their removal"), None, "nobody's fault");
         let found = detectors.see(&entry(1, Op::Refused, |act| act.outcome = denied("x"))).unwrap();
-        assert_eq!((found.answer.as_str(), found.sure), ("p2pfs revoke 4f2a91c0", Sure::Certain));
+        assert_eq!((found.answer.as_str(), found.sure), ("p2pfs revoke 4f2a91c0", Sure::Likely));
         assert!(detectors.see(&entry(1, Op::Refused, |_| ())).is_none(), "it was allowed");
     }
 
@@ -245,6 +264,6 @@ mod tests {
         assert_eq!(all.iter().flatten().count(), 1);
         let found = all.pop().flatten().unwrap();
         assert_eq!((found.kind, found.sure, found.who.as_str()), (Kind::Enumeration, Sure::Possible, "find"));
-        assert!(found.text.contains("100 different paths"), "{}", found.text);
+        assert!(found.text.contains("500 different paths"), "{}", found.text);
     }
 }

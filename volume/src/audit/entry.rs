@@ -6,6 +6,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::time::Timestamp;
 
+/// Bytes of a path that an entry has at most: as many as a system call takes.
+const PATH_LIMIT: usize = 4096;
+/// Bytes of what is said in words.
+const WORDS_LIMIT: usize = 1024;
+
 /// What was done, or tried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -48,12 +53,8 @@ pub enum Op {
     Connection,
     /// Somebody tried to connect who isn't let in.
     Handshake,
-    /// Asked a registry for others, or told it where this device is.
-    Discovery,
     /// The volume was mounted or unmounted.
     Mount,
-    /// Somebody unlocked the volume's keys, or tried to.
-    Unlock,
     /// Checked or mended the store.
     Verify,
     /// A change that others know was taken back.
@@ -68,7 +69,7 @@ pub enum Op {
 
 impl Op {
     /// All of them, by the word that stands for each.
-    pub const ALL: [(&str, Op); 27] = [
+    pub const ALL: [(&str, Op); 25] = [
         ("create", Op::Create),
         ("read", Op::Read),
         ("write", Op::Write),
@@ -88,9 +89,7 @@ impl Op {
         ("settle", Op::Settle),
         ("connection", Op::Connection),
         ("handshake", Op::Handshake),
-        ("discovery", Op::Discovery),
         ("mount", Op::Mount),
-        ("unlock", Op::Unlock),
         ("verify", Op::Verify),
         ("taken_back", Op::TakenBack),
         ("refused", Op::Refused),
@@ -141,7 +140,7 @@ pub struct Act {
     /// The user's name in the volume.
     pub user: Option<String>,
     /// The device, in hexadecimal; of a process of this machine, this one.
-    pub device: Option<String>,
+    pub device: Option<Arc<str>>,
     /// The process, of what was done on this machine.
     pub process: Option<Process>,
     /// Bytes of the file after a write.
@@ -223,10 +222,10 @@ pub struct Entry {
 
 impl Entry {
     pub(super) fn of(act: &Act, n: u64, salt: String) -> Self {
-        let text = |bytes: &Vec<u8>| String::from_utf8_lossy(bytes).into_owned();
+        let text = |bytes: &Vec<u8>| shortened(&String::from_utf8_lossy(bytes), PATH_LIMIT);
         let (allowed, why) = match &act.outcome {
             Outcome::Allowed => (true, None),
-            Outcome::Denied(why) => (false, Some(why.clone())),
+            Outcome::Denied(why) => (false, Some(shortened(why, WORDS_LIMIT))),
         };
         Self {
             n,
@@ -237,15 +236,24 @@ impl Entry {
             path: act.path.as_ref().map(text),
             to: act.to.as_ref().map(text),
             user: act.user.clone(),
-            device: act.device.clone(),
+            device: act.device.as_deref().map(str::to_owned),
             uid: act.process.as_ref().map(|process| process.uid),
             pid: act.process.as_ref().map(|process| process.pid),
             program: act.process.as_ref().and_then(|process| process.program.as_deref()).map(str::to_owned),
             bytes: act.bytes,
-            note: act.note.clone(),
+            note: act.note.as_ref().map(|note| shortened(note, WORDS_LIMIT)),
             salt,
         }
     }
+}
+
+/// The beginning of a text that is longer than that.
+fn shortened(text: &str, limit: usize) -> String {
+    if text.len() <= limit {
+        return text.to_owned();
+    }
+    let end = (0..=limit).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
+    format!("{}...", &text[..end])
 }
 
 fn rfc3339(time: Timestamp) -> String {

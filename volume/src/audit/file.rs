@@ -110,8 +110,9 @@ impl Reader {
         let mut found = Vec::new();
         for entry in fs::read_dir(&self.directory)? {
             let name = entry?.file_name();
-            let first = name.to_str().and_then(|name| name.strip_suffix(".log")).filter(|stem| stem.len() == 16);
-            found.extend(first.and_then(|stem| u64::from_str_radix(stem, 16).ok()));
+            let is_number = |stem: &&str| stem.len() == 16 && stem.bytes().all(|byte| byte.is_ascii_hexdigit());
+            let first = name.to_str().and_then(|name| name.strip_suffix(".log")).filter(is_number);
+            found.extend(first.and_then(|stem| u64::from_str_radix(stem, 16).ok()).filter(|first| *first > 0));
         }
         found.sort_unstable();
         Ok(found)
@@ -238,11 +239,19 @@ impl Log {
             tail: None,
             dirty: false,
         };
-        let Some(&last) = log.reader.segments()?.last() else { return Ok(log) };
-        let Some(segment) = log.reader.segment(last)? else {
+        let (last, segment) = loop {
+            let Some(&last) = log.reader.segments()?.last() else { return Ok(log) };
+            if let Some(segment) = log.reader.segment(last)? {
+                break (last, segment);
+            }
             // Torn as it was begun, or damaged: what went before tells where to go on.
-            log.after_damage(last)?;
-            return Ok(log);
+            let path = path_of(directory, last);
+            if fs::metadata(&path)?.len() < HEADER as u64 {
+                fs::remove_file(&path)?;
+            } else {
+                log::error!("a segment of the audit log can't be read: put aside");
+                fs::rename(&path, path.with_extension(DAMAGED))?;
+            }
         };
         let (at, head, end) = log.reader.each(&segment, |_, _| ());
         log.head = head;
@@ -269,18 +278,6 @@ impl Log {
         Ok(log)
     }
 
-    fn after_damage(&mut self, last: u64) -> io::Result<()> {
-        log::error!("the newest segment of the audit log can't be read: put aside");
-        let path = path_of(&self.reader.directory, last);
-        fs::rename(&path, path.with_extension(DAMAGED))?;
-        if let Some(&before) = self.reader.segments()?.last()
-            && let Some(segment) = self.reader.segment(before)?
-        {
-            (_, self.head, _) = self.reader.each(&segment, |_, _| ());
-        }
-        Ok(())
-    }
-
     pub(super) fn head(&self) -> Head {
         self.head
     }
@@ -295,8 +292,10 @@ impl Log {
         let mut plain = Vec::new();
         let mut entries = Vec::with_capacity(acts.len());
         let mut time = acts.iter().map(|act| act.time).max().unwrap_or_default();
+        // One for all: whoever knows it has the record open.
+        let salt = data_encoding::HEXLOWER.encode(&random_array::<8>(&*self.entropy));
         for act in acts {
-            let salt = data_encoding::HEXLOWER.encode(&random_array::<8>(&*self.entropy));
+            let salt = salt.clone();
             // What tells of missing entries is as old as those beside it.
             time = time.max(act.time);
             let mut entry = Entry::of(act, head.count + 1, salt);
