@@ -1,4 +1,4 @@
-//! `p2pfs log`: what can be typed.
+//! `p2pfs log` and `alerts`: what can be typed.
 
 use clap::{Args, Subcommand, ValueEnum};
 

@@ -15,6 +15,9 @@ use crate::failure::{Because, Failure, Outcome};
 /// Entries in one answer.
 const PAGE: usize = 5000;
 
+/// Bytes of their text: less than an answer may have.
+const PAGE_BYTES: usize = 4 << 20;
+
 /// Some of the log.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Page {
@@ -41,7 +44,15 @@ fn the_log(volume: &Volume) -> Outcome<&volume::audit::Audit> {
 pub(crate) fn page(volume: &Volume, from: u64) -> Outcome<Page> {
     let audit = the_log(volume)?;
     audit.flush();
-    let found = audit.read(from, PAGE).because(|| "reading the audit log".to_owned())?;
+    let mut found = audit.read(from, PAGE).because(|| "reading the audit log".to_owned())?;
+    // Paths may be long, and an answer may not.
+    let mut bytes = 0;
+    let fits = |entry: &&Entry| {
+        bytes += serde_json::to_vec(entry).map_or(PAGE_BYTES, |text| text.len());
+        bytes <= PAGE_BYTES
+    };
+    let fitting = found.entries.iter().take_while(fits).count();
+    found.entries.truncate(fitting.max(1));
     let next = found.entries.last().map_or(from, |entry| entry.n + 1);
     Ok(Page { entries: found.entries, next, damage: found.damage })
 }
@@ -54,7 +65,7 @@ pub(crate) fn verify(volume: &Volume) -> Outcome<Checked> {
     Ok(Checked { entries: audit.synced().count, faults })
 }
 
-/// What a request does that is recorded. (What it does in the tree is, besides, told as the commit's.)
+/// What a request does that is recorded: one entry here, whatever it changes in the tree. Others have one for each change.
 pub(crate) struct Deed {
     op: Op,
     path: Option<Vec<u8>>,
@@ -120,6 +131,12 @@ pub(crate) fn record(volume: &Volume, deed: Option<Deed>, (uid, pid): (u32, u32)
     }
     let process = Some(Process { uid, pid, program: audit.program(pid) });
     audit.record(Act { outcome, path: deed.path, process, note: Some(note), ..volume.own_act(deed.op) });
+}
+
+/// The same of one whose client went away: what was begun goes on, and nobody is told how it ends.
+pub(crate) fn record_left(volume: &Volume, deed: Option<Deed>, who: (u32, u32)) {
+    let left = |deed: Deed| Deed { note: deed.note + "; its client did not wait for how it ends", ..deed };
+    record(volume, deed.map(left), who, &Ok(Reply::Done));
 }
 
 fn joined(path: &[Vec<u8>]) -> Vec<u8> {

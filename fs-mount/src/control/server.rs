@@ -130,8 +130,7 @@ async fn converse(stream: UnixStream, shared: Arc<Shared>) {
             let last = tokio::select! {
                 last = answer(&shared, request, &mut writer) => last,
                 () = hung_up(&mut reader) => {
-                    // What was begun is done all the same.
-                    return audit_log::record(&shared.volume, deed, who, &Ok(Reply::Done));
+                    return audit_log::record_left(&shared.volume, deed, who);
                 }
             };
             audit_log::record(&shared.volume, deed, who, &last);
