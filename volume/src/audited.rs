@@ -23,8 +23,6 @@ use crate::{
 /// Of how far devices said that their audit logs go: device and number of entries; the value is the hash, and which change
 /// said it.
 const HEADS: &[u8] = b"audit/heads/";
-/// Of devices that contradicted themselves.
-const CONTRADICTED: &[u8] = b"audit/against/";
 
 /// Something that a process of this machine did, or tried, with something in the volume.
 #[derive(Clone, Copy, Debug)]
@@ -192,7 +190,6 @@ impl Core {
         self.store.put(&mut self.overlay.batch, Space::Meta, key, &row);
         if contradicts {
             log::warn!("device {}: its audit log is not what it had said before: cut or rewritten", device.short());
-            self.store.put(&mut self.overlay.batch, Space::Meta, [CONTRADICTED, device.as_bytes()].concat(), &row);
             if let Some(audit) = self.audit.get() {
                 let outcome = Outcome::Denied(
                     "its audit log was cut or rewritten, or put back from a copy: it had said otherwise before"
