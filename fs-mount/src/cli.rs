@@ -94,6 +94,8 @@ pub(crate) enum Command {
     Diff(Diff),
     /// Show what looks like an attack, and what answers it
     Alerts(log::Alerts),
+    /// Proofs that a device signed two different things as one: list them, write one to a file, check a file
+    Proof(log::Proof),
     /// Show what was done with the volume, by whom, and what was denied
     Log(Box<log::Log>),
     /// Tell who may read and write a file or folder, and why

@@ -25,6 +25,7 @@ mod listings;
 mod log;
 mod members;
 mod mount;
+mod proof;
 mod reclaim;
 mod reseal;
 mod restore;
@@ -39,6 +40,10 @@ pub(crate) fn run(command: Command) -> Outcome<()> {
     if let Command::Completions(args) = command {
         clap_complete::generate(args.shell, &mut Cli::command(), "p2pfs", &mut std::io::stdout());
         return Ok(());
+    }
+    // Checking a proof needs nothing of this machine.
+    if let Command::Proof(args) = command {
+        return proof::run(args);
     }
     let home = Home::locate()?;
     match command {
@@ -77,6 +82,6 @@ pub(crate) fn run(command: Command) -> Outcome<()> {
         Command::Access(args) => access::show(&home, &args),
         Command::Allow(args) => access::allow(&home, &args),
         Command::Chown(args) => access::chown(&home, &args),
-        Command::Completions(_) => Ok(()),
+        Command::Proof(_) | Command::Completions(_) => Ok(()),
     }
 }

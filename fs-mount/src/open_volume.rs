@@ -229,6 +229,8 @@ fn answer_here(open: &OpenVolume, request: &Request, progress: &mut dyn FnMut(&N
         Request::Members(asked) => members::answer(volume, asked).map(Reply::Members),
         Request::Log { from } => control_log::page(volume, *from).map(Reply::Log),
         Request::Alerts => Ok(Reply::Alerts(volume.alerts()?)),
+        Request::Proofs => control_log::proofs(volume).map(Reply::Proofs),
+        Request::Proof { number } => control_log::proof(volume, *number).map(Reply::Proof),
         Request::Acknowledge { number } => Ok(Reply::Acknowledged(volume.acknowledge_alerts(*number)?)),
         Request::VerifyLog => control_log::verify(volume).map(Reply::LogChecked),
         Request::Conflicts { within } => conflicts::list(volume, within).map(Reply::Conflicts),

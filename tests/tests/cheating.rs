@@ -3,9 +3,9 @@
 
 #![allow(clippy::unwrap_used, reason = "whatever fails here fails the test")]
 
-use std::{fs, net::SocketAddr, os::unix::fs::PermissionsExt};
+use std::{fs, net::SocketAddr, os::unix::fs::PermissionsExt, path::Path, process::Command};
 
-use p2pfs_tests::{group::Group, patience::eventually, peer::Peer, rogue::Rogue, tool::shell};
+use p2pfs_tests::{binaries::program, group::Group, patience::eventually, peer::Peer, rogue::Rogue, tool::shell};
 use tokio::runtime::Runtime;
 use volume::commit::{ChangeKind, ClaimedCommit, Head, RawChange, decode, encode};
 
@@ -187,4 +187,69 @@ fn forged_commits_shut_out_who_sends_them() {
         assert!(alice.refused(["alerts", "acknowledge", "1"]).contains("there is no open alert 1"));
         assert!(alice.run(["alerts", "--all"]).contains("acknowledged"));
     }
+}
+
+/// One thing to alice and another to bob, both as her commit of one number: they find it once they meet, and anybody can check it.
+#[test]
+fn who_says_two_things_as_one_is_proven_to_have_said_both() {
+    let scene = Scene::new();
+    scene.mallory.commits(1);
+    let all = scene.mallory.all_commits();
+    scene.tell_all(&all);
+    let two = [&all[..], &all[..all.len() - 1]].map(|seen| scene.mallory.sign(seen, 6001, Vec::new(), None));
+    for (peer, commit) in scene.group.peers.iter().zip(two) {
+        scene.runtime.block_on(scene.mallory.tell(address(peer), vec![commit]));
+    }
+    scene.settle();
+    scene.is_alerted("equivocation");
+    let her = scene.mallory.short();
+    let (alice, bob) = (scene.group.alice(), scene.group.bob());
+    let told = alice.run(["alerts"]);
+    assert!(told.contains("certain: mallory's device") && told.contains("put back from a backup"), "{told}");
+    assert!(told.contains("`p2pfs proof export 1 FILE`") && told.contains(&format!("`p2pfs revoke {her}`")), "{told}");
+    assert!(alice.run(["log", "--op", "equivocated"]).contains("DENIED"));
+    let listed = alice.run(["proof", "list"]);
+    assert!(listed.contains("mallory") && listed.contains(&her) && listed.contains("6001"), "{listed}");
+
+    // Both have the same proof, and it works where there is no volume, nor anything else.
+    let files = [alice, bob].map(|peer| {
+        let file = peer.scratch().join(format!("proof of {}", peer.name()));
+        peer.run(["proof".as_ref(), "export".as_ref(), "1".as_ref(), file.as_os_str()]);
+        file
+    });
+    let bytes = fs::read(&files[0]).unwrap();
+    assert_eq!(bytes, fs::read(&files[1]).unwrap());
+    let verify = |file: &Path| {
+        let done = Command::new(program("p2pfs")).env_clear().args(["proof", "verify"]).arg(file).output().unwrap();
+        (done.status.code(), String::from_utf8(done.stdout).unwrap(), String::from_utf8(done.stderr).unwrap())
+    };
+    let (code, said, _) = verify(&files[0]);
+    assert_eq!(code, Some(0));
+    assert!(
+        said.starts_with(&format!("proven: device {her} signed two different commits numbered 1 in its log 6001\n"))
+    );
+    assert!(!said.contains("mallory") && !bytes.windows(7).any(|part| part == b"mallory"), "{said}");
+    let refused = alice.refused(["proof".as_ref(), "export".as_ref(), "1".as_ref(), files[0].as_os_str()]);
+    assert!(refused.contains("exists already"), "{refused}");
+    assert!(alice.refused(["proof", "export", "7", "nowhere"]).contains("there is no proof 7: `p2pfs proof list`"));
+
+    let mut touched = bytes.clone();
+    *touched.last_mut().unwrap() ^= 1;
+    let newer = [&bytes[..8], &[2], &bytes[9..]].concat();
+    let flawed: [(&[u8], &str); 5] = [
+        (&touched, "not proven: commit 2 is not what a device signed: signature does not match"),
+        (&bytes[..bytes.len() - 1], "not proven: it is damaged"),
+        (&newer, "not proven: it is a proof of version 2, this program knows 1"),
+        (b"", "not proven: it is no proof of p2pfs"),
+        (&[b'P'; 3 << 20], "not proven: it is longer than any proof"),
+    ];
+    for (bytes, why) in flawed {
+        let file = alice.scratch().join("flawed");
+        fs::write(&file, bytes).unwrap();
+        let (code, said, failed) = verify(&file);
+        assert_eq!((code, said.as_str()), (Some(1), ""));
+        assert!(failed.contains(why) && failed.lines().count() == 1, "{failed}");
+    }
+    assert!(verify(Path::new("/dev/zero")).2.contains("longer than any proof"));
+    assert!(verify(Path::new("/")).2.contains("reading /"));
 }

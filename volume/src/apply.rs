@@ -15,7 +15,7 @@ use crate::{
     Changed, acl,
     audit::Head as AuditHead,
     commit::{
-        self, AccessBody, AccessHead, BirthBody, ChangeKind, Commit, ContentBody, Head, Malformed, MemberBody,
+        self, AccessBody, AccessHead, BirthBody, ChangeKind, Commit, ContentBody, Head, Header, Malformed, MemberBody,
         MetaBody, PlaceBody, RawChange, SealedKey, XattrBody,
     },
     content::{BlockHash, ContentData},
@@ -32,7 +32,7 @@ use crate::{
     standing::Within,
     store::Batch,
     time::Timestamp,
-    version::{Branch, Dot, ValueRef},
+    version::{Branch, BranchNo, Dot, ValueRef},
 };
 
 /// The generation of a node's key that its birth brings.
@@ -142,7 +142,7 @@ impl Core {
                 if branch.tip == prev.seq {
                     Dot { branch: prev.branch, seq: header.seq }
                 } else {
-                    Dot { branch: self.fork(header.device, header.log, Some(prev), header.seq)?, seq: header.seq }
+                    Dot { branch: self.fork(commit, Some(prev))?, seq: header.seq }
                 }
             }
             None if self.branches_of(&header.device, header.log).is_empty() => {
@@ -163,7 +163,7 @@ impl Core {
                     .find(|&no| self.branch(no).tip == 0 && self.branch(no).forked_from.is_none());
                 match empty {
                     Some(branch) => Dot { branch, seq: 1 },
-                    None => Dot { branch: self.fork(header.device, header.log, None, 1)?, seq: 1 },
+                    None => Dot { branch: self.fork(commit, None)?, seq: 1 },
                 }
             }
         };
@@ -177,8 +177,18 @@ impl Core {
     }
 
     /// A second commit with a number that its device had used: the log goes on as two branches.
-    fn fork(&mut self, device: DeviceId, log: u64, from: Option<Dot>, seq: u64) -> Result<crate::version::BranchNo> {
+    fn fork(&mut self, commit: &Commit, from: Option<Dot>) -> Result<BranchNo> {
+        let Header { device, log, seq, .. } = commit.header;
         log::warn!("device {} signed two commits numbered {seq} in one log: equivocation", device.short());
+        let first = match from {
+            Some(from) => Some(from.branch),
+            None => self.branches_of(&device, log).iter().copied().find(|no| self.branch(*no).forked_from.is_none()),
+        };
+        if let Some(branch) = first
+            && let Err(e) = self.note_equivocation(commit, Dot { branch, seq })
+        {
+            log::error!("the proof of that could not be kept: {e}");
+        }
         Ok(self.new_branch(Branch { device, log, forked_from: from, tip: 0, tip_hash: CommitHash::ZERO }))
     }
 

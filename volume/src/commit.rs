@@ -589,6 +589,49 @@ pub fn body_aad(volume: &VolumeId, device: &DeviceId, log: u64, seq: u64, index:
     aad
 }
 
+impl Header {
+    /// Decodes a header of this version.
+    ///
+    /// # Errors
+    /// [`Malformed`]: it is too large, another version's or not the canonical encoding.
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Header, Malformed> {
+        if bytes.len() > MAX_HEADER {
+            return Err(Malformed::TooLarge("header"));
+        }
+        // The version is the first element of the encoded array: looked at alone, so that a newer
+        // format is told apart from nonsense.
+        if let [_, version, ..] = bytes[..]
+            && version < 0x80
+            && version != FORMAT_VERSION
+        {
+            return Err(Malformed::Version { found: version });
+        }
+        let header: Header = decode("header", bytes)?;
+        if header.version != FORMAT_VERSION {
+            return Err(Malformed::Version { found: header.version });
+        }
+        Ok(header)
+    }
+
+    /// Checks what a header says of itself, and the signature over its `bytes`.
+    ///
+    /// # Errors
+    /// [`Malformed`], with the first thing that is wrong.
+    pub(crate) fn check_signed(&self, bytes: &[u8], signature: &Signature) -> Result<(), Malformed> {
+        if self.seq == 0
+            || (self.seq == 1) != (self.prev == CommitHash::ZERO)
+            || self.count == 0
+            || !self.time.is_valid()
+        {
+            return Err(Malformed::Rule("impossible header"));
+        }
+        if self.observed.windows(2).any(|pair| pair[0] >= pair[1]) {
+            return Err(Malformed::Rule("observed commits out of order"));
+        }
+        verify(Label::CommitSignature, self.device, bytes, signature).map_err(|_| Malformed::Signature(self.device))
+    }
+}
+
 impl ClaimedCommit {
     /// Checks all that can be checked without the volume's state.
     ///
@@ -614,33 +657,11 @@ impl ClaimedCommit {
         if total > MAX_COMMIT_BYTES + MAX_HEAD + MAX_BODY {
             return Err(Malformed::TooLarge("commit"));
         }
-        // The version is the first element of the encoded array: looked at alone, so that a newer
-        // format is told apart from nonsense.
-        if let [_, version, ..] = self.header[..]
-            && version < 0x80
-            && version != FORMAT_VERSION
-        {
-            return Err(Malformed::Version { found: version });
-        }
-        let header: Header = decode("header", &self.header)?;
-        if header.version != FORMAT_VERSION {
-            return Err(Malformed::Version { found: header.version });
-        }
+        let header = Header::decode(&self.header)?;
         if header.changes as usize != self.changes.len() || changes_root(self.changes.iter()) != header.root {
             return Err(Malformed::Root);
         }
-        if header.seq == 0
-            || (header.seq == 1) != (header.prev == CommitHash::ZERO)
-            || header.count == 0
-            || !header.time.is_valid()
-        {
-            return Err(Malformed::Rule("impossible header"));
-        }
-        if header.observed.windows(2).any(|pair| pair[0] >= pair[1]) {
-            return Err(Malformed::Rule("observed commits out of order"));
-        }
-        verify(Label::CommitSignature, header.device, &self.header, &self.signature)
-            .map_err(|_| Malformed::Signature(header.device))?;
+        header.check_signed(&self.header, &self.signature)?;
         let mut heads: Vec<Head> = Vec::with_capacity(self.changes.len());
         for change in &self.changes {
             let head: Head = decode("head", &change.head)?;

@@ -3,6 +3,7 @@
 //!
 //! Owns no decoder: each name leads to the one that the volume uses.
 
+use crypto::Signature;
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
@@ -17,13 +18,14 @@ use crate::{
     core::{CommitRow, Counters},
     error::Error,
     member::MemberRow,
+    proof::Proof,
     row::{Entry, Link, NodeRow, Xattr},
     sync::Message,
     version::{Branch, ValueRef},
 };
 
 /// The formats whose values have one encoding only: what decodes is what encoding gives.
-pub const CANONICAL: [&str; 17] = [
+pub const CANONICAL: [&str; 18] = [
     "commit",
     "header",
     "head",
@@ -41,6 +43,7 @@ pub const CANONICAL: [&str; 17] = [
     "block_row",
     "body_setting",
     "body_snapshot",
+    "proof",
 ];
 /// The formats that only this device writes, where a second encoding of a value does no harm.
 pub const OWN: [&str; 18] = [
@@ -91,6 +94,11 @@ pub fn recode(format: &str, bytes: &[u8]) -> Result<Vec<u8>, String> {
         "body_member" => strict::<MemberBody>(bytes).map(|v| encode(&v)),
         "body_setting" => strict::<SettingBody>(bytes).map(|v| encode(&v)),
         "body_snapshot" => strict::<SnapshotBody>(bytes).map(|v| encode(&v)),
+        "proof" => {
+            let proof = Proof::decode(bytes).map_err(told)?;
+            proof.check().map_err(told)?;
+            Ok(proof.encode())
+        }
         "list_node" => crate::content::fuzzing::list_node(bytes).map_err(told),
         "patch" => crate::content::fuzzing::patch(bytes).map_err(told),
         "block_row" => crate::content::fuzzing::block_row(bytes).map_err(told),
@@ -143,6 +151,11 @@ pub fn draft_keys(ino: Ino, number: u64) -> (Vec<u8>, Vec<u8>) {
 /// A segment of the archive with these records: arrival number, commit.
 pub fn archive_segment(records: &[(u64, Vec<u8>)]) -> Vec<u8> {
     crate::archive::fuzzing::segment(records)
+}
+
+/// A proof made of two signed headers, whatever they say.
+pub fn proof(one: (Vec<u8>, Signature), other: (Vec<u8>, Signature)) -> Vec<u8> {
+    Proof::of(one, other).encode()
 }
 
 /// What is whole in a segment of the archive, by arrival number, and how many bytes are not.

@@ -18,6 +18,7 @@ pub mod commit;
 mod keeper;
 pub mod member;
 mod ownership;
+pub mod proof;
 mod rekey;
 mod standing;
 
@@ -108,6 +109,7 @@ pub use node::{
     RenameMode, SetTime, SetXattr, Statistics,
 };
 pub use own_devices::{DeviceGrant, DeviceRequest, ExportedParts, ExportedRequest, UserSecrets};
+pub use proof::KeptProof;
 pub use reclaim::Reclaimed;
 pub use reseal::{Left, Resealed};
 pub use retention::Thinned;

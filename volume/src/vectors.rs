@@ -15,7 +15,8 @@ use crate::{
     agreed::{SettingRow, SettingValue, SnapshotRow},
     commit::{
         AccessBody, AccessHead, BirthBody, ChangeKind, ClaimedCommit, ContentBody, DeviceBox, Head, Header, MemberBody,
-        MetaBody, PlaceBody, RawChange, SealedKey, SettingBody, SnapshotBody, XattrBody, changes_root, encode,
+        MetaBody, PlaceBody, RawChange, SealedKey, SettingBody, SnapshotBody, XattrBody, changes_root, commit_hash,
+        encode,
     },
     content::{Content, ContentData, Packs},
     core::{CommitRow, Counters},
@@ -26,6 +27,7 @@ use crate::{
     member::{DeviceRow, EpochRow, InviteRow, MemberRow, StandingValue, UserRow},
     memory_store::MemoryStore,
     own_devices::{DeviceInvitation, DeviceInviteRow, SecretRow, UserKeyValue, UserKeysRow},
+    proof::Proof,
     row::{
         Access, Claim, ContentValue, Derived, Entry, Link, Meta, Node, NodeRow, Place, Shown, Value, Xattr, XattrValue,
     },
@@ -198,6 +200,92 @@ fn commits() {
         }),
     ];
     check("commit", &vectors, by_format);
+}
+
+/// Headers, by what is changed in them, in the order of their hashes.
+fn proof(one: fn(&mut Header), other: fn(&mut Header)) -> [ClaimedCommit; 2] {
+    let mut both = [commit(changes(), one), commit(Vec::new(), other)];
+    both.sort_by_key(|commit| commit_hash(&commit.header));
+    both
+}
+
+fn encoded([one, other]: [ClaimedCommit; 2]) -> Vec<u8> {
+    Proof::as_given((one.header, one.signature), (other.header, other.signature)).encode()
+}
+
+#[test]
+fn proofs() {
+    let same = |_: &mut Header| {};
+    let good = || proof(same, same);
+    let bytes = encoded(good());
+    let apart = |name, what, f: fn(&mut Header)| Vector::refused(name, "proof", what, encoded(proof(f, |_| {})));
+    let genesis = |h: &mut Header| {
+        (h.volume, h.seq, h.prev, h.observed, h.count) = (VolumeId::ZERO, 1, CommitHash::ZERO, Vec::new(), 1);
+    };
+    let first_of = |first: ClaimedCommit| {
+        let volume = VolumeId::from_bytes(*commit_hash(&first.header).as_bytes());
+        let mut both = [first, commit(Vec::new(), |h| (h.volume, h.seq, h.prev) = (volume, 1, CommitHash::ZERO))];
+        both.sort_by_key(|commit| commit_hash(&commit.header));
+        both
+    };
+    let turned = {
+        let [one, other] = good();
+        [other, one]
+    };
+    let forged = {
+        let [one, other] = good();
+        [ClaimedCommit { signature: other.signature, ..one }, other]
+    };
+    let twice = {
+        let [one, _] = good();
+        [one.clone(), one]
+    };
+    let mut newer = bytes.clone();
+    newer[8] = 2;
+    let mut foreign = bytes.clone();
+    foreign[0] = b'p';
+    let inputs = "device keys generated from SeededEntropy(1)";
+    let vectors = [
+        Vector::ok("proof", "proof", bytes.clone()).with(inputs),
+        Vector::ok("proof_of_a_volumes_beginning", "proof", encoded(first_of(commit(changes(), genesis)))).with(inputs),
+        Vector::refused("proof_truncated", "proof", "not a well-formed proof", cut(&bytes)),
+        Vector::refused("proof_trailing_byte", "proof", "not a well-formed proof", and(bytes, &[0])),
+        Vector::refused("proof_newer_version", "proof", "version 2, this program knows 1", newer),
+        Vector::refused("proof_other_magic", "proof", "no proof of p2pfs", foreign),
+        Vector::refused(
+            "proof_other_signature",
+            "proof",
+            "commit 1 is not what a device signed: signature",
+            encoded(forged),
+        ),
+        Vector::refused("proof_out_of_order", "proof", "wrong order", encoded(turned)),
+        Vector::refused("proof_of_one_commit", "proof", "both commits are the same one", encoded(twice)),
+        Vector::refused("proof_of_two_beginnings", "proof", "of different volumes", encoded(proof(genesis, genesis))),
+        Vector::refused(
+            "proof_of_an_impossible_commit",
+            "proof",
+            "impossible header",
+            encoded(proof(|h| h.seq = 0, |_| {})),
+        ),
+        apart("proof_of_two_volumes", "of different volumes", |h| h.volume = VolumeId::from_bytes([2; 32])),
+        apart("proof_of_two_logs", "of different logs", |h| h.log = 1),
+        apart("proof_of_two_numbers", "of different numbers", |h| h.seq = 3),
+        Vector::refused("proof_of_two_devices", "proof", "of different devices", encoded(two_devices())),
+    ];
+    check("proof", &vectors, by_format);
+}
+
+/// Commits of one number by two devices.
+fn two_devices() -> [ClaimedCommit; 2] {
+    let other = DeviceKeys::generate(&SeededEntropy::new(3));
+    let mut theirs = commit(changes(), |_| {});
+    let mut header: Header = crate::commit::decode("header", &theirs.header).expect("it was just encoded");
+    header.device = other.id();
+    theirs.header = encode(&header);
+    theirs.signature = other.signing.sign(Label::CommitSignature, &theirs.header);
+    let mut both = [theirs, commit(changes(), |_| {})];
+    both.sort_by_key(|commit| commit_hash(&commit.header));
+    both
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! `p2pfs log` and `alerts`: what can be typed.
 
+use std::path::PathBuf;
+
 use clap::{Args, Subcommand, ValueEnum};
 
 use super::{Listing, Which};
@@ -51,6 +53,38 @@ pub(crate) struct Acknowledge {
     pub(crate) number: Option<u64>,
     #[command(flatten)]
     pub(crate) which: Which,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Proof {
+    #[command(subcommand)]
+    pub(crate) deed: ProofDeed,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ProofDeed {
+    /// List the proofs that this device keeps
+    List(Listing),
+    /// Write a proof to a file, for anybody to check: no names or contents are in it
+    Export(ExportProof),
+    /// Check a proof: works on any machine, without the volume
+    Verify(VerifyProof),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ExportProof {
+    /// Its number, as `p2pfs proof list` shows it
+    pub(crate) number: u64,
+    /// Where to; a file that isn't there yet
+    pub(crate) file: PathBuf,
+    #[command(flatten)]
+    pub(crate) which: Which,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct VerifyProof {
+    /// The file (- is standard input)
+    pub(crate) file: PathBuf,
 }
 
 /// Which entries are meant.

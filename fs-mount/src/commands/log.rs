@@ -192,7 +192,7 @@ fn export(home: &Home, args: &Export) -> Outcome<()> {
 fn severity(entry: &Entry) -> u8 {
     match (entry.allowed, entry.op) {
         (_, Op::Alert) => 9,
-        (false, Op::Handshake | Op::Refused | Op::TakenBack) => 8,
+        (false, Op::Handshake | Op::Refused | Op::TakenBack | Op::Equivocated) => 8,
         (false, _) => 5,
         (true, Op::Membership | Op::Permissions | Op::Dropped) => 3,
         (true, _) => 1,

@@ -2,13 +2,13 @@
 
 use serde::{Deserialize, Serialize};
 use volume::{
-    Volume,
+    KeptProof, Timestamp, Volume,
     audit::{Act, Entry, Op, Outcome as Ended, Process},
 };
 
 use super::{
     protocol::{Reply, Request},
-    request::{AboutAccess, AboutAgreed, AboutMembers},
+    request::{AboutAccess, AboutAgreed, AboutMembers, Bytes},
 };
 use crate::failure::{Because, Failure, Outcome};
 
@@ -26,6 +26,19 @@ pub(crate) struct Page {
     pub(crate) next: u64,
     /// Places that can't be read.
     pub(crate) damage: Vec<String>,
+}
+
+/// A proof that is kept.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Proof {
+    pub(crate) n: u64,
+    /// When the second of its commits came here.
+    pub(crate) found: Timestamp,
+    pub(crate) user: String,
+    pub(crate) device: String,
+    pub(crate) log: u64,
+    pub(crate) number: u64,
+    pub(crate) commits: [String; 2],
 }
 
 /// What checking it found.
@@ -63,6 +76,26 @@ pub(crate) fn verify(volume: &Volume) -> Outcome<Checked> {
     audit.flush();
     let faults = audit.verify(&volume.signed_audit_heads()?).because(|| "reading the audit log".to_owned())?;
     Ok(Checked { entries: audit.synced().count, faults })
+}
+
+/// The proofs that are kept.
+pub(crate) fn proofs(volume: &Volume) -> Outcome<Vec<Proof>> {
+    let told = |proof: KeptProof| Proof {
+        n: proof.n,
+        found: proof.found,
+        user: proof.user,
+        device: proof.device.to_string(),
+        log: proof.log,
+        number: proof.seq,
+        commits: proof.commits.map(|hash| hash.to_string()),
+    };
+    Ok(volume.proofs()?.into_iter().map(told).collect())
+}
+
+/// A proof, as it is in a file.
+pub(crate) fn proof(volume: &Volume, number: u64) -> Outcome<Bytes> {
+    let found = volume.proof(number)?.map(Bytes);
+    found.ok_or_else(|| Failure::new(format!("there is no proof {number}: `p2pfs proof list` shows which there are")))
 }
 
 /// What a request does that is recorded: one entry here, whatever it changes in the tree. Others have one for each change.

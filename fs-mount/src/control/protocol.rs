@@ -9,8 +9,9 @@ use super::{
     agreed::Agreed,
     conflicts::Conflicts,
     invitations::{ExportedKey, Open},
-    log::{Checked, Page},
+    log::{Checked, Page, Proof},
     members::Members,
+    request::Bytes,
 };
 use crate::{
     bringing_back::{AsOf, Restored, Undone},
@@ -77,6 +78,9 @@ pub(crate) enum Reply {
     LogChecked(Checked),
     Alerts(Vec<Alert>),
     Acknowledged(u64),
+    Proofs(Vec<Proof>),
+    /// As it is in a file.
+    Proof(Bytes),
     Members(Members),
     AsOf(AsOf),
     Restored(Box<Restored>),

@@ -125,6 +125,11 @@ pub(crate) enum Request {
         from: u64,
     },
     Alerts,
+    /// The proofs that are kept.
+    Proofs,
+    Proof {
+        number: u64,
+    },
     /// Somebody has looked at an alert, or at all.
     Acknowledge {
         number: Option<u64>,

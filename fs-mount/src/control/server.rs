@@ -235,6 +235,10 @@ async fn answer(shared: &Arc<Shared>, request: Request, writer: &mut OwnedWriteH
         }
         Request::Log { from } => blocking(move || audit_log::page(&with_volume.volume, from).map(Reply::Log)).await,
         Request::Alerts => blocking(move || Ok(Reply::Alerts(with_volume.volume.alerts()?))).await,
+        Request::Proofs => blocking(move || audit_log::proofs(&with_volume.volume).map(Reply::Proofs)).await,
+        Request::Proof { number } => {
+            blocking(move || audit_log::proof(&with_volume.volume, number).map(Reply::Proof)).await
+        }
         Request::Acknowledge { number } => {
             blocking(move || Ok(Reply::Acknowledged(with_volume.volume.acknowledge_alerts(number)?))).await
         }

@@ -38,6 +38,7 @@ pub(crate) const TARGETS: &[Target] = &[
     target!(replicated::message, LISTS),
     target!(replicated::body, LISTS),
     target!(replicated::block, 4 * MIB),
+    target!(replicated::proof, LISTS),
     target!(replicated::peer, 8 * MIB),
     target!(network::handshake, LISTS),
     target!(network::frame, MIB),

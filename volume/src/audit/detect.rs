@@ -39,6 +39,8 @@ pub enum Kind {
     Tickets,
     /// A program on this machine tries what it may not, at one path after the other.
     Enumeration,
+    /// A device signed two different commits under one number.
+    Equivocation,
 }
 
 /// How sure it is.
@@ -131,6 +133,16 @@ impl Detectors {
             Op::Refused => {
                 let text = format!("{} device {} sent what no honest program makes: {why}", whose(), short());
                 found(Kind::Malformed, Sure::Likely, device(), text, revoke())
+            }
+            // (That both were signed is proven; not why.)
+            Op::Equivocated => {
+                let text = format!(
+                    "{} device {} {why}, which is proven: it shows different members different things, or its machine was put back \
+                     from a backup or a copy and went on before it noticed; ask its user. {note}",
+                    whose(),
+                    short(),
+                );
+                found(Kind::Equivocation, Sure::Certain, device(), text, revoke())
             }
             _ if entry.pid.is_none() && why.starts_with("beyond their rights") => {
                 let text = format!("{} device {} signed what its user may not do, and knew it", whose(), short());

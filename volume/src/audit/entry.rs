@@ -65,11 +65,13 @@ pub enum Op {
     Alert,
     /// Entries are missing here: more came than could be written.
     Dropped,
+    /// A device signed two different commits under one number.
+    Equivocated,
 }
 
 impl Op {
     /// All of them, by the word that stands for each.
-    pub const ALL: [(&str, Op); 25] = [
+    pub const ALL: [(&str, Op); 26] = [
         ("create", Op::Create),
         ("read", Op::Read),
         ("write", Op::Write),
@@ -95,6 +97,7 @@ impl Op {
         ("refused", Op::Refused),
         ("alert", Op::Alert),
         ("dropped", Op::Dropped),
+        ("equivocated", Op::Equivocated),
     ];
 
     /// The word that stands for it.

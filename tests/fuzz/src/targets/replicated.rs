@@ -26,6 +26,43 @@ pub(crate) mod commit {
     }
 }
 
+/// A proof as a stranger hands it over.
+pub(crate) mod proof {
+    use crypto::{DeviceKeys, Label, SeededEntropy, VolumeId};
+    use p2pfs_volume::{
+        Timestamp,
+        commit::{FORMAT_VERSION, Header, encode},
+        fuzzing::proof,
+        id::CommitHash,
+    };
+
+    pub(crate) fn run(data: &[u8]) {
+        super::canonical("proof", data);
+    }
+
+    pub(crate) fn seeds() -> Vec<Vec<u8>> {
+        let device = DeviceKeys::generate(&SeededEntropy::new(1));
+        let signed = |count| {
+            let header = encode(&Header {
+                version: FORMAT_VERSION,
+                volume: VolumeId::from_bytes([1; 32]),
+                device: device.id(),
+                log: 0,
+                seq: 1,
+                prev: CommitHash::ZERO,
+                observed: vec![CommitHash::from_bytes([2; 32])],
+                count,
+                time: Timestamp::default(),
+                root: crypto::Hash::from_bytes([3; 32]),
+                changes: 0,
+            });
+            let signature = device.signing.sign(Label::CommitSignature, &header);
+            (header, signature)
+        };
+        [(2, 3), (2, 2)].map(|(one, other)| proof(signed(one), signed(other))).to_vec()
+    }
+}
+
 /// Heads and bodies of any kind in a commit that is signed as it should be.
 pub(crate) mod change {
     use crypto::{DeviceKeys, Label, SeededEntropy, VolumeId};
