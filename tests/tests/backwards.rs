@@ -218,6 +218,17 @@ fn a_home_put_back_from_a_backup_is_noticed_and_catches_up_before_it_shows() {
         assert!(!peer.log_text().contains("two commits numbered"), "a number was used twice: {}", peer.log_text());
     }
     assert!(alice.listing("status")["older_copy"].is_null());
+    // What looks the same from outside as showing old versions on purpose is told as what it may be, once, and not to bob.
+    let told = alice.run(["alerts"]);
+    assert!(told.contains("1  possible: bob's device") && told.contains("e.g. from a backup"), "{told}");
+    assert_eq!((told.lines().count(), alice.listing("alerts")[0]["kind"].as_str()), (2, Some("rollback")), "{told}");
+    assert!(!told.contains("times since"), "once: {told}");
+    assert_eq!(bob.run(["alerts"]), "no alerts");
+    let bob = &mut group.peers[1];
+    bob.unmount();
+    bob.mount();
+    group.in_step();
+    assert_eq!(group.alice().run(["alerts"]), told);
 }
 
 #[test]
@@ -304,6 +315,9 @@ fn a_home_that_was_not_copied_is_no_older_copy() {
     }
     assert!(group.bob().listing("status")["older_copy"].is_null());
     assert!(!group.bob().log_text().contains("older copy"), "{}", group.bob().log_text());
+    for peer in &group.peers {
+        assert_eq!(peer.run(["alerts"]), "no alerts");
+    }
 }
 
 /// Pages of the larger file.

@@ -195,9 +195,6 @@ impl Core {
     fn take_in(&mut self, commit: &mut Commit, dot: Dot, observed: &[Dot], genesis: bool) -> Result<()> {
         let changes = Arc::new(std::mem::take(&mut commit.raw.changes));
         let header = &commit.header;
-        if header.seq == 1 && header.log & RESTORED_LOG != 0 && header.device != self.device.id() {
-            log::warn!("device {} goes on from an older copy of its store, under a new log", header.device.short());
-        }
         let mut told = Vec::new();
         if self.has_unjudged {
             // The disk failed before.
@@ -257,6 +254,12 @@ impl Core {
         }
         self.settled.splice(0..0, told);
         self.entered(dot, header, observed);
+        if header.seq == 1
+            && header.log & RESTORED_LOG != 0
+            && let Err(e) = self.note_said_set_back(&header.device)
+        {
+            log::error!("that a device goes on from an older copy can't be stored: {e}");
+        }
         self.keep_fresh(&commit.raw.header, commit.raw.signature, changes);
         Ok(())
     }

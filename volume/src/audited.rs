@@ -215,6 +215,14 @@ impl Core {
         rows.into_iter().map(head).collect()
     }
 
+    /// Tells the log that this device's store was found to be an older copy.
+    pub(crate) fn tell_own_restoration(&self) {
+        if let Some(audit) = self.audit.get() {
+            let note = Some("this device's store is an older copy: it goes on under a new log".to_owned());
+            audit.record(Act { note, ..self.own_act(Op::SetBack) });
+        }
+    }
+
     /// Tells the log that something which showed was taken back, or counts again.
     pub(crate) fn tell_taken_back(&self, device: &DeviceId, why: &str, late: bool) {
         if let Some(audit) = self.audit.get() {

@@ -39,6 +39,7 @@ use crate::{
     rekey::Sealing,
     row::{Entry, Link, Node, NodeRow, Xattr},
     sealed_store::SealedStore,
+    set_back::Knowing,
     snapshots::Snapshot,
     spilled::{ItemCache, Items},
     standing::Verdicts,
@@ -327,6 +328,8 @@ pub(crate) struct Core {
     pub(crate) restored: Option<Restored>,
     /// Who has said to have all contents.
     pub(crate) complete: Complete,
+    /// What devices knew.
+    pub(crate) knowing: Knowing,
     /// As they are stored.
     stored_counters: Counters,
     /// Nodes whose births are in the pending commit.
@@ -470,6 +473,7 @@ impl Core {
             counters,
             restored: None,
             complete: Complete::default(),
+            knowing: Knowing::default(),
             open_births: 0,
             nodes: LruCache::new(capacity(NODE_CACHE)),
             entries: LruCache::new(capacity(ENTRY_CACHE)),
@@ -494,6 +498,7 @@ impl Core {
             core.restored = Some(decode_row("that the store was restored", &bytes)?);
         }
         core.load_complete()?;
+        core.load_knowing()?;
         core.load_members()?;
         core.load_branches()?;
         core.load_beside()?;
@@ -619,6 +624,7 @@ impl Core {
         self.store.put(&mut batch, Space::Meta, RESTORED, &encode(&restored));
         self.store.apply(batch)?;
         self.restored = Some(restored);
+        self.tell_own_restoration();
         self.counters.my_log = new_log_number(&*self.entropy) | RESTORED_LOG;
         self.save_counters()?;
         self.me = self.own_branch()?;

@@ -20,6 +20,7 @@ pub mod member;
 mod ownership;
 pub mod proof;
 mod rekey;
+mod set_back;
 mod standing;
 
 // Where it is kept.

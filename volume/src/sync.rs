@@ -29,6 +29,7 @@ use crate::{
     error::{Error, Result},
     fetch::PeerNo,
     id::CommitHash,
+    set_back::Had,
     store::Space,
     version::{BranchNo, Dot, VersionVector},
 };
@@ -38,7 +39,7 @@ pub const MAX_MESSAGE: usize = 4 << 20;
 /// Bytes of commits gathered into one message.
 const BATCH_BYTES: usize = 512 << 10;
 /// Most tips in one message; a volume with more logs needs several.
-const MAX_TIPS: usize = 40_000;
+pub(crate) const MAX_TIPS: usize = 40_000;
 /// Commits that wait for one they refer to, over all peers.
 pub(crate) const MAX_WAITING: usize = 2048;
 /// Bytes of them.
@@ -279,6 +280,8 @@ pub struct Session {
     volume: Volume,
     peer: DeviceId,
     number: PeerNo,
+    /// What the peer had as the session began.
+    had: Had,
     shared: Arc<SessionShared>,
 }
 
@@ -432,7 +435,8 @@ impl Volume {
         let shared = Arc::new(SessionShared { state: Mutex::new(State::default()) });
         self.inner.sessions.lock().insert(number, shared.clone());
         self.inner.fetch.add_peer(number);
-        Session { volume: self.clone(), peer, number, shared }
+        let had = self.inner.core.lock().had_by(&peer);
+        Session { volume: self.clone(), peer, number, had, shared }
     }
 
     /// What this device would say of itself: digest, completeness, number of commits.
@@ -492,12 +496,12 @@ impl Core {
     }
 
     /// Tips that can only be of another branch of a log: of a number known here, but another commit.
-    fn forked(&self, tips: &[Tip]) -> Result<Vec<CommitHash>> {
+    pub(crate) fn forked_tips<'a>(&self, tips: &'a [Tip]) -> Result<Vec<&'a Tip>> {
         let mut forked = Vec::new();
         for tip in tips {
             let known = self.branches_of(&tip.device, tip.log).iter().any(|no| self.branch(*no).tip >= tip.seq);
             if known && self.dot_of_tip(tip)?.is_none() {
-                forked.push(tip.hash);
+                forked.push(tip);
             }
         }
         Ok(forked)
@@ -506,14 +510,9 @@ impl Core {
     /// The first arrival that a peer knowing `known` may lack.
     fn first_lacking(&self, known: &VersionVector) -> Result<u64> {
         let mut first = self.next_arrival;
-        for (number, branch) in self.branches.iter().enumerate() {
-            let no = BranchNo(number as u32);
-            let next = match branch.forked_from {
-                Some(fork) => (known.get(no) + 1).max(fork.seq + 1),
-                None => known.get(no) + 1,
-            };
-            if next <= branch.tip
-                && let Some(row) = self.commit_row(Dot { branch: no, seq: next })?
+        for number in 0..self.branches.len() {
+            if let Some(dot) = self.first_lacking_of(BranchNo(number as u32), known)
+                && let Some(row) = self.commit_row(dot)?
             {
                 first = first.min(row.arrival);
             }
@@ -635,7 +634,14 @@ impl Session {
             Message::Tips(tips) => {
                 let planned = {
                     let mut core = self.volume.inner.core.lock();
-                    core.known_by(&tips).and_then(|known| Ok((core.first_lacking(&known)?, core.forked(&tips)?, known)))
+                    core.known_by(&tips).and_then(|known| {
+                        let first = core.first_lacking(&known)?;
+                        if core.lacks_what_it_had(&tips, &known, first, &self.had)? {
+                            core.note_lacks(&self.peer)?;
+                        }
+                        let forked: Vec<CommitHash> = core.forked_tips(&tips)?.iter().map(|tip| tip.hash).collect();
+                        Ok((first, forked, known))
+                    })
                 };
                 let (first, forked, known) = planned.map_err(|e| Failed(e.to_string()))?;
                 let mut state = self.shared.state.lock();
@@ -684,6 +690,7 @@ impl Session {
         if core.digest() != *digest {
             return;
         }
+        core.knows_all(self.peer);
         if complete {
             core.said_complete(self.peer);
         }
@@ -1022,8 +1029,11 @@ impl Session {
         self.volume.inner.sessions.lock().remove(&self.number);
         self.volume.inner.waiting.lock().forget(self.number);
         self.volume.inner.fetch.remove_peer(self.number);
-        if let Err(e) = self.volume.inner.core.lock().save_complete() {
-            log::debug!("what a device said to have can't be stored: {e}");
+        {
+            let mut core = self.volume.inner.core.lock();
+            if let Err(e) = core.save_complete().and_then(|()| core.save_knowing()) {
+                log::debug!("what a device said to have can't be stored: {e}");
+            }
         }
         self.volume.wake_sessions();
     }

@@ -88,8 +88,8 @@ fn tell(at: &Replica, by: &Replica, commits: &[ClaimedCommit]) -> Result<(), Ses
 #[test]
 fn who_signs_two_commits_of_one_number_is_told_of_with_a_proof() {
     let [alice, bob, carol] = three();
-    let watched = [Watched::of(&alice), Watched::of(&carol), Watched::of(&bob)];
     let known = commits(&alice, &bob);
+    let watched = [Watched::of(&alice), Watched::of(&carol), Watched::of(&bob)];
     let (both, _) = as_one(&known, &alice, &bob, 41, &["for alice", "for carol"]);
     tell(&alice, &bob, &both[..1]).unwrap();
     tell(&carol, &bob, &both[1..]).unwrap();
@@ -130,8 +130,8 @@ fn who_signs_two_commits_of_one_number_is_told_of_with_a_proof() {
 #[test]
 fn what_is_refused_is_proof_too() {
     let [alice, bob, _] = three();
-    let watched = Watched::of(&alice);
     let known = commits(&alice, &bob);
+    let watched = Watched::of(&alice);
     let (both, broken) = as_one(&known, &alice, &bob, 41, &["made"]);
     tell(&alice, &bob, &both).unwrap();
     for _ in 0..3 {
@@ -163,4 +163,157 @@ fn nobody_fills_the_disk_with_proofs() {
     let kept = alice.volume.proofs().unwrap();
     assert_eq!(kept.iter().map(|proof| proof.n).collect::<Vec<_>>(), (1..=9).collect::<Vec<_>>());
     assert_eq!(kept.iter().filter(|proof| proof.device == bob.device_id()).count(), 8);
+}
+
+/// Of these, who was set back.
+fn set_back(found: &[Finding]) -> Vec<String> {
+    let of = found.iter().filter(|found| found.kind == Kind::Rollback);
+    of.inspect(|found| assert_eq!(found.sure, Sure::Possible)).map(|found| found.user.clone().unwrap()).collect()
+}
+
+/// The tips that a replica would send.
+fn tips(of: &Replica, to: &Replica) -> Message {
+    let session = of.volume.session(to.device_id());
+    session.receive(Message::Tips(Vec::new())).unwrap();
+    std::iter::from_fn(|| session.next_outgoing()).find(|message| matches!(message, Message::Tips(_))).unwrap()
+}
+
+/// A backup that was put back, noticed as it is opened or only when others bring what it lacks: one gentle word each time.
+#[test]
+fn a_device_that_was_put_back_is_told_of_once() {
+    for is_noticed in [true, false] {
+        let [alice, mut bob, carol] = three();
+        let watched = [Watched::of(&alice), Watched::of(&carol)];
+        for time in 1..=2 {
+            let copy = bob.store.copy();
+            bob.write(&format!("since {time}"), b"1").unwrap();
+            sync(&alice, &bob);
+            sync(&alice, &carol);
+            bob.store = Arc::new(copy);
+            if is_noticed {
+                bob.restart_as_copy(7 + time)
+            } else {
+                bob.restart(7 + time)
+            }
+            let bobs = Watched::of(&bob);
+            for _ in 0..3 {
+                sync(&alice, &bob);
+                sync(&alice, &carol);
+            }
+            // Carol never met him since: he says it to all.
+            for watched in &watched {
+                assert_eq!(set_back(&watched.found()), vec!["bob"; time as usize], "{is_noticed}");
+                assert_eq!(watched.found().len(), time as usize, "and of nothing else");
+            }
+            assert!(bobs.found().is_empty(), "not by himself");
+            assert_eq!(bobs.count(Op::SetBack), usize::from(!is_noticed));
+            assert_eq!(bob.read(&format!("since {time}")).unwrap(), b"1");
+        }
+        let found = watched[0].found();
+        let text = &found[0].text;
+        assert!(
+            text.contains("bob's device") && text.contains("from a backup") && text.contains("on purpose"),
+            "{text}"
+        );
+    }
+}
+
+/// Who shows old versions on purpose: of what they signed, or, who signs nothing, of what they had said to know.
+#[test]
+fn who_shows_old_versions_is_told_of_once() {
+    let alice = Replica::founder("alice", 1);
+    let bob = Replica::joined("bob", 2, &alice, Role::Writer);
+    let rita = Replica::joined("rita", 3, &alice, Role::Reader);
+    for other in [&bob, &rita, &bob] {
+        sync(&alice, other);
+    }
+    let mut watched = Watched::of(&alice);
+    let old = [tips(&bob, &alice), tips(&rita, &alice)];
+    bob.write("f", b"1").unwrap();
+    for other in [&bob, &rita, &bob] {
+        sync(&alice, other);
+    }
+    let mut alice = alice;
+    for restarts in [false, true] {
+        for (liar, tips) in [(&bob, &old[0]), (&rita, &old[1]), (&bob, &old[0])] {
+            alice.volume.session(liar.device_id()).receive(tips.clone()).unwrap();
+        }
+        if restarts {
+            assert!(watched.found().is_empty(), "told before");
+        } else {
+            assert_eq!(set_back(&watched.found()), ["bob", "rita"]);
+            alice.restart(7);
+            watched = Watched::of(&alice);
+        }
+    }
+    // They are caught up with, and begin again: another time.
+    for other in [&bob, &rita] {
+        sync(&alice, other);
+    }
+    alice.restart(8);
+    let watched = Watched::of(&alice);
+    alice.volume.session(rita.device_id()).receive(old[1].clone()).unwrap();
+    assert_eq!(set_back(&watched.found()), ["rita"]);
+}
+
+/// What is done every day: restarts, being behind, and writing while somebody reads what was said before.
+#[test]
+fn who_only_lags_is_not_told_of() {
+    let [mut alice, mut bob, mut carol] = three();
+    let watched = Watched::of(&alice);
+    for round in 0..3 {
+        // Said by bob before he wrote what comes to alice by carol first.
+        let early = tips(&bob, &alice);
+        let to_bob = alice.volume.session(bob.device_id());
+        bob.write(&format!("of bob {round}"), b"1").unwrap();
+        sync(&bob, &carol);
+        sync(&carol, &alice);
+        to_bob.receive(early).unwrap();
+        drop(to_bob);
+        alice.write(&format!("of alice {round}"), b"2").unwrap();
+        carol.write(&format!("of carol {round}"), b"3").unwrap();
+        sync(&carol, &alice);
+        bob.write(&format!("pending {round}"), b"4").unwrap();
+        bob.restart(20 + round);
+        carol.restart(20 + round);
+        sync(&alice, &bob);
+    }
+    assert_eq!(watched.found(), []);
+    let nobody_known = Watched::of(&carol);
+    alice.restart(7);
+    sync(&alice, &carol);
+    assert_eq!(nobody_known.found(), []);
+    // Who comes new is told all of what was, and that isn't news.
+    alice.store = Arc::new(alice.store.copy());
+    alice.restart_as_copy(8);
+    let dave = Replica::joined("dave", 9, &alice, Role::Writer);
+    let dave_watched = Watched::of(&dave);
+    sync(&alice, &dave);
+    assert_eq!(dave_watched.found(), []);
+}
+
+/// A log that forked, of which two know a branch each: who equivocates is told of, not who believed it.
+#[test]
+fn who_knows_another_branch_is_not_told_of() {
+    let [alice, bob, mut carol] = three();
+    carol.write("shared", b"1").unwrap();
+    sync(&carol, &alice);
+    sync(&alice, &bob);
+    let watched = Watched::of(&alice);
+    let copy = carol.store.copy();
+    for name in ["one", "and more"] {
+        carol.write(name, b"1").unwrap();
+        carol.volume.commit_now().unwrap();
+    }
+    sync(&carol, &alice);
+    carol.store = Arc::new(copy);
+    carol.restart(7);
+    carol.write("other", b"1").unwrap();
+    carol.volume.commit_now().unwrap();
+    sync(&carol, &bob);
+    sync(&alice, &bob);
+    let found = watched.found();
+    assert_eq!(set_back(&found), Vec::<String>::new());
+    assert_eq!(found.iter().map(|found| found.kind).collect::<Vec<_>>(), [Kind::Equivocation], "{found:?}");
+    assert_eq!(found[0].user.as_deref(), Some("carol"));
 }

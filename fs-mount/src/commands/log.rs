@@ -194,7 +194,7 @@ fn severity(entry: &Entry) -> u8 {
         (_, Op::Alert) => 9,
         (false, Op::Handshake | Op::Refused | Op::TakenBack | Op::Equivocated) => 8,
         (false, _) => 5,
-        (true, Op::Membership | Op::Permissions | Op::Dropped) => 3,
+        (true, Op::Membership | Op::Permissions | Op::Dropped | Op::SetBack) => 3,
         (true, _) => 1,
     }
 }

@@ -41,6 +41,8 @@ pub enum Kind {
     Enumeration,
     /// A device signed two different commits under one number.
     Equivocation,
+    /// A device lacks what it had.
+    Rollback,
 }
 
 /// How sure it is.
@@ -143,6 +145,10 @@ impl Detectors {
                     short(),
                 );
                 found(Kind::Equivocation, Sure::Certain, device(), text, revoke())
+            }
+            Op::SetBack => {
+                let text = format!("{} device {} {why}: {note}", whose(), short());
+                found(Kind::Rollback, Sure::Possible, device(), text, "p2pfs peers".to_owned())
             }
             _ if entry.pid.is_none() && why.starts_with("beyond their rights") => {
                 let text = format!("{} device {} signed what its user may not do, and knew it", whose(), short());

@@ -67,11 +67,13 @@ pub enum Op {
     Dropped,
     /// A device signed two different commits under one number.
     Equivocated,
+    /// A device lacks what it had, or goes on from an older copy of its store.
+    SetBack,
 }
 
 impl Op {
     /// All of them, by the word that stands for each.
-    pub const ALL: [(&str, Op); 26] = [
+    pub const ALL: [(&str, Op); 27] = [
         ("create", Op::Create),
         ("read", Op::Read),
         ("write", Op::Write),
@@ -98,6 +100,7 @@ impl Op {
         ("alert", Op::Alert),
         ("dropped", Op::Dropped),
         ("equivocated", Op::Equivocated),
+        ("set_back", Op::SetBack),
     ];
 
     /// The word that stands for it.
