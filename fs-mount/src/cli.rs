@@ -13,11 +13,13 @@ mod agreed;
 mod keys;
 pub(crate) mod log;
 mod members;
+mod operating;
 
 pub(crate) use access::{Access, Allow, Chown};
 pub(crate) use agreed::{Config, Named, Snapshot, SnapshotDeed};
 pub(crate) use keys::{ExportKey, Fingerprint, ImportKey, Invitations, InvitationsDeed, Key, KeyDeed, KeyPassphrase};
 pub(crate) use members::{Grant, Kept, Quarantine, QuarantineDeed, Revoke, TransferOwnership};
+pub(crate) use operating::Operating;
 
 const EXIT_STATUS: &str = "Exit status: 0 done, 1 failed (one line on standard error says why), 2 wrong usage.\n\
     Everything lives under $P2PFS_HOME when it is set, else under the XDG folders.";
@@ -169,6 +171,8 @@ pub(crate) struct Mount {
     /// Use this registry from now on instead of those given earlier; may be given several times
     #[arg(long, value_name = "ADDR:PORT#KEY")]
     pub(crate) registry: Vec<RegistryAddress>,
+    #[command(flatten)]
+    pub(crate) operating: Operating,
     /// Started by `mount` itself to stay in the background
     #[arg(long, hide = true)]
     pub(crate) background_child: bool,
@@ -201,6 +205,8 @@ pub(crate) struct Keeper {
     /// Only this volume, by its label or the first digits of its id; may be given several times
     #[arg(long, value_name = "LABEL|ID")]
     pub(crate) volume: Vec<String>,
+    #[command(flatten)]
+    pub(crate) operating: Operating,
     /// Read the passphrase from this file (- is standard input)
     #[arg(long, value_name = "FILE")]
     pub(crate) passphrase_file: Option<PathBuf>,

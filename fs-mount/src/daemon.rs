@@ -55,6 +55,7 @@ pub(crate) mod keeper;
 pub(crate) mod launch;
 pub(crate) mod logging;
 pub(crate) mod memory;
+pub(crate) mod metrics;
 pub(crate) mod network;
 pub(crate) mod resealing;
 pub(crate) mod upkeep;
@@ -94,6 +95,8 @@ pub(crate) struct Config {
     pub(crate) registries: Vec<RegistryAddress>,
     /// How long a read waits for content that no peer has sent yet.
     pub(crate) absent_timeout: Duration,
+    /// Where metrics are served, if anywhere.
+    pub(crate) metrics: Option<std::net::SocketAddr>,
 }
 
 /// What of it is needed to mount.
@@ -119,6 +122,7 @@ pub(crate) struct Shared {
     /// Nothing for a keeper.
     pub(crate) mountpoint: Option<PathBuf>,
     pub(crate) network: Network,
+    audited: Arc<audit::Counts>,
     mounted: OnceLock<Mounted>,
     state: Mutex<State>,
     /// Whether somebody asked for the end.
@@ -153,6 +157,7 @@ pub(crate) fn run(config: Config, ready: impl FnOnce(Ready)) -> Outcome<()> {
     clear_last_mount(&own.state);
     mountpoint::prepare(&config.mountpoint, config.create)?;
     let runtime = the_runtime()?;
+    let door = runtime.block_on(metrics::bind(config.metrics))?;
     let opened = own.open()?;
     if opened.volume.is_keeper() {
         opened.close()?;
@@ -165,10 +170,14 @@ pub(crate) fn run(config: Config, ready: impl FnOnce(Ready)) -> Outcome<()> {
         Arc::new(watch::Sender::new(false)),
     )?;
     let served = runtime.block_on(async { server::serve(running.shared.clone()) });
+    let watched = runtime.block_on(async { door.map(|door| door.serve(vec![running.shared.clone()])) });
     let settings =
         Settings { allow_other: config.allow_other, source: config.source, absent_timeout: config.absent_timeout };
     let lived = served.and_then(|()| runtime.block_on(live(&running.shared, settings, ready)));
     let (shared, ended) = running.end(lived);
+    if let Some(watched) = watched {
+        runtime.block_on(watched.end());
+    }
     runtime.block_on(shared.say_finished());
     ended
 }
@@ -230,7 +239,7 @@ impl OpenVolume {
         if !registries.is_empty() {
             state.registries = Some(registries.iter().map(ToString::to_string).collect());
         }
-        audit::watch(&volume);
+        let audited = audit::watch(&volume);
         if volume.is_audit_cut().unwrap_or(false) {
             log::error!("the audit log goes less far than this device had signed: `p2pfs log verify` tells more");
             sign_audit_head(&volume);
@@ -246,6 +255,7 @@ impl OpenVolume {
             dir,
             mountpoint,
             network,
+            audited,
             mounted: OnceLock::new(),
             state: Mutex::new(state),
             asked_to_end: AtomicBool::new(false),

@@ -19,6 +19,7 @@ mod arguments;
 mod attributes;
 mod awake;
 mod calls;
+mod counts;
 mod invalidation;
 mod listing;
 mod mount_table;
@@ -46,6 +47,7 @@ use fuser::{Config, MountOption, Session, SessionACL};
 use log::info;
 use volume::Volume;
 
+pub use counts::{Requests, requests};
 pub use mounted::Mounted;
 pub use waits::Wait;
 

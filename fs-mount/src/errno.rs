@@ -54,6 +54,39 @@ pub fn errno_of_node(error: &Error) -> Errno {
     }
 }
 
+/// What an error is called that programs see under this number.
+pub(crate) fn name(code: usize) -> String {
+    const NAMES: [(Errno, &str); 25] = [
+        (Errno::ENOENT, "ENOENT"),
+        (Errno::EEXIST, "EEXIST"),
+        (Errno::ENOTDIR, "ENOTDIR"),
+        (Errno::EISDIR, "EISDIR"),
+        (Errno::ENOTEMPTY, "ENOTEMPTY"),
+        (Errno::EINVAL, "EINVAL"),
+        (Errno::ENAMETOOLONG, "ENAMETOOLONG"),
+        (Errno::EFBIG, "EFBIG"),
+        (Errno::EMLINK, "EMLINK"),
+        (Errno::ENOSPC, "ENOSPC"),
+        (Errno::ENODATA, "ENODATA"),
+        (Errno::ERANGE, "ERANGE"),
+        (Errno::E2BIG, "E2BIG"),
+        (Errno::ENXIO, "ENXIO"),
+        (Errno::EROFS, "EROFS"),
+        (Errno::EPERM, "EPERM"),
+        (Errno::EACCES, "EACCES"),
+        (Errno::EOPNOTSUPP, "EOPNOTSUPP"),
+        (Errno::EBADF, "EBADF"),
+        (Errno::EIO, "EIO"),
+        (Errno::ESTALE, "ESTALE"),
+        (Errno::EMFILE, "EMFILE"),
+        (Errno::ENFILE, "ENFILE"),
+        (Errno::ENOMEM, "ENOMEM"),
+        (Errno::EDQUOT, "EDQUOT"),
+    ];
+    let known = NAMES.iter().find(|(errno, _)| usize::try_from(errno.code()) == Ok(code));
+    known.map_or_else(|| format!("errno {code}"), |(_, name)| (*name).to_owned())
+}
+
 /// The system's own number where it tells the user what has run out, else EIO: the rest would read as if it were about
 /// the file that was asked for (a missing pack file is no ENOENT).
 fn disk(error: &io::Error) -> Errno {

@@ -308,7 +308,7 @@ pub(crate) fn status(volume: &Volume, profile: &Profile) -> Status {
         waiting: Vec::new(),
         removed: volume.is_removed(&own),
         said_removed_by: None,
-        alerts: volume.alerts().map_or(0, |alerts| alerts.iter().filter(|alert| !alert.acknowledged).count() as u64),
+        alerts: volume.open_alerts().map_or(0, |open| open.values().sum()),
         kept_aside: volume.quarantine().map_or(0, |kept| kept.len() as u64),
         unpublished: volume
             .unpublished()

@@ -2,7 +2,7 @@
 //!
 //! A device's key is its identity on the wire; membership in a volume is proven on each connection. This crate moves
 //! the messages of [`volume::sync`] and blocks named by hash; it never looks inside: it knows no trees, no names, no
-//! merge rules and no FUSE.
+//! merge rules and no FUSE. [`metrics`] is beside all that: the one page of HTTP that its programs show to operators.
 
 pub mod identity;
 
@@ -29,6 +29,8 @@ pub mod ticket;
 
 pub mod join;
 pub mod swarm;
+
+pub mod metrics;
 
 #[doc(hidden)]
 #[cfg(any(test, feature = "fuzzing"))]

@@ -10,6 +10,7 @@
 mod dial;
 mod discover;
 mod table;
+mod traffic;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -35,6 +36,8 @@ use crate::registry_address::RegistryAddress;
 use crate::registry_client::{Interest, RegistryClient, RegistryStatus};
 use crate::registry_protocol::MAX_ADDRESSES;
 use table::{Link, Table};
+use traffic::Meter;
+pub use traffic::Traffic;
 
 /// Handshakes at a time, and of those from one network; more callers are turned away and try again.
 const MAX_HANDSHAKES: usize = 64;
@@ -167,6 +170,7 @@ struct Shared {
     started: Instant,
     on_event: OnEvent,
     table: Mutex<Table>,
+    meter: Mutex<Meter>,
     failed_joins: Mutex<FailedJoins>,
     /// For connections with devices that aren't known as members.
     strangers: Places,
@@ -198,6 +202,7 @@ impl Swarm {
             started: Instant::now(),
             on_event: config.on_event,
             table: Mutex::new(Table::new(endpoint.device())),
+            meter: Mutex::default(),
             failed_joins: Mutex::new(FailedJoins::default()),
             strangers: Places::new(MAX_STRANGERS, MAX_STRANGERS_PER_NETWORK),
             changes: watch::Sender::new(0),
@@ -257,6 +262,11 @@ impl Swarm {
                 progress: link.session.progress(),
             })
             .collect()
+    }
+
+    /// Returns how much went over connections with devices since the start; the joining of others is not in it.
+    pub fn traffic(&self) -> Traffic {
+        self.shared.meter.lock().read()
     }
 
     /// Asks a connected device to commit and send what it has pending. [`PeerProgress::flushed`] of the same
@@ -415,8 +425,10 @@ impl Shared {
                 }
             })
         };
+        self.meter.lock().begins(&connection);
         let run = peer::run(connection.clone(), control, session, true, on_change);
         let (ended, ()) = tokio::join!(run, self.await_membership(&connection, device, probation));
+        self.meter.lock().ends(&connection);
         if ended.is_removal() && self.knows_as_member(device).await {
             self.told_removed(device);
         }

@@ -4,6 +4,7 @@ use std::io::Write;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::SystemTime;
 
 use clap::Parser;
 use p2pfs_registry::limits::Limits;
@@ -26,7 +27,7 @@ struct Arguments {
     /// Folder for the registry's key [default: $STATE_DIRECTORY, else ./p2pfs-registry].
     #[arg(long, value_name = "DIR")]
     state: Option<PathBuf>,
-    /// Serve Prometheus metrics over HTTP there.
+    /// Serve Prometheus metrics over HTTP there; not on a loopback address, whoever reaches it may read them
     #[arg(long, value_name = "ADDR:PORT")]
     metrics: Option<SocketAddr>,
 }
@@ -66,7 +67,11 @@ async fn serve(arguments: &Arguments, keys: &crypto::SigningKeys) -> Result<(), 
     if let Some(address) = arguments.metrics {
         let listener =
             TcpListener::bind(address).await.map_err(|error| format!("cannot serve metrics on {address}: {error}"))?;
-        tokio::spawn(metrics::serve(listener, server.counter()));
+        let (count, started) = (server.counter(), SystemTime::now());
+        tokio::spawn(peer_net::metrics::serve(listener, move || {
+            let page = metrics::page(&count(), started);
+            async move { page }
+        }));
     }
     print_address(&server).map_err(|error| format!("cannot print the address: {error}"))?;
     if let Err(error) = sd_notify::notify(&[NotifyState::Ready]) {

@@ -29,6 +29,7 @@ pub mod process;
 pub mod random;
 pub mod registry;
 pub mod rogue;
+pub mod scraper;
 pub mod scratch;
 pub mod tool;
 pub mod tree;

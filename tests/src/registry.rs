@@ -3,6 +3,7 @@
 use std::{
     fs,
     io::{BufRead, BufReader},
+    net::SocketAddr,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::Arc,
@@ -11,7 +12,7 @@ use std::{
 
 use rustix::process::Signal;
 
-use crate::{binaries::program, process, scratch::Scratch};
+use crate::{binaries::program, process, scraper::free_address, scratch::Scratch};
 
 const END_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -22,6 +23,7 @@ pub struct Registry {
     state: PathBuf,
     /// `ADDR:PORT#KEY`.
     address: String,
+    metrics: SocketAddr,
     child: Option<Child>,
 }
 
@@ -29,7 +31,8 @@ impl Registry {
     /// Starts one on a free port.
     pub fn start(scratch: &Arc<Scratch>) -> Self {
         let state = scratch.make("registry");
-        let mut registry = Self { scratch: scratch.clone(), state, address: "127.0.0.1:0#".to_owned(), child: None };
+        let (address, metrics) = ("127.0.0.1:0#".to_owned(), free_address());
+        let mut registry = Self { scratch: scratch.clone(), state, address, metrics, child: None };
         registry.go_on();
         registry
     }
@@ -37,6 +40,11 @@ impl Registry {
     /// What peers need to know of it.
     pub fn address(&self) -> &str {
         &self.address
+    }
+
+    /// Where it shows metrics.
+    pub fn metrics(&self) -> SocketAddr {
+        self.metrics
     }
 
     /// Where it keeps what it keeps.
@@ -60,7 +68,7 @@ impl Registry {
         let listen = self.address.split('#').next().unwrap();
         let log = fs::File::options().append(true).create(true).open(self.scratch.path().join("registry.log")).unwrap();
         let mut child = Command::new(program("p2pfs-registry"))
-            .args(["--listen", listen, "--state"])
+            .args(["--listen", listen, "--metrics", &self.metrics.to_string(), "--state"])
             .arg(&self.state)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())

@@ -2,6 +2,8 @@
 //!
 //! Rows of the store, so that a restart loses none. What one party does over and over is one alert that counts.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -46,7 +48,32 @@ pub struct Alert {
     pub acknowledged: bool,
 }
 
+/// Called with every new alert.
+pub type OnAlert = Box<dyn Fn(&Alert) + Send + Sync>;
+
 impl Volume {
+    /// Has `tell` called with every alert that is new from now on. Once; it must be quick.
+    pub fn on_alert(&self, tell: OnAlert) {
+        let _ = self.inner.on_alert.set(tell);
+    }
+
+    /// How many alerts there are that nobody has looked at, by kind. Reads them only when there may be other ones than the last
+    /// time.
+    ///
+    /// # Errors
+    /// The disk failed.
+    pub fn open_alerts(&self) -> Result<BTreeMap<Kind, u64>> {
+        let mut known = self.inner.open_alerts.lock();
+        if let Some(counts) = &*known {
+            return Ok(counts.clone());
+        }
+        let mut counts = BTreeMap::new();
+        for alert in self.alerts()?.iter().filter(|alert| !alert.acknowledged) {
+            *counts.entry(alert.kind).or_default() += 1;
+        }
+        Ok(known.insert(counts).clone())
+    }
+
     /// Alerts, the oldest first.
     ///
     /// # Errors
@@ -93,9 +120,15 @@ impl Volume {
             batch.remove(Space::Meta, key(old.n));
         }
         self.inner.store.apply(batch)?;
+        self.inner.open_alerts.lock().take();
         drop(core);
-        if is_new && let Some(audit) = self.audit() {
-            audit.record(Act { note: Some(alert.text), ..self.own_act(Op::Alert) });
+        if is_new {
+            if let Some(audit) = self.audit() {
+                audit.record(Act { note: Some(alert.text.clone()), ..self.own_act(Op::Alert) });
+            }
+            if let Some(tell) = self.inner.on_alert.get() {
+                tell(&alert);
+            }
         }
         Ok(is_new)
     }
@@ -115,6 +148,7 @@ impl Volume {
             }
         }
         self.inner.store.apply(batch)?;
+        self.inner.open_alerts.lock().take();
         drop(core);
         Ok(done)
     }
@@ -126,4 +160,75 @@ impl Volume {
 
 fn key(n: u64) -> Vec<u8> {
     [ALERTS, &n.to_be_bytes()].concat()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        sync::{
+            Arc,
+            atomic::{AtomicU64, Ordering},
+        },
+        time::Duration,
+    };
+
+    use crypto::{DeviceKeys, Entropy, SeededEntropy, SymmetricKey, UserKeys};
+
+    use super::*;
+    use crate::{Clock, Parts, content::MemoryBlocks, memory_store::MemoryStore};
+
+    struct Still;
+
+    impl Clock for Still {
+        fn now(&self) -> Timestamp {
+            Timestamp { secs: 1_795_338_900, nanos: 0 }
+        }
+
+        fn monotonic(&self) -> Duration {
+            Duration::ZERO
+        }
+    }
+
+    fn volume() -> Volume {
+        let entropy: Arc<dyn Entropy> = Arc::new(SeededEntropy::new(1));
+        let parts = Parts {
+            store: Arc::new(MemoryStore::new()),
+            blocks: Arc::new(MemoryBlocks::new()),
+            clock: Arc::new(Still),
+            secret: SymmetricKey::generate(&*entropy),
+            device: DeviceKeys::generate(&*entropy),
+            user: UserKeys::generate(&*entropy),
+            archive: None,
+            directory: None,
+            entropy,
+        };
+        Volume::found(parts, "alice").unwrap()
+    }
+
+    fn found(kind: Kind, who: &str) -> Finding {
+        let (text, answer) = ("something".to_owned(), "p2pfs log".to_owned());
+        Finding { kind, sure: Sure::Likely, who: who.to_owned(), user: None, text, answer }
+    }
+
+    #[test]
+    fn what_is_new_is_told_and_what_is_open_is_counted() {
+        let volume = volume();
+        let told = Arc::new(AtomicU64::new(0));
+        let count = told.clone();
+        volume.on_alert(Box::new(move |alert| {
+            assert_eq!(alert.count, 1);
+            count.fetch_add(alert.n, Ordering::Relaxed);
+        }));
+        assert_eq!(volume.open_alerts().unwrap(), BTreeMap::new());
+        assert!(volume.raise(found(Kind::Tickets, "10.0.0.1")).unwrap());
+        assert!(!volume.raise(found(Kind::Tickets, "10.0.0.1")).unwrap(), "once more");
+        assert!(volume.raise(found(Kind::Tickets, "10.0.0.2")).unwrap());
+        assert!(volume.raise(found(Kind::Removed, "4f2a")).unwrap());
+        assert_eq!(told.load(Ordering::Relaxed), 1 + 2 + 3, "each once");
+        assert_eq!(volume.open_alerts().unwrap(), BTreeMap::from([(Kind::Tickets, 2), (Kind::Removed, 1)]));
+        volume.acknowledge_alerts(Some(1)).unwrap();
+        assert_eq!(volume.open_alerts().unwrap(), BTreeMap::from([(Kind::Tickets, 1), (Kind::Removed, 1)]));
+        assert!(volume.raise(found(Kind::Tickets, "10.0.0.1")).unwrap(), "somebody had looked");
+        assert_eq!(volume.open_alerts().unwrap()[&Kind::Tickets], 2);
+    }
 }

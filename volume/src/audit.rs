@@ -79,6 +79,8 @@ pub type Watcher = Box<dyn Fn(&Entry) + Send + Sync>;
 struct Shared {
     log: Mutex<Log>,
     dropped: AtomicU64,
+    /// Since the start, while the other is counted anew after each entry that tells of it.
+    all_dropped: AtomicU64,
     /// The last append failed, and that was told.
     failing: AtomicBool,
     synced: Mutex<Head>,
@@ -101,6 +103,7 @@ impl Audit {
         let shared = Arc::new(Shared {
             log: Mutex::new(log),
             dropped: AtomicU64::new(0),
+            all_dropped: AtomicU64::new(0),
             failing: AtomicBool::new(false),
             synced,
             watcher: Mutex::new(None),
@@ -122,7 +125,7 @@ impl Audit {
         let Some(to_thread) = to_thread.as_ref() else { return };
         if let Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) = to_thread.try_send(Told::Act(Box::new(act)))
         {
-            self.shared.dropped.fetch_add(1, Ordering::Relaxed);
+            self.shared.drop_some(1);
         }
     }
 
@@ -169,6 +172,11 @@ impl Audit {
         *self.shared.synced.lock()
     }
 
+    /// How many entries were dropped since the start: more came than could be written.
+    pub fn dropped(&self) -> u64 {
+        self.shared.all_dropped.load(Ordering::Relaxed)
+    }
+
     /// Has `watcher` called with every entry from now on, on the thread that writes.
     pub fn watch(&self, watcher: Watcher) {
         *self.shared.watcher.lock() = Some(watcher);
@@ -200,6 +208,11 @@ impl Drop for Audit {
 }
 
 impl Shared {
+    fn drop_some(&self, count: u64) {
+        self.dropped.fetch_add(count, Ordering::Relaxed);
+        self.all_dropped.fetch_add(count, Ordering::Relaxed);
+    }
+
     fn write_all(&self, events: &Receiver<Told>) {
         let mut unsynced: Option<Instant> = None;
         loop {
@@ -273,7 +286,7 @@ impl Shared {
                 if !self.failing.swap(true, Ordering::Relaxed) {
                     log::error!("the audit log can't be written: {e}: entries are counted until it can be");
                 }
-                self.dropped.fetch_add(acts.len() as u64, Ordering::Relaxed);
+                self.drop_some(acts.len() as u64);
             }
         }
     }
@@ -319,6 +332,7 @@ mod tests {
         let dropped: u64 = notes.map(|note| note.split(' ').next().unwrap().parse::<u64>().unwrap()).sum();
         assert_eq!(kept + dropped, ACTS + 1);
         assert!(dropped > 0, "more than anybody writes at once");
+        assert_eq!(audit.dropped(), dropped, "told to those who watch over it, too");
         assert_eq!(audit.verify(&[audit.synced()]).unwrap(), Vec::<String>::new());
     }
 

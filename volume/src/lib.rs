@@ -70,6 +70,7 @@ pub mod versions;
 // The volume as a mount and a network task see it.
 mod fetch;
 mod files;
+mod gauges;
 pub mod quarantine;
 mod reseal;
 pub mod restore;
@@ -95,12 +96,13 @@ pub mod fuzzing;
 mod vectors;
 
 pub use access::{AccessReport, UserAccess};
-pub use alerts::Alert;
+pub use alerts::{Alert, OnAlert};
 pub use audited::Deed;
 pub use conflicts::{Conflict, ConflictVersion, Conflicts, Keep};
 pub use content::{BlockHash, BlockStore};
 pub use error::{Error, Result};
 pub use files::{PagesFrom, Unpublished};
+pub use gauges::Gauges;
 pub use history::is_past;
 pub use holders::Holders;
 pub use invitations::{InvitedAs, OpenInvitation};

@@ -18,9 +18,10 @@ use parking_lot::{Condvar, Mutex, RwLock};
 
 use crate::{
     acl::Acl,
+    alerts::OnAlert,
     anchor,
     archive::{self, Archive},
-    audit::Audit,
+    audit::{Audit, Kind},
     commit::{AccessBody, BirthBody, ChangeKind, MemberBody, SealedKey},
     content::{BlockHash, BlockStore, Blocks},
     core::Core,
@@ -173,6 +174,9 @@ pub(crate) struct Inner {
     pub quota: Quota,
     directory: Option<PathBuf>,
     pub audit: OnceLock<Arc<Audit>>,
+    /// Counted, unless there may be others since. After the core's.
+    pub open_alerts: Mutex<Option<BTreeMap<Kind, u64>>>,
+    pub on_alert: OnceLock<OnAlert>,
     listener: Mutex<Option<Listener>>,
     committer: Mutex<bool>,
     committer_wake: Condvar,
@@ -253,6 +257,8 @@ impl Volume {
             quota: Quota::new(directory.clone()),
             directory,
             audit: OnceLock::new(),
+            open_alerts: Mutex::default(),
+            on_alert: OnceLock::new(),
             listener: Mutex::default(),
             committer: Mutex::new(false),
             committer_wake: Condvar::new(),

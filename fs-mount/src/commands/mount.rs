@@ -40,6 +40,7 @@ pub(crate) fn run(home: &Home, args: Mount) -> Outcome<()> {
         listen: args.listen,
         registries: args.registry,
         absent_timeout: args.absent_timeout,
+        metrics: args.operating.metrics,
     };
     if args.foreground {
         return daemon::run(config, |ready| {

@@ -1,5 +1,7 @@
 //! What of the network gets into the audit log.
 
+use std::{collections::BTreeMap, sync::Arc};
+
 use parking_lot::Mutex;
 use peer_net::swarm::{Event, OnEvent};
 use tokio::runtime::Handle;
@@ -19,11 +21,28 @@ pub(crate) fn recorder(volume: &Volume) -> OnEvent {
     })
 }
 
-/// Has looked at what is recorded from now on, and alerts raised of what looks like an attack.
-pub(crate) fn watch(volume: &Volume) {
-    let Some(audit) = volume.audit() else { return };
-    let (volume, detectors) = (volume.clone(), Mutex::new(Detectors::default()));
+/// How many entries there were since the start, by what was done and whether it was allowed.
+#[derive(Default)]
+pub(crate) struct Counts(Mutex<BTreeMap<(Op, bool), u64>>);
+
+impl Counts {
+    fn add(&self, op: Op, allowed: bool) {
+        *self.0.lock().entry((op, allowed)).or_default() += 1;
+    }
+
+    /// All of them, with the word for what was done.
+    pub(crate) fn all(&self) -> Vec<(&'static str, bool, u64)> {
+        self.0.lock().iter().map(|((op, allowed), count)| (op.word(), *allowed, *count)).collect()
+    }
+}
+
+/// Has looked at what is recorded from now on, and alerts raised of what looks like an attack. Returns what counts.
+pub(crate) fn watch(volume: &Volume) -> Arc<Counts> {
+    let counts = Arc::new(Counts::default());
+    let Some(audit) = volume.audit() else { return counts };
+    let (volume, detectors, counted) = (volume.clone(), Mutex::new(Detectors::default()), counts.clone());
     audit.watch(Box::new(move |entry| {
+        counted.add(entry.op, entry.allowed);
         let Some(found) = detectors.lock().see(entry) else { return };
         let kind = found.kind;
         match volume.raise(found) {
@@ -33,6 +52,7 @@ pub(crate) fn watch(volume: &Volume) {
             Err(e) => log::error!("an alert ({kind:?}) could not be kept: {e}"),
         }
     }));
+    counts
 }
 
 fn record(volume: &Volume, event: Event) {

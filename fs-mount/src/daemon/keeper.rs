@@ -17,6 +17,8 @@ pub(crate) struct Config {
     pub(crate) listen: Option<SocketAddr>,
     /// How many bytes of the disk each volume may take.
     pub(crate) quota: Option<u64>,
+    /// Where metrics are served, if anywhere.
+    pub(crate) metrics: Option<SocketAddr>,
 }
 
 /// A volume that may be kept.
@@ -38,6 +40,7 @@ pub(crate) struct Served {
 pub(crate) fn run(config: Config, ready: impl FnOnce(Vec<Served>)) -> Outcome<()> {
     begin()?;
     let runtime = the_runtime()?;
+    let door = runtime.block_on(super::metrics::bind(config.metrics))?;
     let stop = Arc::new(watch::Sender::new(false));
     let mut running = Vec::new();
     let mut lived = Ok(());
@@ -56,7 +59,12 @@ pub(crate) fn run(config: Config, ready: impl FnOnce(Vec<Served>)) -> Outcome<()
             "this device is no keeper of any volume here: ask an admin for a ticket (`p2pfs invite --role keeper`)",
         ));
     }
+    let shared = running.iter().map(|running| running.shared.clone()).collect();
+    let watched = runtime.block_on(async { door.map(|door| door.serve(shared)) });
     let lived = lived.and_then(|()| runtime.block_on(live(&running, &stop, ready)));
+    if let Some(watched) = watched {
+        runtime.block_on(watched.end());
+    }
     // All end before the first client is told, which takes that for the end of the process.
     let ended: Vec<_> = running.into_iter().map(|running| running.end(Ok(()))).collect();
     let mut outcome = lived;

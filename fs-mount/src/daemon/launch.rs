@@ -47,6 +47,7 @@ struct Order {
     listen: Option<SocketAddr>,
     registries: Vec<String>,
     absent_timeout: Duration,
+    metrics: Option<SocketAddr>,
 }
 
 impl Drop for Order {
@@ -159,6 +160,7 @@ fn encode(config: &Config) -> Zeroizing<String> {
         listen: config.listen,
         registries: config.registries.iter().map(ToString::to_string).collect(),
         absent_timeout: config.absent_timeout,
+        metrics: config.metrics,
     };
     Zeroizing::new(serde_json::to_string(&order).expect("an order can be encoded"))
 }
@@ -183,6 +185,7 @@ fn decode(text: &str) -> Outcome<Config> {
         listen: order.listen,
         registries: order.registries.iter().map(|r| r.parse()).collect::<Result<_, _>>().map_err(|_| wrong())?,
         absent_timeout: order.absent_timeout,
+        metrics: order.metrics,
     })
 }
 
@@ -222,6 +225,7 @@ mod tests {
             listen: Some("127.0.0.1:0".parse().unwrap()),
             registries: Vec::new(),
             absent_timeout: Duration::from_secs(7),
+            metrics: Some("[::1]:9478".parse().unwrap()),
         };
         let back = decode(&encode(&config)).unwrap();
         assert_eq!(back.dir.path(), config.dir.path());
@@ -230,6 +234,7 @@ mod tests {
         assert_eq!(back.mountpoint, config.mountpoint);
         assert_eq!(back.source, config.source);
         assert_eq!(back.absent_timeout, config.absent_timeout);
+        assert_eq!(back.metrics, config.metrics);
         assert_eq!((back.create, back.allow_other, back.listen), (true, false, config.listen));
     }
 

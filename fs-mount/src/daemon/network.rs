@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use peer_net::{
     registry_address::RegistryAddress,
     registry_client::RegistryStatus,
-    swarm::{Config, KnownPeer, PeerStatus, Swarm},
+    swarm::{Config, KnownPeer, PeerStatus, Swarm, Traffic},
 };
 use tokio::sync::watch;
 use volume::Volume;
@@ -117,6 +117,17 @@ impl Network {
         let listed =
             |r: RegistryStatus| report::Registry { address: r.address.to_string(), state: state(r.connected, r.error) };
         self.ask(Swarm::registries).into_iter().map(listed).collect()
+    }
+
+    /// How many registries there are, and how many of them answer.
+    pub(crate) fn registries_connected(&self) -> (u64, u64) {
+        let all = self.ask(Swarm::registries);
+        (all.len() as u64, all.iter().filter(|registry| registry.connected).count() as u64)
+    }
+
+    /// How much went over the wire.
+    pub(crate) fn traffic(&self) -> Traffic {
+        self.ask(Swarm::traffic)
     }
 
     /// One line for each registry that has not answered within `patience`.

@@ -67,7 +67,7 @@ impl Ahead {
 
     /// Finds out what lies beside a directory. Who goes by names mostly goes in their order.
     fn learn(&self, parent: Ino, directory: Ino) {
-        let request = Request::new("read ahead", INodeNo(parent.0));
+        let request = Request::own("read ahead", INodeNo(parent.0));
         let listed = self.calls.read(request, |volume| volume.read_directory(parent, 2, SIBLINGS));
         let mut entries = listed.unwrap_or_default();
         entries.retain(|entry| entry.attributes.kind == NodeKind::Directory);
@@ -93,7 +93,7 @@ impl Ahead {
     fn read(&self) {
         loop {
             let Some(next) = self.walks.lock().next() else { return };
-            let request = Request::new("read ahead", INodeNo(next.0));
+            let request = Request::own("read ahead", INodeNo(next.0));
             // What can't be read is told to who asks for it.
             let _ = self.calls.read(request, |volume| Ok(volume.read_ahead(next)));
         }

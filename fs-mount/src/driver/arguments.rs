@@ -24,6 +24,11 @@ impl<'a> Place<'a> {
         Self { request: Request::new(what, parent), parent: Ino(parent.0), name: name.as_bytes() }
     }
 
+    /// Another name of the same request.
+    pub(super) fn beside(&self, parent: INodeNo, name: &'a OsStr) -> Self {
+        Self { request: self.request, parent: Ino(parent.0), name: name.as_bytes() }
+    }
+
     /// Something that is done with it.
     pub(super) fn deed(&self, op: Op) -> Deed<'a> {
         Deed { op, at: self.parent, name: Some(self.name), to: None }

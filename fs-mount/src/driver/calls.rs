@@ -21,7 +21,7 @@ use volume::{
     node::{Caller, Ino},
 };
 
-use super::{past, pool::Pool, waits::Waits};
+use super::{counts::Kind, past, pool::Pool, waits::Waits};
 use crate::errno::{errno, errno_of_node};
 
 /// Threads that wait for content. One reader's read-ahead is a handful of requests, and the kernel has at most
@@ -54,11 +54,30 @@ impl Changes {
 pub(super) struct Request {
     what: &'static str,
     ino: u64,
+    /// Nothing for what the kernel didn't ask for.
+    kind: Option<Kind>,
 }
 
 impl Request {
+    /// One of the kernel's, which is counted.
     pub(super) fn new(what: &'static str, ino: INodeNo) -> Self {
-        Self { what, ino: ino.0 }
+        let kind = Kind::named(what);
+        if let Some(kind) = kind {
+            kind.begun();
+        }
+        Self { what, ino: ino.0, kind }
+    }
+
+    /// What the driver does by itself.
+    pub(super) fn own(what: &'static str, ino: INodeNo) -> Self {
+        Self { what, ino: ino.0, kind: None }
+    }
+
+    fn failed(self, errno: Errno) -> Errno {
+        if let Some(kind) = self.kind {
+            kind.failed(errno);
+        }
+        errno
     }
 }
 
@@ -119,7 +138,7 @@ impl Calls {
     /// the volume.
     pub(super) fn told<T>(&self, deed: Deed<'_>, who: &Caller, result: &Result<T>) {
         if !past::is_ours(deed.at) {
-            let told = self.read(Request::new("telling", INodeNo(deed.at.0)), |volume| {
+            let told = self.read(Request::own("telling", INodeNo(deed.at.0)), |volume| {
                 volume.tell_deed(deed, who, result.as_ref().err());
                 Ok(())
             });
@@ -276,13 +295,13 @@ impl GivenUp {
 /// The errno of a failed call that names an entry, which is logged once, here.
 pub(super) fn failed(request: Request, error: &Error) -> Errno {
     log_failure(request, error);
-    errno(error)
+    request.failed(errno(error))
 }
 
 /// The errno of a failed call that names a node by its number, which is logged once, here.
 pub(super) fn node_failed(request: Request, error: &Error) -> Errno {
     log_failure(request, error);
-    errno_of_node(error)
+    request.failed(errno_of_node(error))
 }
 
 fn log_failure(request: Request, error: &Error) {

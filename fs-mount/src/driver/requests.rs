@@ -188,12 +188,12 @@ impl Filesystem for Driver {
         self.sync_pool.close();
         self.ahead.close();
         for handle in self.open_files.take_all() {
-            let request = Request::new("release at unmount", INodeNo(0));
+            let request = Request::own("release at unmount", INodeNo(0));
             if let Err(error) = self.calls.change(request, |volume| volume.release(handle)) {
                 failed(request, &error);
             }
         }
-        let finished = self.calls.read(Request::new("sync at unmount", INodeNo(0)), |volume| {
+        let finished = self.calls.read(Request::own("sync at unmount", INodeNo(0)), |volume| {
             Invalidation::unsubscribe(volume);
             volume.sync_all()
         });
@@ -395,7 +395,7 @@ impl Filesystem for Driver {
     ) {
         self.awake.serves(req.pid());
         let from = Place::new("rename", parent, name);
-        let to = Place::new("rename", newparent, newname);
+        let to = from.beside(newparent, newname);
         let told = (from.deed_to(Op::Rename, &to), caller(req, 0));
         self.change_names(from.request, told, reply, |volume| {
             past::check_name(from.parent, from.name()?)?;
@@ -566,11 +566,11 @@ impl Filesystem for Driver {
 
     fn opendir(&self, req: &fuser::Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
         self.awake.serves(req.pid());
+        let request = Request::new("opendir", ino);
         if past::is_ours(Ino(ino.0)) {
             // What is in there changes with everything.
             return reply.opened(self.listings.open(), FopenFlags::empty());
         }
-        let request = Request::new("opendir", ino);
         let opened = self.calls.read(request, |volume| match volume.attributes(Ino(ino.0)) {
             Ok(node) if node.sealed => Err(Error::Denied),
             opened => opened,

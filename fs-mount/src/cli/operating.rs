@@ -1,0 +1,51 @@
+//! What tells operators how a daemon is doing: what can be typed for `p2pfs mount` and `keeper`.
+
+use std::net::{Ipv4Addr, SocketAddr};
+
+use clap::Args;
+
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct Operating {
+    /// Serve metrics for Prometheus at http://127.0.0.1:PORT/metrics, or at another loopback address
+    #[arg(long, value_name = "PORT|ADDR:PORT", value_parser = metrics)]
+    pub(crate) metrics: Option<SocketAddr>,
+}
+
+/// Where metrics are served: only to this machine.
+fn metrics(text: &str) -> Result<SocketAddr, String> {
+    let wanted = "a port of this machine is needed, as 9478, 127.0.0.1:9478 or [::1]:9478";
+    let port = text.parse::<u16>().map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
+    let address = port.or_else(|_| text.parse::<SocketAddr>()).map_err(|_| wanted.to_owned())?;
+    if !address.ip().to_canonical().is_loopback() {
+        return Err(format!("other machines would reach that: {wanted}; a scraper elsewhere needs a tunnel"));
+    }
+    if address.port() == 0 {
+        return Err(wanted.to_owned());
+    }
+    Ok(address)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn metrics_are_for_this_machine() {
+        for (typed, meant) in [
+            ("9478", "127.0.0.1:9478"),
+            ("127.0.0.1:80", "127.0.0.1:80"),
+            ("127.9.0.1:80", "127.9.0.1:80"),
+            ("[::1]:9478", "[::1]:9478"),
+        ] {
+            assert_eq!(metrics(typed), Ok(meant.parse().unwrap()));
+        }
+        for typed in ["0.0.0.0:9478", "[::]:9478", "192.0.2.1:9478", "[::ffff:192.0.2.1]:9478", "[2001:db8::1]:1"] {
+            assert!(metrics(typed).unwrap_err().contains("other machines"), "{typed}");
+        }
+        for typed in
+            ["", "0", "65536", "-1", "localhost:9478", "127.0.0.1", "127.0.0.1:0", "::1", "http://127.0.0.1:9478"]
+        {
+            assert!(metrics(typed).unwrap_err().starts_with("a port"), "{typed}");
+        }
+    }
+}
