@@ -8,6 +8,7 @@ use p2pfs_tests::{
     patience::{eventually, holds},
     peer::Peer,
     registry::Registry,
+    scraper::{free_address, scrape},
     scratch::Scratch,
 };
 
@@ -180,6 +181,8 @@ fn one_keeper_serves_several_volumes() {
     }
     // Any ports: nobody knows whether the next one is free.
     keeper.set_port(0);
+    let metrics = free_address();
+    keeper.set_options(&["--metrics", &metrics.to_string()]);
     keeper.keep();
     for founder in [&alice, &bob] {
         founder.await_connected(1);
@@ -188,6 +191,14 @@ fn one_keeper_serves_several_volumes() {
     for label in ["of-alice", "of-bob"] {
         let status = keeper.run(["status", "--volume", label]);
         assert!(status.contains("serves it") && status.contains("peers       1 of 1 connected"), "{status}");
+    }
+    let page = scrape(metrics);
+    assert!(!page.families.contains_key("p2pfs_fuse_requests_total"), "it has no mount");
+    assert_eq!(page.sum("p2pfs_peers_connected", &[]), 2.0);
+    for volume in keeper.listing("volumes").as_array().unwrap() {
+        let label = format!("volume=\"{}\"", &volume["id"].as_str().unwrap()[..8]);
+        assert_eq!(page.sum("p2pfs_devices", &[&label]), 2.0, "{label}: {page:?}");
+        assert!(page.sum("p2pfs_store_used_bytes", &[&label]) > LARGE as f64, "{label}: {page:?}");
     }
     keeper.stop_keeping(&["--volume", "of-bob"]);
     for label in ["of-alice", "of-bob"] {
