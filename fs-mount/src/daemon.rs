@@ -50,6 +50,7 @@ use crate::{
     volume_lock::VolumeLock,
 };
 
+pub(crate) mod alerting;
 pub(crate) mod audit;
 pub(crate) mod keeper;
 pub(crate) mod launch;
@@ -61,6 +62,7 @@ pub(crate) mod resealing;
 pub(crate) mod upkeep;
 pub(crate) mod wait;
 
+use alerting::{Alerting, Wanted, Whence};
 use network::Network;
 use wait::Waiter;
 
@@ -97,6 +99,7 @@ pub(crate) struct Config {
     pub(crate) absent_timeout: Duration,
     /// Where metrics are served, if anywhere.
     pub(crate) metrics: Option<std::net::SocketAddr>,
+    pub(crate) alerts: Wanted,
 }
 
 /// What of it is needed to mount.
@@ -163,7 +166,9 @@ pub(crate) fn run(config: Config, ready: impl FnOnce(Ready)) -> Outcome<()> {
         opened.close()?;
         return Err(refused_to_keepers());
     }
+    let alerting = runtime.block_on(async { Arc::new(Alerting::start(&config.alerts)) });
     let running = opened.start(
+        &alerting,
         Some(config.mountpoint),
         config.listen,
         &config.registries,
@@ -230,6 +235,7 @@ impl OpenVolume {
     /// Connects the volume, and starts what works on it beside.
     fn start(
         self,
+        alerting: &Arc<Alerting>,
         mountpoint: Option<PathBuf>,
         listen: Option<std::net::SocketAddr>,
         registries: &[RegistryAddress],
@@ -239,6 +245,10 @@ impl OpenVolume {
         if !registries.is_empty() {
             state.registries = Some(registries.iter().map(ToString::to_string).collect());
         }
+        let whence =
+            Whence { label: profile.label.clone(), id: dir.short_id()[..8].to_owned(), mountpoint: mountpoint.clone() };
+        let alerting = alerting.clone();
+        volume.on_alert(Box::new(move |alert| alerting.tell(&whence, alert)));
         let audited = audit::watch(&volume);
         if volume.is_audit_cut().unwrap_or(false) {
             log::error!("the audit log goes less far than this device had signed: `p2pfs log verify` tells more");

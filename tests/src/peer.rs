@@ -32,6 +32,7 @@ pub struct Peer {
     log: PathBuf,
     port: u16,
     options: Vec<String>,
+    variables: Vec<(String, String)>,
     daemon: Option<Child>,
     faults: Option<Faults>,
     clock: Option<Clock>,
@@ -54,6 +55,7 @@ impl Peer {
             log: scratch.path().join(format!("{name}.log")),
             port: free_port(),
             options: Vec::new(),
+            variables: Vec::new(),
             daemon: None,
             faults: None,
             clock: None,
@@ -170,6 +172,11 @@ impl Peer {
         self.options = options.iter().map(ToString::to_string).collect();
     }
 
+    /// Has these variables in its environment from the next command or mount on.
+    pub fn set_variables(&mut self, variables: &[(&str, &str)]) {
+        self.variables = variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+    }
+
     /// The volume's folder in its home.
     pub fn volume_folder(&self) -> PathBuf {
         let mut found = fs::read_dir(self.home.join("volumes")).unwrap().map(|entry| entry.unwrap().path());
@@ -195,6 +202,9 @@ impl Peer {
     pub fn command<S: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> Command {
         let mut command = Command::new(program("p2pfs"));
         command.args(arguments).env("P2PFS_HOME", &self.home).stdin(Stdio::null());
+        // Nobody's desktop is to show what happens here, unless it is asked for.
+        command.env_remove("DBUS_SESSION_BUS_ADDRESS").env_remove("XDG_RUNTIME_DIR");
+        command.envs(self.variables.iter().map(|(name, value)| (name, value)));
         if let Some(faults) = &self.faults {
             faults.arm(&mut command);
         }

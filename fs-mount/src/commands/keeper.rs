@@ -14,7 +14,8 @@ use crate::{
 
 pub(crate) fn run(home: &Home, args: Keeper) -> Outcome<()> {
     let volumes = if args.volume.is_empty() { all(home, &args)? } else { named(home, &args)? };
-    let config = Config { volumes, listen: args.listen, quota: args.quota, metrics: args.operating.metrics };
+    let (metrics, alerts) = (args.operating.metrics, args.operating.alerts());
+    let config = Config { volumes, listen: args.listen, quota: args.quota, metrics, alerts };
     keeper::run(config, |served| {
         // Whether anybody reads it makes no difference to those who are served.
         let _ = announce(&served);

@@ -41,6 +41,7 @@ pub(crate) fn run(home: &Home, args: Mount) -> Outcome<()> {
         registries: args.registry,
         absent_timeout: args.absent_timeout,
         metrics: args.operating.metrics,
+        alerts: args.operating.alerts(),
     };
     if args.foreground {
         return daemon::run(config, |ready| {

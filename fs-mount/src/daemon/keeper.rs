@@ -5,8 +5,8 @@ use std::{net::SocketAddr, sync::Arc};
 use tokio::sync::watch;
 
 use super::{
-    Failure, KEEPER, Outcome, Own, Passphrase, Running, Signals, begin, blocking, remember_peers, server,
-    tell_service_manager, the_runtime,
+    Alerting, Failure, KEEPER, Outcome, Own, Passphrase, Running, Signals, Wanted, begin, blocking, remember_peers,
+    server, tell_service_manager, the_runtime,
 };
 use crate::{home::VolumeDir, report};
 
@@ -19,6 +19,7 @@ pub(crate) struct Config {
     pub(crate) quota: Option<u64>,
     /// Where metrics are served, if anywhere.
     pub(crate) metrics: Option<SocketAddr>,
+    pub(crate) alerts: Wanted,
 }
 
 /// A volume that may be kept.
@@ -41,12 +42,13 @@ pub(crate) fn run(config: Config, ready: impl FnOnce(Vec<Served>)) -> Outcome<()
     begin()?;
     let runtime = the_runtime()?;
     let door = runtime.block_on(super::metrics::bind(config.metrics))?;
+    let alerting = runtime.block_on(async { Arc::new(Alerting::start(&config.alerts)) });
     let stop = Arc::new(watch::Sender::new(false));
     let mut running = Vec::new();
     let mut lived = Ok(());
     for kept in config.volumes {
         let listen = config.listen.map(|first| next_port(first, running.len())).transpose();
-        match listen.and_then(|listen| start(kept, listen, config.quota, &stop)) {
+        match listen.and_then(|listen| start(kept, listen, config.quota, &alerting, &stop)) {
             Ok(started) => running.extend(started),
             Err(why) => {
                 lived = Err(why);
@@ -89,6 +91,7 @@ fn start(
     kept: Kept,
     listen: Option<SocketAddr>,
     quota: Option<u64>,
+    alerting: &Arc<Alerting>,
     stop: &Arc<watch::Sender<bool>>,
 ) -> Outcome<Option<Running>> {
     let short = kept.dir.short_id()[..8].to_owned();
@@ -101,7 +104,7 @@ fn start(
         return Ok(None);
     }
     own.volume.set_quota(quota);
-    let running = own.start(None, listen, &[], stop.clone())?;
+    let running = own.start(alerting, None, listen, &[], stop.clone())?;
     let served = the_runtime()?.block_on(async { server::serve(running.shared.clone()) });
     if let Err(why) = served {
         let (_, ended) = running.end(Err(why));

@@ -22,7 +22,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, Zeroizing};
 
-use super::{Config, Ready, logging, memory};
+use super::{Config, Ready, Wanted, logging, memory};
 use crate::{
     failure::{Because, Failure, Outcome},
     home::VolumeDir,
@@ -48,6 +48,8 @@ struct Order {
     registries: Vec<String>,
     absent_timeout: Duration,
     metrics: Option<SocketAddr>,
+    notifications: bool,
+    on_alert: Option<Vec<u8>>,
 }
 
 impl Drop for Order {
@@ -161,6 +163,8 @@ fn encode(config: &Config) -> Zeroizing<String> {
         registries: config.registries.iter().map(ToString::to_string).collect(),
         absent_timeout: config.absent_timeout,
         metrics: config.metrics,
+        notifications: config.alerts.desktop,
+        on_alert: config.alerts.command.as_deref().map(bytes),
     };
     Zeroizing::new(serde_json::to_string(&order).expect("an order can be encoded"))
 }
@@ -186,6 +190,7 @@ fn decode(text: &str) -> Outcome<Config> {
         registries: order.registries.iter().map(|r| r.parse()).collect::<Result<_, _>>().map_err(|_| wrong())?,
         absent_timeout: order.absent_timeout,
         metrics: order.metrics,
+        alerts: Wanted { desktop: order.notifications, command: order.on_alert.as_ref().map(path) },
     })
 }
 
@@ -226,6 +231,7 @@ mod tests {
             registries: Vec::new(),
             absent_timeout: Duration::from_secs(7),
             metrics: Some("[::1]:9478".parse().unwrap()),
+            alerts: Wanted { desktop: true, command: Some(PathBuf::from(OsString::from_vec(b"/bin/\xff x".to_vec()))) },
         };
         let back = decode(&encode(&config)).unwrap();
         assert_eq!(back.dir.path(), config.dir.path());
@@ -234,7 +240,7 @@ mod tests {
         assert_eq!(back.mountpoint, config.mountpoint);
         assert_eq!(back.source, config.source);
         assert_eq!(back.absent_timeout, config.absent_timeout);
-        assert_eq!(back.metrics, config.metrics);
+        assert_eq!((back.metrics, back.alerts), (config.metrics, config.alerts));
         assert_eq!((back.create, back.allow_other, back.listen), (true, false, config.listen));
     }
 

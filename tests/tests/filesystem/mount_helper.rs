@@ -9,7 +9,13 @@ use std::{
     sync::Arc,
 };
 
-use p2pfs_tests::{binaries::program, peer::Peer, scratch::Scratch, tool::succeed};
+use p2pfs_tests::{
+    binaries::program,
+    peer::Peer,
+    scraper::{free_address, scrape},
+    scratch::Scratch,
+    tool::succeed,
+};
 use rustix::io::Errno;
 
 use crate::fails;
@@ -56,4 +62,19 @@ fn two_volumes_are_mounted_under_names_of_their_own() {
     helper(alice, "remount,rw");
     fs::write(alice.at("second"), "again").unwrap();
     alice.run(["unmount"]);
+}
+
+#[test]
+fn a_mount_of_fstab_can_be_watched_over() {
+    let peer = Peer::new(&Arc::new(Scratch::new()), "alice");
+    peer.init(&[]);
+    let address = free_address();
+    // At once again: the first one lets the port go as it ends.
+    for _ in 0..3 {
+        helper(&peer, &format!("allow_other,metrics={},on_alert=/bin/sh", address.port()));
+        assert_eq!(scrape(address).sum("p2pfs_members", &[]), 1.0);
+        succeed(Command::new("umount").arg(peer.root()));
+    }
+    helper(&peer, "allow_other");
+    peer.run(["unmount"]);
 }
