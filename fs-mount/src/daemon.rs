@@ -17,7 +17,7 @@ use std::{
     path::PathBuf,
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread,
     time::{Duration, Instant},
@@ -61,6 +61,7 @@ pub(crate) mod network;
 pub(crate) mod resealing;
 pub(crate) mod upkeep;
 pub(crate) mod wait;
+mod watching;
 
 use alerting::{Alerting, Wanted, Whence};
 use network::Network;
@@ -140,6 +141,8 @@ pub(crate) struct Shared {
     /// For what goes on beside everything else.
     ending: upkeep::Ending,
     pub(crate) resealing: resealing::Resealing,
+    /// So many of the commits that arrived were looked at by the thread that watches.
+    pub(crate) inspected: AtomicU64,
     /// Held until the process ends, and so for longer than the store is open.
     _lock: VolumeLock,
 }
@@ -252,6 +255,7 @@ impl OpenVolume {
         let audited = audit::watch(&volume);
         if volume.is_audit_cut().unwrap_or(false) {
             log::error!("the audit log goes less far than this device had signed: `p2pfs log verify` tells more");
+            watching::tell_cut(&volume);
             sign_audit_head(&volume);
         }
         let network = the_runtime()?.block_on(async { Network::start(&volume, &profile, &state, listen) })?;
@@ -274,12 +278,14 @@ impl OpenVolume {
             unmounting: Mutex::new(()),
             ending: upkeep::Ending::default(),
             resealing: resealing::Resealing::default(),
+            inspected: AtomicU64::new(0),
             _lock: lock,
         });
         let committer = spawn_committer(&shared.volume)?;
         let upkeep = upkeep::spawn(shared.clone())?;
         let resealing = resealing::spawn(shared.clone())?;
-        Ok(Running { shared, committer, upkeep, resealing })
+        let watching = watching::spawn(shared.clone())?;
+        Ok(Running { shared, committer, upkeep, resealing, watching })
     }
 }
 
@@ -289,22 +295,24 @@ struct Running {
     committer: thread::JoinHandle<()>,
     upkeep: thread::JoinHandle<()>,
     resealing: thread::JoinHandle<()>,
+    watching: thread::JoinHandle<()>,
 }
 
 impl Running {
     /// Ends all of it in order. Who waits for the end is told after that ([`Shared::say_finished`]).
     fn end(self, lived: Outcome<()>) -> (Arc<Shared>, Outcome<()>) {
-        let Running { shared, committer, upkeep, resealing } = self;
+        let Running { shared, committer, upkeep, resealing, watching } = self;
         shared.remember(|state| state.peers = shared.network.known_peers());
         shared.ending.begin();
         // They must not write to what is being closed.
         let tidied = upkeep.join().map_err(|_| Failure::new("the thread that gives room back broke down"));
+        let watched = watching.join().map_err(|_| Failure::new("the thread that watches broke down"));
         let resealed = resealing.join().map_err(|_| Failure::new("the thread that seals anew broke down"));
         let closed = the_runtime().and_then(|runtime| runtime.block_on(close(&shared)));
         let ended = committer.join().map_err(|_| Failure::new("the thread that writes commits broke down"));
         shared.remember(|state| state.mountpoint = None);
         server::remove_socket(&shared.dir);
-        (shared, lived.and(closed).and(ended).and(tidied).and(resealed))
+        (shared, lived.and(closed).and(ended).and(tidied).and(resealed).and(watched))
     }
 }
 

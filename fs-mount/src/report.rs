@@ -30,6 +30,9 @@ pub(crate) struct Status {
     /// Folders below which permissions are still to follow theirs.
     #[serde(default)]
     pub(crate) following: usize,
+    /// Commits and files that were not yet looked at for what is done to very many files.
+    #[serde(default)]
+    pub(crate) uninspected: u64,
     /// Old contents are being sealed under new keys, and how far that is.
     #[serde(default)]
     pub(crate) resealing: Option<Resealed>,
@@ -290,6 +293,7 @@ pub(crate) fn status(volume: &Volume, profile: &Profile) -> Status {
         conflicts: status.conflicts,
         nodes: status.nodes,
         following: volume.unaligned().unwrap_or_default(),
+        uninspected: 0,
         resealing: volume.resealing().unwrap_or_default(),
         disk_full: status.disk_full,
         peers_connected: 0,

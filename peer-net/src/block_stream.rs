@@ -70,7 +70,7 @@ pub(crate) async fn fetch(
     let mut waiting: Vec<(BlockHash, Vec<u8>)> = Vec::new();
     for hash in hashes {
         match receive_block(&mut receive).await? {
-            None => session.block_failed(&hash),
+            None => session.block_lacking(&hash),
             Some(bytes) => waiting.push((hash, bytes)),
         }
         if storing.as_ref().is_some_and(|job| !job.is_finished()) {

@@ -83,6 +83,14 @@ impl Volume {
         rows.iter().map(|(_, row)| decode_row("an alert", row)).collect()
     }
 
+    /// Whether there is an alert of this kind at which nobody has looked.
+    ///
+    /// # Errors
+    /// The disk failed.
+    pub fn has_open_alert(&self, kind: Kind) -> Result<bool> {
+        Ok(self.alerts()?.iter().any(|alert| alert.kind == kind && !alert.acknowledged))
+    }
+
     /// Raises an alert, or counts one more of it. Tells whether it is new.
     ///
     /// # Errors

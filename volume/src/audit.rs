@@ -10,16 +10,17 @@
 mod detect;
 mod entry;
 pub(crate) mod file;
+pub(crate) mod mass;
+pub(crate) mod sample;
 
 use std::{
-    fs, io,
+    fs, io, mem,
     num::NonZeroUsize,
     panic::{AssertUnwindSafe, catch_unwind},
     path::Path,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
-        mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
     },
     thread,
     time::{Duration, Instant},
@@ -27,7 +28,7 @@ use std::{
 
 use crypto::{Entropy, Hash, SymmetricKey};
 use lru::LruCache;
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 
 pub use detect::{Detectors, Finding, Kind, Sure};
 pub use entry::{Act, Entry, Op, Outcome, Process};
@@ -44,6 +45,7 @@ const SYNCS_AFTER: Duration = Duration::from_secs(2);
 /// Processes whose programs are remembered, and for how long: one may run another program later.
 const PROGRAMS: NonZeroUsize = NonZeroUsize::new(256).unwrap();
 const PROGRAM_FOR: Duration = Duration::from_millis(200);
+const HOUR: Duration = Duration::from_secs(3600);
 /// Entries sealed as one record.
 const TOGETHER: usize = 128;
 
@@ -56,30 +58,41 @@ pub struct Head {
     pub hash: Hash,
 }
 
-enum Told {
-    Act(Box<Act>),
-    /// Answered once everything before is on the disk.
-    Flush(SyncSender<()>),
-}
-
 /// The log of one volume on this device.
 pub struct Audit {
-    to_thread: Mutex<Option<SyncSender<Told>>>,
     thread: Mutex<Option<thread::JoinHandle<()>>>,
     programs: Mutex<Programs>,
     shared: Arc<Shared>,
 }
 
-/// When the program of a process was looked up, and what it was.
-type Programs = LruCache<u32, (Instant, Option<Arc<str>>)>;
+/// By the number of a thread: when its process was looked up, its number, and the name of its program.
+type Programs = LruCache<u32, (Instant, u32, Option<Arc<str>>)>;
 
-/// Called with every entry once it is in the log.
-pub type Watcher = Box<dyn Fn(&Entry) + Send + Sync>;
+/// Called with the number of every entry once it is in the log, and with what it says.
+pub type Watcher = Box<dyn Fn(u64, &Act) + Send + Sync>;
+
+/// What the thread is to do.
+#[derive(Default)]
+struct Waiting {
+    acts: Vec<Act>,
+    /// What was left out since the last entry.
+    dropped: u64,
+    /// How many flushes were asked for.
+    flushes: u64,
+    /// The thread sleeps until there is something.
+    idle: bool,
+    closed: bool,
+}
 
 struct Shared {
+    waiting: Mutex<Waiting>,
+    /// There is something for the thread, which was idle; or it shall not let more gather.
+    work: Condvar,
+    /// As many of the flushes are done.
+    flushed: Mutex<u64>,
+    done: Condvar,
     log: Mutex<Log>,
-    dropped: AtomicU64,
-    /// Since the start, while the other is counted anew after each entry that tells of it.
+    /// Entries that were left out since the start.
     all_dropped: AtomicU64,
     /// The last append failed, and that was told.
     failing: AtomicBool,
@@ -101,63 +114,76 @@ impl Audit {
         let log = Log::open(directory, secret, entropy, limits)?;
         let synced = Mutex::new(log.head());
         let shared = Arc::new(Shared {
+            waiting: Mutex::default(),
+            work: Condvar::new(),
+            flushed: Mutex::new(0),
+            done: Condvar::new(),
             log: Mutex::new(log),
-            dropped: AtomicU64::new(0),
             all_dropped: AtomicU64::new(0),
             failing: AtomicBool::new(false),
             synced,
             watcher: Mutex::new(None),
         });
-        let (to_thread, events) = sync_channel(WAITING_MAX);
         let task = shared.clone();
-        let thread = thread::Builder::new().name("p2pfs-audit".to_owned()).spawn(move || task.write_all(&events))?;
-        Ok(Arc::new(Self {
-            to_thread: Mutex::new(Some(to_thread)),
-            thread: Mutex::new(Some(thread)),
-            programs: Mutex::new(LruCache::new(PROGRAMS)),
-            shared,
-        }))
+        let thread = thread::Builder::new().name("p2pfs-audit".to_owned()).spawn(move || task.write_all())?;
+        Ok(Arc::new(Self { thread: Mutex::new(Some(thread)), programs: Mutex::new(LruCache::new(PROGRAMS)), shared }))
     }
 
     /// Records something that happened. Never waits.
     pub fn record(&self, act: Act) {
-        let to_thread = self.to_thread.lock();
-        let Some(to_thread) = to_thread.as_ref() else { return };
-        if let Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) = to_thread.try_send(Told::Act(Box::new(act)))
-        {
-            self.shared.drop_some(1);
+        let mut waiting = self.shared.waiting.lock();
+        if waiting.closed {
+            return;
+        }
+        if waiting.acts.len() >= WAITING_MAX {
+            waiting.dropped += 1;
+            return;
+        }
+        waiting.acts.push(act);
+        if mem::take(&mut waiting.idle) {
+            drop(waiting);
+            self.shared.work.notify_one();
         }
     }
 
-    /// The name of a process's program. One that is gone has none.
-    pub fn program(&self, pid: u32) -> Option<Arc<str>> {
-        let mut programs = self.programs.lock();
-        if let Some((since, program)) = programs.get(&pid)
+    /// The process that a thread belongs to, of an account. One that is gone has its thread's number and no program.
+    pub fn process(&self, uid: u32, thread: u32) -> Process {
+        let known = self.programs.lock().get(&thread).cloned();
+        if let Some((since, pid, program)) = known
             && since.elapsed() < PROGRAM_FOR
         {
-            return program.clone();
+            return Process { uid, pid, program };
         }
-        let program = fs::read_to_string(format!("/proc/{pid}/comm")).ok();
-        let program: Option<Arc<str>> = program.map(|name| name.trim_end().into());
-        programs.put(pid, (Instant::now(), program.clone()));
-        program
+        let status = fs::read_to_string(format!("/proc/{thread}/status")).unwrap_or_default();
+        let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
+        let pid = field("Tgid:").and_then(|pid| pid.parse().ok()).unwrap_or(thread);
+        let program: Option<Arc<str>> = match pid == thread {
+            true => field("Name:").map(Into::into),
+            // (Threads have names of their own.)
+            false => fs::read_to_string(format!("/proc/{pid}/comm")).ok().map(|name| name.trim_end().into()),
+        };
+        self.programs.lock().put(thread, (Instant::now(), pid, program.clone()));
+        Process { uid, pid, program }
     }
 
     /// Waits until everything that was recorded so far is in the log and on the disk.
     pub fn flush(&self) {
-        let to_thread = self.to_thread.lock().clone();
-        let (done, wait) = sync_channel(1);
-        if let Some(to_thread) = to_thread
-            && to_thread.send(Told::Flush(done)).is_ok()
-        {
-            // The thread ended otherwise, having written everything.
-            let _ = wait.recv();
+        let mut waiting = self.shared.waiting.lock();
+        if waiting.closed {
+            return;
         }
+        waiting.flushes += 1;
+        let nth = waiting.flushes;
+        drop(waiting);
+        self.shared.work.notify_one();
+        let mut flushed = self.shared.flushed.lock();
+        self.shared.done.wait_while(&mut flushed, |flushed| *flushed < nth);
     }
 
     /// Writes out what is left and records nothing more.
     pub fn close(&self) {
-        drop(self.to_thread.lock().take());
+        self.shared.waiting.lock().closed = true;
+        self.shared.work.notify_one();
         // (It may hold what holds this.)
         let watcher = self.shared.watcher.lock().take();
         drop(watcher);
@@ -208,85 +234,94 @@ impl Drop for Audit {
 }
 
 impl Shared {
-    fn drop_some(&self, count: u64) {
-        self.dropped.fetch_add(count, Ordering::Relaxed);
-        self.all_dropped.fetch_add(count, Ordering::Relaxed);
-    }
-
-    fn write_all(&self, events: &Receiver<Told>) {
+    fn write_all(&self) {
+        // Whoever waits for a flush is woken however this ends.
+        let _ended = Ended(self);
         let mut unsynced: Option<Instant> = None;
+        let mut acts = Vec::new();
+        // Entries that are missing, which no entry has told of.
+        let mut missing = 0;
         loop {
-            let patience =
-                unsynced.map_or(Duration::from_secs(3600), |since| SYNCS_AFTER.saturating_sub(since.elapsed()));
-            let first = match events.recv_timeout(patience) {
-                Ok(first) => first,
-                Err(std::sync::mpsc::RecvTimeoutError::Timeout) => {
-                    if unsynced.take().is_some() {
-                        self.sync();
-                    }
-                    continue;
-                }
-                Err(std::sync::mpsc::RecvTimeoutError::Disconnected) => break,
-            };
-            let flushed = self.take_in(first, events);
-            unsynced = unsynced.or(Some(Instant::now()));
-            if !flushed.is_empty() || unsynced.is_some_and(|since| since.elapsed() >= SYNCS_AFTER) {
+            let (dropped, flushes, closed) = self.take_in(&mut acts, unsynced);
+            if dropped > 0 {
+                log::warn!("{dropped} entries of the audit log were dropped: more came than could be written");
+            }
+            self.all_dropped.fetch_add(dropped, Ordering::Relaxed);
+            missing += dropped;
+            if !acts.is_empty() {
+                unsynced = unsynced.or(Some(Instant::now()));
+                missing += self.append_all(&mut acts, mem::take(&mut missing));
+            }
+            acts.clear();
+            let is_asked = *self.flushed.lock() < flushes;
+            if is_asked || closed || unsynced.is_some_and(|since| since.elapsed() >= SYNCS_AFTER) {
                 unsynced = None;
                 self.sync();
-                for done in flushed {
-                    let _ = done.send(());
-                }
+                *self.flushed.lock() = flushes;
+                self.done.notify_all();
+            }
+            if closed {
+                return;
             }
         }
-        self.sync();
     }
 
-    /// Writes one event and those that come within a moment. Returns who waits for that.
-    fn take_in(&self, first: Told, events: &Receiver<Told>) -> Vec<SyncSender<()>> {
-        let mut flushed = Vec::new();
-        let mut acts = Vec::new();
-        let mut note = |told: Told| match told {
-            Told::Act(act) => acts.push(*act),
-            Told::Flush(done) => flushed.push(done),
-        };
-        note(first);
-        if !events.try_iter().take(WAITING_MAX).any(|told| {
-            let ends = matches!(told, Told::Flush(_));
-            note(told);
-            ends
-        }) {
-            thread::sleep(GATHERS);
-            events.try_iter().take(WAITING_MAX).for_each(&mut note);
+    /// Waits for something to do, and for a moment more, and takes it. Returns how many were left out, up to which flush
+    /// that goes, and whether it was the last.
+    fn take_in(&self, acts: &mut Vec<Act>, unsynced: Option<Instant>) -> (u64, u64, bool) {
+        let flushed = *self.flushed.lock();
+        let is_urgent = |waiting: &Waiting| waiting.closed || waiting.flushes > flushed;
+        let mut waiting = self.waiting.lock();
+        if waiting.acts.is_empty() && !is_urgent(&waiting) {
+            waiting.idle = true;
+            let until = Instant::now() + unsynced.map_or(HOUR, |since| SYNCS_AFTER.saturating_sub(since.elapsed()));
+            let is_idle = |waiting: &mut Waiting| waiting.idle && !is_urgent(waiting);
+            self.work.wait_while_until(&mut waiting, is_idle, until);
+            waiting.idle = false;
         }
-        let dropped = self.dropped.swap(0, Ordering::Relaxed);
-        if dropped > 0 {
-            log::warn!("{dropped} entries of the audit log were dropped: more came than could be written");
-            acts.push(Act::dropped(dropped));
-        }
-        for acts in acts.chunks(TOGETHER) {
-            self.append(acts);
-        }
-        flushed
+        let until = Instant::now() + GATHERS;
+        self.work.wait_while_until(&mut waiting, |waiting| !is_urgent(waiting), until);
+        mem::swap(&mut waiting.acts, acts);
+        (mem::take(&mut waiting.dropped), waiting.flushes, waiting.closed)
     }
 
-    fn append(&self, acts: &[Act]) {
+    /// Appends what happened, and how many entries are missing before it. Returns how many are missing now.
+    fn append_all(&self, acts: &mut Vec<Act>, missing: u64) -> u64 {
+        if missing > 0 {
+            acts.push(Act::dropped(missing));
+        }
+        let mut left_out = 0;
+        for together in acts.chunks(TOGETHER) {
+            if !self.append(together) {
+                let notes = u64::from(together.last().is_some_and(|act| act.op == Op::Dropped));
+                let entries = together.len() as u64 - notes;
+                self.all_dropped.fetch_add(entries, Ordering::Relaxed);
+                left_out += entries + notes * missing;
+            }
+        }
+        left_out
+    }
+
+    fn append(&self, acts: &[Act]) -> bool {
         let appended = self.log.lock().append(acts);
         match appended {
-            Ok(entries) => {
+            Ok(first) => {
                 self.failing.store(false, Ordering::Relaxed);
                 if let Some(watcher) = &*self.watcher.lock() {
-                    let watched = catch_unwind(AssertUnwindSafe(|| entries.iter().for_each(watcher)));
+                    let each = |(n, act)| watcher(n, act);
+                    let watched = catch_unwind(AssertUnwindSafe(|| (first..).zip(acts).for_each(each)));
                     if watched.is_err() {
                         log::error!("what watches the audit log broke down: it goes on with the next entries");
                     }
                 }
+                true
             }
             Err(e) => {
                 // As soon as there is room it is told how many.
                 if !self.failing.swap(true, Ordering::Relaxed) {
                     log::error!("the audit log can't be written: {e}: entries are counted until it can be");
                 }
-                self.drop_some(acts.len() as u64);
+                false
             }
         }
     }
@@ -297,6 +332,17 @@ impl Shared {
             Ok(head) => *self.synced.lock() = head,
             Err(e) => log::error!("the audit log can't be synced: {e}"),
         }
+    }
+}
+
+/// That the thread has ended.
+struct Ended<'a>(&'a Shared);
+
+impl Drop for Ended<'_> {
+    fn drop(&mut self) {
+        self.0.waiting.lock().closed = true;
+        *self.0.flushed.lock() = u64::MAX;
+        self.0.done.notify_all();
     }
 }
 
@@ -342,7 +388,7 @@ mod tests {
         let audit = open(directory.path());
         let seen = Arc::new(Mutex::new(Vec::new()));
         let watcher = seen.clone();
-        audit.watch(Box::new(move |entry| watcher.lock().push(entry.n)));
+        audit.watch(Box::new(move |n, _| watcher.lock().push(n)));
         (0..5).for_each(|nth| audit.record(act(nth)));
         audit.flush();
         assert_eq!(audit.synced().count, 5);

@@ -9,7 +9,7 @@ use crypto::DeviceId;
 use crate::{
     Volume,
     apply::decode,
-    audit::{Act, Audit, Head as AuditHead, Op, Outcome, Process},
+    audit::{Act, Audit, Head as AuditHead, Op, Outcome},
     commit::{ChangeKind, Head, MemberBody},
     core::Core,
     error::{Error, Result},
@@ -54,16 +54,6 @@ fn outcome(error: Option<&Error>) -> (Outcome, Option<String>) {
 }
 
 impl Core {
-    /// The path of something, or of a name in it.
-    fn path_told(&mut self, at: Ino, name: Option<&[u8]>) -> Option<Vec<u8>> {
-        let path = self.path_of(at)?;
-        Some(match name {
-            Some(name) if path.is_empty() => name.to_vec(),
-            Some(name) => [&path, b"/".as_slice(), name].concat(),
-            None => path,
-        })
-    }
-
     /// What the calls in a commit did, by its author's account: one act for each call.
     pub(crate) fn acts_of(&mut self, dot: Dot) -> Result<Vec<Act>> {
         let device = self.branch_of(dot)?.device;
@@ -289,6 +279,18 @@ impl Volume {
         self.inner.core.lock().own_act(op)
     }
 
+    /// Records that a device says to have all contents and does not give them.
+    pub(crate) fn tell_withheld(&self, device: &DeviceId, blocks: u32) {
+        let Some(audit) = self.inner.audit.get() else { return };
+        let why = format!("it says to have all contents, and does not give {blocks} blocks that it was asked for");
+        audit.record(Act { outcome: Outcome::Denied(why), ..self.act_by(Some(device), Op::Refused) });
+    }
+
+    /// How often something in the store was not what this device had written, since it was opened.
+    pub fn damage_met(&self) -> u64 {
+        self.inner.store.damaged() + self.inner.blocks.damaged()
+    }
+
     /// An act of somebody's device, now; of nobody known, if there is none.
     pub fn act_by(&self, device: Option<&DeviceId>, op: Op) -> Act {
         let core = self.inner.core.lock();
@@ -309,7 +311,7 @@ impl Volume {
         if is_past(deed.at) && note.is_none() {
             note = Some("as it was".to_owned());
         }
-        let process = Some(Process { uid: who.uid, pid: who.pid, program: audit.program(who.pid) });
+        let process = Some(audit.process(who.uid, who.pid));
         audit.record(Act { outcome, path, to, process, note, ..act });
     }
 
@@ -321,7 +323,7 @@ impl Volume {
             let mut core = self.inner.core.lock();
             (core.path_told(ino, None), core.own_act(Op::Write))
         };
-        let process = who.map(|(uid, pid)| Process { uid, pid, program: audit.program(pid) });
+        let process = who.map(|(uid, thread)| audit.process(uid, thread));
         audit.record(Act { outcome, path, process, bytes: Some(bytes), note, ..act });
     }
 }

@@ -337,8 +337,9 @@ pub(crate) struct Core {
     name_key: TagKey,
     /// Of the last names: a call asks for each of its names many times.
     tags: RefCell<[(Vec<u8>, [u8; 16]); 2]>,
-    nodes: LruCache<Ino, Option<Arc<NodeRow>>>,
-    entries: LruCache<(Ino, [u8; 16]), Arc<Entry>>,
+    pub paths: crate::paths::Paths,
+    pub(crate) nodes: LruCache<Ino, Option<Arc<NodeRow>>>,
+    pub(crate) entries: LruCache<(Ino, [u8; 16]), Arc<Entry>>,
     /// Of nodes: ids never come to stand for another.
     inos: LruCache<NodeId, Ino>,
     pub links: ItemCache<Link>,
@@ -475,6 +476,7 @@ impl Core {
             complete: Complete::default(),
             knowing: Knowing::default(),
             open_births: 0,
+            paths: crate::paths::Paths::default(),
             nodes: LruCache::new(capacity(NODE_CACHE)),
             entries: LruCache::new(capacity(ENTRY_CACHE)),
             inos: LruCache::new(capacity(NODE_CACHE)),
@@ -1203,6 +1205,7 @@ impl Core {
         if undoable {
             self.undo.added();
         }
+        self.forget_paths(&overlay);
         // Only what is stored is remembered; and what others made drives nothing out that is used here.
         let arrived = overlay.arriving.is_some();
         self.settled = overlay.changed;

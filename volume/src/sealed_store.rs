@@ -1,7 +1,10 @@
 //! The store with every value sealed under this device's own key: nothing it holds can be read
 //! from the disk, and a value moved to another key doesn't open.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
 
 use crypto::{Entropy, Label, SymmetricKey};
 
@@ -23,13 +26,14 @@ struct Inner {
     store: Arc<dyn Store>,
     key: SymmetricKey,
     entropy: Arc<dyn Entropy>,
+    damaged: AtomicU64,
 }
 
 impl SealedStore {
     /// Seals values of `store` under a key derived from `device_secret`.
     pub fn new(store: Arc<dyn Store>, device_secret: &SymmetricKey, entropy: Arc<dyn Entropy>) -> Self {
         let key = device_secret.derive(Label::StoreRow, b"");
-        Self { inner: Arc::new(Inner { store, key, entropy }) }
+        Self { inner: Arc::new(Inner { store, key, entropy, damaged: AtomicU64::new(0) }) }
     }
 
     /// The store below, whose values are as on disk.
@@ -52,8 +56,15 @@ impl SealedStore {
 
     /// Opens a value as it is on the disk.
     pub(crate) fn open(&self, space: Space, key: &[u8], sealed: &[u8]) -> Result<Vec<u8>> {
-        Self::with_aad(space, key, |aad| crypto::open(&self.inner.key, aad, sealed))
-            .map_err(|_| Error::damaged(format!("record in `{}`", space.name())))
+        Self::with_aad(space, key, |aad| crypto::open(&self.inner.key, aad, sealed)).map_err(|_| {
+            self.inner.damaged.fetch_add(1, Ordering::Relaxed);
+            Error::damaged(format!("record in `{}`", space.name()))
+        })
+    }
+
+    /// How often a value was not what this device had written.
+    pub(crate) fn damaged(&self) -> u64 {
+        self.inner.damaged.load(Ordering::Relaxed)
     }
 
     /// The value of `key`, opened.

@@ -36,6 +36,8 @@ use crate::{
 
 /// Largest encoded message, in bytes.
 pub const MAX_MESSAGE: usize = 4 << 20;
+/// Blocks that a peer lacks though it says to have all: as many are told of. (One or two its disk may have lost.)
+const WITHHELD: u32 = 16;
 /// Bytes of commits gathered into one message.
 const BATCH_BYTES: usize = 512 << 10;
 /// Most tips in one message; a volume with more logs needs several.
@@ -236,6 +238,8 @@ struct State {
     has_let_go: bool,
     /// What the peer last said of itself.
     theirs: Option<(Hash, bool, u64)>,
+    /// Blocks it hasn't got though it says to have all.
+    withheld: u32,
     /// What was last said to it.
     said: Option<(Hash, bool)>,
     tips_due: bool,
@@ -981,6 +985,22 @@ impl Session {
         blocks[checked.len()..].iter().for_each(|(hash, _)| self.block_failed(hash));
         let len = bytes.as_ref().len();
         Err(Misbehaved(format!("sent a wrong block: {len} bytes that are not the block {}", wrong.short())))
+    }
+
+    /// The peer says that it hasn't got a block it was asked for.
+    pub fn block_lacking(&self, hash: &BlockHash) {
+        let withheld = {
+            let digest = self.volume.own_state().0;
+            let state = &mut *self.shared.state.lock();
+            // Who knows the same commits and says to have all contents has those that others lack.
+            let claims_all = state.theirs.is_some_and(|(theirs, complete, _)| complete && theirs == digest);
+            state.withheld += u32::from(claims_all);
+            claims_all.then_some(state.withheld)
+        };
+        if withheld == Some(WITHHELD) {
+            self.volume.tell_withheld(&self.peer, WITHHELD);
+        }
+        self.block_failed(hash);
     }
 
     /// The peer hasn't got a block it was asked for, or the stream broke.

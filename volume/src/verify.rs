@@ -22,7 +22,7 @@ use crate::{
     core::Core,
     error::Result,
     node::Ino,
-    row::{NodeRow, Shown},
+    row::NodeRow,
     store::{Row, Space},
     version::ValueRef,
 };
@@ -232,49 +232,5 @@ impl Verifier<'_> {
         self.volume.want(&mut self.volume.inner.core.lock(), &hurt)?;
         self.volume.wake_sessions();
         Ok(())
-    }
-}
-
-impl Core {
-    /// The path of an inode from the volume's root, by its first name; `None` for what has none.
-    pub(crate) fn path_of(&mut self, ino: Ino) -> Option<Vec<u8>> {
-        let mut names: Vec<Vec<u8>> = Vec::new();
-        let mut at = match self.row(ino).ok().flatten().as_deref() {
-            Some(NodeRow::View { of, .. }) => *of,
-            _ => ino,
-        };
-        while at != Ino::ROOT {
-            at = self.canonical(at).ok()?;
-            let row = self.row(at).ok().flatten()?;
-            let NodeRow::Node(node) = &*row else { return None };
-            let link = self.first_shown(at, node).ok().flatten()?;
-            let shown = link.shown.as_ref()?;
-            names.push(self.name_shown(at, shown));
-            at = shown.parent;
-            // Deeper than any path: the records make a circle.
-            if names.len() > 65_536 {
-                return None;
-            }
-        }
-        names.reverse();
-        Some(names.join(&b'/'))
-    }
-
-    /// The name under which a link shows: beside the one it claims, if that is taken.
-    fn name_shown(&mut self, ino: Ino, shown: &Shown) -> Vec<u8> {
-        let beside = self.canonical(shown.parent).and_then(|directory| {
-            let entry = self.entry(directory, &shown.name)?;
-            if entry.claims.first().is_none_or(|claim| claim.child == ino) {
-                return Ok(None);
-            }
-            for name in &entry.derives {
-                if self.entry(directory, name)?.derived.as_ref().is_some_and(|derived| derived.ino == ino) {
-                    return Ok(Some(name.to_vec()));
-                }
-            }
-            Ok(None)
-        });
-        // Where records are damaged, the name it claims says most.
-        beside.ok().flatten().unwrap_or_else(|| shown.name.clone())
     }
 }

@@ -510,7 +510,7 @@ impl Core {
     }
 
     /// The values that a change superseded.
-    fn values_before(&mut self, at: ValueRef) -> Result<Vec<ValueRef>> {
+    pub(crate) fn values_before(&mut self, at: ValueRef) -> Result<Vec<ValueRef>> {
         let head: Head = decode(&self.change(at)?.head)?;
         let mut found = Vec::with_capacity(head.supersedes.len());
         for id in head.supersedes {
@@ -524,7 +524,7 @@ impl Core {
     }
 
     /// The place that a link left for this one.
-    fn place_before(&mut self, at: ValueRef) -> Result<Option<PastPlace>> {
+    pub(crate) fn place_before(&mut self, at: ValueRef) -> Result<Option<PastPlace>> {
         for before in self.values_before(at)? {
             if let Some(place) = self.past_place(before)? {
                 return Ok(Some(place));

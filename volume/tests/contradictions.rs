@@ -1,8 +1,10 @@
 //! Devices that contradict what they had signed or said before: each is told of once, with what is proven; innocent ones aren't.
 
+#![allow(clippy::unwrap_used, reason = "whatever fails here fails the test")]
+
 mod common;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use common::{
     Replica,
@@ -23,6 +25,7 @@ use tempfile::TempDir;
 /// A replica with an audit log.
 struct Watched {
     audit: Arc<Audit>,
+    found: Arc<Mutex<Vec<Finding>>>,
     _directory: TempDir,
 }
 
@@ -32,15 +35,16 @@ impl Watched {
         let secret = crypto::SymmetricKey::generate(&OsEntropy);
         let audit = Audit::open(directory.path(), &secret, Arc::new(OsEntropy), Limits::default()).unwrap();
         replica.volume.set_audit(audit.clone());
-        Self { audit, _directory: directory }
+        let found = Arc::new(Mutex::new(Vec::new()));
+        let (detectors, noticed) = (Mutex::new(Detectors::default()), found.clone());
+        audit.watch(Box::new(move |n, act| noticed.lock().unwrap().extend(detectors.lock().unwrap().see(n, act))));
+        Self { audit, found, _directory: directory }
     }
 
     /// What was noticed of devices so far.
     fn found(&self) -> Vec<Finding> {
         self.audit.flush();
-        let mut detectors = Detectors::default();
-        let entries = self.audit.read(1, usize::MAX).unwrap().entries;
-        entries.iter().filter_map(|entry| detectors.see(entry)).collect()
+        self.found.lock().unwrap().clone()
     }
 
     fn count(&self, op: Op) -> usize {
@@ -256,6 +260,19 @@ fn who_shows_old_versions_is_told_of_once() {
     assert_eq!(set_back(&watched.found()), ["rita"]);
 }
 
+/// The two were never in step with each other since; what a device signed is known to be known to it.
+#[test]
+fn who_lacks_what_they_signed_is_told_of_whoever_brought_it() {
+    let [alice, bob, carol] = three();
+    let watched = Watched::of(&alice);
+    let old = tips(&bob, &alice);
+    bob.write("f", b"1").unwrap();
+    sync(&bob, &carol);
+    sync(&carol, &alice);
+    alice.volume.session(bob.device_id()).receive(old).unwrap();
+    assert_eq!(set_back(&watched.found()), ["bob"]);
+}
+
 /// What is done every day: restarts, being behind, and writing while somebody reads what was said before.
 #[test]
 fn who_only_lags_is_not_told_of() {
@@ -284,12 +301,16 @@ fn who_only_lags_is_not_told_of() {
     sync(&alice, &carol);
     assert_eq!(nobody_known.found(), []);
     // Who comes new is told all of what was, and that isn't news.
-    alice.store = Arc::new(alice.store.copy());
     alice.restart_as_copy(8);
-    let dave = Replica::joined("dave", 9, &alice, Role::Writer);
-    let dave_watched = Watched::of(&dave);
+    let mut dave = Replica::joined("dave", 9, &alice, Role::Writer);
+    let grant = dave.volume.own_grant().unwrap();
+    dave.store = Arc::new(p2pfs_volume::memory_store::MemoryStore::new());
+    dave.restart(9);
+    let watched = Watched::of(&dave);
+    dave.volume.accept(&grant).unwrap();
     sync(&alice, &dave);
-    assert_eq!(dave_watched.found(), []);
+    assert!(alice.volume.restored().is_some() && dave.volume.is_ready());
+    assert_eq!(watched.found(), []);
 }
 
 /// A log that forked, of which two know a branch each: who equivocates is told of, not who believed it.

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use volume::{
     KeptProof, Timestamp, Volume,
-    audit::{Act, Entry, Op, Outcome as Ended, Process},
+    audit::{Act, Entry, Op, Outcome as Ended},
 };
 
 use super::{
@@ -162,7 +162,7 @@ pub(crate) fn record(volume: &Volume, deed: Option<Deed>, (uid, pid): (u32, u32)
             note += &format!("; failed: {why}");
         }
     }
-    let process = Some(Process { uid, pid, program: audit.program(pid) });
+    let process = Some(audit.process(uid, pid));
     audit.record(Act { outcome, path: deed.path, process, note: Some(note), ..volume.own_act(deed.op) });
 }
 

@@ -3,6 +3,7 @@
 //! Only this user and root may talk to it: the socket's folder and mode see to that, and every connection is asked
 //! for its user once more. One request per connection; a client that goes away ends what was done for it.
 
+use std::sync::atomic::Ordering;
 use std::{
     fs, io,
     os::unix::{ffi::OsStrExt, fs::PermissionsExt},
@@ -327,6 +328,7 @@ fn status(shared: &Shared) -> report::Status {
         format!("{name} ({})", &said.to_string()[..8])
     });
     status.waiting = report::waiting(&shared.volume, &shared.waits(), &connected);
+    status.uninspected = shared.volume.last_arrival().saturating_sub(shared.inspected.load(Ordering::Relaxed));
     status.registries = shared.network.registries();
     status.listen = shared.network.addresses().iter().map(ToString::to_string).collect();
     status

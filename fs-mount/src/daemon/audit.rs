@@ -7,7 +7,7 @@ use peer_net::swarm::{Event, OnEvent};
 use tokio::runtime::Handle;
 use volume::{
     Volume,
-    audit::{Act, Detectors, Op, Outcome},
+    audit::{Act, Detectors, Finding, Op, Outcome},
 };
 
 /// Records what happens on the network. Called within the runtime.
@@ -41,18 +41,25 @@ pub(crate) fn watch(volume: &Volume) -> Arc<Counts> {
     let counts = Arc::new(Counts::default());
     let Some(audit) = volume.audit() else { return counts };
     let (volume, detectors, counted) = (volume.clone(), Mutex::new(Detectors::default()), counts.clone());
-    audit.watch(Box::new(move |entry| {
-        counted.add(entry.op, entry.allowed);
-        let Some(found) = detectors.lock().see(entry) else { return };
-        let kind = found.kind;
-        match volume.raise(found) {
-            // The process's log has no names.
-            Ok(true) => log::warn!("alert ({kind:?}, entry {} of the audit log): `p2pfs alerts` tells more", entry.n),
-            Ok(false) => {}
-            Err(e) => log::error!("an alert ({kind:?}) could not be kept: {e}"),
+    audit.watch(Box::new(move |n, act| {
+        counted.add(act.op, act.outcome == Outcome::Allowed);
+        let found = detectors.lock().see(n, act);
+        if let Some(found) = found {
+            raise(&volume, found);
         }
     }));
     counts
+}
+
+/// Has somebody look at what was found.
+pub(super) fn raise(volume: &Volume, found: Finding) {
+    let kind = found.kind;
+    match volume.raise(found) {
+        // The process's log has no names.
+        Ok(true) => log::warn!("alert ({kind:?}): `p2pfs alerts` tells more"),
+        Ok(false) => {}
+        Err(e) => log::error!("an alert ({kind:?}) could not be kept: {e}"),
+    }
 }
 
 fn record(volume: &Volume, event: Event) {

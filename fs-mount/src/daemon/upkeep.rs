@@ -9,6 +9,8 @@ use std::{
 use parking_lot::{Condvar, Mutex};
 use serde::{Deserialize, Serialize};
 
+use volume::audit::Kind;
+
 use super::Shared;
 use crate::failure::{Because, Failure, Outcome};
 
@@ -63,6 +65,11 @@ impl Ending {
         !*ending
     }
 
+    /// Whether the daemon isn't ending.
+    pub(crate) fn goes_on(&self) -> bool {
+        !*self.ending.lock()
+    }
+
     /// Waits so long; false when the daemon ends.
     pub(crate) fn pause(&self, time: Duration) -> bool {
         let mut ending = self.ending.lock();
@@ -98,12 +105,17 @@ pub(crate) fn now(shared: &Shared) -> Outcome<Done> {
 fn tidy(shared: &Shared, pause: Duration, blocks_at: &mut Option<Instant>) -> Outcome<Done> {
     let volume = &shared.volume;
     note_who_is_in_step(shared)?;
-    let pace = &mut || if pause.is_zero() { !*shared.ending.ending.lock() } else { shared.ending.pause(pause) };
+    let pace = &mut || if pause.is_zero() { shared.ending.goes_on() } else { shared.ending.pause(pause) };
     let failed = || "dropping what is no longer kept".to_owned();
     let keep = volume.retention().because(failed)?;
     let pinned = volume.snapshot_arrivals().because(failed)?;
     if !volume.clock_is_steady().because(failed)? {
         return Err(Failure::new("this machine's date has jumped: nothing of history is dropped for a day"));
+    }
+    if volume.has_open_alert(Kind::MassChange).because(failed)? {
+        return Err(Failure::new(
+            "somebody changed very many files (`p2pfs alerts`): nothing of history is dropped until that is acknowledged",
+        ));
     }
     let mut thinned = volume.thin(&keep, &pinned, false, pace).because(failed)?;
     let mut done = Done { rows: thinned.rows, moments: thinned.moments, ..Done::default() };

@@ -23,8 +23,11 @@ const MAX_STRANGERS: usize = 64;
 const MAX_PLACES: usize = 24;
 /// With so many connections to members there is no need for more of one's own making; others may still call.
 const ENOUGH: usize = 64;
-/// How long a device that misbehaved is not talked to.
+/// How long a device that misbehaved is not talked to; each time twice as long as the last, up to a day.
 const BARRED_FOR: Duration = Duration::from_secs(60);
+const BARRED_FOR_MOST: Duration = Duration::from_secs(24 * 3600);
+/// What it did is forgotten so long after it may come again.
+const FORGOTTEN_AFTER: Duration = Duration::from_secs(24 * 3600);
 /// How many such devices are remembered.
 const MAX_BARRED: usize = 1024;
 /// Two connections between the same devices that are no older than this were dialled by both at once. A later one
@@ -57,8 +60,8 @@ pub(super) struct Table {
     me: DeviceId,
     links: BTreeMap<DeviceId, Link>,
     known: BTreeMap<DeviceId, Known>,
-    /// Who misbehaved, and when.
-    barred: BTreeMap<DeviceId, Instant>,
+    /// Who misbehaved, until when it is not talked to, and how long that was the last time.
+    barred: BTreeMap<DeviceId, (Instant, Duration)>,
 }
 
 impl Table {
@@ -116,15 +119,18 @@ impl Table {
 
     /// Notes that a device misbehaved at `now`.
     pub(super) fn bar(&mut self, device: DeviceId, now: Instant) {
-        self.barred.retain(|_, since| now.saturating_duration_since(*since) < BARRED_FOR);
-        if self.barred.len() < MAX_BARRED {
-            self.barred.insert(device, now);
+        self.barred.retain(|_, (until, _)| now.saturating_duration_since(*until) < FORGOTTEN_AFTER);
+        if self.barred.len() >= MAX_BARRED {
+            let first = self.barred.iter().min_by_key(|(_, (until, _))| *until).map(|(device, _)| *device);
+            first.and_then(|first| self.barred.remove(&first));
         }
+        let time = self.barred.get(&device).map_or(BARRED_FOR, |(_, last)| (*last * 2).min(BARRED_FOR_MOST));
+        self.barred.insert(device, (now + time, time));
     }
 
     /// Whether a device misbehaved lately.
     pub(super) fn is_barred(&self, device: &DeviceId, now: Instant) -> bool {
-        self.barred.get(device).is_some_and(|since| now.saturating_duration_since(*since) < BARRED_FOR)
+        self.barred.get(device).is_some_and(|(until, _)| now < *until)
     }
 
     pub(super) fn is_connected(&self, device: &DeviceId) -> bool {
@@ -259,13 +265,24 @@ mod tests {
     }
 
     #[test]
-    fn who_misbehaved_is_barred_for_a_minute() {
+    fn who_misbehaved_is_barred_for_a_minute_and_then_longer() {
         let mut table = Table::new(LOW);
         let start = Instant::now();
         table.bar(HIGH, start);
         assert!(table.is_barred(&HIGH, start + Duration::from_secs(59)));
         assert!(!table.is_barred(&HIGH, start + Duration::from_secs(61)));
         assert!(!table.is_barred(&LOW, start));
+        let again = start + Duration::from_secs(100);
+        table.bar(HIGH, again);
+        assert!(table.is_barred(&HIGH, again + Duration::from_secs(119)));
+        assert!(!table.is_barred(&HIGH, again + Duration::from_secs(121)));
+        (0..20).for_each(|_| table.bar(HIGH, again));
+        assert!(!table.is_barred(&HIGH, again + BARRED_FOR_MOST + Duration::from_secs(1)));
+        // Long after that it begins anew.
+        let later = again + 3 * BARRED_FOR_MOST;
+        table.bar(LOW, later);
+        table.bar(HIGH, later);
+        assert!(!table.is_barred(&HIGH, later + Duration::from_secs(61)));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::collections::{HashMap, VecDeque};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Entry, Op};
+use super::{Act, Op, Outcome};
 
 /// For how long things are counted together, in seconds.
 const WINDOW: i64 = 600;
@@ -43,6 +43,14 @@ pub enum Kind {
     Equivocation,
     /// A device lacks what it had.
     Rollback,
+    /// A device encrypts, removes or renames very many files.
+    MassChange,
+    /// A clock was turned, here or on another device.
+    Clock,
+    /// What is stored on this machine is not what was written: its disk fails, or somebody changed it.
+    Tampering,
+    /// A device says to have what it does not give.
+    Withholding,
 }
 
 /// How sure it is.
@@ -113,24 +121,25 @@ pub struct Detectors {
 }
 
 impl Detectors {
-    /// What an entry gives away, with those before it.
-    pub fn see(&mut self, entry: &Entry) -> Option<Finding> {
-        if entry.allowed {
-            return None;
-        }
-        let time = entry.time.parse::<jiff::Timestamp>().map_or(0, |time| time.as_second());
-        let (why, note) = (entry.why.as_deref().unwrap_or_default(), entry.note.as_deref().unwrap_or_default());
-        let device = || entry.device.clone().unwrap_or_default();
-        let short = || entry.device.as_deref().and_then(|id| id.get(..8)).unwrap_or("?").to_owned();
-        let whose = || entry.user.as_ref().map_or_else(|| "nobody known".to_owned(), |user| format!("{user}'s"));
+    /// What an entry gives away, with those before it. `n` is its number.
+    pub fn see(&mut self, n: u64, act: &Act) -> Option<Finding> {
+        let Outcome::Denied(why) = &act.outcome else { return None };
+        let (time, note) = (act.time.secs, act.note.as_deref().unwrap_or_default());
+        let device = || act.device.as_deref().unwrap_or_default().to_owned();
+        let short = || act.device.as_deref().and_then(|id| id.get(..8)).unwrap_or("?").to_owned();
+        let whose = || act.user.as_ref().map_or_else(|| "nobody known".to_owned(), |user| format!("{user}'s"));
         let found = |kind, sure, who: String, text: String, answer: String| {
-            Some(Finding { kind, sure, who, user: entry.user.clone(), text, answer })
+            Some(Finding { kind, sure, who, user: act.user.clone(), text, answer })
         };
         let revoke = || format!("p2pfs revoke {}", short());
-        match entry.op {
+        match act.op {
             Op::Refused if why.contains("audit log was cut") => {
                 let text = format!("{} device {}: {why}", whose(), short());
                 found(Kind::LogCut, Sure::Likely, device(), text, format!("p2pfs log --device {}", short()))
+            }
+            Op::Refused if why.contains("does not give") => {
+                let text = format!("{} device {}: {why}", whose(), short());
+                found(Kind::Withholding, Sure::Possible, device(), text, "p2pfs verify".to_owned())
             }
             Op::Refused => {
                 let text = format!("{} device {} sent what no honest program makes: {why}", whose(), short());
@@ -150,24 +159,31 @@ impl Detectors {
                 let text = format!("{} device {} {why}: {note}", whose(), short());
                 found(Kind::Rollback, Sure::Possible, device(), text, "p2pfs peers".to_owned())
             }
-            _ if entry.pid.is_none() && why.starts_with("beyond their rights") => {
+            _ if act.process.is_none() && why.starts_with("beyond their rights") => {
                 let text = format!("{} device {} signed what its user may not do, and knew it", whose(), short());
                 found(Kind::BeyondRights, Sure::Certain, device(), text, revoke())
             }
+            Op::Clock => {
+                let text = format!("{} device {}: {why}", whose(), short());
+                found(Kind::Clock, Sure::Possible, device(), text, "p2pfs log --op clock".to_owned())
+            }
+            Op::Verify if act.process.is_none() => {
+                let answer = if why.contains("audit log") { "p2pfs log verify" } else { "p2pfs verify" };
+                found(Kind::Tampering, Sure::Possible, device(), format!("on this machine: {why}"), answer.to_owned())
+            }
             // (What strangers say of themselves is no reason: they aren't known.)
-            Op::Handshake if entry.user.is_some() && why.contains("removed from the volume") => {
+            Op::Handshake if act.user.is_some() && why.contains("removed from the volume") => {
                 let text = format!("device {}, which was removed, tries to connect {note}", short());
                 found(Kind::Removed, Sure::Possible, device(), text, "p2pfs log --op handshake".to_owned())
             }
-            Op::Handshake | Op::Invitation if entry.pid.is_none() && entry.user.is_none() => {
+            Op::Handshake | Op::Invitation if act.process.is_none() && act.user.is_none() => {
                 let address = note.rsplit_once("from ").map_or("?", |(_, address)| address);
                 let host = address.rsplit_once(':').map_or(address, |(host, _)| host).to_owned();
-                let (kind, most) = match entry.op {
+                let (kind, most) = match act.op {
                     Op::Invitation => (Kind::Tickets, TICKETS),
                     _ => (Kind::Strangers, STRANGERS),
                 };
-                let count =
-                    self.count(kind, &host, time, &entry.n.to_string()).filter(|count| count.is_multiple_of(most))?;
+                let count = self.count(kind, &host, time, &n.to_string()).filter(|count| count.is_multiple_of(most))?;
                 let (text, answer) = match kind {
                     Kind::Tickets => (format!("{count} tickets were refused to {host}"), "p2pfs invitations list"),
                     _ => {
@@ -177,9 +193,10 @@ impl Detectors {
                 found(kind, Sure::Likely, host, text, answer.to_owned())
             }
             // (Not who only looks: listing a folder asks for the attributes of all that is in it.)
-            Op::Read | Op::Write | Op::List if entry.pid.is_some() => {
-                let program = entry.program.as_deref().unwrap_or("a program").to_owned();
-                let path = entry.path.clone().unwrap_or_default();
+            Op::Read | Op::Write | Op::List if act.process.is_some() => {
+                let program = act.process.as_ref().and_then(|process| process.program.as_deref());
+                let program = program.unwrap_or("a program").to_owned();
+                let path = act.path.as_deref().map(String::from_utf8_lossy).unwrap_or_default();
                 let count = self.count(Kind::Enumeration, &program, time, &path);
                 let count = count.filter(|count| count.is_multiple_of(REFUSALS))?;
                 let text = format!("{program} was refused at {count} different paths on this machine");
@@ -204,20 +221,21 @@ impl Detectors {
 mod tests {
     use std::sync::Arc;
 
-    use super::{
-        super::entry::{Act, Outcome, Process},
-        *,
-    };
+    use super::{super::Process, *};
     use crate::time::Timestamp;
 
     const DEVICE: &str = "4f2a91c04f2a91c0";
 
-    fn entry(n: u64, op: Op, change: impl FnOnce(&mut Act)) -> Entry {
+    fn act(n: u64, op: Op, change: impl FnOnce(&mut Act)) -> (u64, Act) {
         let time = Timestamp { secs: 1_795_338_900 + n as i64, nanos: 0 };
         let mut act = Act::new(time, op);
         (act.device, act.user) = (Some(DEVICE.into()), Some("bob".to_owned()));
         change(&mut act);
-        Entry::of(&act, n, "00".to_owned())
+        (n, act)
+    }
+
+    fn see(detectors: &mut Detectors, (n, act): (u64, Act)) -> Option<Finding> {
+        detectors.see(n, &act)
     }
 
     fn denied(why: &str) -> Outcome {
@@ -231,37 +249,38 @@ mod tests {
     #[test]
     fn what_is_proven_is_found_at_once() {
         let mut detectors = Detectors::default();
-        let mut kind = |op, why| detectors.see(&entry(1, op, |act| act.outcome = denied(why))).map(|found| found.kind);
+        let mut kind =
+            |op, why| see(&mut detectors, act(1, op, |act| act.outcome = denied(why))).map(|found| found.kind);
         assert_eq!(kind(Op::Refused, "a bad signature"), Some(Kind::Malformed));
         assert_eq!(kind(Op::Refused, "its audit log was cut or rewritten"), Some(Kind::LogCut));
         assert_eq!(kind(Op::Create, "beyond their rights, which they knew"), Some(Kind::BeyondRights));
         assert_eq!(kind(Op::Handshake, "that device was removed from the volume"), Some(Kind::Removed));
         assert_eq!(kind(Op::Create, "made apart from their removal"), None, "nobody's fault");
-        let found = detectors.see(&entry(1, Op::Refused, |act| act.outcome = denied("x"))).unwrap();
+        let found = see(&mut detectors, act(1, Op::Refused, |act| act.outcome = denied("x"))).unwrap();
         assert_eq!((found.answer.as_str(), found.sure), ("p2pfs revoke 4f2a91c0", Sure::Likely));
-        assert!(detectors.see(&entry(1, Op::Refused, |_| ())).is_none(), "it was allowed");
+        assert!(see(&mut detectors, act(1, Op::Refused, |_| ())).is_none(), "it was allowed");
     }
 
     #[test]
     fn strangers_are_told_of_when_they_are_many() {
         let from = |n, op, address: &str| {
-            entry(n, op, |act| {
+            act(n, op, |act| {
                 (act.device, act.user, act.outcome) = (None, None, denied("no answer in time"));
                 act.note = Some(format!("from {address}:{}", 1000 + n));
             })
         };
         let mut detectors = Detectors::default();
-        assert!((1..STRANGERS as u64).all(|n| detectors.see(&from(n, Op::Handshake, "10.0.0.1")).is_none()));
-        assert!(detectors.see(&from(500, Op::Handshake, "10.0.0.2")).is_none(), "another");
-        let found = detectors.see(&from(501, Op::Handshake, "10.0.0.1")).unwrap();
+        assert!((1..STRANGERS as u64).all(|n| see(&mut detectors, from(n, Op::Handshake, "10.0.0.1")).is_none()));
+        assert!(see(&mut detectors, from(500, Op::Handshake, "10.0.0.2")).is_none(), "another");
+        let found = see(&mut detectors, from(501, Op::Handshake, "10.0.0.1")).unwrap();
         assert_eq!((found.kind, found.who.as_str()), (Kind::Strangers, "10.0.0.1"));
         // One a minute is nobody's attack.
         let mut detectors = Detectors::default();
-        assert!((1..500).all(|n| detectors.see(&from(n * 60, Op::Handshake, "10.0.0.1")).is_none()));
+        assert!((1..500).all(|n| see(&mut detectors, from(n * 60, Op::Handshake, "10.0.0.1")).is_none()));
         let mut detectors = Detectors::default();
         let mut tickets = Vec::new();
         for n in 1..=TICKETS as u64 {
-            tickets.push(detectors.see(&from(n, Op::Invitation, "10.0.0.1")).map(|found| found.kind));
+            tickets.push(see(&mut detectors, from(n, Op::Invitation, "10.0.0.1")).map(|found| found.kind));
         }
         assert_eq!(tickets, [None, None, None, None, Some(Kind::Tickets)]);
     }
@@ -269,16 +288,16 @@ mod tests {
     #[test]
     fn a_program_that_tries_everything_is_told_of_and_one_that_tries_one_thing_often_is_not() {
         let refused = |n: u64, path: u64| {
-            entry(n, Op::Read, |act| {
+            act(n, Op::Read, |act| {
                 act.outcome = denied("its permissions");
                 act.path = Some(format!("secret/{path}").into_bytes());
                 process(act, "find");
             })
         };
         let mut detectors = Detectors::default();
-        assert!((0..1000).all(|n| detectors.see(&refused(n / 10, n % 50)).is_none()));
+        assert!((0..1000).all(|n| see(&mut detectors, refused(n / 10, n % 50)).is_none()));
         let mut detectors = Detectors::default();
-        let mut all: Vec<_> = (0..REFUSALS as u64).map(|n| detectors.see(&refused(n, n))).collect();
+        let mut all: Vec<_> = (0..REFUSALS as u64).map(|n| see(&mut detectors, refused(n, n))).collect();
         assert_eq!(all.iter().flatten().count(), 1);
         let found = all.pop().flatten().unwrap();
         assert_eq!((found.kind, found.sure, found.who.as_str()), (Kind::Enumeration, Sure::Possible, "find"));

@@ -1,6 +1,6 @@
 //! What an entry of the log says.
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
@@ -61,6 +61,8 @@ pub enum Op {
     TakenBack,
     /// What a peer sent is no valid commit, or no content that was asked for.
     Refused,
+    /// A clock is wrong: this machine's, or that of a device whose commits came.
+    Clock,
     /// An alert was raised or acknowledged.
     Alert,
     /// Entries are missing here: more came than could be written.
@@ -73,7 +75,7 @@ pub enum Op {
 
 impl Op {
     /// All of them, by the word that stands for each.
-    pub const ALL: [(&str, Op); 27] = [
+    pub const ALL: [(&str, Op); 28] = [
         ("create", Op::Create),
         ("read", Op::Read),
         ("write", Op::Write),
@@ -97,6 +99,7 @@ impl Op {
         ("verify", Op::Verify),
         ("taken_back", Op::TakenBack),
         ("refused", Op::Refused),
+        ("clock", Op::Clock),
         ("alert", Op::Alert),
         ("dropped", Op::Dropped),
         ("equivocated", Op::Equivocated),
@@ -226,40 +229,72 @@ pub struct Entry {
     pub salt: String,
 }
 
-impl Entry {
-    pub(super) fn of(act: &Act, n: u64, salt: String) -> Self {
-        let text = |bytes: &Vec<u8>| shortened(&String::from_utf8_lossy(bytes), PATH_LIMIT);
+/// An act as it is written: what [`Entry`] is read from.
+#[derive(Serialize)]
+pub(super) struct Line<'a> {
+    n: u64,
+    time: String,
+    op: Op,
+    allowed: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    why: Option<Cow<'a, str>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    path: Option<Cow<'a, str>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    to: Option<Cow<'a, str>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    user: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    device: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    uid: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pid: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    program: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bytes: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    note: Option<Cow<'a, str>>,
+    salt: &'a str,
+}
+
+impl<'a> Line<'a> {
+    pub(super) fn of(act: &'a Act, time: Timestamp, n: u64, salt: &'a str) -> Self {
+        let text = |bytes: &'a Vec<u8>| shortened(String::from_utf8_lossy(bytes), PATH_LIMIT);
+        let words = |words: &'a String| shortened(words.into(), WORDS_LIMIT);
         let (allowed, why) = match &act.outcome {
             Outcome::Allowed => (true, None),
-            Outcome::Denied(why) => (false, Some(shortened(why, WORDS_LIMIT))),
+            Outcome::Denied(why) => (false, Some(words(why))),
         };
+        let process = act.process.as_ref();
         Self {
             n,
-            time: rfc3339(act.time),
+            time: rfc3339(time),
             op: act.op,
             allowed,
             why,
             path: act.path.as_ref().map(text),
             to: act.to.as_ref().map(text),
-            user: act.user.clone(),
-            device: act.device.as_deref().map(str::to_owned),
-            uid: act.process.as_ref().map(|process| process.uid),
-            pid: act.process.as_ref().map(|process| process.pid),
-            program: act.process.as_ref().and_then(|process| process.program.as_deref()).map(str::to_owned),
+            user: act.user.as_deref(),
+            device: act.device.as_deref(),
+            uid: process.map(|process| process.uid),
+            pid: process.map(|process| process.pid),
+            program: process.and_then(|process| process.program.as_deref()),
             bytes: act.bytes,
-            note: act.note.as_ref().map(|note| shortened(note, WORDS_LIMIT)),
+            note: act.note.as_ref().map(words),
             salt,
         }
     }
 }
 
 /// The beginning of a text that is longer than that.
-fn shortened(text: &str, limit: usize) -> String {
+fn shortened(text: Cow<'_, str>, limit: usize) -> Cow<'_, str> {
     if text.len() <= limit {
-        return text.to_owned();
+        return text;
     }
     let end = (0..=limit).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
-    format!("{}...", &text[..end])
+    format!("{}...", &text[..end]).into()
 }
 
 fn rfc3339(time: Timestamp) -> String {
@@ -288,11 +323,12 @@ mod tests {
             bytes: Some(5),
             ..Act::new(Timestamp { secs: 1, nanos: 2_000_000 }, Op::Write)
         };
-        let entry = Entry::of(&act, 9, "00".to_owned());
-        let text = serde_json::to_string(&entry).unwrap();
+        let text = serde_json::to_string(&Line::of(&act, act.time, 9, "00")).unwrap();
         let expected = "{\"n\":9,\"time\":\"1970-01-01T00:00:01.002000Z\",\"op\":\"write\",\"allowed\":false,\"why\":\"the mode\",\
             \"path\":\"a/b\u{FFFD}\",\"uid\":1000,\"pid\":7,\"program\":\"cat\",\"bytes\":5,\"salt\":\"00\"}";
         assert_eq!(text, expected);
-        assert_eq!(serde_json::from_str::<Entry>(&text).unwrap(), entry);
+        let entry: Entry = serde_json::from_str(&text).unwrap();
+        assert_eq!((entry.n, entry.bytes, entry.salt.as_str()), (9, Some(5), "00"));
+        assert_eq!(serde_json::to_string(&entry).unwrap(), text);
     }
 }

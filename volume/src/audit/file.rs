@@ -18,7 +18,7 @@ use crypto::{Entropy, Hash, Label, SymmetricKey, open as open_sealed, random_arr
 
 use super::{
     Head,
-    entry::{Act, Entry},
+    entry::{Act, Entry, Line},
 };
 
 const MAGIC: &[u8; 8] = b"p2pfsaud";
@@ -286,27 +286,22 @@ impl Log {
         self.reader.clone()
     }
 
-    /// Appends a record of these. Returns them as entries.
-    pub(super) fn append(&mut self, acts: &[Act]) -> io::Result<Vec<Entry>> {
+    /// Appends a record of these. Returns the number of the first.
+    pub(super) fn append(&mut self, acts: &[Act]) -> io::Result<u64> {
         let mut head = self.head;
-        let mut plain = Vec::new();
-        let mut entries = Vec::with_capacity(acts.len());
+        let mut plain = Vec::with_capacity(256 * acts.len());
         let mut time = acts.iter().map(|act| act.time).max().unwrap_or_default();
         // One for all: whoever knows it has the record open.
         let salt = data_encoding::HEXLOWER.encode(&random_array::<8>(&*self.entropy));
         for act in acts {
-            let salt = salt.clone();
             // What tells of missing entries is as old as those beside it.
             time = time.max(act.time);
-            let mut entry = Entry::of(act, head.count + 1, salt);
-            if act.time == crate::time::Timestamp::default() {
-                entry = Entry::of(&Act { time, ..act.clone() }, head.count + 1, entry.salt);
-            }
-            let line = serde_json::to_vec(&entry).map_err(io::Error::other)?;
-            head = Head { count: entry.n, hash: after(&head.hash, &line) };
-            plain.extend_from_slice(&line);
+            let when = if act.time == crate::time::Timestamp::default() { time } else { act.time };
+            let from = plain.len();
+            let line = Line::of(act, when, head.count + 1, &salt);
+            serde_json::to_writer(&mut plain, &line).map_err(io::Error::other)?;
+            head = Head { count: head.count + 1, hash: after(&head.hash, &plain[from..]) };
             plain.push(b'\n');
-            entries.push(entry);
         }
         let sealed = seal(&self.reader.key, &(self.head.count + 1).to_le_bytes(), &plain, &*self.entropy);
         let record = [&(sealed.len() as u32).to_le_bytes()[..], &sealed].concat();
@@ -318,9 +313,10 @@ impl Log {
             return Err(e);
         }
         *len += record.len() as u64;
+        let first = self.head.count + 1;
         self.head = head;
         self.dirty = true;
-        Ok(entries)
+        Ok(first)
     }
 
     /// Begins a new segment where one is due, and lets the oldest go.

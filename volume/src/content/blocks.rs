@@ -73,6 +73,8 @@ struct Inner {
     young: Mutex<Option<HashSet<u64>>>,
     /// How often blocks were removed: what was found to be whole before may not be.
     removals: AtomicU64,
+    /// How many stored blocks were not what their names say.
+    damaged: AtomicU64,
 }
 
 impl Blocks {
@@ -89,6 +91,7 @@ impl Blocks {
             buffers: Mutex::new(Vec::new()),
             young: Mutex::new(None),
             removals: AtomicU64::new(0),
+            damaged: AtomicU64::new(0),
         }))
     }
 
@@ -231,8 +234,14 @@ impl Blocks {
             Err(e) => return Err(e),
         }
         log::error!("block {} is damaged on this disk: it is to be fetched again", hash.short());
+        self.0.damaged.fetch_add(1, Ordering::Relaxed);
         self.set_aside(hash)?;
         Ok(true)
+    }
+
+    /// How many stored blocks were found that are not what their names say.
+    pub(crate) fn damaged(&self) -> u64 {
+        self.0.damaged.load(Ordering::Relaxed)
     }
 
     /// Puts a block aside that can't be read: it is then as one that never came.

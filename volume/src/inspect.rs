@@ -1,0 +1,386 @@
+//! Looking at commits for what a device does to very many files ([`crate::audit`]'s `mass`), whoever made them.
+//!
+//! One commit after the other, by the number in which it arrived, beside everything else: what a file was before the
+//! commit and after it is read from history and compared. What isn't here yet is looked at when it has come.
+
+use std::{
+    collections::{HashMap, HashSet, VecDeque},
+    time::{Duration, Instant},
+};
+
+use crypto::{DeviceId, UserId};
+
+use crate::{
+    Volume,
+    apply::decode,
+    audit::{
+        Act, Finding, Op, Outcome,
+        mass::{Deed, Done, Ledgers, finding},
+        sample,
+    },
+    commit::{ChangeKind, Head, encode},
+    core::{Core, decode_row},
+    error::{Error, Result},
+    files::Version,
+    history::Past,
+    id::NodeId,
+    node::{Ino, NodeKind},
+    row::{Node, NodeRow},
+    store::{Batch, Space},
+    tree::PastPlace,
+    version::ValueRef,
+};
+
+/// Key in [`Space::Meta`] of up to which arrival somebody was told.
+const LOOKED_AT: &[u8] = b"mass";
+/// What came before the daemon began is looked at for so many commits.
+const BACK: u64 = 2000;
+/// Files whose contents are looked at in a second; the others count like these.
+const SAMPLES: u32 = 40;
+/// Files that wait for their contents at most, and for how long.
+const WAITING: usize = 4096;
+const PATIENCE: Duration = Duration::from_secs(15 * 60);
+/// Changes looked at without a pause for others who want the lock.
+const STEP: usize = 32;
+/// What a commit says of when it was made is taken for true if it differs from when it came by no more seconds.
+const CLOCK_ERROR: i64 = 600;
+
+/// A file as it was after the commit that arrived with this number.
+type State = (Ino, u64);
+
+/// Something to be looked at closer.
+struct Look {
+    device: DeviceId,
+    done: Done,
+    /// What it was; nothing for what was made.
+    before: Option<State>,
+    after: State,
+    since: Instant,
+}
+
+/// Looks at commits, one after the other.
+pub struct Inspector {
+    volume: Volume,
+    /// Up to this arrival all were looked at.
+    at: u64,
+    ledgers: Ledgers,
+    /// What waits for a content.
+    waiting: VecDeque<Look>,
+    /// Since when samples are counted, and how many were taken.
+    second: (Instant, u32),
+    /// Devices whose clocks were told to be wrong.
+    clocks: HashSet<DeviceId>,
+    /// How many were passed over since the last that was looked at.
+    passed: u32,
+}
+
+impl Inspector {
+    /// An inspector of what comes from now on, and of the last that came before and nobody was told about.
+    ///
+    /// # Errors
+    /// The disk failed.
+    pub fn new(volume: Volume) -> Result<Self> {
+        let told: Option<u64> = volume
+            .inner
+            .store
+            .get(Space::Meta, LOOKED_AT)?
+            .map(|row| decode_row("what was looked at", &row))
+            .transpose()?;
+        let at = told.unwrap_or(0).max(volume.last_arrival().saturating_sub(BACK));
+        let second = (Instant::now(), 0);
+        Ok(Self {
+            volume,
+            at,
+            ledgers: Ledgers::default(),
+            waiting: VecDeque::new(),
+            second,
+            clocks: HashSet::new(),
+            passed: 0,
+        })
+    }
+
+    /// Looks at what is new. Returns what somebody should look at. `goes_on` is asked between small steps.
+    ///
+    /// # Errors
+    /// The disk failed, or is damaged.
+    pub fn look(&mut self, goes_on: &dyn Fn() -> bool) -> Result<Vec<Finding>> {
+        let mut found = Vec::new();
+        let last = self.volume.last_arrival();
+        while self.at < last && goes_on() {
+            let arrival = self.at + 1;
+            // A commit that can't be read is for `verify` to tell; it keeps nothing else from being looked at.
+            match self.changes(arrival, goes_on) {
+                Ok(Some((device, looks))) => found.extend(self.judge(device, arrival, looks)?),
+                Ok(None) => {}
+                Err(Error::Damaged(what)) => log::debug!("commit {arrival} can't be inspected: {what}"),
+                Err(e) => return Err(e),
+            }
+            self.at = arrival;
+        }
+        for _ in 0..self.waiting.len() {
+            let Some(look) = self.waiting.pop_front().filter(|_| goes_on()) else { break };
+            let (device, arrival) = (look.device, look.after.1);
+            found.extend(self.judge(device, arrival, vec![look])?);
+        }
+        let (files, now) = (self.files(), self.volume.inner.clock.now().secs);
+        for (device, mass) in self.ledgers.rest(files, now) {
+            found.push(self.finding(device, self.at, &mass)?);
+        }
+        Ok(found)
+    }
+
+    /// How many commits were looked at, in the order in which they arrived; less those with files that wait.
+    pub fn inspected(&self) -> u64 {
+        self.waiting.iter().map(|look| look.after.1 - 1).min().unwrap_or(self.at)
+    }
+
+    /// What the author of a commit did to files. `None` for what doesn't count.
+    fn changes(&mut self, arrival: u64, goes_on: &dyn Fn() -> bool) -> Result<Option<(DeviceId, Vec<Look>)>> {
+        let ahead;
+        let (device, changes, time) = {
+            let core = self.volume.inner.core.lock();
+            let dot = core.arrived_as(arrival)?;
+            let row = core.commit_row(dot)?.ok_or_else(|| Error::damaged("a commit is missing"))?;
+            if row.void {
+                return Ok(None);
+            }
+            let (made, came) = (core.written(&row)?.secs, row.shown.secs);
+            ahead = made.saturating_sub(core.now().secs);
+            let time = if made.abs_diff(came) <= CLOCK_ERROR.unsigned_abs() { made } else { came };
+            (core.branch_of(dot)?.device, core.changes_in(dot)?, time)
+        };
+        if ahead > CLOCK_ERROR && self.clocks.insert(device) {
+            self.tell_clock(&device, ahead);
+        }
+        let mut commit = Commit { device, arrival, time, removed: HashMap::new(), looks: Vec::new() };
+        // Removals first: what is put in a removed one's place stands for it.
+        for removals in [true, false] {
+            for changes in changes.chunks(STEP) {
+                if !goes_on() {
+                    return Ok(None);
+                }
+                let mut core = self.volume.inner.core.lock();
+                for (at, raw) in changes {
+                    let head: Head = decode(&raw.head)?;
+                    if removals == matches!(head.kind, ChangeKind::Removal { .. }) {
+                        commit.note(&mut core, &head.kind, *at)?;
+                    }
+                }
+            }
+        }
+        Ok(Some((device, commit.looks)))
+    }
+
+    /// Looks at the contents of those where it matters, and has everything counted.
+    fn judge(&mut self, device: DeviceId, arrival: u64, looks: Vec<Look>) -> Result<Vec<Finding>> {
+        let mut done = Vec::with_capacity(looks.len());
+        for look in looks {
+            if !matches!(look.done.deed, Deed::Ruined | Deed::MadeOfNoise) {
+                done.push(look.done);
+                continue;
+            }
+            if self.second.0.elapsed() >= Duration::from_secs(1) {
+                self.second = (Instant::now(), 0);
+            }
+            if self.second.1 >= SAMPLES {
+                self.passed += 1;
+                continue;
+            }
+            self.second.1 += 1;
+            match self.is_so(&look) {
+                Ok(true) => done.push(Done { weight: std::mem::take(&mut self.passed) + 1, ..look.done }),
+                Ok(false) => self.passed = 0,
+                // Whoever holds what was written back may not keep others from being seen.
+                Err(Error::Absent(_)) if look.since.elapsed() < PATIENCE => {
+                    if self.waiting.len() >= WAITING {
+                        self.waiting.pop_front();
+                    }
+                    self.waiting.push_back(look);
+                }
+                // What can't be read here, for want of a key or of history, can't be told about.
+                Err(e) => log::debug!("a content can't be inspected: {e}"),
+            }
+        }
+        let files = self.files();
+        let found = self.ledgers.take(device, files, &done);
+        found.iter().map(|mass| self.finding(device, arrival, mass)).collect()
+    }
+
+    fn is_so(&self, look: &Look) -> Result<bool> {
+        let after = self.version(look.after)?;
+        let Some(before) = look.before else {
+            let pages = sample::places(after.content.size).into_iter().map(|place| self.page(&after, place));
+            return Ok(sample::is_noise(&pages.collect::<Result<Vec<_>>>()?));
+        };
+        let before = self.version(before)?;
+        let pages = sample::places(before.content.size).into_iter().map(|place| {
+            // (What was read of it is held by history, if by nothing else.)
+            Ok((self.page(&before, place)?, self.page(&after, place)?))
+        });
+        Ok(sample::is_ruined(&pages.collect::<Result<Vec<_>>>()?))
+    }
+
+    /// Once for each device: what it dates ahead shows here only from now on.
+    fn tell_clock(&self, device: &DeviceId, ahead: i64) {
+        let Some(audit) = self.volume.audit() else { return };
+        let why = format!("it dates what it does {} minutes ahead of this machine's clock", ahead / 60);
+        audit.record(Act { outcome: Outcome::Denied(why), ..self.volume.act_by(Some(device), Op::Clock) });
+    }
+
+    fn files(&self) -> u64 {
+        self.volume.inner.core.lock().node_count()
+    }
+
+    fn version(&self, (ino, arrival): State) -> Result<Version> {
+        let mut core = self.volume.inner.core.lock();
+        core.as_of(Past::after(arrival), |core| core.version(ino))
+    }
+
+    fn page(&self, version: &Version, place: u64) -> Result<Vec<u8>> {
+        let mut page = Vec::new();
+        self.volume.inner.blocks.read(&version.content, &version.keys, place, sample::PAGE, &mut page)?;
+        Ok(page)
+    }
+
+    fn finding(&self, device: DeviceId, arrival: u64, mass: &crate::audit::mass::Mass) -> Result<Finding> {
+        let mut core = self.volume.inner.core.lock();
+        let mut batch = Batch::new();
+        core.store.put(&mut batch, Space::Meta, LOOKED_AT, &encode(&arrival));
+        core.store.apply(batch)?;
+        let user = core.user_named(&device);
+        let path = match core.path_of(mass.example) {
+            Some(path) => Some(path),
+            None => core.as_of(Past::after(arrival.saturating_sub(1)), |core| Ok(core.path_of(mass.example)))?,
+        };
+        let path = path.filter(|path| !path.is_empty()).map(|path| String::from_utf8_lossy(&path).into_owned());
+        Ok(finding(&device, user, path, mass))
+    }
+}
+
+/// A commit that is being looked at.
+struct Commit {
+    device: DeviceId,
+    arrival: u64,
+    /// When it was made, as far as that is believed.
+    time: i64,
+    /// Files that it removed, by where they were.
+    removed: HashMap<(Ino, Vec<u8>), (Ino, Done)>,
+    looks: Vec<Look>,
+}
+
+impl Commit {
+    fn note(&mut self, core: &mut Core, kind: &ChangeKind, at: ValueRef) -> Result<()> {
+        match kind {
+            ChangeKind::Removal { child, time, .. } => self.removal(core, child, at, time.secs),
+            ChangeKind::Content { node, .. } => self.content(core, node),
+            ChangeKind::Place { child, link, .. } => self.place(core, child, link.is_some(), at),
+            _ => Ok(()),
+        }
+    }
+
+    /// The node as it was after a commit, but for its places: moves and removals make no other row of it.
+    fn node(core: &mut Core, ino: Ino, arrival: u64) -> Result<Option<Box<Node>>> {
+        match core.past_row(ino, arrival)?.as_deref() {
+            Some(NodeRow::Node(node)) => Ok(Some(node.clone())),
+            _ => Ok(None),
+        }
+    }
+
+    /// Where something was before a change of its place, if it was there before the commit.
+    fn place_before(core: &mut Core, at: ValueRef) -> Result<Option<PastPlace>> {
+        match core.values_before(at)?.iter().any(|before| before.dot != at.dot) {
+            true => core.place_before(at),
+            false => Ok(None),
+        }
+    }
+
+    /// Something done to a file that was there.
+    fn done(&self, core: &Core, deed: Deed, (ino, before): (Ino, &Node), directory: Ino) -> Result<Done> {
+        let user = |device: &DeviceId| core.members.devices.get(device).map(|device| device.user);
+        let writer = match before.content.last() {
+            Some(value) => user(&core.branch_of(value.at.dot)?.device).unwrap_or(UserId::ZERO),
+            None => before.owner,
+        };
+        Ok(Done {
+            deed,
+            ino,
+            directory,
+            age: self.time.saturating_sub(before.btime.secs),
+            foreign: user(&self.device) != Some(writer),
+            time: self.time,
+            weight: 1,
+        })
+    }
+
+    fn push(&mut self, done: Done, before: Option<State>, after: State) {
+        self.looks.push(Look { device: self.device, done, before, after, since: Instant::now() });
+    }
+
+    fn removal(&mut self, core: &mut Core, child: &NodeId, at: ValueRef, time: i64) -> Result<()> {
+        let Some(ino) = core.ino_of_node(child)? else { return Ok(()) };
+        let Some(before) = Self::node(core, ino, self.arrival - 1)? else { return Ok(()) };
+        let deed = match before.kind {
+            NodeKind::Directory => Deed::DirectoryRemoved,
+            // (What has another name is still there.)
+            NodeKind::File if !before.is_shown() => Deed::Removed,
+            _ => return Ok(()),
+        };
+        let Some(place) = Self::place_before(core, at)? else { return Ok(()) };
+        let mut done = self.done(core, deed, (ino, &before), place.parent)?;
+        if time.abs_diff(self.time) <= CLOCK_ERROR.unsigned_abs() {
+            done.time = time;
+        }
+        if before.kind == NodeKind::File {
+            self.removed.insert((place.parent, place.name), (ino, done.clone()));
+        }
+        self.push(done, None, (ino, self.arrival));
+        Ok(())
+    }
+
+    fn content(&mut self, core: &mut Core, node: &NodeId) -> Result<()> {
+        let Some(ino) = core.ino_of_node(node)? else { return Ok(()) };
+        let before = Self::node(core, ino, self.arrival - 1)?;
+        let Some(after) = Self::node(core, ino, self.arrival)? else { return Ok(()) };
+        let directory = after.links.iter().find_map(|link| link.shown.as_ref()).map_or(Ino::ROOT, |shown| shown.parent);
+        let size =
+            |node: &Node| node.content.last().and_then(|value| value.value.as_ref()).map_or(0, |value| value.size);
+        match before {
+            Some(before) if size(&before) > 0 => {
+                let done = self.done(core, Deed::Ruined, (ino, &before), directory)?;
+                self.push(done, Some((ino, self.arrival - 1)), (ino, self.arrival));
+            }
+            _ => {
+                let done = self.done(core, Deed::MadeOfNoise, (ino, &after), directory)?;
+                self.push(done, None, (ino, self.arrival));
+            }
+        }
+        Ok(())
+    }
+
+    fn place(&mut self, core: &mut Core, child: &NodeId, moves: bool, at: ValueRef) -> Result<()> {
+        let Some(ino) = core.ino_of_node(child)? else { return Ok(()) };
+        let Some(node) = Self::node(core, ino, self.arrival)?.filter(|node| node.kind == NodeKind::File) else {
+            return Ok(());
+        };
+        if !moves && self.removed.is_empty() {
+            return Ok(());
+        }
+        let Some(place) = core.past_place(at)? else { return Ok(()) };
+        // What comes in the place of another is the other's new content.
+        if let Some((old, done)) = self.removed.remove(&(place.parent, place.name.clone())) {
+            self.looks.retain(|look| look.done.ino != old || look.done.deed != Deed::Removed);
+            let done = Done { deed: Deed::Ruined, ..done };
+            self.push(done, Some((old, self.arrival - 1)), (ino, self.arrival));
+            return Ok(());
+        }
+        if moves
+            && let Some(old) = Self::place_before(core, at)?
+            && old.parent == place.parent
+        {
+            let deed = Deed::Renamed { from: old.name, to: place.name };
+            let done = self.done(core, deed, (ino, &node), place.parent)?;
+            self.push(done, None, (ino, self.arrival));
+        }
+        Ok(())
+    }
+}
