@@ -39,7 +39,7 @@ use file::Log;
 /// Events that wait for the thread at most.
 const WAITING_MAX: usize = 16_384;
 /// For how long the thread lets events gather once there is one: a wake-up costs whoever records more than the event.
-const GATHERS: Duration = Duration::from_millis(25);
+const GATHERS: Duration = Duration::from_millis(250);
 /// Entries are on the disk after as long as this.
 const SYNCS_AFTER: Duration = Duration::from_secs(2);
 /// Processes whose programs are remembered, and for how long: one may run another program later.
