@@ -70,6 +70,8 @@ pub(crate) enum Command {
     Reseal(Listing),
     /// What was done apart from the removal of who did it, and is kept aside
     Quarantine(Quarantine),
+    /// Find out what keeps this machine from working well, and what to do about it
+    Doctor(Doctor),
     /// List the volumes on this machine
     Volumes(Volumes),
     /// List what several made at once under one name
@@ -133,13 +135,20 @@ pub(crate) struct NewKeys {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct Doctor {
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct Init {
-    /// Your name in the volume: 1 to 32 of a-z 0-9 . _ -, starting with a letter
+    /// Your name in the volume: 1 to 32 of a-z 0-9 . _ -, starting with a letter; without it, everything is asked for
     #[arg(long, value_parser = user_name)]
-    pub(crate) name: String,
-    /// What to call the volume on this machine
-    #[arg(long, value_name = "LABEL", default_value = "p2pfs", value_parser = label)]
-    pub(crate) volume: String,
+    pub(crate) name: Option<String>,
+    /// What to call the volume on this machine [default: p2pfs]
+    #[arg(long, value_name = "LABEL", value_parser = label)]
+    pub(crate) volume: Option<String>,
     /// A registry through which peers find each other; may be given several times
     #[arg(long, value_name = "ADDR:PORT#KEY")]
     pub(crate) registry: Vec<RegistryAddress>,
@@ -387,7 +396,7 @@ pub(crate) struct Completions {
 }
 
 /// A user's name: the same rule as the volume's own, so that a slip shows before anything is made.
-fn user_name(text: &str) -> Result<String, String> {
+pub(crate) fn user_name(text: &str) -> Result<String, String> {
     let allowed = |b: u8| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'_' | b'-');
     let starts = text.bytes().next().is_some_and(|b| b.is_ascii_lowercase());
     if starts && text.len() <= 32 && text.bytes().all(allowed) {
@@ -397,7 +406,7 @@ fn user_name(text: &str) -> Result<String, String> {
 }
 
 /// A volume's label: short and printable, since listings show it.
-fn label(text: &str) -> Result<String, String> {
+pub(crate) fn label(text: &str) -> Result<String, String> {
     let printable = !text.chars().any(char::is_control) && text.trim() == text;
     if printable && !text.is_empty() && text.len() <= 64 {
         return Ok(text.to_owned());

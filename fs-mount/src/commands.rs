@@ -13,6 +13,7 @@ mod alerts;
 mod config;
 mod conflicts;
 mod diff;
+mod doctor;
 mod fingerprint;
 mod history;
 mod init;
@@ -65,6 +66,7 @@ pub(crate) fn run(command: Command) -> Outcome<()> {
         Command::Revoke(args) => members::revoke(&home, args),
         Command::Reseal(args) => reseal::run(&home, &args),
         Command::Quarantine(args) => members::quarantine(&home, args),
+        Command::Doctor(args) => doctor::run(&home, &args),
         Command::Volumes(args) => listings::volumes(&home, &args),
         Command::Conflicts(args) => conflicts::list(&home, &args),
         Command::Resolve(args) => conflicts::resolve(&home, &args),

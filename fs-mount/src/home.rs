@@ -67,6 +67,11 @@ impl Home {
         Ok(Self { data })
     }
 
+    /// The folder of all, which may not be there yet.
+    pub(crate) fn data(&self) -> &Path {
+        &self.data
+    }
+
     /// The volumes on this machine, in the order of their ids.
     pub(crate) fn volumes(&self) -> Outcome<Vec<VolumeDir>> {
         let entries = match fs::read_dir(self.data.join("volumes")) {

@@ -12,6 +12,7 @@ use std::{
 use clap::Parser;
 use rustix::fs::Mode;
 
+mod asking;
 mod bringing_back;
 mod cli;
 mod commands;

@@ -50,17 +50,36 @@ fn is_dead(path: &Path) -> bool {
     rustix::fs::statvfs(path).is_err_and(|e| e == rustix::io::Errno::NOTCONN)
 }
 
+/// Where volumes are mounted whose daemons are gone.
+pub(crate) fn dead() -> Outcome<Vec<PathBuf>> {
+    let table = fs::read("/proc/self/mountinfo").because(|| "reading /proc/self/mountinfo".to_owned())?;
+    let mut found: Vec<PathBuf> = table
+        .split(|b| *b == b'\n')
+        .filter_map(place_and_type)
+        .filter(|(_, kind)| kind == OUR_TYPE)
+        .map(|(at, _)| at)
+        .collect();
+    found.sort();
+    found.dedup();
+    found.retain(|path| is_dead(path));
+    Ok(found)
+}
+
+/// Where something is mounted, and its type, by a line of the kernel's table.
+fn place_and_type(line: &[u8]) -> Option<(PathBuf, String)> {
+    // 36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw,errors=continue
+    let mut fields = line.split(|b| *b == b' ');
+    let at = unescape(fields.by_ref().nth(4)?);
+    let kind = fields.skip_while(|f| *f != b"-").nth(1)?;
+    Some((at, String::from_utf8_lossy(kind).into_owned()))
+}
+
 /// The type of the file system mounted last at `path`, by the kernel's table.
 fn topmost(table: &[u8], path: &Path) -> Option<String> {
     table
         .split(|b| *b == b'\n')
-        .filter_map(|line| {
-            // 36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw,errors=continue
-            let mut fields = line.split(|b| *b == b' ');
-            let at = unescape(fields.by_ref().nth(4)?);
-            let kind = fields.skip_while(|f| *f != b"-").nth(1)?;
-            (at == path).then(|| String::from_utf8_lossy(kind).into_owned())
-        })
+        .filter_map(place_and_type)
+        .filter_map(|(at, kind)| (at == path).then_some(kind))
         .next_back()
 }
 

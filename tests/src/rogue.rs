@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use crypto::{DeviceId, DeviceKeys, Label, OsEntropy, SymmetricKey, UserKeys, keyed_tag};
+use crypto::{DeviceId, DeviceKeys, Hash, Label, OsEntropy, SymmetricKey, UserKeys, keyed_tag};
 use peer_net::{
     close,
     endpoint::Endpoint,
@@ -165,10 +165,18 @@ impl Rogue {
         ClaimedCommit { header, signature, changes }
     }
 
+    /// What an honest program would say that it knows.
+    fn tips(&self) -> Message {
+        let session = self.to_founder();
+        let nothing = Message::State { digest: Hash::from_bytes([0; 32]), complete: false, commits: 0 };
+        session.receive(nothing).unwrap();
+        std::iter::from_fn(|| session.next_outgoing()).find(|message| matches!(message, Message::Tips(_))).unwrap()
+    }
+
     /// Says this to a device, and hears what it has to say for a moment.
     pub async fn tell(&self, at: SocketAddr, commits: Vec<ClaimedCommit>) {
         let Some(mut line) = self.try_connect(at).await else { return };
-        line.say(&Message::Tips(Vec::new())).await;
+        line.say(&self.tips()).await;
         line.say(&Message::Commits(commits)).await;
         let session = self.to_founder();
         while let Ok(Ok(Some(frame))) = tokio::time::timeout(Duration::from_millis(500), line.receive.next()).await {

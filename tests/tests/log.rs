@@ -168,3 +168,17 @@ fn whoever_changes_the_log_is_noticed() {
     succeed(&mut alice.command(["log", "verify"]));
     assert_eq!(count(&log(alice, &["--path", "after"]), "create", true), 1);
 }
+
+#[test]
+fn what_a_crash_left_unpublished_is_told_when_it_is_published() {
+    let mut alice = Peer::alone();
+    let mut file = fs::File::create(alice.at("draft")).unwrap();
+    file.write_all(&[7; 100_000]).unwrap();
+    file.sync_all().unwrap();
+    alice.kill9();
+    drop(file);
+    alice.mount();
+    assert_eq!(fs::read(alice.at("draft")).unwrap(), [7; 100_000]);
+    let told = log(&alice, &["--path", "draft", "--op", "write"]);
+    assert!(told.iter().any(|entry| entry["bytes"] == 100_000), "{told:?}");
+}

@@ -24,6 +24,9 @@ use crate::{
 /// said it.
 const HEADS: &[u8] = b"audit/heads/";
 
+/// Writes that are remembered before there is a log.
+const UNTOLD: usize = 16_384;
+
 /// Something that a process of this machine did, or tried, with something in the volume.
 #[derive(Clone, Copy, Debug)]
 pub struct Deed<'a> {
@@ -229,6 +232,7 @@ impl Volume {
     pub fn set_audit(&self, audit: Arc<Audit>) {
         let core = self.inner.core.lock();
         let _ = core.audit.set(audit.clone());
+        self.inner.untold.lock().drain(..).for_each(|act| audit.record(act));
         let _ = self.inner.audit.set(audit);
     }
 
@@ -317,13 +321,25 @@ impl Volume {
 
     /// Records that what was written to a file was published, or why it could not be.
     pub(crate) fn tell_written(&self, ino: Ino, who: Option<(u32, u32)>, bytes: u64, error: Option<&Error>) {
-        let Some(audit) = self.inner.audit.get() else { return };
-        let (outcome, note) = outcome(error);
+        let (outcome, mut note) = outcome(error);
         let (path, act) = {
             let mut core = self.inner.core.lock();
             (core.path_told(ino, None), core.own_act(Op::Write))
         };
-        let process = who.map(|(uid, thread)| audit.process(uid, thread));
-        audit.record(Act { outcome, path, process, bytes: Some(bytes), note, ..act });
+        let audit = self.inner.audit.get();
+        if audit.is_none() && note.is_none() {
+            note = Some("written before the last end, which was a crash".to_owned());
+        }
+        let process = audit.zip(who).map(|(audit, (uid, thread))| audit.process(uid, thread));
+        let act = Act { outcome, path, process, bytes: Some(bytes), note, ..act };
+        match audit {
+            Some(audit) => audit.record(act),
+            None => {
+                let mut untold = self.inner.untold.lock();
+                if untold.len() < UNTOLD {
+                    untold.push(act);
+                }
+            }
+        }
     }
 }

@@ -21,7 +21,7 @@ use crate::{
     alerts::OnAlert,
     anchor,
     archive::{self, Archive},
-    audit::{Audit, Kind},
+    audit::{Act, Audit, Kind},
     commit::{AccessBody, BirthBody, ChangeKind, MemberBody, SealedKey},
     content::{BlockHash, BlockStore, Blocks},
     core::Core,
@@ -174,6 +174,8 @@ pub(crate) struct Inner {
     pub quota: Quota,
     directory: Option<PathBuf>,
     pub audit: OnceLock<Arc<Audit>>,
+    /// What was done before there was a log: drafts that a crash left, published as the volume was opened.
+    pub untold: Mutex<Vec<Act>>,
     /// Counted, unless there may be others since. After the core's.
     pub open_alerts: Mutex<Option<BTreeMap<Kind, u64>>>,
     pub on_alert: OnceLock<OnAlert>,
@@ -257,6 +259,7 @@ impl Volume {
             quota: Quota::new(directory.clone()),
             directory,
             audit: OnceLock::new(),
+            untold: Mutex::default(),
             open_alerts: Mutex::default(),
             on_alert: OnceLock::new(),
             listener: Mutex::default(),

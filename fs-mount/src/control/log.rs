@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use volume::{
-    KeptProof, Timestamp, Volume,
+    Alert, KeptProof, Timestamp, Volume,
     audit::{Act, Entry, Op, Outcome as Ended},
 };
 
@@ -51,6 +51,12 @@ pub(crate) struct Checked {
 
 fn the_log(volume: &Volume) -> Outcome<&volume::audit::Audit> {
     volume.audit().map(|audit| &**audit).ok_or_else(|| Failure::new("this volume has no audit log"))
+}
+
+/// The alerts, of all that was recorded so far.
+pub(super) fn alerts(volume: &Volume) -> Outcome<Vec<Alert>> {
+    the_log(volume)?.flush();
+    volume.alerts().because(|| "reading the alerts".to_owned())
 }
 
 /// Entries from number `from` on.

@@ -235,7 +235,7 @@ async fn answer(shared: &Arc<Shared>, request: Request, writer: &mut OwnedWriteH
             answered.map(Reply::Members)
         }
         Request::Log { from } => blocking(move || audit_log::page(&with_volume.volume, from).map(Reply::Log)).await,
-        Request::Alerts => blocking(move || Ok(Reply::Alerts(with_volume.volume.alerts()?))).await,
+        Request::Alerts => blocking(move || audit_log::alerts(&with_volume.volume).map(Reply::Alerts)).await,
         Request::Proofs => blocking(move || audit_log::proofs(&with_volume.volume).map(Reply::Proofs)).await,
         Request::Proof { number } => {
             blocking(move || audit_log::proof(&with_volume.volume, number).map(Reply::Proof)).await

@@ -1,0 +1,161 @@
+//! The first minutes of somebody new, and of somebody for whom something doesn't work.
+
+#![allow(clippy::unwrap_used, reason = "whatever fails here fails the test")]
+
+use std::{
+    fs,
+    io::Write as _,
+    process::{Command, Stdio},
+    sync::Arc,
+};
+
+use p2pfs_tests::{group::Group, peer::Peer, scratch::Scratch, tool::succeed};
+use serde_json::Value;
+
+fn new(name: &str) -> Peer {
+    Peer::new(&Arc::new(Scratch::new()), name)
+}
+
+/// What `p2pfs init` shows on a terminal on which these lines are typed, and whether it did its work.
+fn typed(peer: &Peer, more: &str, lines: &str) -> (String, bool) {
+    let program = peer.command(["init"]).get_program().to_string_lossy().into_owned();
+    let mut script = Command::new("script");
+    script
+        .args(["-qec", &format!("'{program}' init {more}"), "/dev/null"])
+        .env("P2PFS_HOME", peer.home())
+        .env("USER", "root");
+    let mut child = script.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(lines.as_bytes()).unwrap();
+    let done = child.wait_with_output().unwrap();
+    (String::from_utf8_lossy(&done.stdout).into_owned(), done.status.success())
+}
+
+#[test]
+fn init_asks_for_what_it_needs_and_says_what_for() {
+    let mut peer = new("alice");
+    let (shown, done) = typed(&peer, "", "Alice\nalice\n\nnowhere\n\nno\n");
+    assert!(done, "{shown}");
+    for part in ["no server", "name [root]", "1 to 32 of a-z", "A registry lets", "volume p2pfs (", "alice owns it"] {
+        assert!(shown.contains(part), "{part}: {shown}");
+    }
+    peer.mount();
+    assert_eq!(peer.listing("status")["user"], "alice");
+    // What is given isn't asked for, and a label that is taken is asked for again.
+    let (shown, done) = typed(&peer, "--no-passphrase", "bob\np2pfs\nother\n\n");
+    assert!(done && shown.contains("is here already") && shown.contains("volume other ("), "{shown}");
+    assert!(!shown.contains("protect the keys"), "{shown}");
+    // Whoever turns round has made nothing.
+    let (shown, done) = typed(&peer, "", "carol\n\u{4}");
+    assert!(!done && shown.contains("nothing was done"), "{shown}");
+    assert_eq!(peer.listing("volumes").as_array().unwrap().len(), 2);
+}
+
+#[test]
+fn init_without_a_terminal_says_what_is_missing() {
+    let peer = new("alice");
+    let done = peer.command(["init"]).output().unwrap();
+    assert_eq!(done.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&done.stderr).contains("--name NAME"), "{done:?}");
+}
+
+/// What `p2pfs doctor` found of something.
+fn found(peer: &Peer, what: &str) -> Vec<Value> {
+    let all: Value = serde_json::from_slice(&peer.command(["doctor", "--json"]).output().unwrap().stdout).unwrap();
+    all.as_array().unwrap().iter().filter(|check| check["what"] == what).cloned().collect()
+}
+
+#[test]
+fn the_doctor_finds_nothing_where_nothing_is_wrong() {
+    let peer = new("alice");
+    let shown = succeed(&mut peer.command(["doctor"]));
+    assert!(shown.contains("fuse") && shown.contains("none yet: `p2pfs init` makes one"), "{shown}");
+    assert!(!peer.home().join("volumes").exists(), "it makes nothing");
+    drop(peer);
+    let group = Group::two();
+    let states = found(group.alice(), "p2pfs");
+    assert!(!states.is_empty() && states.iter().all(|check| check["state"] == "good"), "{states:?}");
+}
+
+#[test]
+fn the_doctor_finds_a_dead_mount_and_lonely_devices() {
+    let mut group = Group::two();
+    group.peers[1].unmount();
+    let alone = found(group.alice(), "p2pfs");
+    let lonely = alone.iter().find(|check| check["found"].as_str().unwrap().contains("1 other device"));
+    assert!(lonely.unwrap()["fix"].as_str().unwrap().contains("UDP port"), "{alone:?}");
+    group.peers[0].kill9();
+    let alice = group.alice();
+    let path = alice.root().display().to_string();
+    let mounts = found(alice, "mounts");
+    let dead = mounts.iter().find(|check| check["found"].as_str().unwrap().contains(&path)).expect("it is told");
+    // What it says to do does it.
+    let fix = dead["fix"].as_str().unwrap();
+    let command = fix.split('`').nth(1).unwrap().strip_prefix("p2pfs ").unwrap();
+    alice.run(command.split(' '));
+    assert!(found(alice, "mounts").iter().all(|check| !check["found"].as_str().unwrap().contains(&path)));
+    let not = found(alice, "p2pfs");
+    assert!(not[0]["found"].as_str().unwrap().starts_with("is not mounted"), "{not:?}");
+}
+
+#[test]
+fn the_doctor_fails_where_nothing_can_work() {
+    let peer = Peer::alone();
+    let format = peer.volume_folder().join("format");
+    let kept = fs::read(&format).unwrap();
+    fs::write(&format, "999\n").unwrap();
+    fs::write(peer.volume_folder().join("format.copy"), "999\n").unwrap();
+    let done = peer.command(["doctor"]).output().unwrap();
+    assert_eq!(done.status.code(), Some(1), "{done:?}");
+    assert!(String::from_utf8_lossy(&done.stdout).contains("BAD"), "{done:?}");
+    fs::write(&format, &kept).unwrap();
+    fs::write(peer.volume_folder().join("format.copy"), &kept).unwrap();
+}
+
+/// The words after `p2pfs` in code of a page: a command, and perhaps one of its own.
+fn commands_in(page: &str) -> Vec<(String, Option<String>)> {
+    let mut in_block = false;
+    let mut found = Vec::new();
+    for line in page.lines() {
+        if line.starts_with("```") {
+            in_block = !in_block;
+        }
+        let code = in_block || line.starts_with("    ");
+        let pieces: Vec<&str> = if code { vec![line.trim()] } else { line.split('`').skip(1).step_by(2).collect() };
+        for piece in pieces {
+            let mut words = piece.strip_prefix("p2pfs ").unwrap_or_default().split_whitespace();
+            let is_word = |word: &&str| {
+                word.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'-') && !word.starts_with('-')
+            };
+            if let Some(command) = words.next().filter(is_word) {
+                found.push((command.to_owned(), words.next().filter(is_word).map(str::to_owned)));
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn every_command_that_the_pages_name_is_there() {
+    let peer = new("alice");
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let mut pages = vec![root.join("README.md")];
+    pages.extend(["guide", "semantics", "operations", "threat-model"].map(|name| root.join(format!("docs/{name}.md"))));
+    let help = |arguments: &[&str]| succeed(&mut peer.command([arguments, &["--help"]].concat()));
+    let listed =
+        |help: &str, command: &str| help.lines().any(|line| line.trim_start().split(' ').next() == Some(command));
+    let all = help(&[]);
+    let mut seen = 0;
+    for page in pages {
+        for (command, second) in commands_in(&fs::read_to_string(&page).unwrap()) {
+            assert!(listed(&all, &command), "{}: there is no `p2pfs {command}`", page.display());
+            let own = help(&[&command]);
+            if own.contains("<COMMAND>")
+                && let Some(second) = second
+            {
+                assert!(listed(&own, &second), "{}: there is no `p2pfs {command} {second}`", page.display());
+            }
+            seen += 1;
+        }
+    }
+    assert!(seen > 100, "{seen} were found");
+}
