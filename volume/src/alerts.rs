@@ -2,7 +2,7 @@
 //!
 //! Rows of the store, so that a restart loses none. What one party does over and over is one alert that counts.
 
-use std::collections::BTreeMap;
+use std::{cmp::Reverse, collections::BTreeMap};
 
 use serde::{Deserialize, Serialize};
 
@@ -83,14 +83,6 @@ impl Volume {
         rows.iter().map(|(_, row)| decode_row("an alert", row)).collect()
     }
 
-    /// Whether there is an alert of this kind at which nobody has looked.
-    ///
-    /// # Errors
-    /// The disk failed.
-    pub fn has_open_alert(&self, kind: Kind) -> Result<bool> {
-        Ok(self.alerts()?.iter().any(|alert| alert.kind == kind && !alert.acknowledged))
-    }
-
     /// Raises an alert, or counts one more of it. Tells whether it is new.
     ///
     /// # Errors
@@ -103,9 +95,18 @@ impl Volume {
         let known = all
             .iter()
             .rfind(|alert| !alert.acknowledged && (alert.kind, alert.who.as_str()) == (found.kind, found.who.as_str()));
-        let is_new = known.is_none();
+        // What is surer now than when it was told is told anew.
+        let is_new = known.is_none_or(|known| found.sure > known.sure);
+        let adds = known.is_none();
         let alert = match known {
-            Some(known) => Alert { text: found.text, last: now, count: known.count + 1, ..known.clone() },
+            Some(known) => Alert {
+                sure: known.sure.max(found.sure),
+                text: found.text,
+                answer: found.answer,
+                last: now,
+                count: known.count + 1,
+                ..known.clone()
+            },
             None => Alert {
                 n: all.last().map_or(1, |last| last.n + 1),
                 kind: found.kind,
@@ -121,10 +122,16 @@ impl Volume {
             },
         };
         self.put_alert(&mut batch, &alert);
-        // Those that somebody has looked at go first, then the least sure: nobody pushes out what is proven with more of theirs.
+        // Those that somebody has looked at go first, then those of which there are most, then the least sure: nobody pushes
+        // out what is proven, or what keeps history from being dropped, with more of theirs.
+        let mut of_kind: BTreeMap<Kind, usize> = BTreeMap::new();
+        all.iter().for_each(|old| *of_kind.entry(old.kind).or_default() += 1);
+        let keeps = |old: &Alert| old.kind == Kind::MassChange && !old.acknowledged;
         let mut worth: Vec<&Alert> = all.iter().filter(|old| old.n != alert.n).collect();
-        worth.sort_by_key(|old| (!old.acknowledged, old.sure, old.n));
-        for old in worth.into_iter().take((all.len() + usize::from(is_new)).saturating_sub(KEPT)) {
+        worth.sort_by_key(|old| {
+            (keeps(old), !old.acknowledged, Reverse(of_kind.get(&old.kind).copied()), old.sure, old.n)
+        });
+        for old in worth.into_iter().take((all.len() + usize::from(adds)).saturating_sub(KEPT)) {
             batch.remove(Space::Meta, key(old.n));
         }
         self.inner.store.apply(batch)?;

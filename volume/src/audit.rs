@@ -140,7 +140,9 @@ impl Audit {
             return;
         }
         waiting.acts.push(act);
-        if mem::take(&mut waiting.idle) {
+        // (What gathers is taken before there is no more room.)
+        let is_much = waiting.acts.len() == WAITING_MAX / 4;
+        if mem::take(&mut waiting.idle) || is_much {
             drop(waiting);
             self.shared.work.notify_one();
         }
@@ -182,6 +184,8 @@ impl Audit {
 
     /// Writes out what is left and records nothing more.
     pub fn close(&self) {
+        // (Also what is recorded last is looked at.)
+        self.flush();
         self.shared.waiting.lock().closed = true;
         self.shared.work.notify_one();
         // (It may hold what holds this.)
@@ -280,7 +284,8 @@ impl Shared {
             waiting.idle = false;
         }
         let until = Instant::now() + GATHERS;
-        self.work.wait_while_until(&mut waiting, |waiting| !is_urgent(waiting), until);
+        let may_gather = |waiting: &mut Waiting| !is_urgent(waiting) && waiting.acts.len() < WAITING_MAX / 4;
+        self.work.wait_while_until(&mut waiting, may_gather, until);
         mem::swap(&mut waiting.acts, acts);
         (mem::take(&mut waiting.dropped), waiting.flushes, waiting.closed)
     }

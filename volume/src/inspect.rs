@@ -8,14 +8,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crypto::{DeviceId, UserId};
+use crypto::{DeviceId, UserId, random_array};
 
 use crate::{
     Volume,
     apply::decode,
     audit::{
         Act, Finding, Op, Outcome,
-        mass::{Deed, Done, Ledgers, finding},
+        mass::{Deed, Done, Ledgers, Mass, finding},
         sample,
     },
     commit::{ChangeKind, Head, encode},
@@ -58,20 +58,26 @@ struct Look {
     since: Instant,
 }
 
+impl Look {
+    fn key(&self) -> (DeviceId, &'static str) {
+        (self.device, self.done.deed.sampled().unwrap_or_default())
+    }
+}
+
 /// Looks at commits, one after the other.
 pub struct Inspector {
     volume: Volume,
     /// Up to this arrival all were looked at.
     at: u64,
     ledgers: Ledgers,
-    /// What waits for a content.
+    /// What waits to be looked at, or for a content.
     waiting: VecDeque<Look>,
+    /// Of each device and deed: how many are looked at later, and how many are not for want of room.
+    passed: HashMap<(DeviceId, &'static str), (u32, u32)>,
     /// Since when samples are counted, and how many were taken.
     second: (Instant, u32),
     /// Devices whose clocks were told to be wrong.
     clocks: HashSet<DeviceId>,
-    /// How many were passed over since the last that was looked at.
-    passed: u32,
 }
 
 impl Inspector {
@@ -95,38 +101,37 @@ impl Inspector {
             waiting: VecDeque::new(),
             second,
             clocks: HashSet::new(),
-            passed: 0,
+            passed: HashMap::new(),
         })
     }
 
     /// Looks at what is new. Returns what somebody should look at. `goes_on` is asked between small steps.
-    ///
-    /// # Errors
-    /// The disk failed, or is damaged.
-    pub fn look(&mut self, goes_on: &dyn Fn() -> bool) -> Result<Vec<Finding>> {
+    pub fn look(&mut self, goes_on: &dyn Fn() -> bool) -> Vec<Finding> {
         let mut found = Vec::new();
         let last = self.volume.last_arrival();
         while self.at < last && goes_on() {
             let arrival = self.at + 1;
             // A commit that can't be read is for `verify` to tell; it keeps nothing else from being looked at.
             match self.changes(arrival, goes_on) {
-                Ok(Some((device, looks))) => found.extend(self.judge(device, arrival, looks)?),
+                Ok(Some((device, looks))) => found.extend(self.judge(device, arrival, looks)),
                 Ok(None) => {}
-                Err(Error::Damaged(what)) => log::debug!("commit {arrival} can't be inspected: {what}"),
-                Err(e) => return Err(e),
+                Err(e) => log::debug!("commit {arrival} can't be inspected: {e}"),
             }
             self.at = arrival;
         }
         for _ in 0..self.waiting.len() {
-            let Some(look) = self.waiting.pop_front().filter(|_| goes_on()) else { break };
+            if !goes_on() || self.is_spent() {
+                break;
+            }
+            let Some(look) = self.waiting.pop_front() else { break };
             let (device, arrival) = (look.device, look.after.1);
-            found.extend(self.judge(device, arrival, vec![look])?);
+            let done = self.sampled(look);
+            found.extend(self.count(device, arrival, done.as_slice()));
         }
         let (files, now) = (self.files(), self.volume.inner.clock.now().secs);
-        for (device, mass) in self.ledgers.rest(files, now) {
-            found.push(self.finding(device, self.at, &mass)?);
-        }
-        Ok(found)
+        let rest = self.ledgers.rest(files, now);
+        found.extend(rest.iter().map(|(device, mass)| self.finding(*device, self.at, mass)));
+        found
     }
 
     /// How many commits were looked at, in the order in which they arrived; less those with files that wait.
@@ -146,13 +151,14 @@ impl Inspector {
             }
             let (made, came) = (core.written(&row)?.secs, row.shown.secs);
             ahead = made.saturating_sub(core.now().secs);
-            let time = if made.abs_diff(came) <= CLOCK_ERROR.unsigned_abs() { made } else { came };
-            (core.branch_of(dot)?.device, core.changes_in(dot)?, time)
+            let time = if made.abs_diff(came) <= CLOCK_ERROR.unsigned_abs() { made.min(came) } else { came };
+            (core.branch_of(dot)?.device, core.changes_in(dot)?, (time, came))
         };
         if ahead > CLOCK_ERROR && self.clocks.insert(device) {
             self.tell_clock(&device, ahead);
         }
-        let mut commit = Commit { device, arrival, time, removed: HashMap::new(), looks: Vec::new() };
+        let mut commit =
+            Commit { device, arrival, time: time.0, came: time.1, removed: HashMap::new(), looks: Vec::new() };
         // Removals first: what is put in a removed one's place stands for it.
         for removals in [true, false] {
             for changes in changes.chunks(STEP) {
@@ -171,42 +177,84 @@ impl Inspector {
         Ok(Some((device, commit.looks)))
     }
 
-    /// Looks at the contents of those where it matters, and has everything counted.
-    fn judge(&mut self, device: DeviceId, arrival: u64, looks: Vec<Look>) -> Result<Vec<Finding>> {
+    /// Has everything counted, and those where the contents matter looked at, now or later.
+    fn judge(&mut self, device: DeviceId, arrival: u64, looks: Vec<Look>) -> Vec<Finding> {
         let mut done = Vec::with_capacity(looks.len());
         for look in looks {
-            if !matches!(look.done.deed, Deed::Ruined | Deed::MadeOfNoise) {
-                done.push(look.done);
-                continue;
-            }
-            if self.second.0.elapsed() >= Duration::from_secs(1) {
-                self.second = (Instant::now(), 0);
-            }
-            if self.second.1 >= SAMPLES {
-                self.passed += 1;
-                continue;
-            }
-            self.second.1 += 1;
-            match self.is_so(&look) {
-                Ok(true) => done.push(Done { weight: std::mem::take(&mut self.passed) + 1, ..look.done }),
-                Ok(false) => self.passed = 0,
-                // Whoever holds what was written back may not keep others from being seen.
-                Err(Error::Absent(_)) if look.since.elapsed() < PATIENCE => {
-                    if self.waiting.len() >= WAITING {
-                        self.waiting.pop_front();
-                    }
-                    self.waiting.push_back(look);
-                }
-                // What can't be read here, for want of a key or of history, can't be told about.
-                Err(e) => log::debug!("a content can't be inspected: {e}"),
+            match look.done.deed.sampled() {
+                None => done.push(look.done),
+                Some(_) if !self.is_spent() => done.extend(self.sampled(look)),
+                Some(_) => self.wait(look),
             }
         }
-        let files = self.files();
-        let found = self.ledgers.take(device, files, &done);
+        self.count(device, arrival, &done)
+    }
+
+    /// Whether as many were looked at in this second as may.
+    fn is_spent(&mut self) -> bool {
+        if self.second.0.elapsed() >= Duration::from_secs(1) {
+            self.second = (Instant::now(), 0);
+        }
+        self.second.1 >= SAMPLES
+    }
+
+    /// Has one looked at later. Where there is no room, it or any other stands for both.
+    fn wait(&mut self, look: Look) {
+        let mut out = look;
+        self.passed.entry(out.key()).or_default().0 += 1;
+        if self.waiting.len() < WAITING {
+            return self.waiting.push_back(out);
+        }
+        // Nobody who makes them can know which.
+        let entropy = self.volume.inner.core.lock().entropy.clone();
+        let place = u64::from_le_bytes(random_array(&*entropy)) % (2 * WAITING as u64);
+        if let Some(waiting) = usize::try_from(place).ok().and_then(|place| self.waiting.get_mut(place)) {
+            std::mem::swap(waiting, &mut out);
+        }
+        let (later, never) = self.passed.entry(out.key()).or_default();
+        *later = later.saturating_sub(1);
+        *never += 1;
+    }
+
+    /// Looks at contents. Returns what counts, and for how many: those that nobody will look at count like these.
+    fn sampled(&mut self, look: Look) -> Option<Done> {
+        self.second.1 += 1;
+        let key = look.key();
+        let so = match self.is_so(&look) {
+            // Whoever holds what was written back may not keep others from being seen.
+            Err(Error::Absent(_)) if look.since.elapsed() < PATIENCE => {
+                self.wait(look);
+                return None;
+            }
+            // What can't be read here, for want of a key or of history, can't be told about.
+            Err(e) => {
+                log::debug!("a content can't be inspected: {e}");
+                false
+            }
+            Ok(so) => so,
+        };
+        let mut stands_for = 0;
+        if let Some((later, never)) = self.passed.get_mut(&key) {
+            stands_for = never.div_ceil(*later + 1);
+            (*later, *never) = (later.saturating_sub(1), *never - stands_for);
+            if (*later, *never) == (0, 0) {
+                self.passed.remove(&key);
+            }
+        }
+        so.then(|| Done { weight: stands_for + 1, ..look.done })
+    }
+
+    fn count(&mut self, device: DeviceId, arrival: u64, done: &[Done]) -> Vec<Finding> {
+        let found = self.ledgers.take(device, self.files(), done);
         found.iter().map(|mass| self.finding(device, arrival, mass)).collect()
     }
 
     fn is_so(&self, look: &Look) -> Result<bool> {
+        if let (Deed::Lost, Some(before)) = (&look.done.deed, look.before) {
+            let before = self.version(before)?;
+            let pages = sample::places(before.content.size).into_iter().map(|place| self.page(&before, place));
+            return Ok(sample::is_something(&pages.collect::<Result<Vec<_>>>()?));
+        }
         let after = self.version(look.after)?;
         let Some(before) = look.before else {
             let pages = sample::places(after.content.size).into_iter().map(|place| self.page(&after, place));
@@ -242,18 +290,27 @@ impl Inspector {
         Ok(page)
     }
 
-    fn finding(&self, device: DeviceId, arrival: u64, mass: &crate::audit::mass::Mass) -> Result<Finding> {
+    fn finding(&self, device: DeviceId, arrival: u64, mass: &Mass) -> Finding {
         let mut core = self.volume.inner.core.lock();
-        let mut batch = Batch::new();
-        core.store.put(&mut batch, Space::Meta, LOOKED_AT, &encode(&arrival));
-        core.store.apply(batch)?;
         let user = core.user_named(&device);
+        let before = Past::after(arrival.saturating_sub(1));
         let path = match core.path_of(mass.example) {
             Some(path) => Some(path),
-            None => core.as_of(Past::after(arrival.saturating_sub(1)), |core| Ok(core.path_of(mass.example)))?,
+            None => core.as_of(before, |core| Ok(core.path_of(mass.example))).unwrap_or_default(),
         };
         let path = path.filter(|path| !path.is_empty()).map(|path| String::from_utf8_lossy(&path).into_owned());
-        Ok(finding(&device, user, path, mass))
+        finding(&device, user, path, mass)
+    }
+
+    /// Notes that somebody was told of all that was looked at so far.
+    ///
+    /// # Errors
+    /// The disk failed.
+    pub fn told(&self) -> Result<()> {
+        let core = self.volume.inner.core.lock();
+        let mut batch = Batch::new();
+        core.store.put(&mut batch, Space::Meta, LOOKED_AT, &encode(&self.at));
+        core.store.apply(batch)
     }
 }
 
@@ -261,8 +318,9 @@ impl Inspector {
 struct Commit {
     device: DeviceId,
     arrival: u64,
-    /// When it was made, as far as that is believed.
+    /// When it was made, as far as that is believed, and when it came.
     time: i64,
+    came: i64,
     /// Files that it removed, by where they were.
     removed: HashMap<(Ino, Vec<u8>), (Ino, Done)>,
     looks: Vec<Look>,
@@ -319,19 +377,24 @@ impl Commit {
     fn removal(&mut self, core: &mut Core, child: &NodeId, at: ValueRef, time: i64) -> Result<()> {
         let Some(ino) = core.ino_of_node(child)? else { return Ok(()) };
         let Some(before) = Self::node(core, ino, self.arrival - 1)? else { return Ok(()) };
+        let shows = Self::node(core, ino, self.arrival)?.is_some_and(|after| after.is_shown());
         let deed = match before.kind {
             NodeKind::Directory => Deed::DirectoryRemoved,
             // (What has another name is still there.)
-            NodeKind::File if !before.is_shown() => Deed::Removed,
+            NodeKind::File if !shows => Deed::Removed,
             _ => return Ok(()),
         };
         let Some(place) = Self::place_before(core, at)? else { return Ok(()) };
         let mut done = self.done(core, deed, (ino, &before), place.parent)?;
         if time.abs_diff(self.time) <= CLOCK_ERROR.unsigned_abs() {
-            done.time = time;
+            done.time = time.min(self.came);
         }
         if before.kind == NodeKind::File {
             self.removed.insert((place.parent, place.name), (ino, done.clone()));
+        }
+        if done.deed == Deed::Removed {
+            let lost = Done { deed: Deed::Lost, ..done.clone() };
+            self.push(lost, Some((ino, self.arrival - 1)), (ino, self.arrival));
         }
         self.push(done, None, (ino, self.arrival));
         Ok(())
@@ -368,7 +431,7 @@ impl Commit {
         let Some(place) = core.past_place(at)? else { return Ok(()) };
         // What comes in the place of another is the other's new content.
         if let Some((old, done)) = self.removed.remove(&(place.parent, place.name.clone())) {
-            self.looks.retain(|look| look.done.ino != old || look.done.deed != Deed::Removed);
+            self.looks.retain(|look| look.done.ino != old || !matches!(look.done.deed, Deed::Removed | Deed::Lost));
             let done = Done { deed: Deed::Ruined, ..done };
             self.push(done, Some((old, self.arrival - 1)), (ino, self.arrival));
             return Ok(());

@@ -15,6 +15,8 @@ use crate::{
 
 /// Directories whose paths are kept.
 const KEPT: NonZeroUsize = NonZeroUsize::new(256).unwrap();
+/// Longer ones, in bytes, are found anew each time, and told by their end.
+const LONGEST: usize = 4096;
 /// No path has more names: the records make a circle.
 const DEEPEST: usize = 65_536;
 
@@ -55,11 +57,12 @@ impl Core {
             return self.path_told(directory, Some(&name));
         };
         let directory = self.directory_path(ino)?;
+        let directory = &directory[directory.len().saturating_sub(LONGEST)..];
         if directory.is_empty() {
             return Some(name.to_vec());
         }
         let mut path = Vec::with_capacity(directory.len() + 1 + name.len());
-        path.extend_from_slice(&directory);
+        path.extend_from_slice(directory);
         path.push(b'/');
         path.extend_from_slice(name);
         Some(path)
@@ -74,7 +77,9 @@ impl Core {
             return Some(path.clone());
         }
         let path: Arc<[u8]> = self.path_of(directory)?.into();
-        self.paths.0.put(directory, path.clone());
+        if path.len() <= LONGEST {
+            self.paths.0.put(directory, path.clone());
+        }
         Some(path)
     }
 

@@ -990,10 +990,11 @@ impl Session {
     /// The peer says that it hasn't got a block it was asked for.
     pub fn block_lacking(&self, hash: &BlockHash) {
         let withheld = {
-            let digest = self.volume.own_state().0;
+            let theirs = self.shared.state.lock().theirs.filter(|(_, complete, _)| *complete);
+            let digest = theirs.map(|_| self.volume.inner.core.lock().digest());
             let state = &mut *self.shared.state.lock();
             // Who knows the same commits and says to have all contents has those that others lack.
-            let claims_all = state.theirs.is_some_and(|(theirs, complete, _)| complete && theirs == digest);
+            let claims_all = state.theirs.is_some_and(|(theirs, complete, _)| complete && Some(theirs) == digest);
             state.withheld += u32::from(claims_all);
             claims_all.then_some(state.withheld)
         };

@@ -105,14 +105,17 @@ pub(crate) fn now(shared: &Shared) -> Outcome<Done> {
 fn tidy(shared: &Shared, pause: Duration, blocks_at: &mut Option<Instant>) -> Outcome<Done> {
     let volume = &shared.volume;
     note_who_is_in_step(shared)?;
-    let pace = &mut || if pause.is_zero() { shared.ending.goes_on() } else { shared.ending.pause(pause) };
+    let is_alarmed = || volume.open_alerts().is_ok_and(|open| open.contains_key(&Kind::MassChange));
+    // (Also what is raised meanwhile ends it.)
+    let pace =
+        &mut || !is_alarmed() && if pause.is_zero() { shared.ending.goes_on() } else { shared.ending.pause(pause) };
     let failed = || "dropping what is no longer kept".to_owned();
     let keep = volume.retention().because(failed)?;
     let pinned = volume.snapshot_arrivals().because(failed)?;
     if !volume.clock_is_steady().because(failed)? {
         return Err(Failure::new("this machine's date has jumped: nothing of history is dropped for a day"));
     }
-    if volume.has_open_alert(Kind::MassChange).because(failed)? {
+    if is_alarmed() {
         return Err(Failure::new(
             "somebody changed very many files (`p2pfs alerts`): nothing of history is dropped until that is acknowledged",
         ));

@@ -40,9 +40,12 @@ pub(crate) fn spawn(shared: Arc<Shared>) -> Result<thread::JoinHandle<()>> {
         let (mut clock, mut damage) = (Clock::now(), 0);
         while shared.ending.pause(EVERY) {
             if let Some(inspector) = &mut inspector {
-                match inspector.look(&|| shared.ending.goes_on()) {
-                    Ok(found) => found.into_iter().for_each(|found| audit::raise(&shared.volume, found)),
-                    Err(e) => log::error!("what was done to files can't be looked at: {e}"),
+                let found = inspector.look(&|| shared.ending.goes_on());
+                if !found.is_empty() {
+                    found.into_iter().for_each(|found| audit::raise(&shared.volume, found));
+                    if let Err(e) = inspector.told() {
+                        log::error!("what was looked at can't be noted: {e}");
+                    }
                 }
             }
             shared.inspected.store(inspector.as_ref().map_or(u64::MAX, Inspector::inspected), Ordering::Relaxed);

@@ -45,8 +45,22 @@ pub(crate) enum Deed {
         /// The new one.
         to: Vec<u8>,
     },
+    /// It is gone, and was something else than noise.
+    Lost,
     /// A directory is gone.
     DirectoryRemoved,
+}
+
+impl Deed {
+    /// The name of one that is only so if contents say so.
+    pub(crate) fn sampled(&self) -> Option<&'static str> {
+        match self {
+            Deed::Ruined => Some("ruined"),
+            Deed::Lost => Some("lost"),
+            Deed::MadeOfNoise => Some("noise"),
+            _ => None,
+        }
+    }
 }
 
 /// Something that a device did to a file.
@@ -80,9 +94,21 @@ pub(crate) struct Mass {
     pub example: Ino,
 }
 
+/// A file that was removed.
+struct Removed {
+    time: i64,
+    ino: Ino,
+    directory: Ino,
+    foreign: bool,
+}
+
 #[derive(Default)]
 struct Directory {
     removed: u32,
+    /// Of these, files that others had written.
+    foreign: u32,
+    /// Files that went and had been something else than noise.
+    ordered: u32,
     made_of_noise: u32,
 }
 
@@ -92,11 +118,13 @@ struct Ledger {
     /// By time: what counts, and the file.
     ruined: VecDeque<(i64, Ino, u32)>,
     known: HashSet<Ino>,
-    removed: VecDeque<(i64, Ino)>,
+    removed: VecDeque<Removed>,
+    /// Files made of noise: when, in which directory, how many.
+    noise: VecDeque<(i64, Ino, u32)>,
     renamed: VecDeque<(i64, Ino)>,
     endings: HashMap<Vec<u8>, VecDeque<(i64, Ino)>>,
     directories: HashMap<Ino, Directory>,
-    /// Removed files whose directories are still there, and of those the ones that others had written.
+    /// Removed files whose directories are still there, and of those the ones that others had written: the sums over these.
     scattered: u32,
     foreign: u32,
     last_removal: i64,
@@ -120,9 +148,10 @@ fn forget_before(list: &mut VecDeque<(i64, Ino)>, time: i64) {
 }
 
 /// How slowly something went on: so many, and whether never many in one second.
-fn is_slow(list: &VecDeque<(i64, Ino)>) -> bool {
-    let seconds: HashSet<i64> = list.iter().map(|(at, _)| *at).collect();
-    list.len() <= SLOW * seconds.len() && seconds.len() >= list.len().min(64) / 2
+fn is_slow(times: impl ExactSizeIterator<Item = i64>) -> bool {
+    let count = times.len();
+    let seconds: HashSet<i64> = times.collect();
+    count <= SLOW * seconds.len() && seconds.len() >= count.min(64) / 2
 }
 
 /// The ending that was added, if it is none that people give to what they keep.
@@ -138,7 +167,8 @@ fn added_ending(from: &[u8], to: &[u8]) -> Option<Vec<u8>> {
 fn other_ending(from: &[u8], to: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
     let cut = |name: &[u8]| name.iter().rposition(|byte| *byte == b'.').filter(|at| *at > 0);
     let (old, new) = (cut(from)?, cut(to)?);
-    (from[..old] == to[..new] && from[old..] != to[new..]).then(|| (from[old..].to_vec(), to[new..].to_vec()))
+    (from[..old] == to[..new] && from[old..] != to[new..] && !to.starts_with(from))
+        .then(|| (from[old..].to_vec(), to[new..].to_vec()))
 }
 
 impl Ledgers {
@@ -164,14 +194,15 @@ impl Ledgers {
 
 impl Ledger {
     fn last(&self) -> i64 {
-        let last = |list: &VecDeque<(i64, Ino)>| list.back().map_or(0, |(at, _)| *at);
-        last(&self.removed).max(last(&self.renamed)).max(self.ruined.back().map_or(0, |(at, ..)| *at))
+        let renamed = self.renamed.back().map_or(0, |(at, _)| *at);
+        self.last_removal.max(renamed).max(self.ruined.back().map_or(0, |(at, ..)| *at))
     }
 
     fn directory(&mut self, directory: Ino) -> &mut Directory {
         if self.directories.len() >= DIRECTORIES && !self.directories.contains_key(&directory) {
             // So many at once: what is known of them is told by the counts for all.
             self.directories.clear();
+            (self.scattered, self.foreign) = (0, 0);
         }
         self.directories.entry(directory).or_default()
     }
@@ -188,35 +219,43 @@ impl Ledger {
         match &done.deed {
             Deed::Ruined if counts => self.ruin(time, ino, done.weight),
             Deed::Removed if counts => {
-                self.removed.push_back((time, ino));
+                self.removed.push_back(Removed { time, ino, directory: done.directory, foreign: done.foreign });
                 self.last_removal = self.last_removal.max(time);
-                self.scattered += 1;
-                self.foreign += u32::from(done.foreign);
                 let directory = self.directory(done.directory);
                 directory.removed += 1;
-                if directory.removed <= directory.made_of_noise {
-                    self.ruin(time, ino, 1);
+                directory.foreign += u32::from(done.foreign);
+                self.scattered += 1;
+                self.foreign += u32::from(done.foreign);
+            }
+            Deed::Lost if counts => {
+                let directory = self.directory(done.directory);
+                directory.ordered += done.weight;
+                if directory.ordered <= directory.made_of_noise {
+                    self.ruin(time, ino, done.weight);
                 }
             }
             Deed::MadeOfNoise => {
                 let directory = self.directory(done.directory);
                 directory.made_of_noise += done.weight;
-                if directory.made_of_noise <= directory.removed {
+                let replaces = directory.made_of_noise <= directory.ordered;
+                self.noise.push_back((time, done.directory, done.weight));
+                if replaces {
                     self.ruin(time, ino, done.weight);
                 }
             }
             Deed::Renamed { from, to } if counts => {
                 self.renamed.push_back((time, ino));
                 let ending = added_ending(from, to).or_else(|| Some(other_ending(from, to)?.1));
-                if let Some(ending) = ending.filter(|_| self.endings.len() < 1024) {
+                if let Some(ending) =
+                    ending.filter(|ending| self.endings.len() < 1024 || self.endings.contains_key(ending))
+                {
                     self.endings.entry(ending).or_default().push_back((time, ino));
                 }
             }
             Deed::DirectoryRemoved => {
                 if let Some(gone) = self.directories.remove(&ino) {
                     self.scattered = self.scattered.saturating_sub(gone.removed);
-                    // (Whose they were is told for all alike.)
-                    self.foreign = self.foreign.saturating_sub(gone.removed);
+                    self.foreign = self.foreign.saturating_sub(gone.foreign);
                 }
             }
             _ => {}
@@ -225,6 +264,10 @@ impl Ledger {
 
     /// Whether so many of something are to be told: as soon as they are too many, and whenever they doubled.
     fn is_due(&mut self, what: &'static str, count: usize, most: usize) -> bool {
+        if count < most {
+            // It is over: what begins anew is told anew.
+            self.told.remove(what);
+        }
         let told = self.told.get(what).copied().unwrap_or(0);
         let due = count >= most.max(2 * told);
         if due {
@@ -238,11 +281,29 @@ impl Ledger {
             let gone = self.ruined.pop_front();
             gone.inspect(|(_, ino, _)| _ = self.known.remove(ino));
         }
-        [&mut self.removed, &mut self.renamed].into_iter().for_each(|list| forget_before(list, now - SLOW_WINDOW));
+        while self.removed.len() > DEEDS || self.removed.front().is_some_and(|one| one.time < now - SLOW_WINDOW) {
+            let Some(gone) = self.removed.pop_front() else { break };
+            // (Those of directories that are gone don't count any more.)
+            if let Some(directory) = self.directories.get_mut(&gone.directory).filter(|directory| directory.removed > 0)
+            {
+                directory.removed -= 1;
+                self.scattered = self.scattered.saturating_sub(1);
+                if gone.foreign && directory.foreign > 0 {
+                    directory.foreign -= 1;
+                    self.foreign = self.foreign.saturating_sub(1);
+                }
+            }
+        }
+        while self.noise.len() > DEEDS || self.noise.front().is_some_and(|(at, ..)| *at < now - WINDOW) {
+            let Some((_, directory, weight)) = self.noise.pop_front() else { break };
+            if let Some(directory) = self.directories.get_mut(&directory) {
+                directory.made_of_noise = directory.made_of_noise.saturating_sub(weight);
+            }
+        }
+        forget_before(&mut self.renamed, now - SLOW_WINDOW);
         self.endings.values_mut().for_each(|list| forget_before(list, now - WINDOW));
         self.endings.retain(|_, list| !list.is_empty());
         if self.removed.is_empty() {
-            (self.scattered, self.foreign) = (0, 0);
             self.directories.retain(|_, directory| directory.made_of_noise > 0);
         }
         let mut found = Vec::new();
@@ -257,8 +318,8 @@ impl Ledger {
         }
 
         let (removed, scattered) = (self.removed.len(), self.scattered as usize);
-        let first = self.removed.front().copied();
-        let slowly = is_slow(&self.removed);
+        let first = self.removed.front().map(|one| (one.time, one.ino));
+        let slowly = is_slow(self.removed.iter().map(|one| one.time));
         if slowly && self.is_due("removed slowly", scattered.min(removed), share(files, 2, 100, 250)) {
             tell(format!("removed {removed} files one after the other"), Sure::Possible, first);
         }
@@ -275,7 +336,7 @@ impl Ledger {
         }
 
         let renamed = self.renamed.len();
-        let slowly = is_slow(&self.renamed);
+        let slowly = is_slow(self.renamed.iter().map(|(at, _)| *at));
         if slowly && self.is_due("renamed slowly", renamed, share(files, 2, 100, 250)) {
             let first = self.renamed.front().copied();
             tell(format!("renamed {renamed} files one after the other"), Sure::Possible, first);
@@ -348,7 +409,7 @@ mod tests {
         assert_eq!(other.unwrap().0, 200);
         let pair = told_after(499, |nth| {
             let made = Done { ino: Ino(1_000_000 + nth), age: 0, ..done(nth, Deed::MadeOfNoise, nth as i64) };
-            vec![made, done(nth, Deed::Removed, nth as i64)]
+            vec![made, done(nth, Deed::Removed, nth as i64), done(nth, Deed::Lost, nth as i64)]
         });
         assert_eq!(pair.unwrap().0, 100);
         // One a minute as well, and if it takes a day.

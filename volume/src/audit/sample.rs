@@ -115,6 +115,11 @@ pub(crate) fn is_ruined(pages: &[(Vec<u8>, Vec<u8>)]) -> bool {
     lost_its_beginning || !keeps && pages.iter().any(became_noise) || was_ordered && is_gone
 }
 
+/// Whether what was there was something that people or programs read.
+pub(crate) fn is_something(pages: &[Vec<u8>]) -> bool {
+    pages.iter().any(|page| look(page) == Look::Ordered) || pages.first().is_some_and(|page| has_known_beginning(page))
+}
+
 /// Whether what is new looks like noise that says of nothing what it is.
 pub(crate) fn is_noise(pages: &[Vec<u8>]) -> bool {
     pages.first().is_some_and(|page| look(page) == Look::Noise && !has_known_beginning(page))
