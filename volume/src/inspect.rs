@@ -36,7 +36,7 @@ const LOOKED_AT: &[u8] = b"mass";
 /// What came before the daemon began is looked at for so many commits.
 const BACK: u64 = 2000;
 /// Files whose contents are looked at in a second; the others count like these.
-const SAMPLES: u32 = 40;
+const SAMPLES: u32 = 200;
 /// Files that wait for their contents at most, and for how long.
 const WAITING: usize = 4096;
 const PATIENCE: Duration = Duration::from_secs(15 * 60);

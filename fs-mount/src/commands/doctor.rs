@@ -316,7 +316,7 @@ fn volume(checks: &mut Checks, dir: VolumeDir) {
 fn running(checks: &mut Checks, named: &str, status: &Status) {
     let at: Option<PathBuf> = status.mountpoint.as_ref().map(PathBuf::from);
     checks.good(named, at.map_or_else(|| "is served".to_owned(), |at| format!("is mounted at {}", at.display())));
-    for registry in status.registries.iter().filter(|registry| registry.state != "registered") {
+    for registry in status.registries.iter().filter(|registry| registry.state.starts_with("unreachable")) {
         checks.not(
             State::Doubtful,
             named,
