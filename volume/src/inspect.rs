@@ -124,6 +124,7 @@ impl Inspector {
                 break;
             }
             let Some(look) = self.waiting.pop_front() else { break };
+            self.passed.entry(look.key()).and_modify(|(later, _)| *later = later.saturating_sub(1));
             let (device, arrival) = (look.device, look.after.1);
             let done = self.sampled(look);
             found.extend(self.count(device, arrival, done.as_slice()));
@@ -236,7 +237,7 @@ impl Inspector {
         let mut stands_for = 0;
         if let Some((later, never)) = self.passed.get_mut(&key) {
             stands_for = never.div_ceil(*later + 1);
-            (*later, *never) = (later.saturating_sub(1), *never - stands_for);
+            *never -= stands_for;
             if (*later, *never) == (0, 0) {
                 self.passed.remove(&key);
             }
