@@ -1,5 +1,7 @@
 //! The Debian packages: built, installed on this very system in a namespace whose changes go nowhere, used, removed.
 
+#![allow(clippy::unwrap_used, reason = "whatever fails here fails the test")]
+
 use std::{
     path::{Path, PathBuf},
     process::Command,
@@ -24,7 +26,8 @@ fn the_packages_work_and_leave_nothing_behind() {
     let packages = build(&scratch.make("packages"));
     assert_eq!(packages.len(), 2, "{packages:?}");
     let mut command = Command::new("unshare");
-    command.args(["--mount", "--propagation", "private", "bash"]);
+    // Processes of its own: when it fails, the daemons end with it.
+    command.args(["--mount", "--propagation", "private", "--pid", "--fork", "--mount-proc", "bash"]);
     command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/packaging/installed"));
     succeed(command.arg(scratch.make("installed")).args(packages));
 }
