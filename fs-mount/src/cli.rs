@@ -12,6 +12,8 @@ mod access;
 mod agreed;
 mod keys;
 pub(crate) mod log;
+#[cfg(test)]
+mod manual;
 mod members;
 mod operating;
 

@@ -92,3 +92,23 @@ fn print_address(server: &Server) -> std::io::Result<()> {
     writeln!(out, "{}", server.address())?;
     out.flush()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::Arguments;
+    use clap::CommandFactory;
+    use clap_mangen::Man;
+
+    /// Like those of `p2pfs` (`fs-mount/src/cli/manual.rs`).
+    #[test]
+    fn the_manual_has_every_option_as_it_is() {
+        let page = Man::new(Arguments::command()).section("8").source("p2pfs").manual("p2pfs");
+        let mut text = Vec::new();
+        page.render(&mut text).unwrap();
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/man/p2pfs-registry.8");
+        if std::env::var_os("P2PFS_WRITE_MANUAL").is_some() {
+            std::fs::write(path, &text).unwrap();
+        }
+        assert!(std::fs::read(path).unwrap() == text, "{path} is not that of the options: fs-mount/src/cli/manual.rs");
+    }
+}

@@ -1,4 +1,4 @@
-//! `mount -t fuse.p2pfs`, with the helper from `scripts/`.
+//! `mount -t p2pfs`, with the helper from `scripts/`.
 
 use std::{
     env,
@@ -22,7 +22,7 @@ use crate::fails;
 
 /// As mount(8) calls it.
 fn helper(peer: &Peer, options: &str) {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scripts/mount.fuse.p2pfs");
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scripts/mount.p2pfs");
     let mut path = OsString::from(program("p2pfs").parent().unwrap());
     path.push(":");
     path.push(env::var_os("PATH").unwrap_or_default());
