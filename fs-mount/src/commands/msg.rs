@@ -127,14 +127,16 @@ fn list(home: &Home, args: &ListMsg) -> Outcome<()> {
         newest.drain(..too_many);
     }
     show(newest.make_contiguous())?;
-    while args.follow {
+    if !args.follow {
+        return Ok(());
+    }
+    loop {
         let letters = page(home, &args.which, AboutLetters::Await { from })?;
         if let Some(last) = letters.last() {
             from = last.n.saturating_add(1);
         }
         show(&letters.into_iter().filter(|letter| wanted.has(letter)).collect::<Vec<_>>())?;
     }
-    Ok(())
 }
 
 /// A message for programs.
