@@ -39,6 +39,8 @@ labels! {
     RegistryRecord = "registry record",
     /// A device's proof on a connection that it is a member of the volume.
     MemberProof = "member proof",
+    /// A device's signature over a message to members.
+    LetterSignature = "letter signature",
 
     // Keys derived from a node key, an epoch key or a volume's secret.
     /// Seals a node's blocks.
@@ -69,6 +71,8 @@ labels! {
     CommitArchive = "commit archive",
     /// Seals the audit log.
     AuditLog = "audit log",
+    /// Seals the text of a message to members.
+    LetterText = "letter text",
     /// Seals a profile at rest.
     ProfileKey = "profile key",
     /// Turns what unlocks a key file into the key that seals it.
@@ -81,6 +85,8 @@ labels! {
     BoxEpochKey = "box of epoch key",
     /// An epoch's discovery key, to a keeper.
     BoxDiscoveryKey = "box of discovery key",
+    /// The key of a message's text, to one of its readers.
+    BoxLetterKey = "box of letter key",
     /// What an admin grants to a joiner.
     JoinBox = "join box",
 

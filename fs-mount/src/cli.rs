@@ -11,6 +11,7 @@ use crate::{duration, size};
 mod access;
 mod agreed;
 mod keys;
+pub(crate) mod letters;
 pub(crate) mod log;
 #[cfg(test)]
 mod manual;
@@ -98,6 +99,8 @@ pub(crate) enum Command {
     History(History),
     /// Show what changed between two versions of a text
     Diff(Diff),
+    /// Messages between members: send one, show them
+    Msg(letters::Msg),
     /// Show what looks like an attack, and what answers it
     Alerts(log::Alerts),
     /// Proofs that a device signed two different things as one: list them, write one to a file, check a file

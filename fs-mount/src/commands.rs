@@ -26,6 +26,7 @@ mod listings;
 mod log;
 mod members;
 mod mount;
+mod msg;
 mod proof;
 mod reclaim;
 mod reseal;
@@ -79,6 +80,7 @@ pub(crate) fn run(command: Command) -> Outcome<()> {
         Command::Snapshot(args) => snapshot::run(&home, args),
         Command::History(args) => history::run(&home, &args),
         Command::Diff(args) => diff::run(&home, &args),
+        Command::Msg(args) => msg::run(&home, args),
         Command::Alerts(args) => alerts::run(&home, args),
         Command::Log(args) => log::run(&home, *args),
         Command::Access(args) => access::show(&home, &args),

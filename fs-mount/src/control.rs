@@ -8,6 +8,7 @@ pub(crate) mod agreed;
 pub(crate) mod client;
 pub(crate) mod conflicts;
 pub(crate) mod invitations;
+pub(crate) mod letters;
 pub(crate) mod log;
 pub(crate) mod members;
 pub(crate) mod protocol;

@@ -39,7 +39,7 @@ use volume::{
 };
 
 use crate::{
-    control::server,
+    control::{letters, server},
     failure::{Because, Failure, Outcome},
     home::VolumeDir,
     mountpoint,
@@ -127,6 +127,7 @@ pub(crate) struct Shared {
     pub(crate) mountpoint: Option<PathBuf>,
     pub(crate) network: Network,
     audited: Arc<audit::Counts>,
+    pub(crate) letters: letters::Arrivals,
     mounted: OnceLock<Mounted>,
     state: Mutex<State>,
     /// Whether somebody asked for the end.
@@ -253,6 +254,7 @@ impl OpenVolume {
         let alerting = alerting.clone();
         volume.on_alert(Box::new(move |alert| alerting.tell(&whence, alert)));
         let audited = audit::watch(&volume);
+        let letters = letters::watch(&volume);
         if volume.is_audit_cut().unwrap_or(false) {
             log::error!("the audit log goes less far than this device had signed: `p2pfs log verify` tells more");
             watching::tell_cut(&volume);
@@ -270,6 +272,7 @@ impl OpenVolume {
             mountpoint,
             network,
             audited,
+            letters,
             mounted: OnceLock::new(),
             state: Mutex::new(state),
             asked_to_end: AtomicBool::new(false),

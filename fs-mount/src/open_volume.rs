@@ -27,8 +27,9 @@ use crate::{
     control::{
         agreed,
         client::{self, News},
-        conflicts, invitations, log as control_log, members,
+        conflicts, invitations, letters, log as control_log, members,
         protocol::{Reply, Request},
+        request::AboutLetters,
     },
     failure::{Because, Failure, Outcome, plain},
     home::{Home, VolumeDir},
@@ -227,6 +228,8 @@ fn answer_here(open: &OpenVolume, request: &Request, progress: &mut dyn FnMut(&N
         }
         Request::Agreed(asked) => agreed::answer(volume, asked).map(Reply::Agreed),
         Request::Members(asked) => members::answer(volume, asked).map(Reply::Members),
+        Request::Letters(AboutLetters::Await { .. }) => Err(not_mounted(&open.dir)),
+        Request::Letters(asked) => letters::answer(volume, asked),
         Request::Log { from } => control_log::page(volume, *from).map(Reply::Log),
         Request::Alerts => Ok(Reply::Alerts(volume.alerts()?)),
         Request::Proofs => control_log::proofs(volume).map(Reply::Proofs),

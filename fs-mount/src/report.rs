@@ -62,6 +62,9 @@ pub(crate) struct Status {
     /// Alerts that nobody has looked at.
     #[serde(default)]
     pub(crate) alerts: u64,
+    /// Messages from others that nobody has read.
+    #[serde(default)]
+    pub(crate) unread: u64,
     /// Commits that were made apart from the removal of who made them.
     #[serde(default)]
     pub(crate) kept_aside: u64,
@@ -312,6 +315,7 @@ pub(crate) fn status(volume: &Volume, profile: &Profile) -> Status {
         waiting: Vec::new(),
         removed: volume.is_removed(&own),
         said_removed_by: None,
+        unread: volume.unread_letters().unwrap_or(0),
         alerts: volume.open_alerts().map_or(0, |open| open.values().sum()),
         kept_aside: volume.quarantine().map_or(0, |kept| kept.len() as u64),
         unpublished: volume

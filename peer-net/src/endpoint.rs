@@ -24,6 +24,8 @@ const CONNECTION_WINDOW: u32 = 16 << 20;
 const SEND_WINDOW: u64 = 16 << 20;
 /// The control stream and the block requests a peer may have open at once, with room to spare.
 const MAX_STREAMS: u32 = 16;
+/// The stream of messages between members, and one to spare.
+const MAX_ONE_WAY: u32 = 2;
 /// How long to wait for one address to answer.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(8);
 /// What a round trip may take before it is measured. The first packet to a peer that is just starting is lost; with
@@ -238,7 +240,7 @@ fn transport(loopback: bool) -> TransportConfig {
     let mut config = TransportConfig::default();
     config
         .max_concurrent_bidi_streams(VarInt::from_u32(MAX_STREAMS))
-        .max_concurrent_uni_streams(VarInt::from_u32(0))
+        .max_concurrent_uni_streams(VarInt::from_u32(MAX_ONE_WAY))
         .datagram_receive_buffer_size(None)
         .stream_receive_window(VarInt::from_u32(STREAM_WINDOW))
         .receive_window(VarInt::from_u32(CONNECTION_WINDOW))

@@ -16,6 +16,7 @@ pub mod close;
 mod handshake;
 
 mod block_stream;
+mod letter_stream;
 mod peer;
 
 mod backoff;

@@ -19,6 +19,7 @@ use crate::blocking::blocking;
 use crate::close::{self, Abandoned};
 use crate::frame::{self, FrameError, FrameReader};
 use crate::handshake::Control;
+use crate::letter_stream;
 use crate::registry_client::one_line;
 
 /// Requests for blocks under way at once.
@@ -104,6 +105,7 @@ impl Ended {
 struct Wake {
     writer: Notify,
     fetchers: Notify,
+    letters: Notify,
 }
 
 /// Runs the connection until it ends, and closes the session.
@@ -120,6 +122,7 @@ pub(crate) async fn run(
         move || {
             wake.writer.notify_one();
             wake.fetchers.notify_one();
+            wake.letters.notify_one();
             on_change();
         }
     }));
@@ -134,6 +137,8 @@ pub(crate) async fn run(
     tasks.spawn(take(session.clone(), came, on_change.clone()));
     tasks.spawn(write(session.clone(), Abandoned::new(send), wake.clone()));
     tasks.spawn(serve(connection.clone(), session.clone()));
+    tasks.spawn(write_letters(connection.clone(), session.clone(), wake.clone()));
+    tasks.spawn(take_letters(connection.clone(), session.clone()));
     for _ in 0..if fetches { FETCHERS } else { 0 } {
         tasks.spawn(fetch(connection.clone(), session.clone(), wake.clone(), on_change.clone()));
     }
@@ -326,6 +331,49 @@ async fn fetch(
         let (asked, started) = (hashes.len(), Instant::now());
         block_stream::fetch(&connection, &session, hashes, &*on_change).await?;
         batch.took(asked, started.elapsed());
+    }
+}
+
+/// Sends what there is of letters, on a stream of its own. A peer that takes none doesn't let it be opened, or stops it: then
+/// they are kept.
+async fn write_letters(connection: Connection, session: Arc<Session>, wake: Arc<Wake>) -> Result<Never, Ended> {
+    let mut stream = None;
+    loop {
+        let source = session.clone();
+        let frames = blocking(move || source.next_letters()).await;
+        if frames.is_empty() {
+            wake.letters.notified().await;
+            continue;
+        }
+        let open = match stream.take() {
+            None => letter_stream::open(&connection).await,
+            Some(stream) => Ok(stream),
+        };
+        let sent = match open {
+            Ok(open) => letter_stream::send(stream.insert(open), &frames).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = sent {
+            log::debug!("device {}: messages wait for the next connection: {error}", session.peer().short());
+            return std::future::pending().await;
+        }
+    }
+}
+
+/// Takes in what comes of letters.
+async fn take_letters(connection: Connection, session: Arc<Session>) -> Result<Never, Ended> {
+    // As many at a time as the transport lets the peer open.
+    let mut streams = JoinSet::new();
+    loop {
+        tokio::select! {
+            stream = connection.accept_uni() => {
+                streams.spawn(letter_stream::receive(session.clone(), stream?));
+            }
+            Some(ended) = streams.join_next() => match ended {
+                Ok(done) => done?,
+                Err(error) => return Err(Ended::Stream(error.to_string())),
+            },
+        }
     }
 }
 

@@ -160,7 +160,7 @@ impl Core {
     }
 
     /// An act of this device's user, now.
-    fn own_act(&self, op: Op) -> Act {
+    pub(crate) fn own_act(&self, op: Op) -> Act {
         let (user, device) = (self.members.shown_name(&self.my_id), self.own_device.clone());
         Act { user: Some(user), device: Some(device), ..Act::new(self.now(), op) }
     }

@@ -73,6 +73,7 @@ pub mod versions;
 mod fetch;
 mod files;
 mod gauges;
+pub mod letters;
 pub mod quarantine;
 mod reseal;
 pub mod restore;
@@ -108,6 +109,7 @@ pub use gauges::Gauges;
 pub use history::is_past;
 pub use holders::Holders;
 pub use invitations::{InvitedAs, OpenInvitation};
+pub use letters::Letter;
 pub use member::{DeviceInfo, Invitation, JoinGrant, JoinRequest, Member, Role, TicketSecret};
 pub use node::{
     Allocate, AttributeChange, Attributes, Caller, DirEntry, Handle, Ino, NAME_MAX, NewNode, NodeKind, OpenMode,

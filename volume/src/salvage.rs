@@ -25,6 +25,7 @@ use crate::{
     core::{BRANCH_PREFIX, CommitRow, Core, arrival_key, start_new_log, stored_commit},
     error::{Error, Result},
     history::{Moments, SET_BACK},
+    letters,
     member::JoinGrant,
     record,
     sealed_store::SealedStore,
@@ -208,6 +209,7 @@ pub fn salvage(
     unfinished::salvage(&mut core, &old, &mut salvaged)?;
     if let Some(store) = &old.store {
         settings::copy_own(store, &core.store)?;
+        letters::copy(store, &core.store)?;
     }
     core.store.sync()?;
     Ok(salvaged)

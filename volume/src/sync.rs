@@ -29,6 +29,7 @@ use crate::{
     error::{Error, Result},
     fetch::PeerNo,
     id::CommitHash,
+    letters::Exchange,
     set_back::Had,
     store::Space,
     version::{BranchNo, Dot, VersionVector},
@@ -281,12 +282,13 @@ impl State {
 
 /// The replication with one connected peer.
 pub struct Session {
-    volume: Volume,
+    pub(crate) volume: Volume,
     peer: DeviceId,
     number: PeerNo,
     /// What the peer had as the session began.
     had: Had,
-    shared: Arc<SessionShared>,
+    pub(crate) shared: Arc<SessionShared>,
+    pub(crate) letters: Mutex<Exchange>,
 }
 
 /// The part that the volume knows of, to wake it.
@@ -440,7 +442,7 @@ impl Volume {
         self.inner.sessions.lock().insert(number, shared.clone());
         self.inner.fetch.add_peer(number);
         let had = self.inner.core.lock().had_by(&peer);
-        Session { volume: self.clone(), peer, number, had, shared }
+        Session { volume: self.clone(), peer, number, had, shared, letters: Mutex::default() }
     }
 
     /// What this device would say of itself: digest, completeness, number of commits.

@@ -30,6 +30,7 @@ use crate::{
     fetch::{Fetch, PeerNo, SharedFetch},
     files::{OpenFile, OpenHandle, PUBLISH_AFTER},
     history::{self, Pasts},
+    letters::{self, OnLetter},
     member::{
         DeviceInfo, EpochRow, JoinGrant, JoinRequest, Member, MemberRow, Role, TicketSecret, certify, epoch_id,
         seal_user_key,
@@ -179,6 +180,9 @@ pub(crate) struct Inner {
     /// Counted, unless there may be others since. After the core's.
     pub open_alerts: Mutex<Option<BTreeMap<Kind, u64>>>,
     pub on_alert: OnceLock<OnAlert>,
+    /// The number of the last letter that this device sent.
+    pub last_letter: AtomicU64,
+    pub on_letter: OnceLock<OnLetter>,
     listener: Mutex<Option<Listener>>,
     committer: Mutex<bool>,
     committer_wake: Condvar,
@@ -227,11 +231,12 @@ impl std::fmt::Debug for Volume {
 }
 
 impl Volume {
-    fn assemble(core: Core, blocks: Blocks, outside: Outside) -> Self {
+    fn assemble(core: Core, blocks: Blocks, outside: Outside) -> Result<Self> {
         let Outside { clock, archive, directory } = outside;
         let (store, undo, rekeyed) = (core.store.clone(), core.undo.clone(), core.rekeyed.clone());
         // Whoever opens or makes a volume has synced it.
         let synced_arrival = AtomicU64::new(core.next_arrival - 1);
+        let last_letter = letters::last_sent(&store)?;
         let inner = Inner {
             fetch: Arc::new(Fetch::new(blocks.clone(), store.clone())),
             core: Mutex::new(core),
@@ -262,13 +267,15 @@ impl Volume {
             untold: Mutex::default(),
             open_alerts: Mutex::default(),
             on_alert: OnceLock::new(),
+            last_letter: AtomicU64::new(last_letter),
+            on_letter: OnceLock::new(),
             listener: Mutex::default(),
             committer: Mutex::new(false),
             committer_wake: Condvar::new(),
             closed: AtomicBool::new(false),
             sync_gate: SyncGate::default(),
         };
-        Self { inner: Arc::new(inner) }
+        Ok(Self { inner: Arc::new(inner) })
     }
 
     /// Makes a new volume in an empty store; this device's user owns it.
@@ -292,7 +299,7 @@ impl Volume {
         core.store.apply(batch)?;
         archive::attach(outside.archive.as_ref(), &core.store, core.next_arrival - 1)?;
         core.store.sync()?;
-        Ok(Self::assemble(core, blocks, outside))
+        Self::assemble(core, blocks, outside)
     }
 
     /// Opens the volume `id` in its store; an empty store is filled by the first sync.
@@ -336,7 +343,7 @@ impl Volume {
         {
             log::warn!("the store's anchor stays as it is: {e}");
         }
-        let volume = Self::assemble(core, blocks, outside);
+        let volume = Self::assemble(core, blocks, outside)?;
         volume.load_waiting()?;
         volume.recover_drafts()?;
         Ok(volume)

@@ -67,6 +67,9 @@ fn screen(status: &Status) -> Vec<String> {
     if status.conflicts > 0 {
         lines.push(format!("conflicts   {}: `p2pfs conflicts` tells of them", count(status.conflicts, "name")));
     }
+    if status.unread > 0 {
+        lines.push(format!("messages    {} unread: `p2pfs msg list --unread` shows them", status.unread));
+    }
     if status.alerts > 0 {
         lines.push(format!("alerts      {}: `p2pfs alerts` tells of them", status.alerts));
     }

@@ -1,7 +1,7 @@
 //! What is said over the control socket.
 
 use serde::{Deserialize, Serialize};
-use volume::{Alert, Resealed};
+use volume::{Alert, Letter, Resealed};
 
 pub(crate) use super::request::Request;
 use super::{
@@ -78,6 +78,9 @@ pub(crate) enum Reply {
     LogChecked(Checked),
     Alerts(Vec<Alert>),
     Acknowledged(u64),
+    Letters(Vec<Letter>),
+    /// To how many devices a message goes.
+    Sent(u64),
     Proofs(Vec<Proof>),
     /// As it is in a file.
     Proof(Bytes),

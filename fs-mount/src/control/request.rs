@@ -146,6 +146,8 @@ pub(crate) enum Request {
     Access(AboutAccess),
     /// Roles, removals, and what is kept aside.
     Members(AboutMembers),
+    /// Messages between members.
+    Letters(AboutLetters),
     /// Which state of a path is to be restored.
     AsOf {
         path: Names,
@@ -195,6 +197,28 @@ pub(crate) enum AboutAgreed {
     },
     RemoveSnapshot {
         name: String,
+    },
+}
+
+/// What is asked of messages between members.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub(crate) enum AboutLetters {
+    Send {
+        to: String,
+        text: Bytes,
+    },
+    /// From a place on, some of them.
+    List {
+        from: u64,
+    },
+    /// The same, answered when there is one or after a while.
+    Await {
+        from: u64,
+    },
+    /// Somebody has read these, or all.
+    Read {
+        numbers: Option<Vec<u64>>,
     },
 }
 

@@ -26,7 +26,7 @@ use volume::BlockHash;
 use super::{
     access, agreed,
     conflicts::{self, Choice},
-    invitations, log as audit_log, members,
+    invitations, letters, log as audit_log, members,
     protocol::{Hello, Line, Progress, REQUEST_LIMIT, Reply, Request},
     socket::with_short_path,
 };
@@ -234,6 +234,7 @@ async fn answer(shared: &Arc<Shared>, request: Request, writer: &mut OwnedWriteH
             .await;
             answered.map(Reply::Members)
         }
+        Request::Letters(asked) => letters::serve(shared, asked).await,
         Request::Log { from } => blocking(move || audit_log::page(&with_volume.volume, from).map(Reply::Log)).await,
         Request::Alerts => blocking(move || audit_log::alerts(&with_volume.volume).map(Reply::Alerts)).await,
         Request::Proofs => blocking(move || audit_log::proofs(&with_volume.volume).map(Reply::Proofs)).await,
@@ -292,6 +293,7 @@ fn needs_keys(request: &Request) -> bool {
             | Request::Reseal
             | Request::History { .. }
             | Request::Base { .. }
+            | Request::Letters(_)
     )
 }
 

@@ -57,6 +57,8 @@ pub enum Op {
     Mount,
     /// Checked or mended the store.
     Verify,
+    /// Sent a message to members, or one came. Its text is not in the log.
+    Message,
     /// A change that others know was taken back.
     TakenBack,
     /// What a peer sent is no valid commit, or no content that was asked for.
@@ -75,7 +77,7 @@ pub enum Op {
 
 impl Op {
     /// All of them, by the word that stands for each.
-    pub const ALL: [(&str, Op); 28] = [
+    pub const ALL: [(&str, Op); 29] = [
         ("create", Op::Create),
         ("read", Op::Read),
         ("write", Op::Write),
@@ -97,6 +99,7 @@ impl Op {
         ("handshake", Op::Handshake),
         ("mount", Op::Mount),
         ("verify", Op::Verify),
+        ("message", Op::Message),
         ("taken_back", Op::TakenBack),
         ("refused", Op::Refused),
         ("clock", Op::Clock),
@@ -152,7 +155,7 @@ pub struct Act {
     pub device: Option<Arc<str>>,
     /// The process, of what was done on this machine.
     pub process: Option<Process>,
-    /// Bytes of the file after a write.
+    /// Bytes of the file after a write, or of a message's text.
     pub bytes: Option<u64>,
     /// What else there is to say, in words.
     pub note: Option<String>,
@@ -219,7 +222,7 @@ pub struct Entry {
     /// Its program's name, as the kernel has it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub program: Option<String>,
-    /// Bytes of the file after a write.
+    /// Bytes of the file after a write, or of a message's text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bytes: Option<u64>,
     /// What else there is to say.
