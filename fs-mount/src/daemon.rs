@@ -47,6 +47,7 @@ use crate::{
     profile::{Profile, State},
     report,
     unlock::{Passphrase, existing_unlock},
+    unlocks,
     volume_lock::VolumeLock,
 };
 
@@ -254,6 +255,7 @@ impl OpenVolume {
         let alerting = alerting.clone();
         volume.on_alert(Box::new(move |alert| alerting.tell(&whence, alert)));
         let audited = audit::watch(&volume);
+        unlocks::record(&volume, dir.path());
         let letters = letters::watch(&volume);
         if volume.is_audit_cut().unwrap_or(false) {
             log::error!("the audit log goes less far than this device had signed: `p2pfs log verify` tells more");

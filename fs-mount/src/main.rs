@@ -38,6 +38,7 @@ mod select;
 mod size;
 mod ticket;
 mod unlock;
+mod unlocks;
 mod volume_lock;
 
 use cli::{Cli, Command};

@@ -31,6 +31,7 @@ use crate::{
         protocol::{Reply, Request},
         request::AboutLetters,
     },
+    daemon::audit,
     failure::{Because, Failure, Outcome, plain},
     home::{Home, VolumeDir},
     profile::{Profile, State},
@@ -38,6 +39,7 @@ use crate::{
     select::{Chosen, choose},
     ticket,
     unlock::existing_unlock,
+    unlocks,
     volume_lock::VolumeLock,
 };
 
@@ -195,6 +197,8 @@ pub(crate) fn ask_or_open_with_progress(
     };
     let profile = Profile::load(&dir, &existing_unlock(&dir, passphrase.as_ref())?)?;
     let open = OpenVolume::open(dir, lock, profile)?;
+    audit::watch(&open.volume);
+    unlocks::record(&open.volume, open.dir.path());
     let reply = answer_here(&open, request, progress);
     let who = (rustix::process::getuid().as_raw(), std::process::id());
     control_log::record(&open.volume, control_log::deed(request), who, &reply);

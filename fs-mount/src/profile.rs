@@ -16,7 +16,7 @@ use zeroize::{Zeroize, Zeroizing};
 use crate::{
     failure::{Failure, Outcome},
     home::{NewVolumeDir, VolumeDir, read_twice, write_twice},
-    unlock,
+    unlock, unlocks,
 };
 
 /// Sizes of sealed profiles are multiples of this.
@@ -123,17 +123,30 @@ impl Profile {
         KeyFile::seal_at_cost(&plain, unlock, cost, entropy)
     }
 
-    /// Opens the key file of the volume in `dir`.
+    /// Opens the key file of the volume in `dir`. That a passphrase was wrong is noted.
     pub(crate) fn load(dir: &VolumeDir, unlock: &Unlock) -> Outcome<Self> {
-        let profile = Self::open(&unlock::read_keys(dir)?, unlock, dir.short_id())?;
+        let opened = KeyFile::open(&unlock::read_keys(dir)?, unlock);
+        if matches!(opened, Err(KeyFileError::WrongPassphrase)) {
+            unlocks::note(dir.path());
+        }
+        Self::of(dir, opened)
+    }
+
+    /// The same, with a passphrase that may be another volume's.
+    pub(crate) fn peek(dir: &VolumeDir, unlock: &Unlock) -> Outcome<Self> {
+        Self::of(dir, KeyFile::open(&unlock::read_keys(dir)?, unlock))
+    }
+
+    fn of(dir: &VolumeDir, opened: Result<Zeroizing<Vec<u8>>, KeyFileError>) -> Outcome<Self> {
+        let profile = Self::decode(opened, dir.short_id())?;
         if !profile.volume.to_string().starts_with(dir.short_id()) {
             return Err(Failure::new(format!("the key file in {} belongs to another volume", dir.path().display())));
         }
         Ok(profile)
     }
 
-    fn open(sealed: &[u8], unlock: &Unlock, short_id: &str) -> Outcome<Self> {
-        let plain = KeyFile::open(sealed, unlock).map_err(|e| key_file_failure(short_id, e))?;
+    fn decode(opened: Result<Zeroizing<Vec<u8>>, KeyFileError>, short_id: &str) -> Outcome<Self> {
+        let plain = opened.map_err(|e| key_file_failure(short_id, e))?;
         let damaged = || Failure::new(format!("the key file of volume {short_id} holds no profile"));
         let stored: StoredProfile = rmp_serde::from_slice(&plain).map_err(|_| damaged())?;
         DeviceKeys::from_bytes(&stored.device).map_err(|_| damaged())?;
@@ -253,6 +266,10 @@ mod tests {
         )
     }
 
+    fn opened(sealed: &[u8], with: &str) -> Outcome<Profile> {
+        Profile::decode(KeyFile::open(sealed, &passphrase(with)), "0707")
+    }
+
     fn passphrase(text: &str) -> Unlock {
         Unlock::Passphrase(Zeroizing::new(text.to_owned()))
     }
@@ -265,12 +282,12 @@ mod tests {
     fn a_profile_opens_with_its_passphrase_only() {
         let profile = profile();
         let sealed = profile.seal(&passphrase("horse"), PassphraseCost::FOR_TESTS, &OsEntropy);
-        let opened = Profile::open(&sealed, &passphrase("horse"), "0707").unwrap();
+        let opened = opened(&sealed, "horse").unwrap();
         assert_eq!((opened.label.as_str(), opened.user.as_str()), ("documents", "alice"));
         assert_eq!(opened.device_keys().id(), profile.device_keys().id());
         assert_eq!(opened.user_keys().id(), profile.user_keys().id());
         assert!(opened.secret == profile.secret);
-        let wrong = Profile::open(&sealed, &passphrase("zebra"), "0707").err().unwrap();
+        let wrong = opened(&sealed, "zebra").err().unwrap();
         assert_eq!(wrong.to_string(), "wrong passphrase");
     }
 
@@ -285,7 +302,7 @@ mod tests {
     #[test]
     fn what_is_no_profile_is_refused() {
         let sealed = KeyFile::seal_at_cost(b"nonsense", &passphrase("horse"), PassphraseCost::FOR_TESTS, &OsEntropy);
-        assert!(Profile::open(&sealed, &passphrase("horse"), "0707").is_err());
+        assert!(opened(&sealed, "horse").is_err());
     }
 
     #[test]

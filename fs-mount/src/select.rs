@@ -65,7 +65,7 @@ pub(crate) fn inspect(dir: VolumeDir, passphrase: Option<&Passphrase>) -> Known 
         return Known { dir, daemon: daemon.filter(|hello| !hello.ending), label, user };
     }
     let unlock: Option<Unlock> = unlock_unasked(&dir, passphrase).ok().flatten();
-    let profile = unlock.and_then(|unlock| Profile::load(&dir, &unlock).ok());
+    let profile = unlock.and_then(|unlock| Profile::peek(&dir, &unlock).ok());
     let (label, user) = profile.map(|p| (p.label, p.user)).unzip();
     Known { dir, daemon, label, user }
 }

@@ -76,8 +76,17 @@ pub enum Discovery {
     },
     /// Everybody who is registered now has been told.
     Complete {
+        /// By which registry.
+        registry: DeviceId,
         /// Where the registry sees this device.
         observed: SocketAddr,
+    },
+    /// A registry at which this device was registered is reached no more.
+    Lost {
+        /// Which.
+        registry: DeviceId,
+        /// Why, for people.
+        reason: String,
     },
 }
 
@@ -168,13 +177,17 @@ impl Client {
                 Err(ended) => ended,
             };
             log::debug!("registry {}: {ended}", self.address.key().short());
-            {
+            let was_connected = {
                 let mut status = self.status.lock();
-                if status.connected {
-                    log::info!("registry {}: disconnected", self.address.key().short());
-                }
-                status.connected = false;
                 status.error = Some(ended.to_string());
+                std::mem::take(&mut status.connected)
+            };
+            if was_connected {
+                log::info!("registry {}: disconnected", self.address.key().short());
+                let lost = Discovery::Lost { registry: self.address.key(), reason: ended.to_string() };
+                if self.tell(lost).await.is_err() {
+                    return;
+                }
             }
             if started.elapsed() >= STABLE {
                 backoff.reset();
@@ -230,7 +243,7 @@ impl Client {
                     status.observed = Some(observed);
                 }
                 if std::mem::take(first) {
-                    self.tell(Discovery::Complete { observed }).await?;
+                    self.tell(Discovery::Complete { registry: self.address.key(), observed }).await?;
                 }
             }
             Notice::Refused(why) => return Err(Ended::Refused(one_line(&why))),

@@ -108,6 +108,27 @@ pub enum Event {
         /// Why.
         reason: String,
     },
+    /// This device is registered, and found under the volume's token.
+    Registered {
+        /// With which registry.
+        registry: DeviceId,
+        /// The address at which it sees this device.
+        observed: SocketAddr,
+    },
+    /// A registry is reached no more.
+    RegistryLost {
+        /// Which.
+        registry: DeviceId,
+        /// Why, for people.
+        reason: String,
+    },
+    /// A registry told where a device is.
+    Sighted {
+        /// Which.
+        device: DeviceId,
+        /// Where, by its own word.
+        addresses: Vec<SocketAddr>,
+    },
     /// A connected device did what an honest one never does.
     Misbehaved {
         /// Which.

@@ -8,6 +8,7 @@ use std::{
     io::Write as _,
     os::unix::fs::PermissionsExt as _,
     path::PathBuf,
+    sync::Arc,
 };
 
 use p2pfs_tests::{
@@ -15,6 +16,7 @@ use p2pfs_tests::{
     group::Group,
     patience::eventually,
     peer::Peer,
+    scratch::Scratch,
     tool::{shell, succeed},
 };
 use serde_json::Value;
@@ -181,4 +183,47 @@ fn what_a_crash_left_unpublished_is_told_when_it_is_published() {
     assert_eq!(fs::read(alice.at("draft")).unwrap(), [7; 100_000]);
     let told = log(&alice, &["--path", "draft", "--op", "write"]);
     assert!(told.iter().any(|entry| entry["bytes"] == 100_000), "{told:?}");
+}
+
+#[test]
+fn wrong_passphrases_are_recorded_once_somebody_knows_the_right_one() {
+    let peer = Peer::new(&Arc::new(Scratch::new()), "alice");
+    let file = |name: &str| {
+        let path = peer.scratch().join(name);
+        fs::write(&path, name).unwrap();
+        path.into_os_string().into_string().unwrap()
+    };
+    let (right, wrong) = (file("right horse"), file("wrong horse"));
+    peer.run(["init", "--name", "alice", "--passphrase-file", &right]);
+    // Looking which volumes there are is no attempt at one of them.
+    peer.run(["list", "--passphrase-file", &wrong]);
+    for _ in 0..10 {
+        assert!(peer.refused(["log", "--passphrase-file", &wrong]).contains("wrong passphrase"));
+    }
+    let denied = log(&peer, &["--op", "unlock", "--denied", "--passphrase-file", &right]);
+    assert_eq!(denied.len(), 10);
+    for entry in &denied {
+        assert_eq!(entry["why"], "wrong passphrase");
+        assert_eq!(entry["uid"], rustix::process::getuid().as_raw());
+        assert!(entry["pid"].is_u64());
+    }
+    let alerts = peer.run(["alerts", "--passphrase-file", &right]);
+    assert!(alerts.contains("10 wrong passphrases were tried on this machine"), "{alerts}");
+    let all = log(&peer, &["--op", "unlock", "--passphrase-file", &right]);
+    assert_eq!((count(&all, "unlock", false), count(&all, "unlock", true)), (10, 3), "each told once");
+}
+
+#[test]
+fn what_the_registry_tells_is_recorded() {
+    let mut group = Group::two();
+    group.registry.stop();
+    eventually("the loss is an entry", || {
+        let entries = log(group.bob(), &["--op", "discovery"]);
+        let notes: Vec<&str> = entries.iter().filter_map(|entry| entry["note"].as_str()).collect();
+        let all = ["registered with ", "found at ", "lost registry "];
+        match all.iter().all(|begin| notes.iter().any(|note| note.starts_with(begin))) {
+            true => Ok(()),
+            false => Err(notes.join("; ")),
+        }
+    });
 }

@@ -85,6 +85,17 @@ fn record(volume: &Volume, event: Event) {
             note: Some(format!("from {address}")),
             ..volume.act_by(device.as_ref(), Op::Handshake)
         },
+        Event::Registered { registry, observed } => Act {
+            note: Some(format!("registered with {}, which sees this device at {observed}", registry.short())),
+            ..volume.own_act(Op::Discovery)
+        },
+        Event::RegistryLost { registry, reason } => {
+            Act { note: Some(format!("lost registry {}: {reason}", registry.short())), ..volume.own_act(Op::Discovery) }
+        }
+        Event::Sighted { device, addresses } => {
+            let places = addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+            Act { note: Some(format!("found at {places}")), ..volume.act_by(Some(&device), Op::Discovery) }
+        }
         Event::Misbehaved { device, reason } => Act {
             outcome: Outcome::Denied(reason),
             note: Some("what it sent was refused, and it is shut out for a while".to_owned()),

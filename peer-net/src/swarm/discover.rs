@@ -1,13 +1,13 @@
 //! Between the volume and the registries: what to offer there, and what comes of what they tell.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
 use volume::Volume;
 
-use super::Shared;
+use super::{Event, Shared};
 use crate::blocking::blocking;
 use crate::handshake::discovery_keys;
 use crate::registry_client::{Discovery, Interest};
@@ -22,17 +22,32 @@ const MAX_USED: usize = 8;
 /// How many of its own addresses a device remembers from registries.
 const MAX_OBSERVED: usize = 4;
 
+/// Of how many devices it is remembered where they were last said to be.
+const MAX_SIGHTED: usize = 1024;
+
 /// Hears what registries tell, until there are none.
 pub(super) async fn listen(shared: Arc<Shared>, mut discoveries: mpsc::Receiver<Discovery>) {
+    let mut sighted = BTreeMap::new();
     while let Some(discovery) = discoveries.recv().await {
         match discovery {
             Discovery::Here(sighting) => {
                 let member = shared.knows_as_member(sighting.device).await;
+                // Who is there is told again and again.
+                if sighted.get(&sighting.device) != Some(&sighting.addresses) {
+                    if sighted.len() >= MAX_SIGHTED {
+                        sighted.clear();
+                    }
+                    sighted.insert(sighting.device, sighting.addresses.clone());
+                    let addresses = sighting.addresses.clone();
+                    shared.event(Event::Sighted { device: sighting.device, addresses });
+                }
                 shared.heard_of(sighting.device, member, &sighting.addresses, true);
             }
             // Whether it is gone from the network, its connection tells.
             Discovery::Gone { .. } => {}
-            Discovery::Complete { observed } => {
+            Discovery::Lost { registry, reason } => shared.event(Event::RegistryLost { registry, reason }),
+            Discovery::Complete { registry, observed } => {
+                shared.event(Event::Registered { registry, observed });
                 let mut known = shared.observed.lock();
                 if !known.contains(&observed) {
                     known.insert(0, observed);

@@ -12,6 +12,8 @@ use super::{Act, Op, Outcome};
 const WINDOW: i64 = 600;
 /// Handshakes of strangers within that time from one address: a misconfigured peer tries a few times a minute.
 const STRANGERS: usize = 30;
+/// Wrong passphrases within that time: who has forgotten theirs tries fewer.
+const PASSPHRASES: usize = 10;
 /// Refused tickets within that time from one address.
 const TICKETS: usize = 5;
 /// Different paths at which one program is refused within that time.
@@ -37,6 +39,8 @@ pub enum Kind {
     Strangers,
     /// Somebody guesses tickets.
     Tickets,
+    /// Somebody guesses the passphrase on this machine.
+    Passphrases,
     /// A program on this machine tries what it may not, at one path after the other.
     Enumeration,
     /// A device signed two different commits under one number.
@@ -192,6 +196,14 @@ impl Detectors {
                 };
                 found(kind, Sure::Likely, host, text, answer.to_owned())
             }
+            Op::Unlock => {
+                let who =
+                    act.process.as_ref().map_or_else(|| "?".to_owned(), |process| format!("account {}", process.uid));
+                let count = self.count(Kind::Passphrases, &who, time, &n.to_string());
+                let count = count.filter(|count| count.is_multiple_of(PASSPHRASES))?;
+                let text = format!("{count} wrong passphrases were tried on this machine by {who}");
+                found(Kind::Passphrases, Sure::Possible, who, text, "p2pfs log --op unlock".to_owned())
+            }
             // (Not who only looks: listing a folder asks for the attributes of all that is in it.)
             Op::Read | Op::Write | Op::List if act.process.is_some() => {
                 let program = act.process.as_ref().and_then(|process| process.program.as_deref());
@@ -283,6 +295,22 @@ mod tests {
             tickets.push(see(&mut detectors, from(n, Op::Invitation, "10.0.0.1")).map(|found| found.kind));
         }
         assert_eq!(tickets, [None, None, None, None, Some(Kind::Tickets)]);
+    }
+
+    #[test]
+    fn who_guesses_passphrases_is_told_of_and_who_mistypes_is_not() {
+        let wrong = |n: u64| {
+            act(n, Op::Unlock, |act| {
+                act.outcome = denied("wrong passphrase");
+                act.process = Some(Process { uid: 1000, pid: n as u32, program: None });
+            })
+        };
+        let mut detectors = Detectors::default();
+        assert!((1..PASSPHRASES as u64).all(|n| see(&mut detectors, wrong(n)).is_none()));
+        let found = see(&mut detectors, wrong(PASSPHRASES as u64)).unwrap();
+        assert_eq!((found.kind, found.who.as_str()), (Kind::Passphrases, "account 1000"));
+        let mut detectors = Detectors::default();
+        assert!((1..100).all(|n| see(&mut detectors, wrong(n * 120)).is_none()));
     }
 
     #[test]

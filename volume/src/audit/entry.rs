@@ -55,6 +55,10 @@ pub enum Op {
     Handshake,
     /// The volume was mounted or unmounted.
     Mount,
+    /// The keys of this device were opened, or somebody tried.
+    Unlock,
+    /// A registry is reached or lost, or tells where a device is.
+    Discovery,
     /// Checked or mended the store.
     Verify,
     /// Sent a message to members, or one came. Its text is not in the log.
@@ -77,7 +81,7 @@ pub enum Op {
 
 impl Op {
     /// All of them, by the word that stands for each.
-    pub const ALL: [(&str, Op); 29] = [
+    pub const ALL: [(&str, Op); 31] = [
         ("create", Op::Create),
         ("read", Op::Read),
         ("write", Op::Write),
@@ -98,6 +102,8 @@ impl Op {
         ("connection", Op::Connection),
         ("handshake", Op::Handshake),
         ("mount", Op::Mount),
+        ("unlock", Op::Unlock),
+        ("discovery", Op::Discovery),
         ("verify", Op::Verify),
         ("message", Op::Message),
         ("taken_back", Op::TakenBack),
