@@ -220,6 +220,11 @@ impl Audit {
         self.shared.log.lock().reader().read(from, limit)
     }
 
+    /// How many entries were ever written: the number of the last.
+    pub fn written(&self) -> u64 {
+        self.shared.log.lock().head().count
+    }
+
     /// Reads everything and follows the chain. `heads` are those that were signed, by number of entries.
     ///
     /// # Errors

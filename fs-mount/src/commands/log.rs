@@ -95,14 +95,20 @@ fn each(
     mut from: u64,
     mut each: impl FnMut(Entry) -> Outcome<()>,
 ) -> Outcome<u64> {
+    // What is recorded while it is read, by the reading too, is left to the next time: it would never end.
+    let mut end = None;
     loop {
         let page = ask(home, which, from)?;
         page.damage.iter().for_each(|damage| output::note(damage));
+        let end = *end.get_or_insert(page.end);
         if page.next == from {
             return Ok(from);
         }
         from = page.next;
         page.entries.into_iter().filter(|entry| wanted.has(entry)).try_for_each(&mut each)?;
+        if from > end {
+            return Ok(from);
+        }
     }
 }
 

@@ -24,6 +24,8 @@ pub(crate) struct Page {
     pub(crate) entries: Vec<Entry>,
     /// The number of the first entry that is not in it.
     pub(crate) next: u64,
+    /// The number of the last entry that there was.
+    pub(crate) end: u64,
     /// Places that can't be read.
     pub(crate) damage: Vec<String>,
 }
@@ -63,6 +65,7 @@ pub(super) fn alerts(volume: &Volume) -> Outcome<Vec<Alert>> {
 pub(crate) fn page(volume: &Volume, from: u64) -> Outcome<Page> {
     let audit = the_log(volume)?;
     audit.flush();
+    let end = audit.written();
     let mut found = audit.read(from, PAGE).because(|| "reading the audit log".to_owned())?;
     // Paths may be long, and an answer may not.
     let mut bytes = 0;
@@ -73,7 +76,7 @@ pub(crate) fn page(volume: &Volume, from: u64) -> Outcome<Page> {
     let fitting = found.entries.iter().take_while(fits).count();
     found.entries.truncate(fitting.max(1));
     let next = found.entries.last().map_or(from, |entry| entry.n + 1);
-    Ok(Page { entries: found.entries, next, damage: found.damage })
+    Ok(Page { entries: found.entries, next, end, damage: found.damage })
 }
 
 /// Follows the whole chain.
