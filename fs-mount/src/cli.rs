@@ -101,6 +101,8 @@ pub(crate) enum Command {
     Diff(Diff),
     /// Messages between members: send one, show them
     Msg(letters::Msg),
+    /// Talk with members on a screen of the terminal
+    Chat(letters::Chat),
     /// Show what looks like an attack, and what answers it
     Alerts(log::Alerts),
     /// Proofs that a device signed two different things as one: list them, write one to a file, check a file

@@ -10,6 +10,7 @@ use crate::{
 
 mod access;
 mod alerts;
+mod chat;
 mod config;
 mod conflicts;
 mod diff;
@@ -81,6 +82,7 @@ pub(crate) fn run(command: Command) -> Outcome<()> {
         Command::History(args) => history::run(&home, &args),
         Command::Diff(args) => diff::run(&home, &args),
         Command::Msg(args) => msg::run(&home, args),
+        Command::Chat(args) => chat::run(&home, &args),
         Command::Alerts(args) => alerts::run(&home, args),
         Command::Log(args) => log::run(&home, *args),
         Command::Access(args) => access::show(&home, &args),

@@ -266,7 +266,7 @@ mod tests {
         )
     }
 
-    fn opened(sealed: &[u8], with: &str) -> Outcome<Profile> {
+    fn open(sealed: &[u8], with: &str) -> Outcome<Profile> {
         Profile::decode(KeyFile::open(sealed, &passphrase(with)), "0707")
     }
 
@@ -282,12 +282,12 @@ mod tests {
     fn a_profile_opens_with_its_passphrase_only() {
         let profile = profile();
         let sealed = profile.seal(&passphrase("horse"), PassphraseCost::FOR_TESTS, &OsEntropy);
-        let opened = opened(&sealed, "horse").unwrap();
+        let opened = open(&sealed, "horse").unwrap();
         assert_eq!((opened.label.as_str(), opened.user.as_str()), ("documents", "alice"));
         assert_eq!(opened.device_keys().id(), profile.device_keys().id());
         assert_eq!(opened.user_keys().id(), profile.user_keys().id());
         assert!(opened.secret == profile.secret);
-        let wrong = opened(&sealed, "zebra").err().unwrap();
+        let wrong = open(&sealed, "zebra").err().unwrap();
         assert_eq!(wrong.to_string(), "wrong passphrase");
     }
 
@@ -302,7 +302,7 @@ mod tests {
     #[test]
     fn what_is_no_profile_is_refused() {
         let sealed = KeyFile::seal_at_cost(b"nonsense", &passphrase("horse"), PassphraseCost::FOR_TESTS, &OsEntropy);
-        assert!(opened(&sealed, "horse").is_err());
+        assert!(open(&sealed, "horse").is_err());
     }
 
     #[test]

@@ -3,8 +3,10 @@
 #![allow(clippy::unwrap_used, reason = "whatever fails here fails the test")]
 
 use std::{
-    io::{BufRead, BufReader, Write},
-    process::{Child, Stdio},
+    io::{BufRead, BufReader, Read, Write},
+    process::{Child, Command, Stdio},
+    sync::{Arc, Mutex},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -146,4 +148,78 @@ fn nobody_else_gets_them_and_who_was_removed_sends_none() {
     alice.run(["msg", "send", "@all", "without carol"]);
     await_texts(bob, &["between us", "hello", "without carol"]);
     assert_eq!(texts(carol, &[]), ["hello"]);
+}
+
+/// `p2pfs chat` on a terminal.
+struct Terminal {
+    program: Child,
+    shown: Arc<Mutex<Vec<u8>>>,
+}
+
+impl Terminal {
+    fn chat(peer: &Peer, with: &str) -> Self {
+        let program = peer.command(["chat"]).get_program().to_string_lossy().into_owned();
+        let mut script = Command::new("script");
+        script.args(["-qec", &format!("stty cols 100 rows 30; exec '{program}' chat {with}"), "/dev/null"]);
+        script.env("P2PFS_HOME", peer.home()).env("TERM", "xterm");
+        let mut program = script.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let (shown, mut output) = (Arc::new(Mutex::new(Vec::new())), program.stdout.take().unwrap());
+        let kept = shown.clone();
+        thread::spawn(move || {
+            let mut some = [0; 4096];
+            while let Ok(count @ 1..) = output.read(&mut some) {
+                kept.lock().unwrap().extend_from_slice(&some[..count]);
+            }
+        });
+        Self { program, shown }
+    }
+
+    fn types(&mut self, keys: &str) {
+        self.program.stdin.as_mut().unwrap().write_all(keys.as_bytes()).unwrap();
+    }
+
+    /// Waits for a word. (Between words only the cursor moves, and so it does past letters that stood there before.)
+    fn await_word(&self, word: &str) {
+        eventually(&format!("{word} is shown"), || {
+            let shown = self.shown.lock().unwrap();
+            holds(shown.windows(word.len()).any(|part| part == word.as_bytes()), || {
+                String::from_utf8_lossy(&shown).escape_debug().to_string()
+            })
+        });
+    }
+
+    fn ends(mut self) -> bool {
+        self.program.wait().unwrap().success()
+    }
+}
+
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        // One that has ended is gone already.
+        let _ = self.program.kill();
+        let _ = self.program.wait();
+    }
+}
+
+#[test]
+fn two_talk_on_their_terminals() {
+    let mut group = Group::two();
+    group.alice().run(["msg", "send", "bob", "earlier"]);
+    await_texts(group.bob(), &["earlier"]);
+    let mut bob = Terminal::chat(group.bob(), "alice");
+    let mut alice = Terminal::chat(group.alice(), "bob");
+    bob.await_word("earlier");
+    eventually("what is shown is read", || holds(unread(group.bob()) == 0, || unread(group.bob()).to_string()));
+    bob.types("GOODMORNING\r");
+    alice.await_word("GOODMORNING");
+    alice.types("0000000\r");
+    bob.await_word("0000000");
+    await_texts(group.alice(), &["earlier", "GOODMORNING", "0000000"]);
+    alice.types("\u{1b}");
+    assert!(alice.ends(), "left");
+    // Not left, and nothing to talk through any more.
+    group.peers[1].unmount();
+    bob.await_word("mounted");
+    assert!(!bob.ends());
+    assert!(group.alice().refused(["chat"]).contains("p2pfs msg"));
 }

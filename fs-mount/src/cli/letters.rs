@@ -21,6 +21,14 @@ pub(crate) enum MsgDeed {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct Chat {
+    /// With whom to begin: a member's name; without one, all members
+    pub(crate) with: Option<String>,
+    #[command(flatten)]
+    pub(crate) which: Which,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct SendMsg {
     /// To whom: a member's name, or @all for all members
     pub(crate) to: String,
