@@ -31,6 +31,7 @@ mod proof;
 mod reclaim;
 mod reseal;
 mod restore;
+mod sends;
 mod snapshot;
 mod undo;
 mod unmount;
@@ -81,6 +82,8 @@ pub(crate) fn run(command: Command) -> Outcome<()> {
         Command::History(args) => history::run(&home, &args),
         Command::Diff(args) => diff::run(&home, &args),
         Command::Msg(args) => msg::run(&home, args),
+        Command::Send(args) => sends::send(&home, &args),
+        Command::Inbox(args) => sends::inbox(&home, args),
         Command::Alerts(args) => alerts::run(&home, args),
         Command::Log(args) => log::run(&home, *args),
         Command::Access(args) => access::show(&home, &args),

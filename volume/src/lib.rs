@@ -70,10 +70,10 @@ mod undo;
 pub mod versions;
 
 // The volume as a mount and a network task see it.
+mod correspondents;
 mod fetch;
 mod files;
 mod gauges;
-mod correspondents;
 pub mod letters;
 pub mod quarantine;
 mod reseal;

@@ -74,6 +74,21 @@ pub fn start(from: &mut impl Read) -> io::Result<u64> {
     Ok(u64::from_le_bytes(bytes))
 }
 
+/// Takes in what is said of a file that is there whole, with this hash. Whether it is what the sender has.
+pub fn is_whole(from: &mut impl Read, hash: &Hash) -> Result<bool, Failed> {
+    let mut head = [0; 4];
+    from.read_exact(&mut head)?;
+    match u32::from_le_bytes(head) {
+        BROKEN_OFF => Ok(false),
+        0 => {
+            let mut sent = [0; 32];
+            from.read_exact(&mut sent)?;
+            Ok(Hash::from_bytes(sent) == *hash)
+        }
+        _ => Err(Failed::Misbehaved("more of a file than was said")),
+    }
+}
+
 /// Takes in what is left of a file of `size` bytes, of which `at` are there and `hasher` has seen them. Hands `keep` what
 /// comes, in order.
 pub fn rest(
@@ -165,6 +180,14 @@ mod tests {
     fn what_differs_is_not_whole() {
         assert_eq!(took(&sent(&[b"two"], Some(hash(b"onetwo"))), b"0ne", 6).0.unwrap(), Ended::Differs);
         assert_eq!(took(&sent(&[b"on"], None), b"", 6).0.unwrap(), Ended::BrokenOff);
+    }
+
+    #[test]
+    fn a_file_that_is_there_is_compared() {
+        let whole = |bytes: Vec<u8>| is_whole(&mut &bytes[..], &hash(b"x"));
+        assert!(whole(sent(&[], Some(hash(b"x")))).unwrap());
+        assert!(!whole(sent(&[], Some(hash(b"y")))).unwrap() && !whole(sent(&[], None)).unwrap());
+        assert!(matches!(whole(sent(&[b"x"], Some(hash(b"x")))), Err(Failed::Misbehaved(_))));
     }
 
     #[test]

@@ -126,7 +126,7 @@ impl Line {
             send: Abandoned::new(send),
             replies: Replies::Frames(FrameReader::new(receive, MAX_FRAME)),
         };
-        out.write(Bytes::from_static(&[KIND]))?;
+        out.write(vec![KIND])?;
         out.say(opening)?;
         Ok(out)
     }
@@ -153,15 +153,15 @@ impl Outgoing {
     ///
     /// # Errors
     /// The stream broke, the receiver wants no more, or it was stopped.
-    pub fn write(&mut self, bytes: Bytes) -> io::Result<()> {
+    pub fn write(&mut self, bytes: Vec<u8>) -> io::Result<()> {
         let Self { waiting, send, .. } = self;
-        waiting.on(None, async { send.write_chunk(bytes).await.map_err(written) })
+        waiting.on(None, async { send.write_chunk(Bytes::from(bytes)).await.map_err(written) })
     }
 
     fn say<T: Serialize + ?Sized>(&mut self, value: &T) -> io::Result<()> {
         let value = frame::encode(&value);
         let len = u32::try_from(value.len()).map_err(io::Error::other)?;
-        self.write(Bytes::from([&len.to_le_bytes()[..], &value].concat()))
+        self.write([&len.to_le_bytes()[..], &value].concat())
     }
 
     fn hear<T: DeserializeOwned>(&mut self, limit: Option<Duration>) -> io::Result<T> {
