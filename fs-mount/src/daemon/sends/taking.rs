@@ -320,6 +320,9 @@ fn receive(sends: &Sends, n: u64, offer: &Offer, run: &Run, stream: &mut Incomin
         return Went::NoRoom;
     }
     run.meter.begin(there, Instant::now());
+    if there > 0 {
+        log::info!("{} of a send were here already", size(there));
+    }
     let lacking = match files(&mut destination, &manifest, (there, &mut found), run, stream) {
         Ok(lacking) => lacking,
         Err(went) => return went,
