@@ -111,6 +111,8 @@ labels! {
     PatchHash = "patch hash",
     /// The hash that names a list of block hashes.
     ListHash = "list hash",
+    /// The contents of a file that is sent directly, as both ends have it.
+    SentFile = "sent file",
     /// A digest of what a replica knows.
     SummaryDigest = "summary digest",
     /// A key's id.

@@ -17,6 +17,7 @@ pub(crate) mod log;
 mod manual;
 mod members;
 mod operating;
+pub(crate) mod sends;
 
 pub(crate) use access::{Access, Allow, Chown};
 pub(crate) use agreed::{Config, Named, Snapshot, SnapshotDeed};
@@ -103,6 +104,10 @@ pub(crate) enum Command {
     Msg(letters::Msg),
     /// Talk with members on a screen of the terminal
     Chat(letters::Chat),
+    /// Send files straight to another member's device, past the volume
+    Send(sends::Send),
+    /// What members send each other: what is offered to you, what is on its way, what came
+    Inbox(sends::Inbox),
     /// Show what looks like an attack, and what answers it
     Alerts(log::Alerts),
     /// Proofs that a device signed two different things as one: list them, write one to a file, check a file

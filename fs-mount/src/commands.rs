@@ -32,6 +32,7 @@ mod proof;
 mod reclaim;
 mod reseal;
 mod restore;
+mod sends;
 mod snapshot;
 mod undo;
 mod unmount;
@@ -83,6 +84,8 @@ pub(crate) fn run(command: Command) -> Outcome<()> {
         Command::Diff(args) => diff::run(&home, &args),
         Command::Msg(args) => msg::run(&home, args),
         Command::Chat(args) => chat::run(&home, &args),
+        Command::Send(args) => sends::send(&home, &args),
+        Command::Inbox(args) => sends::inbox(&home, args),
         Command::Alerts(args) => alerts::run(&home, args),
         Command::Log(args) => log::run(&home, *args),
         Command::Access(args) => access::show(&home, &args),

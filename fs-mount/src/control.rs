@@ -13,5 +13,6 @@ pub(crate) mod log;
 pub(crate) mod members;
 pub(crate) mod protocol;
 pub(crate) mod request;
+pub(crate) mod sends;
 pub(crate) mod server;
 pub(crate) mod socket;

@@ -26,7 +26,7 @@ use std::{
 use crypto::OsEntropy;
 use fs_mount::driver::{self, MountError, MountOptions, Mounted, Wait};
 use parking_lot::Mutex;
-use peer_net::registry_address::RegistryAddress;
+use peer_net::{registry_address::RegistryAddress, sends::Taker};
 use tokio::{
     runtime::Runtime,
     signal::unix::{Signal, SignalKind, signal},
@@ -41,7 +41,7 @@ use volume::{
 use crate::{
     control::{letters, server},
     failure::{Because, Failure, Outcome},
-    home::VolumeDir,
+    home::{self, VolumeDir},
     mountpoint,
     open_volume::{self, OpenVolume},
     profile::{Profile, State},
@@ -60,12 +60,14 @@ pub(crate) mod memory;
 pub(crate) mod metrics;
 pub(crate) mod network;
 pub(crate) mod resealing;
+pub(crate) mod sends;
 pub(crate) mod upkeep;
 pub(crate) mod wait;
 mod watching;
 
 use alerting::{Alerting, Wanted, Whence};
 use network::Network;
+use sends::Sends;
 use wait::Waiter;
 
 /// How long starting waits for the registries' first answer before it says that there is none.
@@ -129,6 +131,7 @@ pub(crate) struct Shared {
     pub(crate) network: Network,
     audited: Arc<audit::Counts>,
     pub(crate) letters: letters::Arrivals,
+    pub(crate) sends: Arc<Sends>,
     mounted: OnceLock<Mounted>,
     state: Mutex<State>,
     /// Whether somebody asked for the end.
@@ -252,7 +255,7 @@ impl OpenVolume {
         }
         let whence =
             Whence { label: profile.label.clone(), id: dir.short_id()[..8].to_owned(), mountpoint: mountpoint.clone() };
-        let alerting = alerting.clone();
+        let (alerting, on_offer) = (alerting.clone(), alerting.clone());
         volume.on_alert(Box::new(move |alert| alerting.tell(&whence, alert)));
         let audited = audit::watch(&volume);
         unlocks::record(&volume, dir.path());
@@ -262,7 +265,12 @@ impl OpenVolume {
             watching::tell_cut(&volume);
             sign_audit_head(&volume);
         }
-        let network = the_runtime()?.block_on(async { Network::start(&volume, &profile, &state, listen) })?;
+        let sends = the_runtime()?.block_on(async {
+            Sends::open(&volume, dir.path(), &profile.secret, home::inbox(), move || on_offer.tell_offer())
+        });
+        // A keeper takes nothing.
+        let taker: Taker = if mountpoint.is_some() { Some(sends.clone()) } else { None };
+        let network = the_runtime()?.block_on(async { Network::start(&volume, &profile, &state, listen, &taker) })?;
         state.mountpoint = mountpoint.as_ref().map(|path| path.as_os_str().as_bytes().to_vec());
         state.port = network.port();
         state.save(dir.path(), &profile.secret, &OsEntropy);
@@ -275,6 +283,7 @@ impl OpenVolume {
             network,
             audited,
             letters,
+            sends,
             mounted: OnceLock::new(),
             state: Mutex::new(state),
             asked_to_end: AtomicBool::new(false),
@@ -309,6 +318,7 @@ impl Running {
         let Running { shared, committer, upkeep, resealing, watching } = self;
         shared.remember(|state| state.peers = shared.network.known_peers());
         shared.ending.begin();
+        shared.sends.end();
         // They must not write to what is being closed.
         let tidied = upkeep.join().map_err(|_| Failure::new("the thread that gives room back broke down"));
         let watched = watching.join().map_err(|_| Failure::new("the thread that watches broke down"));
@@ -399,6 +409,7 @@ async fn live(shared: &Arc<Shared>, settings: Settings, ready: impl FnOnce(Ready
     }
     ready(Ready { mountpoint, warnings });
     tokio::spawn(remember_peers(shared.clone()));
+    sends::start(shared);
     tokio::spawn(sign_audit_heads(shared.clone()));
     let task = shared.clone();
     blocking(move || task.remember_grant()).await;

@@ -7,7 +7,8 @@
 //!     keys         the profile, sealed (crypto's key file)
 //!     unlock.key   the key that opens `keys`, when there is no passphrase
 //!     state        what changes: last known addresses and the like, sealed
-//!     *.copy       a second copy of each of these four
+//!     sends        what is being sent, and to whom, sealed
+//!     *.copy       a second copy of each of these five
 //!     store/ packs/  the volume's records and contents, sealed
 //!     commits/     a second copy of the commits, sealed
 //!     lock         held by the process that uses the volume; its number is in it
@@ -171,6 +172,17 @@ fn variable(name: &str) -> Option<std::ffi::OsString> {
 /// The user's home folder.
 pub(crate) fn user_home() -> Outcome<PathBuf> {
     variable("HOME").map(PathBuf::from).ok_or_else(|| Failure::new("HOME is not set: set it, or set P2PFS_HOME"))
+}
+
+/// Where what others send arrives when nobody says where.
+pub(crate) fn inbox() -> PathBuf {
+    if let Some(home) = variable("P2PFS_HOME") {
+        return PathBuf::from(home).join("inbox");
+    }
+    // Without a home there is no such folder, and that is told when one is needed.
+    let home = variable("HOME").map(PathBuf::from).unwrap_or_default();
+    let downloads = home.join("Downloads");
+    if downloads.is_dir() { downloads } else { home.join("p2pfs-inbox") }
 }
 
 /// The folder of one volume.

@@ -259,6 +259,7 @@ fn answer_here(open: &OpenVolume, request: &Request, progress: &mut dyn FnMut(&N
         | Request::AsOf { .. }
         | Request::Restore(_)
         | Request::Undo(_)
+        | Request::Sends(_)
         | Request::History { .. }
         | Request::Base { .. }
         | Request::Unmount => Err(not_mounted(&open.dir)),

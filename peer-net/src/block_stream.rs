@@ -18,7 +18,8 @@ use volume::sync::{Session, SessionError};
 use crate::blocking::blocking;
 use crate::close::Abandoned;
 
-const KIND_BLOCKS: u8 = 1;
+/// What the first byte of a stream says that asks for blocks.
+pub(crate) const KIND: u8 = 1;
 /// How many blocks one request may name.
 pub(crate) const MAX_BATCH: usize = 32;
 /// How many blocks are read from disk at a time.
@@ -97,7 +98,7 @@ pub(crate) async fn fetch(
 fn request(hashes: &[BlockHash]) -> Vec<u8> {
     let count = u8::try_from(hashes.len()).expect("a batch is at most 32 hashes");
     let mut bytes = Vec::with_capacity(2 + hashes.len() * BlockHash::LEN);
-    bytes.extend_from_slice(&[KIND_BLOCKS, count]);
+    bytes.extend_from_slice(&[KIND, count]);
     for hash in hashes {
         bytes.extend_from_slice(hash.as_bytes());
     }
@@ -138,7 +139,7 @@ async fn receive_block(stream: &mut RecvStream) -> Result<Option<Vec<u8>>, Block
 }
 
 /// Fills `buf`; the time limit counts anew with every piece.
-async fn read_exact(stream: &mut RecvStream, mut buf: &mut [u8]) -> Result<(), BlockError> {
+pub(crate) async fn read_exact(stream: &mut RecvStream, mut buf: &mut [u8]) -> Result<(), BlockError> {
     while !buf.is_empty() {
         match timeout(STALL, stream.read(buf)).await {
             Err(_) => return Err(BlockError::Stalled),
@@ -150,7 +151,7 @@ async fn read_exact(stream: &mut RecvStream, mut buf: &mut [u8]) -> Result<(), B
     Ok(())
 }
 
-/// Answers one request.
+/// Answers one request, of which the first byte was read.
 pub(crate) async fn serve(session: Arc<Session>, send: SendStream, mut receive: RecvStream) -> Result<(), BlockError> {
     let mut send = Abandoned::new(send);
     let hashes = receive_request(&mut receive).await?;
@@ -176,11 +177,10 @@ pub(crate) async fn serve(session: Arc<Session>, send: SendStream, mut receive: 
 }
 
 async fn receive_request(receive: &mut RecvStream) -> Result<Vec<BlockHash>, BlockError> {
-    let mut header = [0; 2];
-    read_exact(receive, &mut header).await?;
-    let [kind, count] = header;
-    let count = usize::from(count);
-    if kind != KIND_BLOCKS || count == 0 || count > MAX_BATCH {
+    let mut count = [0];
+    read_exact(receive, &mut count).await?;
+    let count = usize::from(count[0]);
+    if count == 0 || count > MAX_BATCH {
         return Err(BlockError::BadRequest);
     }
     let mut bytes = vec![0; count * BlockHash::LEN];

@@ -58,6 +58,11 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
         self.max = max;
     }
 
+    /// The stream, after the last frame that was read.
+    pub(crate) fn into_inner(self) -> R {
+        self.stream
+    }
+
     /// Returns the next frame, or `None` when the sender finished the stream after a whole one.
     pub async fn next(&mut self) -> Result<Option<Vec<u8>>, FrameError> {
         loop {

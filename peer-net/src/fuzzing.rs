@@ -11,10 +11,25 @@ use crate::frame;
 use crate::handshake::{Addresses, Answer, Hello};
 use crate::registry_address::RegistryAddress;
 use crate::registry_protocol::{Notice, Register};
+use crate::sends::{
+    Have, Opening,
+    manifest::{ClaimedManifest, Entry},
+};
 use crate::ticket::Ticket;
 
 /// The names that [`recode`] knows.
-pub const FORMATS: [&str; 7] = ["ticket", "registry_address", "hello", "answer", "addresses", "register", "notice"];
+pub const FORMATS: [&str; 10] = [
+    "ticket",
+    "registry_address",
+    "hello",
+    "answer",
+    "addresses",
+    "register",
+    "notice",
+    "send_opening",
+    "send_manifest",
+    "send_have",
+];
 
 /// Decodes `bytes` as `format` says, and encodes the value.
 ///
@@ -28,6 +43,17 @@ pub fn recode(format: &str, bytes: &[u8]) -> Result<Vec<u8>, String> {
         "hello" => value::<Hello>(bytes),
         "answer" => value::<Answer>(bytes),
         "addresses" => frame::decode::<Addresses>(bytes).map(|a| frame::encode(&a.bounded())).map_err(told),
+        "send_opening" => {
+            let opening: Opening = frame::decode(bytes).map_err(told)?;
+            opening.check()?;
+            Ok(frame::encode(&opening))
+        }
+        "send_manifest" => {
+            let mut claimed = ClaimedManifest::default();
+            claimed.add(frame::decode::<Vec<Entry>>(bytes).map_err(told)?)?;
+            Ok(frame::encode(&claimed.check()?.entries()))
+        }
+        "send_have" => value::<Vec<Have>>(bytes),
         "register" => value::<Register>(bytes),
         "notice" => value::<Notice>(bytes),
         unknown => Err(format!("no format `{unknown}`")),

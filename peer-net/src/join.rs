@@ -344,7 +344,7 @@ impl Joined {
         };
         let (changes, mut changed) = watch::channel(());
         let on_change: peer::OnChange = Arc::new(move || changes.send_modify(|()| {}));
-        let mut run = tokio::spawn(peer::run(connection.clone(), control, session.clone(), false, on_change));
+        let mut run = tokio::spawn(peer::run(connection.clone(), control, session.clone(), false, None, on_change));
         let result = loop {
             let (volume, session) = (volume.clone(), session.clone());
             let look = move || (session.progress(), volume.status().commits, volume.is_ready());

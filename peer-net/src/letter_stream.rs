@@ -15,6 +15,7 @@ use volume::sync::Session;
 use crate::blocking::blocking;
 use crate::close::{self, Abandoned};
 use crate::frame::{self, FrameError, FrameReader};
+use crate::pace::Pace;
 use crate::peer::Ended;
 
 const KIND_LETTERS: u8 = 1;
@@ -44,26 +45,6 @@ pub(crate) async fn send(stream: &mut Abandoned, frames: &[Vec<u8>]) -> Result<(
     Ok(())
 }
 
-/// How many frames may be taken in now.
-struct Pace {
-    room: f64,
-    at: Instant,
-}
-
-impl Pace {
-    fn new(now: Instant) -> Self {
-        Self { room: AT_ONCE, at: now }
-    }
-
-    /// How long to wait after so many more.
-    fn took(&mut self, frames: usize, now: Instant) -> Duration {
-        let passed = now.saturating_duration_since(self.at).as_secs_f64();
-        self.at = now;
-        self.room = (self.room + passed * PER_SECOND).min(AT_ONCE) - frames as f64;
-        Duration::from_secs_f64((-self.room / PER_SECOND).max(0.0))
-    }
-}
-
 /// Takes in what comes on a stream that the peer opened, until it ends.
 ///
 /// # Errors
@@ -79,7 +60,7 @@ pub(crate) async fn receive(session: Arc<Session>, mut stream: RecvStream) -> Re
         return Ok(());
     }
     let mut frames = FrameReader::new(stream, MAX_FRAME);
-    let mut pace = Pace::new(Instant::now());
+    let mut pace = Pace::new(AT_ONCE, PER_SECOND, Instant::now());
     loop {
         let mut group = match frames.next().await {
             Ok(Some(frame)) => vec![frame],
@@ -113,21 +94,5 @@ fn end(ended: Result<Option<Vec<u8>>, FrameError>) -> Result<(), Ended> {
     match ended {
         Err(error @ (FrameError::TooLong { .. } | FrameError::Malformed(_))) => Err(error.into()),
         _ => Ok(()),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn whoever_sends_very_many_waits() {
-        let start = Instant::now();
-        let mut pace = Pace::new(start);
-        assert_eq!(pace.took(500, start), Duration::ZERO);
-        assert_eq!(pace.took(50, start), Duration::from_millis(500));
-        assert_eq!(pace.took(1, start + Duration::from_secs(1)), Duration::ZERO, "time passed");
-        let later = start + Duration::from_secs(3600);
-        assert_eq!(pace.took(600, later), Duration::from_secs(1), "nobody saves up");
     }
 }

@@ -17,7 +17,9 @@ mod handshake;
 
 mod block_stream;
 mod letter_stream;
+mod pace;
 mod peer;
+pub mod sends;
 
 mod backoff;
 mod blocking;

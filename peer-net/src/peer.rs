@@ -20,7 +20,9 @@ use crate::close::{self, Abandoned};
 use crate::frame::{self, FrameError, FrameReader};
 use crate::handshake::Control;
 use crate::letter_stream;
+use crate::pace::Pace;
 use crate::registry_client::one_line;
+use crate::sends::{self, Taker, pipe};
 
 /// Requests for blocks under way at once.
 const FETCHERS: usize = 4;
@@ -34,6 +36,10 @@ const WRITE_AHEAD: usize = 256 << 10;
 const LAST_WORDS: Duration = Duration::from_secs(1);
 /// How long a peer that is shut out has for taking in what tells it so.
 const TAKING: Duration = Duration::from_millis(500);
+/// Streams about sends that a peer may have open at once, and how often it may open one.
+const SENDS: usize = 4;
+const SENDS_AT_ONCE: f64 = 50.0;
+const SENDS_PER_SECOND: f64 = 10.0;
 /// The first request of each fetcher; see [`Batch`].
 const FIRST_BATCH: usize = 8;
 
@@ -114,6 +120,7 @@ pub(crate) async fn run(
     control: Control,
     session: Arc<Session>,
     fetches: bool,
+    taker: Taker,
     on_change: OnChange,
 ) -> Ended {
     let wake = Arc::new(Wake::default());
@@ -136,7 +143,7 @@ pub(crate) async fn run(
     tasks.spawn(read(receive, queue));
     tasks.spawn(take(session.clone(), came, on_change.clone()));
     tasks.spawn(write(session.clone(), Abandoned::new(send), wake.clone()));
-    tasks.spawn(serve(connection.clone(), session.clone()));
+    tasks.spawn(serve(connection.clone(), session.clone(), taker));
     tasks.spawn(write_letters(connection.clone(), session.clone(), wake.clone()));
     tasks.spawn(take_letters(connection.clone(), session.clone()));
     for _ in 0..if fetches { FETCHERS } else { 0 } {
@@ -377,19 +384,46 @@ async fn take_letters(connection: Connection, session: Arc<Session>) -> Result<N
     }
 }
 
-async fn serve(connection: Connection, session: Arc<Session>) -> Result<Never, Ended> {
+/// Serves the streams that the peer opens.
+async fn serve(connection: Connection, session: Arc<Session>, taker: Taker) -> Result<Never, Ended> {
     // As many at a time as the transport lets the peer open.
-    let mut requests = JoinSet::new();
+    let mut streams = JoinSet::new();
+    let places = Arc::new(Semaphore::new(SENDS));
+    let pace = Arc::new(tokio::sync::Mutex::new(Pace::new(SENDS_AT_ONCE, SENDS_PER_SECOND, Instant::now())));
     loop {
         tokio::select! {
             stream = connection.accept_bi() => {
                 let (send, receive) = stream?;
-                requests.spawn(block_stream::serve(session.clone(), send, receive));
+                let (session, taker, places, pace) = (session.clone(), taker.clone(), places.clone(), pace.clone());
+                streams.spawn(async move {
+                    let mut receive = receive;
+                    let mut kind = [0];
+                    if block_stream::read_exact(&mut receive, &mut kind).await.is_err() {
+                        return Ok(());
+                    }
+                    match (kind[0], taker) {
+                        (block_stream::KIND, _) => block_stream::serve(session, send, receive).await.or_else(|error| {
+                            log::trace!("serving blocks: {error}");
+                            if error.is_misbehaviour() { Err(error.into()) } else { Ok(()) }
+                        }),
+                        (sends::KIND, Some(taker)) => {
+                            // Who opens more is refused, and tries again.
+                            let Ok(_place) = places.try_acquire() else { return Ok(()) };
+                            let wait = pace.lock().await.took(1, Instant::now());
+                            tokio::time::sleep(wait).await;
+                            pipe::serve(session.peer(), &*taker, send, receive).await
+                        }
+                        (kind, _) => {
+                            let peer = session.peer();
+                            log::debug!("device {}: a stream of kind {kind}, which is not taken here", peer.short());
+                            let _gone = receive.stop(close::GOODBYE);
+                            Ok(())
+                        }
+                    }
+                });
             }
-            Some(served) = requests.join_next() => match served {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) if error.is_misbehaviour() => return Err(error.into()),
-                Ok(Err(error)) => log::trace!("serving blocks: {error}"),
+            Some(served) = streams.join_next() => match served {
+                Ok(done) => done?,
                 Err(error) => return Err(Ended::Stream(error.to_string())),
             },
         }

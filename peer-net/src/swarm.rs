@@ -35,6 +35,7 @@ use crate::places::{Place, Places, network_of};
 use crate::registry_address::RegistryAddress;
 use crate::registry_client::{Interest, RegistryClient, RegistryStatus};
 use crate::registry_protocol::MAX_ADDRESSES;
+use crate::sends::{Taker, pipe::Line};
 use table::{Link, Table};
 use traffic::Meter;
 pub use traffic::Traffic;
@@ -152,11 +153,13 @@ pub struct Config {
     pub known_peers: Vec<KnownPeer>,
     /// Hears what happens.
     pub on_event: OnEvent,
+    /// Takes what others send directly.
+    pub taker: Taker,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { listen: None, registries: Vec::new(), known_peers: Vec::new(), on_event: Arc::new(|_| {}) }
+        Self { listen: None, registries: Vec::new(), known_peers: Vec::new(), on_event: Arc::new(|_| {}), taker: None }
     }
 }
 
@@ -190,6 +193,7 @@ struct Shared {
     endpoint: Endpoint,
     started: Instant,
     on_event: OnEvent,
+    taker: Taker,
     table: Mutex<Table>,
     meter: Mutex<Meter>,
     failed_joins: Mutex<FailedJoins>,
@@ -222,6 +226,7 @@ impl Swarm {
             endpoint: endpoint.clone(),
             started: Instant::now(),
             on_event: config.on_event,
+            taker: config.taker,
             table: Mutex::new(Table::new(endpoint.device())),
             meter: Mutex::default(),
             failed_joins: Mutex::new(FailedJoins::default()),
@@ -296,6 +301,13 @@ impl Swarm {
         let links = self.shared.table.lock().links();
         let link = links.iter().find(|l| l.device == *device && l.session.number() == connection)?;
         Some(link.session.ask_flush())
+    }
+
+    /// Returns where streams about sends are opened to a device; `None` when it isn't connected.
+    pub fn line(&self, device: &DeviceId) -> Option<Line> {
+        let links = self.shared.table.lock().links();
+        let link = links.into_iter().find(|link| link.device == *device)?;
+        Some(Line::new(link.connection, link.session.number()))
     }
 
     /// Returns where members were last seen, for [`Config::known_peers`] of the next start.
@@ -447,7 +459,7 @@ impl Shared {
             })
         };
         self.meter.lock().begins(&connection);
-        let run = peer::run(connection.clone(), control, session, true, on_change);
+        let run = peer::run(connection.clone(), control, session, true, self.taker.clone(), on_change);
         let (ended, ()) = tokio::join!(run, self.await_membership(&connection, device, probation));
         self.meter.lock().ends(&connection);
         if ended.is_removal() && self.knows_as_member(device).await {

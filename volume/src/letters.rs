@@ -232,13 +232,8 @@ fn micros(time: Timestamp) -> u64 {
 }
 
 impl Core {
-    /// Whoever reads letters of this name or, without one, all who do.
-    fn readers_of_letters(&self, to: Option<&str>) -> Result<(Option<UserId>, BTreeSet<UserId>)> {
-        let me = self.user.id();
-        let Some(name) = to else {
-            let readers = self.members.users.iter().filter(|(_, row)| !row.removed && row.role > Role::Keeper);
-            return Ok((None, readers.map(|(user, _)| *user).collect()));
-        };
+    /// The user of this name, who must be one who reads.
+    pub(crate) fn reader_named(&self, name: &str) -> Result<UserId> {
         let unknown =
             || Error::Refused(format!("there is no member `{}`: `p2pfs users` lists them", name.escape_debug()));
         let user = self.members.user_named(name).ok_or_else(unknown)?;
@@ -249,6 +244,17 @@ impl Core {
         if row.role <= Role::Keeper {
             return Err(Error::Refused(format!("`{name}` is a keeper, which reads nothing")));
         }
+        Ok(user)
+    }
+
+    /// Whoever reads letters of this name or, without one, all who do.
+    fn readers_of_letters(&self, to: Option<&str>) -> Result<(Option<UserId>, BTreeSet<UserId>)> {
+        let me = self.user.id();
+        let Some(name) = to else {
+            let readers = self.members.users.iter().filter(|(_, row)| !row.removed && row.role > Role::Keeper);
+            return Ok((None, readers.map(|(user, _)| *user).collect()));
+        };
+        let user = self.reader_named(name)?;
         Ok((Some(user), BTreeSet::from([user, me])))
     }
 

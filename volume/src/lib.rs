@@ -70,6 +70,7 @@ mod undo;
 pub mod versions;
 
 // The volume as a mount and a network task see it.
+mod correspondents;
 mod fetch;
 mod files;
 mod gauges;
@@ -103,6 +104,7 @@ pub use alerts::{Alert, OnAlert};
 pub use audited::Deed;
 pub use conflicts::{Conflict, ConflictVersion, Conflicts, Keep};
 pub use content::{BlockHash, BlockStore};
+pub use correspondents::Correspondent;
 pub use error::{Error, Result};
 pub use files::{PagesFrom, Unpublished};
 pub use gauges::Gauges;

@@ -10,9 +10,11 @@ use volume::Resealed;
 
 use super::{
     protocol::{ANSWER_LIMIT, Hello, Line, Progress, Reply, Request},
+    request::AboutSends,
     socket::with_short_path,
 };
 use crate::{
+    daemon::sends::Transfer,
     failure::{Because, Failure, Outcome, plain},
     home::VolumeDir,
     report::Scrubbed,
@@ -30,6 +32,7 @@ pub(crate) enum News {
     /// Everything.
     Verifying(Scrubbed),
     Resealing(Resealed),
+    Sending(Box<Transfer>),
 }
 
 /// Has the volume's daemon unmount and end; returns when its process is gone. `None` when there is none.
@@ -44,7 +47,9 @@ pub(crate) fn end(dir: &VolumeDir) -> Outcome<Option<()>> {
             let _ = reader.read(&mut [0]);
             Ok(Some(()))
         }
-        Line::Progress(_) | Line::Verifying(_) | Line::Resealing(_) | Line::Reply(_) => Err(unexpected()),
+        Line::Progress(_) | Line::Verifying(_) | Line::Resealing(_) | Line::Sending(_) | Line::Reply(_) => {
+            Err(unexpected())
+        }
     }
 }
 
@@ -66,6 +71,7 @@ pub(crate) fn ask_with_progress(
             Line::Progress(how_far) => progress(&News::Waiting(how_far)),
             Line::Verifying(so_far) => progress(&News::Verifying(so_far)),
             Line::Resealing(so_far) => progress(&News::Resealing(so_far)),
+            Line::Sending(transfer) => progress(&News::Sending(transfer)),
             Line::Failed(why) => return Err(Failure::new(why)),
             Line::Reply(reply) => return Ok(Some(reply)),
         }
@@ -87,6 +93,7 @@ fn send(dir: &VolumeDir, request: &Request) -> Outcome<Option<BufReader<UnixStre
             | Request::AsOf { .. }
             | Request::Restore(_)
             | Request::Undo(_)
+            | Request::Sends(AboutSends::Follow { .. })
             | Request::Unmount
     );
     stream.set_read_timeout((!patient).then_some(ANSWER_TIME)).because(|| "asking the daemon".to_owned())?;

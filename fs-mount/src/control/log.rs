@@ -8,9 +8,12 @@ use volume::{
 
 use super::{
     protocol::{Reply, Request},
-    request::{AboutAccess, AboutAgreed, AboutMembers, Bytes},
+    request::{AboutAccess, AboutAgreed, AboutMembers, AboutSends, Bytes},
 };
-use crate::failure::{Because, Failure, Outcome};
+use crate::{
+    failure::{Because, Failure, Outcome},
+    output::count,
+};
 
 /// Entries in one answer.
 const PAGE: usize = 5000;
@@ -143,6 +146,16 @@ pub(crate) fn deed(request: &Request) -> Option<Deed> {
         }
         Request::Members(AboutMembers::Revoke { who }) => (Op::Membership, None, format!("removed {who}")),
         Request::Members(AboutMembers::Accept { id }) => (Op::Restore, None, format!("accepted {id}")),
+        Request::Sends(AboutSends::Offer { paths, user }) => {
+            (Op::Send, None, format!("offered {} to {user}", count(paths.len() as u64, "path")))
+        }
+        Request::Sends(AboutSends::Accept { id, .. }) => (Op::Send, None, format!("accepted transfer {id}")),
+        Request::Sends(AboutSends::Decline { id }) => (Op::Send, None, format!("declined transfer {id}")),
+        Request::Sends(AboutSends::Cancel { id }) => (Op::Send, None, format!("cancelled transfer {id}")),
+        Request::Sends(AboutSends::Always { user, .. }) => {
+            (Op::Send, None, format!("takes what {user} sends without asking"))
+        }
+        Request::Sends(AboutSends::AskAgain { user }) => (Op::Send, None, format!("asks before taking of {user}")),
         Request::Reseal => (Op::Membership, None, "sealed under new keys".to_owned()),
         Request::Restore(what) if !what.dry_run => (Op::Restore, Some(joined(&what.path)), "restored".to_owned()),
         Request::Undo(what) if !what.dry_run => {

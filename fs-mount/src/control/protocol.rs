@@ -15,13 +15,13 @@ use super::{
 };
 use crate::{
     bringing_back::{AsOf, Restored, Undone},
-    daemon::upkeep,
+    daemon::{sends::Transfer, upkeep},
     history_report::Event,
     report::{Device, Peer, Scrubbed, Status, User, Verified},
 };
 
-/// No request is longer, in bytes.
-pub(crate) const REQUEST_LIMIT: u64 = 64 << 10;
+/// No request is longer, in bytes: as many paths as fit on a command line.
+pub(crate) const REQUEST_LIMIT: u64 = 4 << 20;
 /// No line of an answer is longer: ten thousand members fit.
 pub(crate) const ANSWER_LIMIT: u64 = 16 << 20;
 
@@ -35,6 +35,8 @@ pub(crate) enum Line {
     Verifying(Scrubbed),
     /// More lines follow.
     Resealing(Resealed),
+    /// More lines follow.
+    Sending(Box<Transfer>),
     /// The last line.
     Failed(String),
     /// The last line.
@@ -81,6 +83,9 @@ pub(crate) enum Reply {
     Letters(Vec<Letter>),
     /// To how many devices a message goes.
     Sent(u64),
+    Transfers(Vec<Transfer>),
+    Transfer(Box<Transfer>),
+    Folder(Bytes),
     Proofs(Vec<Proof>),
     /// As it is in a file.
     Proof(Bytes),

@@ -148,6 +148,8 @@ pub(crate) enum Request {
     Members(AboutMembers),
     /// Messages between members.
     Letters(AboutLetters),
+    /// Direct sends.
+    Sends(AboutSends),
     /// Which state of a path is to be restored.
     AsOf {
         path: Names,
@@ -219,6 +221,41 @@ pub(crate) enum AboutLetters {
     /// Somebody has read these, or all.
     Read {
         numbers: Option<Vec<u64>>,
+    },
+}
+
+/// What is asked of direct sends. Paths are absolute.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub(crate) enum AboutSends {
+    Offer {
+        paths: Vec<Bytes>,
+        user: String,
+    },
+    List,
+    /// Without a folder: into the inbox.
+    Accept {
+        id: u64,
+        to: Option<Bytes>,
+    },
+    Decline {
+        id: u64,
+    },
+    Cancel {
+        id: u64,
+    },
+    /// Answered when it is over. Whether it ends when the client goes away.
+    Follow {
+        id: u64,
+        cancels: bool,
+    },
+    /// Takes what a user sends without asking.
+    Always {
+        user: String,
+        to: Option<Bytes>,
+    },
+    AskAgain {
+        user: String,
     },
 }
 

@@ -28,6 +28,8 @@ use super::{
     conflicts::{self, Choice},
     invitations, letters, log as audit_log, members,
     protocol::{Hello, Line, Progress, REQUEST_LIMIT, Reply, Request},
+    request::AboutSends,
+    sends,
     socket::with_short_path,
 };
 use crate::{
@@ -162,7 +164,7 @@ async fn hung_up(reader: &mut BufReader<OwnedReadHalf>) {
     while matches!(reader.read(&mut byte).await, Ok(1..)) {}
 }
 
-async fn send(writer: &mut OwnedWriteHalf, line: &Line) {
+pub(super) async fn send(writer: &mut OwnedWriteHalf, line: &Line) {
     let mut text = serde_json::to_string(line).expect("an answer can be encoded");
     text.push('\n');
     if writer.write_all(text.as_bytes()).await.is_err() {
@@ -235,6 +237,8 @@ async fn answer(shared: &Arc<Shared>, request: Request, writer: &mut OwnedWriteH
             answered.map(Reply::Members)
         }
         Request::Letters(asked) => letters::serve(shared, asked).await,
+        Request::Sends(AboutSends::Follow { id, cancels }) => sends::follow(shared, id, cancels, writer).await,
+        Request::Sends(asked) => sends::serve(shared, asked).await,
         Request::Log { from } => blocking(move || audit_log::page(&with_volume.volume, from).map(Reply::Log)).await,
         Request::Alerts => blocking(move || audit_log::alerts(&with_volume.volume).map(Reply::Alerts)).await,
         Request::Proofs => blocking(move || audit_log::proofs(&with_volume.volume).map(Reply::Proofs)).await,
@@ -294,6 +298,7 @@ fn needs_keys(request: &Request) -> bool {
             | Request::History { .. }
             | Request::Base { .. }
             | Request::Letters(_)
+            | Request::Sends(_)
     )
 }
 

@@ -87,10 +87,17 @@ impl Alerting {
             log::debug!("the journal takes no alerts: {e}");
         }
         if let Some((notifier, way)) = &self.desktop {
-            way.send(notifier.errand(&plain));
+            way.send(notifier.alert(&plain));
         }
         if let Some((program, way)) = &self.command {
             way.send(call(program, whence, alert, &plain));
+        }
+    }
+
+    /// Shows that somebody offers files. Never waits.
+    pub(crate) fn tell_offer(&self) {
+        if let Some((notifier, way)) = &self.desktop {
+            way.send(notifier.errand("p2pfs: files are offered", "p2pfs inbox tells by whom, and what.", false));
         }
     }
 }
@@ -165,14 +172,17 @@ impl Notifier {
         send.or_else(|| find_program("gdbus", path).map(Self::Gdbus))
     }
 
-    fn errand(&self, plain: &Plain) -> Errand {
+    fn alert(&self, plain: &Plain) -> Errand {
         let summary = format!("p2pfs: {}", plain.kind_in_words());
         let body = format!("{}. p2pfs alerts tells who did what, and what answers it.", plain.details());
-        let urgent = plain.sure != Sure::Possible;
+        self.errand(&summary, &body, plain.sure != Sure::Possible)
+    }
+
+    fn errand(&self, summary: &str, body: &str, urgent: bool) -> Errand {
         let (program, arguments): (_, Vec<String>) = match self {
             Self::NotifySend(program) => {
                 let urgency = if urgent { "--urgency=critical" } else { "--urgency=normal" };
-                (program, ["--app-name=p2pfs", urgency, "--", &summary, &body].map(str::to_owned).to_vec())
+                (program, ["--app-name=p2pfs", urgency, "--", summary, body].map(str::to_owned).to_vec())
             }
             // Text in quotes: else it would be looked at for what else it may be.
             Self::Gdbus(program) => {
@@ -376,10 +386,10 @@ mod tests {
     #[test]
     fn a_notification_names_nobody() {
         let plain = Plain::of(&alert(Kind::BeyondRights, &"4f2a91c0".repeat(8)));
-        let send = Notifier::NotifySend("/usr/bin/notify-send".into()).errand(&plain);
+        let send = Notifier::NotifySend("/usr/bin/notify-send".into()).alert(&plain);
         let body = "certain, device 4f2a91c0. p2pfs alerts tells who did what, and what answers it.";
         assert_eq!(send.arguments, ["--app-name=p2pfs", "--urgency=critical", "--", "p2pfs: beyond rights", body]);
-        let gdbus = Notifier::Gdbus("/usr/bin/gdbus".into()).errand(&plain);
+        let gdbus = Notifier::Gdbus("/usr/bin/gdbus".into()).alert(&plain);
         assert!(gdbus.arguments.contains(&"'p2pfs: beyond rights'".to_owned()), "{gdbus:?}");
         assert!(gdbus.arguments.ends_with(&["{'urgency': <byte 2>}".to_owned(), "-1".to_owned()]), "{gdbus:?}");
     }

@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 use peer_net::{
     registry_address::RegistryAddress,
     registry_client::RegistryStatus,
+    sends::{Taker, pipe::Line},
     swarm::{Config, KnownPeer, PeerStatus, Swarm, Traffic},
 };
 use tokio::sync::watch;
@@ -43,6 +44,7 @@ impl Network {
         profile: &Profile,
         state: &State,
         listen: Option<SocketAddr>,
+        taker: &Taker,
     ) -> Outcome<Self> {
         let registries = state.registries(profile);
         let start = |listen: Option<SocketAddr>| {
@@ -51,6 +53,7 @@ impl Network {
                 registries: registries.clone(),
                 known_peers: state.peers.clone(),
                 on_event: super::audit::recorder(volume),
+                taker: taker.clone(),
             };
             Swarm::start(volume.clone(), Arc::new(profile.device_keys()), config)
         };
@@ -85,6 +88,11 @@ impl Network {
 
     pub(crate) fn anybody_connected(&self) -> bool {
         !self.connected().is_empty()
+    }
+
+    /// Where streams about sends are opened to a device, if it is connected.
+    pub(crate) fn line(&self, device: &DeviceId) -> Option<Line> {
+        self.ask(|swarm| swarm.line(device))
     }
 
     /// Wakes whenever a peer came, went, or has got further.

@@ -43,6 +43,7 @@ pub(crate) const TARGETS: &[Target] = &[
     target!(network::handshake, LISTS),
     target!(network::frame, MIB),
     target!(network::registry, LISTS),
+    target!(network::send, LISTS),
     target!(network::ticket, LISTS),
     target!(network::certificate, MIB / 4),
     target!(local::key_file, MIB / 4),

@@ -63,6 +63,8 @@ pub enum Op {
     Verify,
     /// Sent a message to members, or one came. Its text is not in the log.
     Message,
+    /// Offered files to a member, or took or declined what one offered.
+    Send,
     /// A change that others know was taken back.
     TakenBack,
     /// What a peer sent is no valid commit, or no content that was asked for.
@@ -81,7 +83,7 @@ pub enum Op {
 
 impl Op {
     /// All of them, by the word that stands for each.
-    pub const ALL: [(&str, Op); 31] = [
+    pub const ALL: [(&str, Op); 32] = [
         ("create", Op::Create),
         ("read", Op::Read),
         ("write", Op::Write),
@@ -106,6 +108,7 @@ impl Op {
         ("discovery", Op::Discovery),
         ("verify", Op::Verify),
         ("message", Op::Message),
+        ("send", Op::Send),
         ("taken_back", Op::TakenBack),
         ("refused", Op::Refused),
         ("clock", Op::Clock),
@@ -161,7 +164,7 @@ pub struct Act {
     pub device: Option<Arc<str>>,
     /// The process, of what was done on this machine.
     pub process: Option<Process>,
-    /// Bytes of the file after a write, or of a message's text.
+    /// Bytes of the file after a write, of a message's text, or of what is sent.
     pub bytes: Option<u64>,
     /// What else there is to say, in words.
     pub note: Option<String>,
@@ -228,7 +231,7 @@ pub struct Entry {
     /// Its program's name, as the kernel has it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub program: Option<String>,
-    /// Bytes of the file after a write, or of a message's text.
+    /// Bytes of the file after a write, of a message's text, or of what is sent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bytes: Option<u64>,
     /// What else there is to say.

@@ -52,6 +52,52 @@ pub(crate) mod handshake {
     }
 }
 
+/// Direct sends: what opens a stream, parts of lists, and the contents of a file.
+pub(crate) mod send {
+    use crypto::{Hash, Label};
+    use peer_net::{
+        frame::encode,
+        sends::{
+            Have, Offer, Opening, SendId, contents,
+            manifest::{Entry, Kind},
+        },
+    };
+    use serde_bytes::ByteBuf;
+
+    pub(crate) fn run(data: &[u8]) {
+        for format in ["send_opening", "send_manifest", "send_have"] {
+            super::stable(format, data);
+        }
+        let size = data.len() as u64 / 2;
+        let mut kept = 0;
+        let ended = contents::rest(&mut &data[..], 0, size, contents::hasher(), |bytes| {
+            kept += bytes.len() as u64;
+            Ok(())
+        });
+        assert!(kept <= size, "more of a file was kept than it has");
+        assert!(!matches!(ended, Ok(contents::Ended::Whole)) || kept == size);
+    }
+
+    pub(crate) fn seeds() -> Vec<Vec<u8>> {
+        let name = |name: &[u8]| ByteBuf::from(name.to_vec());
+        let id = SendId::new([1; 16]);
+        let entries = vec![
+            Entry { path: name(b"a"), kind: Kind::Folder },
+            Entry { path: name(b"a/b"), kind: Kind::File { size: 3, executable: true } },
+        ];
+        let hash = Hash::of_bytes(Label::SentFile, b"abc");
+        let mut sent = vec![3, 0, 0, 0, b'a', b'b', b'c'];
+        contents::end(&mut sent, &hash).expect("memory can be written");
+        vec![
+            encode(&Opening::Offer(Offer { id, files: 1, bytes: 3, names: vec![name(b"a")] })),
+            encode(&Opening::Again(id)),
+            encode(&entries),
+            encode(&vec![Have { entry: 1, size: 3, hash }]),
+            sent,
+        ]
+    }
+}
+
 /// A stream cut into frames, as it arrives in pieces.
 pub(crate) mod frame {
     use peer_net::frame::{FrameReader, write_frame};

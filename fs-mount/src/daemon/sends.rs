@@ -1,0 +1,568 @@
+//! Direct sends: files that members send each other past the volume.
+//!
+//! [`Sends`] is all that others use: the command line through the control socket, and whatever shows them else. It remembers
+//! what was offered and decided ([`kept`]), and begins what can be begun whenever somebody connects or decides. Each stream
+//! has a thread of its own, as most of what it does is reading and writing files: [`giving`] and [`taking`].
+//!
+//! Invariants: a record's state changes under the lock and is saved before anybody is told; of contents one send at a time comes
+//! from a device and goes to it; a thread ends when its connection does, and none begins once the end has begun.
+
+mod destination;
+mod folders;
+mod giving;
+mod kept;
+mod meter;
+mod source;
+mod taking;
+
+use std::{
+    collections::{HashMap, HashSet},
+    ffi::OsString,
+    os::unix::ffi::{OsStrExt, OsStringExt},
+    path::{Path, PathBuf},
+    sync::{Arc, Weak},
+    thread,
+    time::{Duration, Instant},
+};
+
+use crypto::{DeviceId, Entropy, OsEntropy, SymmetricKey, UserId};
+use parking_lot::{Condvar, Mutex};
+use peer_net::sends::{
+    Opening, SHOWN_NAMES, SendId, TakesSends,
+    pipe::{Incoming, Line, Stop},
+};
+use serde::{Deserialize, Serialize};
+use serde_bytes::ByteBuf;
+use tokio::{
+    runtime::Handle,
+    sync::{Notify, watch},
+};
+use volume::{
+    Timestamp, Volume,
+    audit::{Act, Op, Outcome as Ended},
+};
+
+pub(crate) use kept::State;
+use kept::{Always, Kept, Record};
+use meter::{Meter, seconds_left};
+use source::Source;
+pub(crate) use source::absolute;
+
+use super::{Shared, blocking};
+use crate::failure::{Failure, Outcome};
+
+/// Offers that are open for this user: of one other user, and of all.
+const OFFERS: usize = 16;
+const OFFERS_OF_ALL: usize = 64;
+/// What this user offers at a time.
+const OWN_OFFERS: usize = 1000;
+/// How often a user may offer something new: so many at once, and so many more a minute.
+const NEW_AT_ONCE: f64 = 30.0;
+const NEW_PER_SECOND: f64 = 0.2;
+/// Threads at a time.
+const THREADS: usize = 64;
+/// How long the end waits for them.
+const END: Duration = Duration::from_secs(3);
+
+/// A send, for whoever looks at it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Transfer {
+    /// Its number on this device.
+    pub(crate) id: u64,
+    pub(crate) incoming: bool,
+    /// At the other end.
+    pub(crate) user: String,
+    /// At the other end, in hexadecimal, once it is one's.
+    pub(crate) device: Option<String>,
+    /// What it is: the first name, and how many more there are.
+    pub(crate) name: String,
+    pub(crate) files: u64,
+    pub(crate) bytes: u64,
+    /// Bytes that are there.
+    pub(crate) done: u64,
+    /// Of those, the ones that were there before this connection.
+    pub(crate) resumed: u64,
+    /// Bytes in a second, while it is on its way.
+    pub(crate) rate: Option<u64>,
+    pub(crate) seconds_left: Option<u64>,
+    pub(crate) state: State,
+    /// What keeps it from going on, or how it ended.
+    pub(crate) why: Option<String>,
+    /// Where it arrives here.
+    pub(crate) to: Option<String>,
+    /// What is there.
+    pub(crate) placed: Vec<String>,
+    /// Links and the like that are left out.
+    pub(crate) skipped: u64,
+    pub(crate) began: Timestamp,
+}
+
+/// What is on its way.
+#[derive(Clone, Default)]
+struct Run {
+    meter: Arc<Meter>,
+    stop: Stop,
+}
+
+/// How a device took the last offer of a send.
+struct Tried {
+    /// On which connection.
+    connection: u64,
+    /// Nothing until something happens; else when it is offered again.
+    again: Option<Instant>,
+    /// How often in a row it went wrong.
+    failures: u32,
+}
+
+/// How often a user may offer something new.
+struct Room {
+    room: f64,
+    at: Instant,
+}
+
+#[derive(Default)]
+struct Core {
+    kept: Kept,
+    runs: HashMap<(u64, DeviceId), Run>,
+    tried: HashMap<(u64, DeviceId), Tried>,
+    /// Devices with which contents are on their way.
+    giving: HashSet<DeviceId>,
+    taking: HashSet<DeviceId>,
+    /// What devices are to be told, if they are there.
+    to_tell: Vec<(DeviceId, Opening)>,
+    new: HashMap<UserId, Room>,
+    threads: usize,
+    ended: bool,
+}
+
+/// The sends of one volume on this device.
+pub(crate) struct Sends {
+    me: Weak<Sends>,
+    volume: Volume,
+    dir: PathBuf,
+    secret: SymmetricKey,
+    /// Where things arrive when nobody says where.
+    inbox: PathBuf,
+    runtime: Handle,
+    core: Mutex<Core>,
+    ending: Condvar,
+    wake: Notify,
+    changes: watch::Sender<u64>,
+    on_offer: Box<dyn Fn() + Send + Sync>,
+}
+
+/// The path that bytes are.
+fn path_of(bytes: &[u8]) -> PathBuf {
+    PathBuf::from(OsString::from_vec(bytes.to_vec()))
+}
+
+fn no_such(n: u64) -> Failure {
+    Failure::new(format!("there is no transfer {n}: `p2pfs inbox` lists them"))
+}
+
+impl Sends {
+    /// Those that were remembered. Called within the runtime; `on_offer` tells the user of a new one.
+    pub(crate) fn open(
+        volume: &Volume,
+        dir: &Path,
+        secret: &SymmetricKey,
+        inbox: PathBuf,
+        on_offer: impl Fn() + Send + Sync + 'static,
+    ) -> Arc<Self> {
+        let kept = Kept::load(dir, secret);
+        Arc::new_cyclic(|me| Self {
+            me: me.clone(),
+            volume: volume.clone(),
+            dir: dir.to_owned(),
+            secret: secret.clone(),
+            inbox,
+            runtime: Handle::current(),
+            core: Mutex::new(Core { kept, ..Core::default() }),
+            ending: Condvar::new(),
+            wake: Notify::new(),
+            changes: watch::Sender::new(0),
+            on_offer: Box::new(on_offer),
+        })
+    }
+
+    /// All of them, the oldest first.
+    pub(crate) fn list(&self) -> Vec<Transfer> {
+        let core = self.core.lock();
+        core.kept.records.iter().map(|record| core.shown(record)).collect()
+    }
+
+    /// One of them.
+    pub(crate) fn get(&self, n: u64) -> Outcome<Transfer> {
+        let core = self.core.lock();
+        let record = core.kept.records.iter().find(|record| record.n == n);
+        record.map(|record| core.shown(record)).ok_or_else(|| no_such(n))
+    }
+
+    /// Wakes when there is another one, or one is in another state. How far they are changes all the time.
+    pub(crate) fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
+    /// Offers what is at these absolute paths to a user.
+    pub(crate) fn offer(&self, paths: &[PathBuf], user: &str) -> Outcome<Transfer> {
+        let to = self.volume.recipient(user)?;
+        if self.volume.other_devices_of(&to).is_empty() {
+            return Err(Failure::new(format!("{user} has no other device that it could go to")));
+        }
+        let source = Source::find(paths)?;
+        let mut id = SendId::new([0; 16]);
+        OsEntropy.fill(&mut id[..]);
+        let record = Record {
+            n: 0,
+            id,
+            incoming: false,
+            user: to,
+            name: user.to_owned(),
+            device: None,
+            tops: source.manifest.tops().take(SHOWN_NAMES).map(|name| ByteBuf::from(name.to_vec())).collect(),
+            files: source.manifest.files(),
+            bytes: source.manifest.bytes(),
+            skipped: source.skipped,
+            paths: paths.iter().map(|path| ByteBuf::from(path.as_os_str().as_bytes())).collect(),
+            to: None,
+            placed: Vec::new(),
+            placing: false,
+            state: State::Waiting,
+            why: None,
+            began: self.now(),
+        };
+        let mut core = self.core.lock();
+        let open = core.kept.records.iter().filter(|record| !record.incoming && record.state.is_open()).count();
+        if open >= OWN_OFFERS {
+            return Err(Failure::new("too much is being sent already: `p2pfs inbox` lists it"));
+        }
+        let n = core.kept.add(record);
+        self.save(&mut core);
+        drop(core);
+        self.get(n)
+    }
+
+    /// Says yes to what is offered, to arrive in `to`, an absolute path.
+    pub(crate) fn accept(&self, n: u64, to: Option<PathBuf>) -> Outcome<Transfer> {
+        let to = self.arrival(to)?;
+        let mut core = self.core.lock();
+        let record = core.kept.record(n).filter(|record| record.incoming).ok_or_else(|| no_such(n))?;
+        match record.state {
+            State::Offered => {}
+            state if state.is_open() => return Err(Failure::new(format!("{n} is accepted already"))),
+            _ => return Err(Failure::new(format!("{n} is over"))),
+        }
+        record.state = State::Accepted;
+        record.to = Some(ByteBuf::from(to.as_os_str().as_bytes()));
+        let again = (record.device, Opening::Again(record.id));
+        if let (Some(device), opening) = again {
+            core.to_tell.push((device, opening));
+        }
+        self.save(&mut core);
+        drop(core);
+        self.get(n)
+    }
+
+    /// Says no to what is offered.
+    pub(crate) fn decline(&self, n: u64) -> Outcome<Transfer> {
+        self.end_one(n, State::Declined, true)
+    }
+
+    /// Ends what is under way, either way.
+    pub(crate) fn cancel(&self, n: u64) -> Outcome<Transfer> {
+        self.end_one(n, State::Cancelled, false)
+    }
+
+    fn end_one(&self, n: u64, state: State, only_incoming: bool) -> Outcome<Transfer> {
+        let mut core = self.core.lock();
+        let record =
+            core.kept.record(n).filter(|record| record.incoming || !only_incoming).ok_or_else(|| no_such(n))?;
+        if !record.state.is_open() || record.placing {
+            return Err(Failure::new(format!("{n} is over")));
+        }
+        record.state = state;
+        record.why = None;
+        let (incoming, id, device, to, user) =
+            (record.incoming, record.id, record.device, record.to.clone(), record.user);
+        let opening = if incoming { Opening::Again(id) } else { Opening::Withdrawn(id) };
+        let devices = device.map_or_else(|| self.volume.other_devices_of(&user), |device| vec![device]);
+        core.to_tell.extend(devices.into_iter().map(|device| (device, opening.clone())));
+        let running: Vec<Run> = core.runs.iter().filter(|((of, _), _)| *of == n).map(|(_, run)| run.clone()).collect();
+        running.iter().for_each(|run| run.stop.stop());
+        self.save(&mut core);
+        drop(core);
+        // Whoever still writes there does it when it ends.
+        if let Some(to) = to.filter(|_| incoming && running.is_empty()) {
+            self.discard(&path_of(&to), &id);
+        }
+        self.get(n)
+    }
+
+    /// Takes what a user sends without asking from now on, into `to`.
+    pub(crate) fn always(&self, user: &str, to: Option<PathBuf>) -> Outcome<PathBuf> {
+        let id = self.volume.recipient(user)?;
+        let to = self.arrival(to)?;
+        let bytes = ByteBuf::from(to.as_os_str().as_bytes());
+        let mut core = self.core.lock();
+        core.kept.always.retain(|always| always.user != id);
+        core.kept.always.push(Always { user: id, to: bytes.clone() });
+        let mut to_tell = Vec::new();
+        for record in &mut core.kept.records {
+            if record.incoming && record.user == id && record.state == State::Offered {
+                record.state = State::Accepted;
+                record.to = Some(bytes.clone());
+                to_tell.extend(record.device.map(|device| (device, Opening::Again(record.id))));
+            }
+        }
+        core.to_tell.extend(to_tell);
+        self.save(&mut core);
+        Ok(to)
+    }
+
+    /// Asks again from now on. Tells whether that is new.
+    pub(crate) fn ask_again(&self, user: &str) -> Outcome<bool> {
+        let id = self.volume.recipient(user)?;
+        let mut core = self.core.lock();
+        let before = core.kept.always.len();
+        core.kept.always.retain(|always| always.user != id);
+        let changed = core.kept.always.len() != before;
+        self.save(&mut core);
+        Ok(changed)
+    }
+
+    /// The folder that was named, or the inbox.
+    fn arrival(&self, to: Option<PathBuf>) -> Outcome<PathBuf> {
+        let made = to.is_none();
+        let to = to.unwrap_or_else(|| self.inbox.clone());
+        if made && std::fs::create_dir_all(&to).is_err() {
+            return Err(Failure::new(format!("{} can't be made: name another folder with --to", to.display())));
+        }
+        match std::fs::metadata(&to) {
+            Ok(there) if there.is_dir() => Ok(to),
+            _ => Err(Failure::new(format!("{} is no folder: make it first", to.display()))),
+        }
+    }
+
+    fn now(&self) -> Timestamp {
+        self.volume.own_act(Op::Send).time
+    }
+
+    /// Saves what changed, tells of it, and has it looked at what can be begun.
+    fn save(&self, core: &mut Core) {
+        core.kept.save(&self.dir, &self.secret, &OsEntropy);
+        self.changes.send_modify(|count| *count = count.wrapping_add(1));
+        self.wake.notify_one();
+    }
+
+    /// Changes a record, and saves it if it is another one then.
+    fn change(&self, n: u64, change: impl FnOnce(&mut Record)) {
+        let mut core = self.core.lock();
+        let Some(record) = core.kept.record(n) else { return };
+        let before = record.clone();
+        change(record);
+        if *record != before {
+            self.save(&mut core);
+        }
+    }
+
+    fn discard(&self, to: &Path, id: &SendId) {
+        if let Err(e) = destination::discard(to, id) {
+            log::warn!("what came of a send that is wanted no more can't be removed: {}", e.kind());
+        }
+    }
+
+    fn audit(&self, device: &DeviceId, outcome: Ended, note: String, bytes: u64) {
+        if let Some(audit) = self.volume.audit() {
+            let act = self.volume.act_by(Some(device), Op::Send);
+            audit.record(Act { outcome, bytes: Some(bytes), note: Some(note), ..act });
+        }
+    }
+
+    /// Runs `work` on a thread of its own, unless there are too many or the end has begun.
+    fn spawn(&self, core: &mut Core, work: impl FnOnce(Arc<Sends>) + Send + 'static) -> bool {
+        let Some(me) = self.me.upgrade().filter(|_| !core.ended && core.threads < THREADS) else { return false };
+        let counted = Counted(me.clone());
+        core.threads += 1;
+        let started = thread::Builder::new().name("p2pfs-send".to_owned()).spawn(move || {
+            let _counted = counted;
+            work(me);
+        });
+        if started.is_err() {
+            log::warn!("a thread for a send can't be started");
+        }
+        started.is_ok()
+    }
+
+    /// Begins what can be begun now. Gives when to look again at the latest.
+    fn begin(&self, line: impl Fn(&DeviceId) -> Option<Line>) -> Option<Instant> {
+        let mut core = self.core.lock();
+        if core.ended {
+            return None;
+        }
+        for (device, opening) in std::mem::take(&mut core.to_tell) {
+            // Who isn't there hears it by how the next offer is answered.
+            let Some(line) = line(&device) else { continue };
+            self.spawn(&mut core, move |sends| giving::tell(&sends, &line, &opening));
+        }
+        let now = Instant::now();
+        let mut next: Option<Instant> = None;
+        let open: Vec<(u64, UserId, Option<DeviceId>)> = core
+            .kept
+            .records
+            .iter()
+            .filter(|record| !record.incoming && record.state.is_open())
+            .map(|record| (record.n, record.user, record.device))
+            .collect();
+        for (n, user, device) in open {
+            if let Err(e) = self.volume.is_recipient(&user) {
+                if let Some(record) = core.kept.record(n) {
+                    (record.state, record.why) = (State::Failed, Some(format!("{} {e}", record.name)));
+                }
+                self.save(&mut core);
+                continue;
+            }
+            let devices = device.map_or_else(|| self.volume.other_devices_of(&user), |device| vec![device]);
+            for device in devices {
+                if core.runs.contains_key(&(n, device)) {
+                    continue;
+                }
+                let Some(line) = line(&device) else { continue };
+                match core.tried.get(&(n, device)).filter(|tried| tried.connection == line.number()) {
+                    Some(Tried { again: None, .. }) => continue,
+                    Some(Tried { again: Some(again), .. }) if *again > now => {
+                        next = Some(next.map_or(*again, |next| next.min(*again)));
+                        continue;
+                    }
+                    _ => {}
+                }
+                let run = Run::default();
+                let with = run.clone();
+                if self.spawn(&mut core, move |sends| giving::give(&sends, n, device, &line, &with)) {
+                    core.runs.insert((n, device), run);
+                }
+            }
+        }
+        next
+    }
+
+    /// Ends all threads. What was under way goes on the next time.
+    pub(crate) fn end(&self) {
+        let mut core = self.core.lock();
+        core.ended = true;
+        core.runs.values().for_each(|run| run.stop.stop());
+        let deadline = Instant::now() + END;
+        while core.threads > 0 && !self.ending.wait_until(&mut core, deadline).timed_out() {}
+    }
+
+    /// What was all there when the last process ended, and had not been moved to where it belongs.
+    fn place_the_rest(&self) {
+        let left: Vec<u64> = {
+            let core = self.core.lock();
+            core.kept.records.iter().filter(|record| record.placing).map(|record| record.n).collect()
+        };
+        for n in left {
+            taking::place_the_rest(self, n);
+        }
+    }
+}
+
+/// A thread that is counted until it is over.
+struct Counted(Arc<Sends>);
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.core.lock().threads -= 1;
+        self.0.ending.notify_all();
+        self.0.wake.notify_one();
+    }
+}
+
+impl Core {
+    fn shown(&self, record: &Record) -> Transfer {
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let first = record.tops.first().map(|name| text(name)).unwrap_or_default();
+        let more = record.tops.len().saturating_sub(1);
+        let name = match more {
+            0 => first,
+            more if record.tops.len() >= SHOWN_NAMES => format!("{first} and {more} or more others"),
+            1 => format!("{first} and another"),
+            more => format!("{first} and {more} others"),
+        };
+        let run = self.runs.iter().find(|((n, _), _)| *n == record.n).map(|(_, run)| &run.meter);
+        let running = record.state == State::Running;
+        let rate = run.filter(|_| running).and_then(|meter| meter.rate(Instant::now()));
+        let done = match record.state {
+            State::Done => record.bytes,
+            _ => run.map_or(0, |meter| meter.done().min(record.bytes)),
+        };
+        let to = record.to.as_ref().map(|to| path_of(to));
+        let names: Vec<Vec<u8>> = record.placed.iter().map(|name| name.to_vec()).collect();
+        Transfer {
+            id: record.n,
+            incoming: record.incoming,
+            user: record.name.clone(),
+            device: record.device.map(|device| device.to_string()),
+            name,
+            files: record.files,
+            bytes: record.bytes,
+            done,
+            resumed: run.map_or(0, |meter| meter.resumed()),
+            rate,
+            seconds_left: seconds_left(record.bytes.saturating_sub(done), rate),
+            state: record.state,
+            why: record.why.clone(),
+            placed: to.as_ref().map(|to| destination::shown(&names, to)).unwrap_or_default(),
+            to: to.map(|to| to.display().to_string()),
+            skipped: record.skipped,
+            began: record.began,
+        }
+    }
+
+    /// Whether a user may offer something new now.
+    fn has_room(&mut self, user: &UserId, now: Instant) -> bool {
+        let offered = |record: &&Record| record.incoming && record.state.is_open();
+        let all = self.kept.records.iter().filter(offered);
+        if all.clone().count() >= OFFERS_OF_ALL || all.filter(|record| record.user == *user).count() >= OFFERS {
+            return false;
+        }
+        let room = self.new.entry(*user).or_insert(Room { room: NEW_AT_ONCE, at: now });
+        let passed = now.saturating_duration_since(room.at).as_secs_f64();
+        *room = Room { room: (room.room + passed * NEW_PER_SECOND).min(NEW_AT_ONCE), at: now };
+        if room.room < 1.0 {
+            return false;
+        }
+        room.room -= 1.0;
+        true
+    }
+}
+
+impl TakesSends for Sends {
+    fn opened(&self, device: DeviceId, opening: Opening, stream: Incoming) {
+        let Some(me) = self.me.upgrade() else { return };
+        // Without a thread for it the stream ends, and whoever opened it tries again.
+        self.runtime.spawn_blocking(move || {
+            let mut core = me.core.lock();
+            me.spawn(&mut core, move |sends| taking::take(&sends, device, opening, stream));
+        });
+    }
+}
+
+/// Begins whatever can be begun, from now on. Called within the runtime.
+pub(super) fn start(shared: &Arc<Shared>) {
+    let shared = shared.clone();
+    tokio::spawn(async move {
+        let task = shared.clone();
+        blocking(move || task.sends.place_the_rest()).await;
+        let mut changes = shared.network.changes();
+        loop {
+            let task = shared.clone();
+            let next = blocking(move || task.sends.begin(|device| task.network.line(device))).await;
+            let until = next.unwrap_or_else(|| Instant::now() + Duration::from_secs(3600));
+            tokio::select! {
+                changed = changes.changed() => if changed.is_err() { return },
+                () = shared.sends.wake.notified() => {}
+                () = tokio::time::sleep_until(until.into()) => {}
+            }
+        }
+    });
+}

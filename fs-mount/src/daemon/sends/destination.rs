@@ -1,0 +1,433 @@
+//! Where what is sent arrives: a folder of the user's choice.
+//!
+//! It comes together in a hidden folder in there, as the tree that it will be, and each name at the top is moved out of that in
+//! one step when all is there. Invariants: nothing is written outside the hidden folder, nothing that is there is ever replaced
+//! or added to, no link is followed below the folder that the user named, and what arrives is the user's alone, without
+//! special bits.
+
+use std::{
+    collections::{HashMap, HashSet},
+    fs::File,
+    io::{self, Write},
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::ffi::OsStrExt,
+    },
+    path::Path,
+};
+
+use crypto::Hasher;
+use data_encoding::HEXLOWER;
+use peer_net::sends::{
+    SendId, contents,
+    manifest::{Entry, Kind, Manifest},
+};
+use rustix::{
+    fs::{
+        AtFlags, Dir, FileType, Mode, OFlags, RenameFlags, fstat, fstatvfs, linkat, mkdirat, openat, renameat,
+        renameat_with, statat, unlinkat,
+    },
+    io::Errno,
+};
+
+use super::{
+    folders::{Folders, enter},
+    source::read_exactly,
+};
+
+/// What the hidden folders are called.
+const HIDDEN: &str = ".p2pfs-partial-";
+/// Names that are tried where one is taken.
+const TRIES: u32 = 10_000;
+/// The longest name.
+const MAX_NAME: usize = 255;
+
+pub(super) struct Destination {
+    /// The folder that the user named.
+    to: OwnedFd,
+    /// Below the hidden one.
+    folders: Folders,
+    hidden: String,
+    /// Nothing was in there before.
+    fresh: bool,
+}
+
+fn hidden(id: &SendId) -> String {
+    format!("{HIDDEN}{}", HEXLOWER.encode(&id[..]))
+}
+
+fn open_named(to: &Path) -> io::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    Ok(openat(rustix::fs::CWD, to, flags, Mode::empty())?)
+}
+
+impl Destination {
+    /// Opens it, and makes the hidden folder of a send in it.
+    pub(super) fn open(to: &Path, id: &SendId) -> io::Result<Self> {
+        let to = open_named(to)?;
+        let hidden = hidden(id);
+        let fresh = match mkdirat(&to, &hidden, Mode::RWXU) {
+            Ok(()) => true,
+            Err(Errno::EXIST) => false,
+            Err(e) => return Err(e.into()),
+        };
+        let inside = enter(&to, hidden.as_bytes())?;
+        // In a folder that others may write to it might be theirs.
+        if fstat(&inside)?.st_uid != rustix::process::geteuid().as_raw() {
+            return Err(io::Error::new(io::ErrorKind::PermissionDenied, "the hidden folder there is somebody else's"));
+        }
+        Ok(Self { to, folders: Folders::new(inside), hidden, fresh })
+    }
+
+    /// How many bytes the disk has room for.
+    pub(super) fn room(&self) -> u64 {
+        fstatvfs(&self.to).map_or(u64::MAX, |disk| disk.f_bavail.saturating_mul(disk.f_frsize))
+    }
+
+    /// Takes away what is there of an earlier manifest and not of this one, and makes the folders.
+    pub(super) fn prepare(&mut self, manifest: &Manifest) -> io::Result<()> {
+        if !self.fresh {
+            let kind = |entry: &Entry| match entry.kind {
+                Kind::Folder => FileType::Directory,
+                Kind::File { .. } => FileType::RegularFile,
+            };
+            let kinds = manifest.entries().iter().map(|entry| (&entry.path[..], kind(entry))).collect();
+            prune(self.folders.root().try_clone_to_owned()?, b"", &kinds)?;
+        }
+        for Entry { path, kind } in manifest.entries() {
+            if matches!(kind, Kind::Folder) {
+                let (folder, name) = self.folders.around(path)?;
+                match mkdirat(folder, name, Mode::RWXU) {
+                    Ok(()) | Err(Errno::EXIST) => {}
+                    Err(e) => return Err(e.into()),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// How much of a file of `size` bytes is there, and what hashes it; nothing if it has to begin.
+    pub(super) fn have(&mut self, path: &[u8], size: u64) -> io::Result<Option<(u64, Hasher)>> {
+        if self.fresh {
+            return Ok(None);
+        }
+        let (folder, name) = self.folders.around(path)?;
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let mut file: File = match openat(folder, name, flags, Mode::empty()) {
+            Ok(file) => file.into(),
+            Err(Errno::NOENT) => return Ok(None),
+            Err(e) => return Err(e.into()),
+        };
+        let there = file.metadata()?;
+        if !there.is_file() || there.len() == 0 || there.len() > size {
+            return Ok(None);
+        }
+        let mut hasher = contents::hasher();
+        let whole = read_exactly(&mut file, there.len(), &mut |bytes| hasher.update(bytes))?;
+        Ok(whole.then_some((there.len(), hasher)))
+    }
+
+    /// Opens a file to be written from `at` on; what was there beyond is gone.
+    pub(super) fn file(&mut self, path: &[u8], executable: bool, at: u64) -> io::Result<Writing> {
+        let (folder, name) = self.folders.around(path)?;
+        let mode = if executable { Mode::RWXU } else { Mode::RUSR | Mode::WUSR };
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let mut file: File = openat(folder, name, flags, mode)?.into();
+        if !self.fresh {
+            if !file.metadata()?.is_file() {
+                return Err(io::ErrorKind::InvalidInput.into());
+            }
+            rustix::fs::fchmod(&file, mode)?;
+            file.set_len(at)?;
+            io::Seek::seek(&mut file, io::SeekFrom::Start(at))?;
+        }
+        Ok(Writing(file))
+    }
+
+    /// Takes a file away that is not what was sent.
+    pub(super) fn drop_file(&mut self, path: &[u8]) -> io::Result<()> {
+        let (folder, name) = self.folders.around(path)?;
+        match unlinkat(folder, name, AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    /// Moves everything at the top out of the hidden folder, and takes that away. Gives the names under which it is there.
+    pub(super) fn place(&mut self) -> io::Result<Vec<Vec<u8>>> {
+        let mut placed = Vec::new();
+        for (name, _) in listed(self.folders.root())? {
+            placed.push(move_out(self.folders.root(), &name, &self.to)?);
+        }
+        unlinkat(&self.to, &self.hidden, AtFlags::REMOVEDIR)?;
+        Ok(placed)
+    }
+
+    /// Has the disk keep what arrived.
+    pub(super) fn sync(&self) -> io::Result<()> {
+        Ok(rustix::fs::syncfs(&self.to)?)
+    }
+}
+
+/// A file that is being written.
+pub(super) struct Writing(File);
+
+impl Write for Writing {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Takes away what came of a send that is wanted no more.
+pub(super) fn discard(to: &Path, id: &SendId) -> io::Result<()> {
+    let to = open_named(to)?;
+    let hidden = hidden(id);
+    match enter(&to, hidden.as_bytes()) {
+        Ok(inside) if fstat(&inside)?.st_uid == rustix::process::geteuid().as_raw() => {
+            prune(inside, b"", &HashMap::new())?;
+            Ok(unlinkat(&to, &hidden, AtFlags::REMOVEDIR)?)
+        }
+        Ok(_) => Ok(()),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(e) => Err(e),
+    }
+}
+
+/// The names in a folder, and what they are.
+fn listed(folder: impl AsFd) -> io::Result<Vec<(Vec<u8>, FileType)>> {
+    let mut all = Vec::new();
+    for entry in Dir::read_from(&folder)? {
+        let entry = entry?;
+        let name = entry.file_name().to_bytes();
+        if name != b"." && name != b".." {
+            let about = statat(&folder, name, AtFlags::SYMLINK_NOFOLLOW)?;
+            all.push((name.to_vec(), FileType::from_raw_mode(about.st_mode)));
+        }
+    }
+    all.sort_unstable_by(|one, other| one.0.cmp(&other.0));
+    Ok(all)
+}
+
+/// Takes away all below a folder that isn't among `kinds`, as a folder or as a file.
+fn prune(folder: OwnedFd, path: &[u8], kinds: &HashMap<&[u8], FileType>) -> io::Result<()> {
+    for (name, kind) in listed(&folder)? {
+        let is_folder = kind == FileType::Directory;
+        let path = if path.is_empty() { name.clone() } else { [path, b"/", &name].concat() };
+        let stays = kinds.get(&path[..]) == Some(&kind);
+        if is_folder {
+            prune(enter(&folder, &name)?, &path, kinds)?;
+        }
+        if !stays {
+            let how = if is_folder { AtFlags::REMOVEDIR } else { AtFlags::empty() };
+            unlinkat(&folder, name.as_slice(), how)?;
+        }
+    }
+    Ok(())
+}
+
+/// Moves `name` from one folder to another, where it gets another name if that is taken. Gives the name.
+fn move_out(from: impl AsFd, name: &[u8], to: &OwnedFd) -> io::Result<Vec<u8>> {
+    let is_folder =
+        FileType::from_raw_mode(statat(&from, name, AtFlags::SYMLINK_NOFOLLOW)?.st_mode) == FileType::Directory;
+    for number in 1..TRIES {
+        let free = numbered(name, number, is_folder);
+        match renameat_with(&from, name, to, free.as_slice(), RenameFlags::NOREPLACE) {
+            Ok(()) => return Ok(free),
+            Err(Errno::EXIST) => {}
+            // Some file systems can't do it in one step: there the name is taken first.
+            Err(Errno::INVAL | Errno::NOSYS) => match claim_and_move(&from, name, to, &free, is_folder) {
+                Ok(()) => return Ok(free),
+                Err(Errno::EXIST) => {}
+                Err(e) => return Err(e.into()),
+            },
+            Err(e) => return Err(e.into()),
+        }
+    }
+    Err(io::ErrorKind::AlreadyExists.into())
+}
+
+fn claim_and_move(from: &impl AsFd, name: &[u8], to: &OwnedFd, free: &[u8], is_folder: bool) -> rustix::io::Result<()> {
+    if is_folder {
+        mkdirat(to, free, Mode::RWXU)?;
+        // Over an empty folder, and nothing else.
+        return renameat(from, name, to, free);
+    }
+    linkat(from, name, to, free, AtFlags::empty())?;
+    unlinkat(from, name, AtFlags::empty())
+}
+
+/// The name under which something arrives: as it was sent, or the `number`th of that name. Nothing arrives hidden, since
+/// programs read such files of their own accord.
+fn numbered(name: &[u8], number: u32, is_folder: bool) -> Vec<u8> {
+    let shown = if name.starts_with(b".") { [b"_", name].concat() } else { name.to_vec() };
+    let mark = if number > 1 { format!(" ({number})") } else { String::new() };
+    let dot = shown.iter().rposition(|byte| *byte == b'.').filter(|at| !is_folder && *at > 0 && shown.len() - at <= 16);
+    let (stem, end) = shown.split_at(dot.unwrap_or(shown.len()));
+    let (stem, end) = match stem.strip_suffix(b".tar") {
+        Some(stem) if dot.is_some() && !stem.is_empty() => (stem, [b".tar", end].concat()),
+        _ => (stem, end.to_vec()),
+    };
+    let most = MAX_NAME - mark.len() - end.len();
+    let cut = (0..=most.min(stem.len())).rev().find(|at| stem.get(*at).is_none_or(|byte| byte & 0xC0 != 0x80));
+    [&stem[..cut.unwrap_or(0)], mark.as_bytes(), &end].concat()
+}
+
+/// Names of files that are there whole, for those who look at them.
+pub(super) fn shown(names: &[Vec<u8>], to: &Path) -> Vec<String> {
+    let seen: HashSet<&Vec<u8>> = names.iter().collect();
+    debug_assert_eq!(seen.len(), names.len(), "nothing is moved onto another");
+    names.iter().map(|name| to.join(std::ffi::OsStr::from_bytes(name)).display().to_string()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        fs,
+        os::unix::fs::{PermissionsExt, symlink},
+    };
+
+    use peer_net::sends::manifest::ClaimedManifest;
+    use serde_bytes::ByteBuf;
+
+    use super::*;
+
+    const ID: SendId = SendId::new([7; 16]);
+
+    fn manifest(entries: &[(&str, Option<u64>)]) -> Manifest {
+        let entry = |(path, size): &(&str, Option<u64>)| Entry {
+            path: ByteBuf::from(path.as_bytes()),
+            kind: size.map_or(Kind::Folder, |size| Kind::File { size, executable: false }),
+        };
+        let mut claimed = ClaimedManifest::default();
+        claimed.add(entries.iter().map(entry).collect()).unwrap();
+        claimed.check().unwrap()
+    }
+
+    fn put(to: &mut Destination, path: &str, bytes: &str) {
+        to.file(path.as_bytes(), false, 0).unwrap().write_all(bytes.as_bytes()).unwrap();
+    }
+
+    fn names(folder: &Path) -> Vec<String> {
+        let mut names: Vec<_> =
+            fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn what_arrives_replaces_nothing() {
+        let here = tempfile::tempdir().unwrap();
+        fs::write(here.path().join("f.txt"), "mine").unwrap();
+        fs::create_dir(here.path().join("d")).unwrap();
+        symlink("/nowhere", here.path().join("l")).unwrap();
+        let mut to = Destination::open(here.path(), &ID).unwrap();
+        to.prepare(&manifest(&[("d", None), ("d/x", Some(1)), ("f.txt", Some(3)), ("l", Some(1)), (".rc", Some(1))]))
+            .unwrap();
+        put(&mut to, "d/x", "x");
+        put(&mut to, "f.txt", "new");
+        put(&mut to, "l", "l");
+        put(&mut to, ".rc", "r");
+        assert_eq!(names(here.path()), [&*hidden(&ID), "d", "f.txt", "l"]);
+        let placed = to.place().unwrap();
+        to.sync().unwrap();
+        assert_eq!(placed, [&b"_.rc"[..], b"d (2)", b"f (2).txt", b"l (2)"]);
+        assert_eq!(names(here.path()), ["_.rc", "d", "d (2)", "f (2).txt", "f.txt", "l", "l (2)"]);
+        assert_eq!(fs::read(here.path().join("f.txt")).unwrap(), b"mine");
+        assert_eq!(fs::read(here.path().join("d (2)/x")).unwrap(), b"x");
+        assert_eq!(names(&here.path().join("d")), [""; 0]);
+        assert_eq!(fs::metadata(here.path().join("f (2).txt")).unwrap().permissions().mode() & 0o7777, 0o600);
+    }
+
+    #[test]
+    fn a_file_system_that_only_replaces_is_asked_for_the_name_first() {
+        let here = tempfile::tempdir().unwrap();
+        let (from, to) = (here.path().join("from"), here.path().join("to"));
+        fs::create_dir_all(from.join("d")).unwrap();
+        fs::create_dir_all(to.join("d")).unwrap();
+        fs::write(from.join("f"), "new").unwrap();
+        fs::write(to.join("f"), "mine").unwrap();
+        let (from_fd, to_fd) = (open_named(&from).unwrap(), open_named(&to).unwrap());
+        for (name, is_folder) in [("d", true), ("f", false)] {
+            let moved = |free: &[u8]| claim_and_move(&from_fd, name.as_bytes(), &to_fd, free, is_folder);
+            assert_eq!(moved(name.as_bytes()), Err(Errno::EXIST));
+            moved(b"free").unwrap();
+            let free = to.join("free");
+            if is_folder { fs::remove_dir(free).unwrap() } else { fs::remove_file(free).unwrap() }
+        }
+        assert_eq!(fs::read(to.join("f")).unwrap(), b"mine");
+    }
+
+    #[test]
+    fn what_is_there_is_found_again_and_what_is_no_longer_sent_goes() {
+        let here = tempfile::tempdir().unwrap();
+        let mut to = Destination::open(here.path(), &ID).unwrap();
+        to.prepare(&manifest(&[("d", None), ("d/whole", Some(5)), ("d/part", Some(9)), ("gone", None)])).unwrap();
+        assert!(to.have(b"d/whole", 5).unwrap().is_none());
+        put(&mut to, "d/whole", "whole");
+        put(&mut to, "d/part", "par");
+        put(&mut to, "d/stale", "stale");
+        put(&mut to, "gone/x", "x");
+        let mut to = Destination::open(here.path(), &ID).unwrap();
+        to.prepare(&manifest(&[("d", None), ("d/whole", Some(5)), ("d/part", Some(9)), ("gone", Some(1))])).unwrap();
+        let (size, hasher) = to.have(b"d/part", 9).unwrap().unwrap();
+        let mut expected = contents::hasher();
+        expected.update(b"par");
+        assert_eq!((size, hasher.finish()), (3, expected.finish()));
+        assert_eq!(to.have(b"d/whole", 5).unwrap().unwrap().0, 5);
+        assert!(to.have(b"d/whole", 4).unwrap().is_none(), "longer than it is to be");
+        assert!(to.have(b"gone", 1).unwrap().is_none());
+        to.file(b"d/part", true, 2).unwrap().write_all(b"ADDED").unwrap();
+        to.drop_file(b"d/whole").unwrap();
+        put(&mut to, "gone", "1");
+        to.place().unwrap();
+        assert_eq!(names(&here.path().join("d")), ["part"]);
+        assert_eq!(fs::read(here.path().join("d/part")).unwrap(), b"paADDED");
+        assert_eq!(fs::metadata(here.path().join("d/part")).unwrap().permissions().mode() & 0o7777, 0o700);
+    }
+
+    #[test]
+    fn links_in_the_hidden_folder_lead_nowhere() {
+        let here = tempfile::tempdir().unwrap();
+        let outside = tempfile::tempdir().unwrap();
+        fs::write(outside.path().join("f"), "theirs").unwrap();
+        let mut to = Destination::open(here.path(), &ID).unwrap();
+        let inside = here.path().join(hidden(&ID));
+        symlink(outside.path(), inside.join("d")).unwrap();
+        symlink(outside.path().join("f"), inside.join("f")).unwrap();
+        assert!(to.file(b"d/new", false, 0).is_err() && to.file(b"f", false, 0).is_err());
+        let mut to = Destination::open(here.path(), &ID).unwrap();
+        assert!(to.have(b"f", 100).is_err() && to.have(b"d/f", 100).is_err());
+        to.prepare(&manifest(&[("d", None), ("d/f", Some(1)), ("f", Some(1))])).unwrap();
+        put(&mut to, "d/f", "x");
+        put(&mut to, "f", "y");
+        discard(here.path(), &ID).unwrap();
+        assert_eq!((names(here.path()), names(outside.path())), (vec![], vec!["f".to_owned()]));
+        assert_eq!(fs::read(outside.path().join("f")).unwrap(), b"theirs");
+        // A link in place of the hidden folder itself.
+        symlink(outside.path(), here.path().join(hidden(&ID))).unwrap();
+        assert!(Destination::open(here.path(), &ID).is_err());
+        assert!(discard(here.path(), &ID).is_err());
+    }
+
+    #[test]
+    fn names_that_are_taken_get_a_number() {
+        let check = |name: &str, number, folder, expected: &str| {
+            assert_eq!(String::from_utf8(numbered(name.as_bytes(), number, folder)).unwrap(), expected);
+        };
+        check("a.txt", 1, false, "a.txt");
+        check("a.txt", 2, false, "a (2).txt");
+        check("a.tar.gz", 3, false, "a (3).tar.gz");
+        check("v1.5", 2, true, "v1.5 (2)");
+        check("plain", 2, false, "plain (2)");
+        check(".bashrc", 1, false, "_.bashrc");
+        check(".bashrc", 2, false, "_ (2).bashrc");
+        check(".ssh", 1, true, "_.ssh");
+        let long = "é".repeat(127);
+        check(&long, 2, false, &format!("{} (2)", "é".repeat(125)));
+        assert!(numbered(&[b'.'; 255], 12, false).len() <= MAX_NAME);
+    }
+}

@@ -1,0 +1,364 @@
+//! What is sent: finding it, and reading it as it is now.
+//!
+//! Links and what is neither file nor folder are left out, and so are names that nobody would take. The paths that were typed
+//! may be links; below them none is followed.
+
+use std::{
+    fs::File,
+    io::{self, Read, Seek, SeekFrom},
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::{ffi::OsStrExt, fs::MetadataExt},
+    },
+    path::{Path, PathBuf},
+};
+
+use peer_net::sends::{
+    Have, contents,
+    manifest::{ClaimedManifest, Entry, Kind, MAX_ENTRIES, MAX_PATH, Manifest, is_name},
+};
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, openat, statat};
+use serde_bytes::ByteBuf;
+
+use super::folders::{Folders, enter};
+use crate::failure::{Because, Failure, Outcome, plain};
+
+/// How much is read at a time.
+const PIECE: usize = 256 << 10;
+/// Who is as deep is left out: others take no deeper ones.
+const MAX_DEPTH: usize = 100;
+
+/// What is sent, as it was found.
+pub(super) struct Source {
+    pub(super) manifest: Manifest,
+    /// Links and the like that are left out.
+    pub(super) skipped: u64,
+    /// By the names at the top.
+    tops: Vec<(Vec<u8>, PathBuf)>,
+    /// Where a file was read last.
+    last: Option<(Vec<u8>, Folders)>,
+}
+
+struct Found {
+    entries: Vec<Entry>,
+    skipped: u64,
+}
+
+impl Source {
+    /// Looks at what is there. Paths are absolute.
+    ///
+    /// # Errors
+    /// Something is not there, or it is more than can be sent.
+    pub(super) fn find(paths: &[PathBuf]) -> Outcome<Self> {
+        let mut found = Found { entries: Vec::new(), skipped: 0 };
+        let mut tops: Vec<(Vec<u8>, PathBuf)> = Vec::new();
+        for path in paths {
+            let shown = || path.display().to_string();
+            let name = path.file_name().map(|name| name.as_bytes().to_vec());
+            let name = name.filter(|name| is_name(name));
+            let name = name.ok_or_else(|| Failure::new(format!("{} has no name that can be sent", shown())))?;
+            if tops.iter().any(|(other, _)| *other == name) {
+                return Err(Failure::new(format!("two of these are called {}", String::from_utf8_lossy(&name))));
+            }
+            let about = std::fs::metadata(path).because(shown)?;
+            if about.is_dir() {
+                found.entries.push(Entry { path: ByteBuf::from(name.clone()), kind: Kind::Folder });
+                let folder: OwnedFd = File::open(path).because(shown)?.into();
+                found.below(folder, &name, 1).because(shown)?;
+            } else if about.is_file() {
+                // What can't be read is told now, and not when it is waited for.
+                drop(File::open(path).because(shown)?);
+                let kind = Kind::File { size: about.len(), executable: about.mode() & 0o100 != 0 };
+                found.entries.push(Entry { path: ByteBuf::from(name.clone()), kind });
+            } else {
+                return Err(Failure::new(format!("{} is neither a file nor a folder", shown())));
+            }
+            tops.push((name, path.clone()));
+        }
+        let mut claimed = ClaimedManifest::default();
+        let too_much = |why| Failure::new(format!("it can't be sent: {why}"));
+        claimed.add(found.entries).map_err(too_much)?;
+        let manifest = claimed.check().map_err(too_much)?;
+        Ok(Self { manifest, skipped: found.skipped, tops, last: None })
+    }
+
+    /// Opens the file at `path` of the manifest.
+    fn open(&mut self, path: &[u8]) -> io::Result<File> {
+        let top = path.split(|byte| *byte == b'/').next().unwrap_or_default();
+        let missing = || io::Error::from(io::ErrorKind::NotFound);
+        let (_, from) = self.tops.iter().find(|(name, _)| name == top).ok_or_else(missing)?;
+        let Some(below) = path.get(top.len() + 1..) else { return regular(File::open(from)?) };
+        if self.last.as_ref().is_none_or(|(last, _)| last != top) {
+            self.last = Some((top.to_vec(), Folders::new(File::open(from)?.into())));
+        }
+        let (_, folders) = self.last.as_mut().ok_or_else(missing)?;
+        let (folder, name) = folders.around(below)?;
+        // What is no file any more must not keep anybody waiting.
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        regular(openat(folder, name, flags, Mode::empty())?.into())
+    }
+
+    /// Sends the contents of one entry, from where the receiver has them on; `write` takes what is to be sent.
+    pub(super) fn give(
+        &mut self,
+        path: &[u8],
+        size: u64,
+        have: Option<&Have>,
+        out: &mut Sending<'_>,
+    ) -> io::Result<Given> {
+        let Ok(mut file) = self.open(path) else {
+            contents::begin(&mut out.pending, 0)?;
+            contents::break_off(&mut out.pending)?;
+            return Ok(Given::Changed);
+        };
+        let as_it_is = |file: &File| file.metadata().map(|about| (about.len(), about.mtime(), about.mtime_nsec()));
+        let before = as_it_is(&file)?;
+        let (mut hasher, mut at) = (contents::hasher(), 0);
+        if let Some(have) = have.filter(|have| have.size <= size && before.0 == size) {
+            let read = read_exactly(&mut file, have.size, &mut |bytes| hasher.update(bytes))?;
+            if read && hasher.finish() == have.hash {
+                at = have.size;
+            } else {
+                hasher = contents::hasher();
+                file.seek(SeekFrom::Start(0))?;
+            }
+        }
+        let differs = have.is_some_and(|have| have.size != at);
+        contents::begin(&mut out.pending, at)?;
+        out.passed(at);
+        while at < size && before.0 == size {
+            let want = PIECE.min(usize::try_from(size - at).unwrap_or(PIECE));
+            let start = out.pending.len() + 4;
+            out.pending.resize(start + want, 0);
+            let read = file.read(&mut out.pending[start..])?;
+            out.pending.truncate(start + read);
+            if read == 0 {
+                out.pending.truncate(start - 4);
+                break;
+            }
+            let head = u32::try_from(read).map_err(io::Error::other)?;
+            out.pending[start - 4..start].copy_from_slice(&head.to_le_bytes());
+            hasher.update(&out.pending[start..]);
+            at += read as u64;
+            out.flush_if_full()?;
+        }
+        if at == size && before.0 == size && as_it_is(&file)? == before {
+            contents::end(&mut out.pending, &hasher.finish())?;
+            out.flush_if_full()?;
+            return Ok(if differs { Given::Anew } else { Given::Whole });
+        }
+        contents::break_off(&mut out.pending)?;
+        Ok(Given::Changed)
+    }
+}
+
+/// What became of a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Given {
+    Whole,
+    /// All of it went, as it was another one when a part of it went before.
+    Anew,
+    /// It changed while it was read, or is gone.
+    Changed,
+}
+
+/// What waits to be sent.
+pub(super) struct Sending<'a> {
+    pending: Vec<u8>,
+    write: &'a mut dyn FnMut(Vec<u8>) -> io::Result<()>,
+    passed: &'a mut dyn FnMut(u64),
+}
+
+impl<'a> Sending<'a> {
+    /// `write` sends bytes; `passed` is told how many of a file need not be sent.
+    pub(super) fn new(write: &'a mut dyn FnMut(Vec<u8>) -> io::Result<()>, passed: &'a mut dyn FnMut(u64)) -> Self {
+        Self { pending: Vec::new(), write, passed }
+    }
+
+    fn passed(&mut self, bytes: u64) {
+        (self.passed)(bytes);
+    }
+
+    fn flush_if_full(&mut self) -> io::Result<()> {
+        if self.pending.len() >= PIECE { self.flush() } else { Ok(()) }
+    }
+
+    /// Sends what waits.
+    pub(super) fn flush(&mut self) -> io::Result<()> {
+        let full = std::mem::replace(&mut self.pending, Vec::with_capacity(PIECE + 64));
+        if full.is_empty() { Ok(()) } else { (self.write)(full) }
+    }
+}
+
+impl Found {
+    /// Adds what is in a folder, in the order of names.
+    fn below(&mut self, folder: OwnedFd, path: &[u8], depth: usize) -> io::Result<()> {
+        let mut names = Vec::new();
+        for entry in Dir::read_from(&folder)? {
+            let entry = entry?;
+            let name = entry.file_name().to_bytes();
+            if name != b"." && name != b".." {
+                names.push(name.to_vec());
+            }
+        }
+        names.sort_unstable();
+        for name in names {
+            let path = [path, b"/", &name].concat();
+            let about = match statat(folder.as_fd(), name.as_slice(), AtFlags::SYMLINK_NOFOLLOW) {
+                Ok(about) => about,
+                Err(rustix::io::Errno::NOENT) => continue,
+                Err(e) => return Err(e.into()),
+            };
+            let fits = is_name(&name) && path.len() <= MAX_PATH && depth + 1 < MAX_DEPTH;
+            let (kind, is_folder) = match FileType::from_raw_mode(about.st_mode) {
+                FileType::RegularFile if fits => {
+                    let size = u64::try_from(about.st_size).unwrap_or(0);
+                    (Kind::File { size, executable: about.st_mode & 0o100 != 0 }, false)
+                }
+                FileType::Directory if fits => (Kind::Folder, true),
+                _ => {
+                    self.skipped += 1;
+                    continue;
+                }
+            };
+            if self.entries.len() > MAX_ENTRIES {
+                return Err(io::Error::other(format!("more than {MAX_ENTRIES} files: pack them into one")));
+            }
+            self.entries.push(Entry { path: ByteBuf::from(path.clone()), kind });
+            if is_folder {
+                self.below(enter(folder.as_fd(), &name)?, &path, depth + 1)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn regular(file: File) -> io::Result<File> {
+    if file.metadata()?.is_file() { Ok(file) } else { Err(io::ErrorKind::InvalidInput.into()) }
+}
+
+/// Reads so many bytes; whether there are as many.
+pub(super) fn read_exactly(file: &mut File, count: u64, each: &mut dyn FnMut(&[u8])) -> io::Result<bool> {
+    let mut buffer = vec![0; PIECE.min(usize::try_from(count).unwrap_or(PIECE))];
+    let mut left = count;
+    while left > 0 {
+        let most = buffer.len().min(usize::try_from(left).unwrap_or(PIECE));
+        let read = file.read(&mut buffer[..most])?;
+        if read == 0 {
+            return Ok(false);
+        }
+        each(&buffer[..read]);
+        left -= read as u64;
+    }
+    Ok(true)
+}
+
+/// A path that was typed, as the daemon opens it.
+///
+/// # Errors
+/// Nothing is there.
+pub(crate) fn absolute(path: &Path) -> Outcome<PathBuf> {
+    let full = std::path::absolute(path).because(|| path.display().to_string())?;
+    // `folder/.` and `..` are folders as well, and have names.
+    match full.file_name() {
+        Some(_) if !full.as_os_str().as_bytes().ends_with(b"/.") => {
+            std::fs::metadata(&full).map_err(|e| Failure::new(format!("{}: {}", path.display(), plain(&e))))?;
+            Ok(full)
+        }
+        _ => std::fs::canonicalize(&full).because(|| path.display().to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        fs,
+        os::unix::fs::{PermissionsExt, symlink},
+    };
+
+    use crypto::{Hash, Label};
+
+    use super::*;
+
+    fn given(source: &mut Source, path: &[u8], size: u64, have: Option<&Have>) -> (Given, Vec<u8>, u64) {
+        let (mut sent, mut skipped) = (Vec::new(), 0);
+        let mut write = |bytes: Vec<u8>| {
+            sent.extend(bytes);
+            Ok(())
+        };
+        let mut passed = |bytes| skipped += bytes;
+        let mut out = Sending::new(&mut write, &mut passed);
+        let given = source.give(path, size, have, &mut out).unwrap();
+        out.flush().unwrap();
+        (given, sent, skipped)
+    }
+
+    #[test]
+    fn a_tree_is_found_without_what_is_no_file() {
+        let here = tempfile::tempdir().unwrap();
+        let top = here.path().join("top");
+        fs::create_dir_all(top.join("b")).unwrap();
+        fs::write(top.join("b/program"), "#!").unwrap();
+        fs::set_permissions(top.join("b/program"), fs::Permissions::from_mode(0o755)).unwrap();
+        fs::write(top.join("a\nb"), "x").unwrap();
+        fs::write(top.join("plain"), "four").unwrap();
+        symlink("/etc", top.join("link")).unwrap();
+        rustix::fs::mknodat(rustix::fs::CWD, top.join("pipe"), FileType::Fifo, Mode::RUSR, 0).unwrap();
+        let source = Source::find(std::slice::from_ref(&top)).unwrap();
+        let listed: Vec<_> = source.manifest.entries().iter().map(|e| (e.path.to_vec(), e.kind)).collect();
+        assert_eq!(
+            listed,
+            [
+                (b"top".to_vec(), Kind::Folder),
+                (b"top/b".to_vec(), Kind::Folder),
+                (b"top/b/program".to_vec(), Kind::File { size: 2, executable: true }),
+                (b"top/plain".to_vec(), Kind::File { size: 4, executable: false }),
+            ]
+        );
+        assert_eq!(source.skipped, 3);
+        assert!(Source::find(&[top.clone(), top.join("b/../../top")]).is_err(), "one name twice");
+        assert!(Source::find(&[top.join("nothing")]).is_err() && Source::find(&[top.join("pipe")]).is_err());
+        assert_eq!(absolute(&top.join(".")).unwrap(), fs::canonicalize(&top).unwrap());
+    }
+
+    #[test]
+    fn what_is_there_already_is_not_sent_unless_it_differs() {
+        let here = tempfile::tempdir().unwrap();
+        let file = here.path().join("f");
+        let bytes: Vec<u8> = (0..700_000_u32).map(|n| (n % 251) as u8).collect();
+        fs::write(&file, &bytes).unwrap();
+        let mut source = Source::find(&[file]).unwrap();
+        let size = bytes.len() as u64;
+        let (whole, sent, _) = given(&mut source, b"f", size, None);
+        assert!(whole == Given::Whole && sent.len() > bytes.len());
+        let hash = |bytes: &[u8]| Hash::of_bytes(Label::SentFile, bytes);
+        let have = Have { entry: 0, size: 500_000, hash: hash(&bytes[..500_000]) };
+        let (whole, sent, passed) = given(&mut source, b"f", size, Some(&have));
+        assert!(whole == Given::Whole && sent.len() < 201_000 && passed == 500_000);
+        let all = Have { entry: 0, size, hash: hash(&bytes) };
+        assert_eq!(given(&mut source, b"f", size, Some(&all)).1.len(), 8 + 4 + 32);
+        let other = Have { entry: 0, size: 500_000, hash: hash(b"other") };
+        let (anew, sent, passed) = given(&mut source, b"f", size, Some(&other));
+        assert!(anew == Given::Anew && sent.len() > bytes.len() && passed == 0);
+    }
+
+    #[test]
+    fn what_changed_or_became_a_link_is_broken_off() {
+        let here = tempfile::tempdir().unwrap();
+        let top = here.path().join("top");
+        fs::create_dir(&top).unwrap();
+        for name in ["shorter", "longer", "gone", "link"] {
+            fs::write(top.join(name), "1234").unwrap();
+        }
+        let mut source = Source::find(std::slice::from_ref(&top)).unwrap();
+        fs::write(top.join("shorter"), "123").unwrap();
+        fs::write(top.join("longer"), "12345").unwrap();
+        fs::remove_file(top.join("gone")).unwrap();
+        fs::remove_file(top.join("link")).unwrap();
+        symlink("/etc/passwd", top.join("link")).unwrap();
+        for name in ["shorter", "longer", "gone", "link"] {
+            let (given, sent, _) = given(&mut source, format!("top/{name}").as_bytes(), 4, None);
+            assert_eq!((given, &sent[..]), (Given::Changed, &[&[0; 8][..], &[255; 4]].concat()[..]), "{name}");
+        }
+    }
+}

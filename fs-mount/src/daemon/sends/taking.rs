@@ -1,0 +1,492 @@
+//! The receiver's side of one stream: answers offers, and takes what was accepted.
+
+use std::{
+    collections::HashMap,
+    io::{self, Write},
+    sync::Arc,
+    time::Instant,
+};
+
+use crypto::{DeviceId, Hash, Hasher};
+use peer_net::sends::{
+    Answer, Have, Offer, Opening, Report,
+    contents::{self, Failed},
+    manifest::{Kind, Manifest},
+    pipe::Incoming,
+};
+use serde_bytes::ByteBuf;
+use volume::{Correspondent, Role, audit::Outcome as Ended};
+
+use super::{Run, Sends, State, destination::Destination, kept::Record, path_of};
+use crate::output::{bytes as size, count};
+
+/// What is there is told in parts of so many files.
+const PART: usize = 1000;
+/// Files that are there in part, at most.
+const PARTS: usize = 64;
+/// How often the sender is told how far it is, in bytes.
+const TOLD: u64 = 1 << 20;
+/// Room that a disk keeps for others.
+const RESERVE: u64 = 16 << 20;
+
+/// Takes what a device opened a stream for.
+pub(super) fn take(sends: &Arc<Sends>, device: DeviceId, opening: Opening, mut stream: Incoming) {
+    let Some(who) = sends.volume.correspondent(&device) else {
+        // The commits that say who it is may be on their way.
+        let _gone = stream.back.answer(Answer::Busy);
+        return stream.finish();
+    };
+    if who.role <= Role::Keeper {
+        sends.audit(&device, Ended::Denied("a keeper sends nothing".to_owned()), "offered files".to_owned(), 0);
+        return stream.misbehaved("a keeper that sends files");
+    }
+    match opening {
+        Opening::Offer(offer) => answer(sends, device, &who, &offer, stream),
+        Opening::Again(id) => {
+            let mut core = sends.core.lock();
+            let ours = |record: &&Record| !record.incoming && record.id == id && record.user == who.user;
+            match core.kept.records.iter().find(ours).filter(|record| record.state.is_open()).map(|record| record.n) {
+                Some(n) => drop(core.tried.remove(&(n, device))),
+                // They weren't there to hear it.
+                None => core.to_tell.push((device, Opening::Withdrawn(id))),
+            }
+            drop(core);
+            sends.wake.notify_one();
+            heard(stream);
+        }
+        Opening::Withdrawn(id) => {
+            let withdrawn = {
+                let mut core = sends.core.lock();
+                let record =
+                    core.kept.offered_by(&device, &id).filter(|record| record.state.is_open() && !record.placing);
+                let withdrawn = record.map(|record| {
+                    (record.state, record.why) = (State::Cancelled, Some(format!("{} took it back", record.name)));
+                    (record.n, record.to.clone())
+                });
+                if let Some((n, ..)) = &withdrawn {
+                    core.runs.iter().filter(|((of, _), _)| of == n).for_each(|(_, run)| run.stop.stop());
+                    sends.save(&mut core);
+                }
+                // What still runs takes away what came when it ends.
+                withdrawn.map(|(n, to)| (n, to.filter(|_| !core.runs.contains_key(&(n, device)))))
+            };
+            if let Some((n, to)) = withdrawn {
+                if let Some(to) = to {
+                    sends.discard(&path_of(&to), &id);
+                }
+                sends.audit(&device, Ended::Allowed, format!("took back transfer {n}"), 0);
+            }
+            heard(stream);
+        }
+    }
+}
+
+fn heard(mut stream: Incoming) {
+    let _gone = stream.back.answer(Answer::Done);
+    stream.finish();
+}
+
+/// What is said to an offer; with a record's number if it goes on.
+fn decide(sends: &Sends, device: DeviceId, who: &Correspondent, offer: &Offer) -> (Answer, Option<u64>) {
+    let mut core = sends.core.lock();
+    let always = core.kept.always(&who.user).cloned();
+    let (files, bytes) = (offer.files, offer.bytes);
+    if let Some(record) = core.kept.offered_by(&device, &offer.id) {
+        let more = files > record.files || bytes > record.bytes;
+        let answer = match record.state {
+            State::Done => return (Answer::Done, None),
+            _ if record.placing => return (Answer::Busy, None),
+            State::Declined | State::Cancelled | State::Failed => return (Answer::Declined, None),
+            State::Offered | State::Waiting => Answer::Asked,
+            // They said yes to less.
+            State::Accepted | State::Running if more && always.is_none() => {
+                (record.state, record.why) = (State::Offered, Some("it has become more".to_owned()));
+                Answer::Asked
+            }
+            State::Accepted | State::Running => Answer::Go,
+        };
+        let changed = (record.files, record.bytes) != (files, bytes) || answer == Answer::Asked;
+        (record.files, record.bytes, record.tops) = (files, bytes, offer.names.clone());
+        let n = record.n;
+        if changed {
+            sends.save(&mut core);
+        }
+        return (answer, Some(n));
+    }
+    if !core.has_room(&who.user, Instant::now()) {
+        drop(core);
+        let why = "too many offers of theirs wait".to_owned();
+        sends.audit(&device, Ended::Denied(why), format!("offered {}", count(files, "file")), bytes);
+        return (Answer::Busy, None);
+    }
+    let state = if always.is_some() { State::Accepted } else { State::Offered };
+    let n = core.kept.add(Record {
+        n: 0,
+        id: offer.id,
+        incoming: true,
+        user: who.user,
+        name: who.name.clone(),
+        device: Some(device),
+        tops: offer.names.clone(),
+        files,
+        bytes,
+        skipped: 0,
+        paths: Vec::new(),
+        to: always,
+        placed: Vec::new(),
+        placing: false,
+        state,
+        why: None,
+        began: sends.now(),
+    });
+    sends.save(&mut core);
+    drop(core);
+    let note = format!(
+        "offered {}{}",
+        count(files, "file"),
+        if state == State::Accepted { ", taken without asking" } else { "" }
+    );
+    sends.audit(&device, Ended::Allowed, note, bytes);
+    if state == State::Offered {
+        (sends.on_offer)();
+    }
+    (if state == State::Accepted { Answer::Go } else { Answer::Asked }, Some(n))
+}
+
+fn answer(sends: &Arc<Sends>, device: DeviceId, who: &Correspondent, offer: &Offer, mut stream: Incoming) {
+    let (said, n) = decide(sends, device, who, offer);
+    let (Answer::Go, Some(n)) = (said, n) else {
+        let _gone = stream.back.answer(said);
+        return stream.finish();
+    };
+    let run = Run::default();
+    stream.stop_with(&run.stop);
+    {
+        let mut core = sends.core.lock();
+        // One at a time; what runs may be the same one, of a connection that is gone.
+        if core.ended || !core.taking.insert(device) {
+            drop(core);
+            let _gone = stream.back.answer(Answer::Busy);
+            return stream.finish();
+        }
+        core.runs.insert((n, device), run.clone());
+    }
+    let went = receive(sends, n, offer, &run, &mut stream);
+    let mut core = sends.core.lock();
+    core.taking.remove(&device);
+    core.runs.remove(&(n, device));
+    let Some(record) = core.kept.record(n) else { return };
+    let mut told = None;
+    let mut gone = None;
+    let was_stopped = !record.state.is_open();
+    if record.state == State::Running {
+        record.state = State::Accepted;
+    }
+    let mut last = None;
+    match went {
+        Went::Done => told = Some((Ended::Allowed, format!("{} came", count(record.files, "file")))),
+        Went::Refused(answer) => {
+            if answer == Answer::NoRoom {
+                record.why = Some(no_room(record.bytes));
+            }
+        }
+        Went::Lacking(files) => {
+            record.why = Some(format!("{} come again", count(u64::from(files), "file")));
+            last = Some(Report::Lacking(files));
+        }
+        Went::NoRoom => {
+            record.why = Some(no_room(record.bytes));
+            last = Some(Report::NoRoom);
+        }
+        Went::Cut if was_stopped => last = Some(Report::Stopped),
+        Went::Cut => {}
+        Went::Failed(why) => {
+            record.why = Some(why);
+            last = Some(Report::Failed);
+        }
+        Went::Misbehaved(what) => {
+            (record.state, record.why) = (State::Failed, Some("the sender misbehaved".to_owned()));
+            gone = record.to.clone().map(|to| (to, record.id));
+            told = Some((Ended::Denied(what.to_owned()), "was refused".to_owned()));
+            sends.save(&mut core);
+            drop(core);
+            sends.finish_with(&device, told, gone, offer.bytes);
+            return stream.misbehaved(what);
+        }
+    }
+    if was_stopped && !record.placing && record.state != State::Done {
+        gone = record.to.clone().map(|to| (to, record.id));
+    }
+    sends.save(&mut core);
+    drop(core);
+    sends.finish_with(&device, told, gone, offer.bytes);
+    if let Some(last) = last {
+        // Whoever stopped it stopped the stream's waiting as well, not what is said at last.
+        stream.stop_with(&peer_net::sends::pipe::Stop::default());
+        let _gone = stream.back.report(last);
+    }
+    stream.finish();
+}
+
+impl Sends {
+    fn finish_with(
+        &self,
+        device: &DeviceId,
+        told: Option<(Ended, String)>,
+        gone: Option<(ByteBuf, peer_net::sends::SendId)>,
+        bytes: u64,
+    ) {
+        if let Some((to, id)) = gone {
+            self.discard(&path_of(&to), &id);
+        }
+        if let Some((outcome, note)) = told {
+            self.audit(device, outcome, note, bytes);
+        }
+    }
+}
+
+fn no_room(bytes: u64) -> String {
+    format!("the disk is full: all of it has {}", size(bytes))
+}
+
+/// How it went.
+enum Went {
+    Done,
+    Refused(Answer),
+    /// So many files have to come again.
+    Lacking(u32),
+    NoRoom,
+    /// The stream broke, or the user stopped it.
+    Cut,
+    Failed(String),
+    Misbehaved(&'static str),
+}
+
+impl From<Failed> for Went {
+    fn from(failed: Failed) -> Self {
+        match failed {
+            Failed::Cut(_) => Went::Cut,
+            Failed::Misbehaved(what) => Went::Misbehaved(what),
+            Failed::Kept(error) => Went::of(&error),
+        }
+    }
+}
+
+impl Went {
+    /// What it means that something can't be written.
+    fn of(error: &io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Went::NoRoom,
+            _ => Went::Failed(format!("it can't be written: {}", crate::failure::plain(error))),
+        }
+    }
+}
+
+fn receive(sends: &Sends, n: u64, offer: &Offer, run: &Run, stream: &mut Incoming) -> Went {
+    let to = {
+        let mut core = sends.core.lock();
+        let Some(record) = core.kept.record(n) else { return Went::Cut };
+        record.to.as_ref().map(|to| path_of(to))
+    };
+    let Some(to) = to else { return Went::Cut };
+    let opened = Destination::open(&to, &offer.id);
+    let mut destination = match opened {
+        Ok(destination) => destination,
+        Err(e) => {
+            let _gone = stream.back.answer(Answer::Busy);
+            let why = format!("{}: {}", to.display(), crate::failure::plain(&e));
+            sends.change(n, |record| record.why = Some(why));
+            return Went::Refused(Answer::Busy);
+        }
+    };
+    if stream.back.answer(Answer::Go).is_err() {
+        return Went::Cut;
+    }
+    let manifest = match stream.manifest() {
+        Ok(manifest) if manifest.is(offer) => manifest,
+        Ok(_) => return Went::Misbehaved("a manifest of something else than was offered"),
+        Err(failed) => return failed.into(),
+    };
+    sends.change(n, |record| {
+        if record.state == State::Accepted {
+            (record.state, record.why) = (State::Running, None);
+        }
+    });
+    let (there, mut found) = match told_what_is_there(&mut destination, &manifest, stream) {
+        Ok(there) => there,
+        Err(went) => return went,
+    };
+    if destination.room() < (manifest.bytes() - there.min(manifest.bytes())).saturating_add(RESERVE) {
+        return Went::NoRoom;
+    }
+    run.meter.begin(there, Instant::now());
+    if there > 0 {
+        log::info!("{} of a send were here already", size(there));
+    }
+    let lacking = match files(&mut destination, &manifest, (there, &mut found), run, stream) {
+        Ok(lacking) => lacking,
+        Err(went) => return went,
+    };
+    if lacking > 0 {
+        return Went::Lacking(lacking);
+    }
+    // From here on nothing stops it but the end of the process, and then it is finished the next time.
+    let placing = {
+        let mut core = sends.core.lock();
+        let placing = core.kept.record(n).is_some_and(|record| {
+            record.placing = record.state == State::Running;
+            record.placing
+        });
+        sends.save(&mut core);
+        placing
+    };
+    if !placing {
+        return Went::Cut;
+    }
+    match destination.place() {
+        Ok(placed) => {
+            arrived(sends, n, placed);
+            let _gone = stream.back.report(Report::Done);
+            // The sender need not wait for the disk: what was sent is there.
+            if let Err(e) = destination.sync() {
+                log::warn!("what arrived can't be synced: {}", e.kind());
+            }
+            Went::Done
+        }
+        Err(e) => {
+            sends.change(n, |record| record.placing = false);
+            Went::of(&e)
+        }
+    }
+}
+
+fn arrived(sends: &Sends, n: u64, placed: Vec<Vec<u8>>) {
+    sends.change(n, |record| {
+        record.placed.extend(placed.into_iter().map(ByteBuf::from));
+        (record.placing, record.state, record.why) = (false, State::Done, None);
+    });
+}
+
+/// What is there of a file.
+enum There {
+    /// All of it, with this hash.
+    Whole(Hash),
+    /// So many bytes, which this has seen.
+    Part(u64, Box<Hasher>),
+}
+
+/// Makes the folders and says what of the files is there, with how many bytes that is.
+fn told_what_is_there(
+    destination: &mut Destination,
+    manifest: &Manifest,
+    stream: &mut Incoming,
+) -> Result<(u64, HashMap<u32, There>), Went> {
+    destination.prepare(manifest).map_err(|e| Went::of(&e))?;
+    let (mut there, mut files, mut part, mut parts) = (0, HashMap::new(), Vec::new(), 0);
+    for (entry, number) in manifest.entries().iter().zip(0_u32..) {
+        let Kind::File { size, .. } = entry.kind else { continue };
+        if let Some((had, hasher)) = destination.have(&entry.path, size).map_err(|e| Went::of(&e))? {
+            let hash = hasher.finish();
+            if had < size {
+                parts += 1;
+                // One is cut at a time: of more than a few somebody else has made them.
+                if parts > PARTS {
+                    continue;
+                }
+            }
+            there += had;
+            part.push(Have { entry: number, size: had, hash });
+            files.insert(number, if had == size { There::Whole(hash) } else { There::Part(had, Box::new(hasher)) });
+        }
+        if part.len() == PART {
+            stream.back.have(&std::mem::take(&mut part)).map_err(|_| Went::Cut)?;
+        }
+    }
+    if !part.is_empty() {
+        stream.back.have(&part).map_err(|_| Went::Cut)?;
+    }
+    stream.back.have(&[]).map_err(|_| Went::Cut)?;
+    Ok((there, files))
+}
+
+/// Takes in all files; how many of them have to come again.
+fn files(
+    destination: &mut Destination,
+    manifest: &Manifest,
+    (there, found): (u64, &mut HashMap<u32, There>),
+    run: &Run,
+    stream: &mut Incoming,
+) -> Result<u32, Went> {
+    let (mut lacking, mut done, mut told) = (0, 0_u64, 0_u64);
+    // What is there of files that have not been come to.
+    let mut later = there;
+    for (entry, number) in manifest.entries().iter().zip(0_u32..) {
+        let Kind::File { size, executable } = entry.kind else { continue };
+        let from = contents::start(&mut stream.from).map_err(Failed::Cut)?;
+        let found = found.remove(&number);
+        later -= match &found {
+            Some(There::Whole(_)) => size,
+            Some(There::Part(had, _)) => *had,
+            None => 0,
+        };
+        let hasher = match found {
+            Some(There::Whole(hash)) if from == size => {
+                if contents::is_whole(&mut stream.from, &hash)? {
+                    done += size;
+                } else {
+                    lacking += 1;
+                    destination.drop_file(&entry.path).map_err(|e| Went::of(&e))?;
+                }
+                continue;
+            }
+            Some(There::Part(had, hasher)) if from == had => *hasher,
+            _ if from == 0 => contents::hasher(),
+            _ => return Err(Went::Misbehaved("a file that goes on where it can't")),
+        };
+        let mut file = destination.file(&entry.path, executable, from).map_err(|e| Went::of(&e))?;
+        let mut at = from;
+        let (from_stream, back) = (&mut stream.from, &mut stream.back);
+        let ended = contents::rest(from_stream, from, size, hasher, |bytes| {
+            file.write_all(bytes)?;
+            at += bytes.len() as u64;
+            let now = done + later + at;
+            if now.abs_diff(told) >= TOLD {
+                told = now;
+                run.meter.set(now, Instant::now());
+                // A stream that broke shows where it is read.
+                let _gone = back.report(Report::Got(now));
+            }
+            Ok(())
+        })?;
+        match ended {
+            contents::Ended::Whole => done += size,
+            contents::Ended::Differs | contents::Ended::BrokenOff => {
+                lacking += 1;
+                destination.drop_file(&entry.path).map_err(|e| Went::of(&e))?;
+            }
+        }
+    }
+    run.meter.set(done, Instant::now());
+    Ok(lacking)
+}
+
+/// Moves what is left of a send that was all there to where it belongs.
+pub(super) fn place_the_rest(sends: &Sends, n: u64) {
+    let found = {
+        let mut core = sends.core.lock();
+        core.kept.record(n).and_then(|record| Some((record.id, record.to.as_ref().map(|to| path_of(to))?)))
+    };
+    let Some((id, to)) = found else { return };
+    let placed = Destination::open(&to, &id).and_then(|mut destination| {
+        let placed = destination.place()?;
+        destination.sync()?;
+        Ok(placed)
+    });
+    match placed {
+        Ok(placed) => arrived(sends, n, placed),
+        Err(e) => {
+            log::warn!("what arrived can't be moved to where it belongs: {}", e.kind());
+            sends.change(n, |record| record.why = Some(format!("{}: {}", to.display(), crate::failure::plain(&e))));
+        }
+    }
+}
