@@ -32,6 +32,7 @@ mod reclaim;
 mod reseal;
 mod restore;
 mod snapshot;
+mod ui;
 mod undo;
 mod unmount;
 mod verify;
@@ -81,6 +82,7 @@ pub(crate) fn run(command: Command) -> Outcome<()> {
         Command::History(args) => history::run(&home, &args),
         Command::Diff(args) => diff::run(&home, &args),
         Command::Msg(args) => msg::run(&home, args),
+        Command::Ui(args) => ui::run(&home, &args),
         Command::Alerts(args) => alerts::run(&home, args),
         Command::Log(args) => log::run(&home, *args),
         Command::Access(args) => access::show(&home, &args),

@@ -261,6 +261,7 @@ fn answer_here(open: &OpenVolume, request: &Request, progress: &mut dyn FnMut(&N
         | Request::Undo(_)
         | Request::History { .. }
         | Request::Base { .. }
+        | Request::Page(_)
         | Request::Unmount => Err(not_mounted(&open.dir)),
     }
 }
