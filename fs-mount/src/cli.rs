@@ -18,12 +18,14 @@ mod manual;
 mod members;
 mod operating;
 pub(crate) mod sends;
+mod ui;
 
 pub(crate) use access::{Access, Allow, Chown};
 pub(crate) use agreed::{Config, Named, Snapshot, SnapshotDeed};
 pub(crate) use keys::{ExportKey, Fingerprint, ImportKey, Invitations, InvitationsDeed, Key, KeyDeed, KeyPassphrase};
 pub(crate) use members::{Grant, Kept, Quarantine, QuarantineDeed, Revoke, TransferOwnership};
 pub(crate) use operating::Operating;
+pub(crate) use ui::Ui;
 
 const EXIT_STATUS: &str = "Exit status: 0 done, 1 failed (one line on standard error says why), 2 wrong usage.\n\
     Everything lives under $P2PFS_HOME when it is set, else under the XDG folders.";
@@ -108,6 +110,8 @@ pub(crate) enum Command {
     Send(sends::Send),
     /// What members send each other: what is offered to you, what is on its way, what came
     Inbox(sends::Inbox),
+    /// Show the volume in a browser: files, members, messages, conflicts, the log
+    Ui(Ui),
     /// Show what looks like an attack, and what answers it
     Alerts(log::Alerts),
     /// Proofs that a device signed two different things as one: list them, write one to a file, check a file

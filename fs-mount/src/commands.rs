@@ -34,6 +34,7 @@ mod reseal;
 mod restore;
 mod sends;
 mod snapshot;
+mod ui;
 mod undo;
 mod unmount;
 mod verify;
@@ -86,6 +87,7 @@ pub(crate) fn run(command: Command) -> Outcome<()> {
         Command::Chat(args) => chat::run(&home, &args),
         Command::Send(args) => sends::send(&home, &args),
         Command::Inbox(args) => sends::inbox(&home, args),
+        Command::Ui(args) => ui::run(&home, &args),
         Command::Alerts(args) => alerts::run(&home, args),
         Command::Log(args) => log::run(&home, *args),
         Command::Access(args) => access::show(&home, &args),

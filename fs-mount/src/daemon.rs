@@ -59,6 +59,7 @@ pub(crate) mod logging;
 pub(crate) mod memory;
 pub(crate) mod metrics;
 pub(crate) mod network;
+pub(crate) mod page;
 pub(crate) mod resealing;
 pub(crate) mod sends;
 pub(crate) mod upkeep;
@@ -132,6 +133,8 @@ pub(crate) struct Shared {
     audited: Arc<audit::Counts>,
     pub(crate) letters: letters::Arrivals,
     pub(crate) sends: Arc<Sends>,
+    /// The process that shows the volume in a browser, once somebody asked for it.
+    pub(crate) page: page::Page,
     mounted: OnceLock<Mounted>,
     state: Mutex<State>,
     /// Whether somebody asked for the end.
@@ -284,6 +287,7 @@ impl OpenVolume {
             audited,
             letters,
             sends,
+            page: page::Page::default(),
             mounted: OnceLock::new(),
             state: Mutex::new(state),
             asked_to_end: AtomicBool::new(false),
@@ -472,6 +476,7 @@ async fn remember_peers(shared: Arc<Shared>) {
 /// Sends what can still be sent, ends the network, then the volume.
 async fn close(shared: &Arc<Shared>) -> Outcome<()> {
     tell_service_manager(&[sd_notify::NotifyState::Stopping]);
+    shared.page.end().await;
     let volume = shared.volume.clone();
     let committed = blocking(move || {
         sign_audit_head(&volume);

@@ -2,7 +2,7 @@
 //!
 //! Everything is assembled here: the command line ([`cli`], [`commands`]), the daemon that has a volume open
 //! ([`daemon`]) and the socket between the two ([`control`]). Both stand on what this machine keeps of a volume
-//! ([`home`], [`profile`], [`unlock`], [`open_volume`]).
+//! ([`home`], [`profile`], [`unlock`], [`open_volume`]). The page ([`ui`]) is a process of its own, which knows no keys.
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -37,6 +37,7 @@ mod repair;
 mod select;
 mod size;
 mod ticket;
+mod ui;
 mod unlock;
 mod unlocks;
 mod volume_lock;
@@ -53,6 +54,7 @@ fn main() -> ExitCode {
         Command::Mount(mount) if mount.background_child => {
             return exit_code(|| daemon::launch::background_child().is_ok());
         }
+        Command::Ui(ui) if ui.server => return exit_code(|| ui::serve().is_ok()),
         Command::Mount(mount) if mount.foreground => as_daemon(),
         Command::Keeper(_) => as_daemon(),
         _ => daemon::logging::start_command(),

@@ -262,6 +262,7 @@ fn answer_here(open: &OpenVolume, request: &Request, progress: &mut dyn FnMut(&N
         | Request::Sends(_)
         | Request::History { .. }
         | Request::Base { .. }
+        | Request::Page(_)
         | Request::Unmount => Err(not_mounted(&open.dir)),
     }
 }

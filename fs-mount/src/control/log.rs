@@ -8,7 +8,7 @@ use volume::{
 
 use super::{
     protocol::{Reply, Request},
-    request::{AboutAccess, AboutAgreed, AboutMembers, AboutSends, Bytes},
+    request::{AboutAccess, AboutAgreed, AboutMembers, AboutPage, AboutSends, Bytes},
 };
 use crate::{
     failure::{Because, Failure, Outcome},
@@ -167,6 +167,7 @@ pub(crate) fn deed(request: &Request) -> Option<Deed> {
             (Op::Alert, None, format!("acknowledged {which}"))
         }
         Request::Verify { repair: true } => (Op::Verify, None, "repaired".to_owned()),
+        Request::Page(AboutPage::Entered { browser }) => (Op::Page, None, format!("a browser was let in: {browser}")),
         _ => return None,
     };
     Some(Deed { op, path, note })
@@ -186,6 +187,13 @@ pub(crate) fn record(volume: &Volume, deed: Option<Deed>, (uid, pid): (u32, u32)
     }
     let process = Some(audit.process(uid, pid));
     audit.record(Act { outcome, path: deed.path, process, note: Some(note), ..volume.own_act(deed.op) });
+}
+
+/// Records that the page, which is the process `(uid, pid)`, refused something.
+pub(crate) fn record_refused(volume: &Volume, what: String, (uid, pid): (u32, u32)) {
+    let Some(audit) = volume.audit() else { return };
+    let process = Some(audit.process(uid, pid));
+    audit.record(Act { outcome: Ended::Denied(what), process, ..volume.own_act(Op::Page) });
 }
 
 /// The same of one whose client went away: what was begun goes on, and nobody is told how it ends.

@@ -95,6 +95,8 @@ pub(crate) enum Reply {
     Undone(Box<Undone>),
     History(Vec<Event>),
     Base(Option<String>),
+    /// Where a browser gets in, once and soon.
+    Page(String),
     Done,
 }
 

@@ -168,8 +168,22 @@ pub(crate) enum Request {
         one: String,
         other: String,
     },
+    /// The page that shows the volume in a browser.
+    Page(AboutPage),
     /// Answered when the mount is gone and the volume is closed.
     Unmount,
+}
+
+/// What is asked about the page, and what its process tells.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub(crate) enum AboutPage {
+    /// Serve it, at this port if it is not served yet, and let one browser in.
+    Open { port: Option<u16> },
+    /// A browser was let in.
+    Entered { browser: String },
+    /// What was asked of it was refused.
+    Refused { what: String },
 }
 
 /// What is asked about who may use what is at a path.

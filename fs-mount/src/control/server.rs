@@ -28,7 +28,7 @@ use super::{
     conflicts::{self, Choice},
     invitations, letters, log as audit_log, members,
     protocol::{Hello, Line, Progress, REQUEST_LIMIT, Reply, Request},
-    request::AboutSends,
+    request::{AboutPage, AboutSends},
     sends,
     socket::with_short_path,
 };
@@ -128,6 +128,10 @@ async fn converse(stream: UnixStream, shared: Arc<Shared>) {
     let Ok(Some(request)) = timeout(REQUEST_TIME, read_request(&mut reader)).await else { return };
     let last = match request {
         Ok(Request::Unmount) => return unmount(&shared, reader, writer).await,
+        Ok(Request::Page(AboutPage::Refused { what })) => {
+            audit_log::record_refused(&shared.volume, what, who);
+            Ok(Reply::Done)
+        }
         Ok(request) => {
             let deed = audit_log::deed(&request);
             let last = tokio::select! {
@@ -281,6 +285,9 @@ async fn answer(shared: &Arc<Shared>, request: Request, writer: &mut OwnedWriteH
             blocking(move || Ok(Reply::Base(history_report::base(&with_volume.volume, &names(&path)?, &one, &other)?)))
                 .await
         }
+        Request::Page(AboutPage::Open { port }) => shared.page.open(shared, port).await.map(Reply::Page),
+        // (That is recorded as it is asked.)
+        Request::Page(AboutPage::Entered { .. } | AboutPage::Refused { .. }) => Ok(Reply::Done),
         Request::Unmount => Err(Failure::new("unmounting ends the conversation")),
     }
 }
@@ -299,6 +306,7 @@ fn needs_keys(request: &Request) -> bool {
             | Request::Base { .. }
             | Request::Letters(_)
             | Request::Sends(_)
+            | Request::Page(_)
     )
 }
 

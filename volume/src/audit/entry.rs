@@ -57,6 +57,8 @@ pub enum Op {
     Mount,
     /// The keys of this device were opened, or somebody tried.
     Unlock,
+    /// Somebody signed in to the page that shows the volume in a browser, or what was asked of it was refused.
+    Page,
     /// A registry is reached or lost, or tells where a device is.
     Discovery,
     /// Checked or mended the store.
@@ -83,7 +85,7 @@ pub enum Op {
 
 impl Op {
     /// All of them, by the word that stands for each.
-    pub const ALL: [(&str, Op); 32] = [
+    pub const ALL: [(&str, Op); 33] = [
         ("create", Op::Create),
         ("read", Op::Read),
         ("write", Op::Write),
@@ -105,6 +107,7 @@ impl Op {
         ("handshake", Op::Handshake),
         ("mount", Op::Mount),
         ("unlock", Op::Unlock),
+        ("page", Op::Page),
         ("discovery", Op::Discovery),
         ("verify", Op::Verify),
         ("message", Op::Message),

@@ -1,0 +1,215 @@
+//! Contents of files, which others wrote: nothing of them may act here.
+//!
+//! They leave as downloads, as text that a template escapes, or as images of kinds that can't contain scripts, told by their
+//! first bytes and not by their names. SVG and HTML are downloads.
+
+use std::{
+    fs::File,
+    io::{self, Read},
+};
+
+use axum::{
+    body::{Body, Bytes},
+    http::{StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use futures_util::stream;
+use tokio::{sync::mpsc, task::spawn_blocking};
+
+use super::{
+    forms::{Answer, Problem, Visit},
+    links,
+    tree::When,
+};
+
+/// Bytes that are read at once.
+const PIECE: usize = 128 << 10;
+/// Pieces that wait for a browser that is slower than the disk.
+const AHEAD: usize = 4;
+/// Of a text so much is shown.
+pub(super) const TEXT_SHOWN: usize = 256 << 10;
+/// An image that is larger is only downloaded.
+const IMAGE_LIMIT: u64 = 64 << 20;
+
+/// What can be shown of a file.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Preview {
+    /// And whether that is all of it.
+    Text(String, bool),
+    Image,
+    Nothing,
+}
+
+/// The type of an image that is shown, by its first bytes.
+fn image_type(head: &[u8]) -> Option<&'static str> {
+    let brand = |brand: &[u8]| head.get(4..8) == Some(b"ftyp") && head.get(8..12) == Some(brand);
+    match head {
+        [0x89, b'P', b'N', b'G', b'\r', b'\n', 0x1A, b'\n', ..] => Some("image/png"),
+        [0xFF, 0xD8, 0xFF, ..] => Some("image/jpeg"),
+        [b'G', b'I', b'F', b'8', b'7' | b'9', b'a', ..] => Some("image/gif"),
+        [b'R', b'I', b'F', b'F', _, _, _, _, b'W', b'E', b'B', b'P', ..] => Some("image/webp"),
+        _ if brand(b"avif") => Some("image/avif"),
+        _ => None,
+    }
+}
+
+/// What can be shown of a file with this beginning, of so many bytes.
+fn preview_of(head: &[u8], size: u64) -> Preview {
+    if image_type(head).is_some() {
+        return if size <= IMAGE_LIMIT { Preview::Image } else { Preview::Nothing };
+    }
+    let whole = head.len() as u64 >= size;
+    let text = match std::str::from_utf8(head) {
+        Ok(text) => text,
+        // The last letter may be cut.
+        Err(e) if e.error_len().is_none() && !whole => {
+            std::str::from_utf8(&head[..e.valid_up_to()]).expect("valid up to there")
+        }
+        Err(_) => return Preview::Nothing,
+    };
+    let is_text = !text.chars().any(|c| c.is_control() && !matches!(c, '\n' | '\r' | '\t' | '\x0C'));
+    if is_text { Preview::Text(text.to_owned(), whole) } else { Preview::Nothing }
+}
+
+/// Which state of a path a query means.
+pub(super) fn when(visit: &Visit) -> When {
+    match (visit.query.get("version"), visit.query.get("at")) {
+        (Some(version), _) => When::Version(version.to_owned()),
+        (None, Some(at)) => When::At(at.to_owned()),
+        (None, None) => When::Now,
+    }
+}
+
+/// What can be shown of the file that a visit is about.
+pub(super) async fn preview(visit: &Visit) -> Result<Preview, Problem> {
+    let (tree, names, when) = (visit.page.tree.clone(), visit.names()?, when(visit));
+    Ok(blocking(move || {
+        let (file, size) = tree.read(&names, &when)?;
+        let mut head = Vec::new();
+        file.take(TEXT_SHOWN as u64).read_to_end(&mut head)?;
+        Ok(preview_of(&head, size))
+    })
+    .await?)
+}
+
+/// Runs what waits for the disk, or for a peer.
+pub(super) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    spawn_blocking(work)
+        .await
+        .unwrap_or_else(|_| Err(io::Error::other("the page's process has a fault: see the daemon's log")))
+}
+
+/// A whole file, to be saved.
+pub(super) async fn download(visit: Visit) -> Answer {
+    let (tree, names, when) = (visit.page.tree.clone(), visit.names()?, when(&visit));
+    let name = names.last().cloned().unwrap_or_default();
+    let (file, size) = blocking(move || tree.read(&names, &when)).await?;
+    let response = Response::builder()
+        .header(header::CONTENT_TYPE, "application/octet-stream")
+        .header(header::CONTENT_LENGTH, size)
+        .header(header::CONTENT_DISPOSITION, disposition(&name))
+        .header(header::CONTENT_SECURITY_POLICY, "sandbox; default-src 'none'")
+        .body(streamed(file, size));
+    Ok(response.unwrap_or_else(|_| StatusCode::INTERNAL_SERVER_ERROR.into_response()))
+}
+
+/// What a browser is told to do with it, and what to call it.
+fn disposition(name: &[u8]) -> String {
+    format!("attachment; filename*=UTF-8''{}", links::encoded_value(String::from_utf8_lossy(name).as_bytes()))
+}
+
+/// An image, for a page of ours.
+pub(super) async fn image(visit: Visit) -> Answer {
+    let (tree, names, when) = (visit.page.tree.clone(), visit.names()?, when(&visit));
+    let (kind, bytes) = blocking(move || {
+        let (file, size) = tree.read(&names, &when)?;
+        let mut bytes = Vec::new();
+        file.take(size.min(IMAGE_LIMIT)).read_to_end(&mut bytes)?;
+        Ok((image_type(&bytes), bytes))
+    })
+    .await?;
+    let kind = kind.ok_or_else(|| Problem::unfit("It is no image that can be shown. Download it instead."))?;
+    let headers = [
+        (header::CONTENT_TYPE, kind),
+        (header::CONTENT_DISPOSITION, "inline"),
+        (header::CONTENT_SECURITY_POLICY, "sandbox; default-src 'none'"),
+    ];
+    Ok((headers, bytes).into_response())
+}
+
+/// A file's bytes as they are read. One that fails midway ends the connection: the browser knows how much was to come.
+fn streamed(mut file: File, size: u64) -> Body {
+    let (sender, receiver) = mpsc::channel::<io::Result<Bytes>>(AHEAD);
+    spawn_blocking(move || {
+        let mut left = size;
+        while left > 0 {
+            let mut piece = Vec::with_capacity(PIECE);
+            let read = (&mut file).take(left.min(PIECE as u64)).read_to_end(&mut piece);
+            let read = match read {
+                Ok(0) => Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(count) => Ok(count as u64),
+                Err(e) => Err(e),
+            };
+            let (piece, ends) = match read {
+                Ok(count) => {
+                    left -= count;
+                    (Ok(Bytes::from(piece)), false)
+                }
+                Err(e) => (Err(e), true),
+            };
+            // Nobody waits for it any more.
+            if sender.blocking_send(piece).is_err() || ends {
+                return;
+            }
+        }
+    });
+    Body::from_stream(stream::unfold(receiver, async |mut receiver| Some((receiver.recv().await?, receiver))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn images_are_told_by_their_bytes() {
+        assert_eq!(image_type(b"\x89PNG\r\n\x1a\n...."), Some("image/png"));
+        assert_eq!(image_type(b"\xFF\xD8\xFF\xE0"), Some("image/jpeg"));
+        assert_eq!(image_type(b"GIF89a"), Some("image/gif"));
+        assert_eq!(image_type(b"RIFF....WEBPVP8 "), Some("image/webp"));
+        assert_eq!(image_type(b"....ftypavif"), Some("image/avif"));
+        for other in
+            [&b"<svg xmlns='http://www.w3.org/2000/svg'/>"[..], b"<html>", b"", b"GIF", b"%PDF-1.7", b"....ftypmp42"]
+        {
+            assert_eq!(image_type(other), None, "{other:?}");
+        }
+    }
+
+    #[test]
+    fn only_text_is_shown_as_text() {
+        let check = |head: &[u8], size, expected: Option<(&str, bool)>| {
+            let expected = expected.map_or(Preview::Nothing, |(text, whole)| Preview::Text(text.to_owned(), whole));
+            assert_eq!(preview_of(head, size), expected, "{head:?}");
+        };
+        check(b"", 0, Some(("", true)));
+        check(b"<script>alert(1)</script>\n", 26, Some(("<script>alert(1)</script>\n", true)));
+        check(b"ab\0c", 4, None);
+        check(b"\xFFab", 3, None);
+        check("grö".as_bytes(), 9, Some(("grö", false)));
+        check(&"grö".as_bytes()[..3], 9, Some(("gr", false)));
+        check(&"grö".as_bytes()[..3], 3, None);
+        check(b"\x1b[2J", 4, None);
+        assert_eq!(preview_of(b"GIF89a", IMAGE_LIMIT + 1), Preview::Nothing);
+    }
+
+    #[test]
+    fn no_name_breaks_out_of_a_header() {
+        let check = |name: &[u8], expected: &str| {
+            assert_eq!(disposition(name), format!("attachment; filename*=UTF-8''{expected}"))
+        };
+        check(b"a.txt", "a.txt");
+        check(b"a\r\nSet-Cookie: x\"; b/c", "a%0D%0ASet-Cookie%3A%20x%22%3B%20b%2Fc");
+        check(b"\xFF", "%EF%BF%BD");
+    }
+}

@@ -1,0 +1,199 @@
+//! A file: what is in it, its versions, who may use it, and what can be done with it.
+
+use maud::{Markup, html};
+
+use super::{
+    content::{Preview, blocking, preview, when},
+    files::{folder_of, local, trail},
+    forms::{Answer, Problem, Visit},
+    layout::{self, Room, empty, size, time},
+    links::{self, encoded, encoded_value, shown},
+    tree::{Kind, When},
+};
+use crate::{
+    bringing_back,
+    control::request::{AboutAccess, Names, Request},
+    history_report::Event,
+};
+
+/// Versions that are listed.
+const VERSIONS: usize = 200;
+
+pub(super) async fn show(visit: Visit) -> Answer {
+    let (names, when) = (visit.names()?, when(&visit));
+    let (tree, asked) = (visit.page.tree.clone(), (names.clone(), when.clone()));
+    let entry = blocking(move || tree.entry(&asked.0, &asked.1)).await?;
+    match entry.kind {
+        Kind::File => {}
+        Kind::Folder => return Ok(super::forms::see(&format!("/files/{}/", encoded(&links::path(&names))))),
+        Kind::Link(_) | Kind::Other => {
+            return Err(Problem::unfit("It is no file: there is nothing to show of it here."));
+        }
+    }
+    // Not all of it may be here: then the rest of the page is.
+    let preview = preview(&visit).await;
+    let events = visit.page.daemon.history(&names, VERSIONS).await?;
+    let path = encoded(&links::path(&names));
+    let query = match &when {
+        When::Now => String::new(),
+        When::At(at) => format!("?at={}", encoded_value(at.as_bytes())),
+        When::Version(version) => format!("?version={}", encoded_value(version.as_bytes())),
+    };
+    let body = html! {
+        (trail(&names, ""))
+        div #content data-path=(path) {
+            @match &when {
+                When::Now => {}
+                When::At(at) | When::Version(at) => { p.warn {
+                    "This is an older version, of " (layout::moment(at.split('~').next().unwrap_or(at))) ". "
+                    a href=(format!("/view/{path}")) { "Show what is there now" }
+                } }
+            }
+            section.card.flush aria-label="What is in it" {
+                @match preview {
+                    Ok(Preview::Text(text, _)) if text.is_empty() => { (empty("The file is empty", html! {})) }
+                    Ok(Preview::Text(text, whole)) => {
+                        pre.preview tabindex="0" dir="auto" { (text) }
+                        @if !whole { p.empty { "This is the beginning. Download the file for all of it." } }
+                    }
+                    Ok(Preview::Image) => { img.picture src=(format!("/image/{path}{query}")) alt=(names.last().map(|name| shown(name)).unwrap_or_default()); }
+                    Ok(Preview::Nothing) => { (empty("It can’t be shown here", html! { p { "Download it to open it with a program." } })) }
+                    Err(problem) => { (empty(&problem.title, html! { p { (problem.text) } })) }
+                }
+            }
+            div.row {
+                a.button.primary href=(format!("/get/{path}{query}")) download { "Download" }
+                span.soft { (size(entry.size)) ", changed " (time(entry.modified)) }
+            }
+        }
+        br;
+        div #versions data-path=(path) { (versions(&visit, &path, &events, &when)) }
+        @if when == When::Now { (doings(&visit, &names, false).await) }
+    };
+    let title = names.last().map(|name| shown(name)).unwrap_or_default();
+    layout::page(&visit, Room::Files, &title, body).await
+}
+
+fn versions(visit: &Visit, path: &str, events: &[Event], when: &When) -> Markup {
+    let newest = events.iter().find(|event| event.file.is_some()).map(|event| &event.version);
+    html! {
+        section.card.flush aria-labelledby="versions-title" {
+            h2 #versions-title { "Versions" }
+            table.cards {
+                thead { tr { th { "Since" } th { "By" } th { "What" } th.number { "Size" } th { span.quiet { "What to do" } } } }
+                tbody { @for event in events { tr {
+                    td.tight { (local(&event.version)) @if matches!(when, When::Version(shown) if event.file.as_ref() == Some(shown)) { " " span.tag { "shown" } } }
+                    td data-label="By" { (event.user) }
+                    td data-label="What" { (happened(event)) }
+                    td.number data-label="Size" { @if let Some(bytes) = event.size { (size(bytes)) } @else { "–" } }
+                    td.act { @if let Some(file) = &event.file {
+                        a.button.small href=(format!("/view/{path}?version={}", encoded_value(file.as_bytes()))) { "Show" span.quiet { " the version of " (local(&event.version)) } } " "
+                        @if newest != Some(&event.version) {
+                            (visit.button("/restore", "small", "Bring back", &[("path", path), ("version", file)]))
+                        }
+                    } }
+                } } }
+            }
+        }
+    }
+}
+
+fn happened(event: &Event) -> String {
+    match event.happened.as_str() {
+        "made" => "made".to_owned(),
+        "written" => "written".to_owned(),
+        "attributes" => "attributes changed".to_owned(),
+        "replaced" => "replaced".to_owned(),
+        "moved_here" => {
+            format!("moved here{}", event.from.as_ref().map(|from| format!(" from {from}")).unwrap_or_default())
+        }
+        "appeared" => "shown again".to_owned(),
+        "moved_away" => format!("moved away{}", event.to.as_ref().map(|to| format!(" to {to}")).unwrap_or_default()),
+        _ => "removed".to_owned(),
+    }
+}
+
+/// Who may use something, another name for it, and removing it.
+pub(super) async fn doings(visit: &Visit, names: &Names, folder: bool) -> Markup {
+    let what = if folder { "this folder" } else { "this file" };
+    let path = encoded(&links::path(names));
+    let name = names.last().map(|name| String::from_utf8_lossy(name).into_owned()).unwrap_or_default();
+    let access = visit.page.daemon.access(names.clone()).await;
+    html! {
+        details.card #permissions {
+            summary { "Who may use " (what) }
+            @match access {
+                Err(why) => { p { (super::forms::sentence(&why.to_string())) } }
+                Ok(access) => {
+                    p { "It belongs to " b { (access.owner) } @if access.members_read { "; all members may read it." } @else { "; only who is named may read it." } }
+                    table.cards {
+                        thead { tr { th { "Who" } th { "May" } th { "Why" } th { span.quiet { "What to do" } } } }
+                        tbody { @for user in &access.users { tr {
+                            td { (user.user) }
+                            td data-label="May" { (match (user.reads, user.writes) { (true, true) => "read and write", (true, false) => "read", (false, true) => "write", _ => "nothing" }) }
+                            td data-label="Why" { (user.why) }
+                            td.act { @if access.mine_to_change && user.user != access.owner {
+                                form.row method="post" action="/allow" {
+                                    (visit.csrf())
+                                    input type="hidden" name="path" value=(path);
+                                    input type="hidden" name="user" value=(user.user);
+                                    select name="may" aria-label=(format!("What {} may", user.user)) {
+                                        option value="" selected[!user.reads] { "nothing" }
+                                        option value="r" selected[user.reads && !user.writes] { "read" }
+                                        option value="rw" selected[user.writes] { "read and write" }
+                                    }
+                                    button.small { "Set" span.quiet { " for " (user.user) } }
+                                }
+                            } }
+                        } } }
+                    }
+                }
+            }
+        }
+        details.card #change {
+            summary { "Rename or remove " (what) }
+            form.row method="post" action="/rename" {
+                (visit.csrf())
+                input type="hidden" name="path" value=(path);
+                label.grow { "Name (or, beginning with /, where to move it)" input name="name" required value=(name) autocomplete="off"; }
+                button { "Rename" }
+            }
+            br;
+            (visit.button("/remove", "danger", &format!("Remove {what}"), &[("path", &path)]))
+        }
+    }
+}
+
+/// Brings back a version, or what was removed.
+pub(super) async fn restore(visit: Visit) -> Answer {
+    let names = visit.path_field("path")?;
+    let when = match visit.fields.get("version") {
+        Some(version) => bringing_back::When::Version(version.to_owned()),
+        None => bringing_back::When::LastChange,
+    };
+    let restored = visit.page.daemon.restore(names.clone(), when).await?;
+    if restored.left > 0 {
+        let why = restored.in_the_way.first().map_or("something is in the way", |left| left.why.as_str());
+        return Err(Problem::unfit(&super::forms::sentence(why)));
+    }
+    let said = format!("It is as it was at {}. What was there before is a version of its own.", local(&restored.shown));
+    match restored.directory {
+        true => visit.done(&folder_of(&names), &said),
+        false => visit.done(&format!("/view/{}", encoded(&links::path(&names))), &said),
+    }
+}
+
+pub(super) async fn allow(visit: Visit) -> Answer {
+    let path = visit.path_field("path")?;
+    let may = visit.fields.get("may").unwrap_or_default();
+    let user = visit.field("user")?.to_owned();
+    let asked = AboutAccess::Allow {
+        path: path.clone(),
+        user: user.clone(),
+        read: may.contains('r'),
+        write: may.contains('w'),
+    };
+    visit.page.daemon.done(Request::Access(asked)).await?;
+    let said = format!("What {user} may is set, on everybody’s machine.");
+    visit.done(&format!("/view/{}", encoded(&links::path(&path))), &said)
+}

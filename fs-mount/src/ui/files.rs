@@ -1,0 +1,262 @@
+//! Folders: what is in them, now or then, and what can be done there.
+
+use maud::{Markup, html};
+
+use super::{
+    content::{blocking, when},
+    forms::{Answer, Problem, Visit},
+    layout::{self, Room, empty, size, time},
+    links::{self, encoded, encoded_value, shown},
+    tree::{Entry, Kind, Listing, When},
+};
+use crate::control::request::Names;
+
+/// What the driver shows of the past, beside the volume's own names.
+const PAST: &[u8] = b".p2pfs";
+/// Where it shows what was removed.
+const DELETED: &str = ".p2pfs/deleted";
+/// Moments among which the slider goes.
+const MOMENTS: usize = 400;
+
+pub(super) async fn show(visit: Visit) -> Answer {
+    let (names, when) = (visit.names()?, when(&visit));
+    let (tree, asked) = (visit.page.tree.clone(), (names.clone(), when.clone()));
+    let listing = blocking(move || tree.list(&asked.0, &asked.1)).await?;
+    let is_past = names.first().is_some_and(|name| name == PAST);
+    let now = when == When::Now && !is_past;
+    let path = encoded(&links::path(&names));
+    let query = match &when {
+        When::At(at) => format!("?at={}", encoded_value(at.as_bytes())),
+        _ => String::new(),
+    };
+    let title = match names.last() {
+        Some(_) if is_past => "Deleted files".to_owned(),
+        Some(name) => shown(name),
+        None => "Files".to_owned(),
+    };
+    let body = html! {
+        (trail(&names, &query))
+        @if !is_past { (slider(&visit, &names, &when).await) }
+        @if now { div.now-only { (dropping(&path)) } }
+        div #listing data-path=(path) {
+            @if let When::At(at) = &when { p.warn { "This is how it was at " (layout::moment(at)) ". " a href=(format!("/files/{path}")) { "Back to now" } } }
+            section.card.flush aria-label="What is in this folder" { (table(&visit, &names, &listing, &query)) }
+        }
+        @if now { div.now-only { (tools(&visit, &names, &path).await) } }
+        @if names.is_empty() && now { p { a href=(format!("/files/{DELETED}/")) { "Deleted files" } } }
+    };
+    layout::page(&visit, Room::Files, &title, body).await
+}
+
+/// Where it is: each folder above, to go there.
+pub(super) fn trail(names: &Names, query: &str) -> Markup {
+    if names.is_empty() {
+        return html! {};
+    }
+    html! {
+        nav.where aria-label="Where this is" { ol.path {
+            li { a href=(format!("/files/{query}")) { "Files" } }
+            @for end in 1..=names.len() {
+                @let above = names[..end].to_vec();
+                @if end < names.len() {
+                    li { a href=(format!("/files/{}/{query}", encoded(&links::path(&above)))) { bdi { (shown(&above[end - 1])) } } }
+                } @else {
+                    li aria-current="page" { bdi { (shown(&above[end - 1])) } }
+                }
+            }
+        } }
+    }
+}
+
+/// Going back in time. With scripts a slider, without them a list.
+async fn slider(visit: &Visit, names: &Names, when: &When) -> Markup {
+    // What has no history, or none that may be seen, has no slider.
+    let events = visit.page.daemon.history(names, MOMENTS).await.unwrap_or_default();
+    let mut moments: Vec<&str> = events.iter().map(|event| event.version.as_str()).collect();
+    moments.sort_unstable();
+    moments.dedup();
+    let at = match when {
+        When::At(at) => Some(at.as_str()),
+        _ => None,
+    };
+    if moments.len() < 2 {
+        return html! {};
+    }
+    let last = moments.len();
+    let place = at.and_then(|at| moments.iter().rposition(|moment| *moment <= at)).unwrap_or(last);
+    let is_open = at.is_some() || visit.query.get("slide").is_some();
+    html! {
+        details.card #travel open[is_open] {
+            summary { "Go back in time" }
+            div #slide hidden {
+                label { span.quiet { "Time" } input #slider type="range" min="0" max=(last) value=(place) step="1"; }
+                p.slide { span { (layout::moment(moments[0])) } b #moment aria-live="polite" { "now" } span { "now" } }
+            }
+            form.row #choose method="get" {
+                label { "As it was" select #moments name="at" {
+                    option value="" { "now" }
+                    @for moment in moments.iter().rev() {
+                        option value=(moment) selected[at == Some(*moment)] { (local(moment)) }
+                    }
+                } }
+                button { "Show" }
+            }
+        }
+    }
+}
+
+/// A moment by this machine's clock, as text.
+pub(super) fn local(moment: &str) -> String {
+    let plain = moment.split('+').next().unwrap_or(moment);
+    let plain = if plain.ends_with('Z') { plain.to_owned() } else { format!("{plain}Z") };
+    plain.parse::<jiff::Timestamp>().map_or_else(
+        |_| moment.to_owned(),
+        |at| {
+            let at = at.to_zoned(jiff::tz::TimeZone::system());
+            let is_today = at.date() == jiff::Zoned::now().date();
+            at.strftime(if is_today { "today %H:%M:%S" } else { "%Y-%m-%d %H:%M:%S" }).to_string()
+        },
+    )
+}
+
+fn table(visit: &Visit, names: &Names, listing: &Listing, query: &str) -> Markup {
+    if listing.entries.is_empty() {
+        let deleted = names.first().is_some_and(|name| name == PAST);
+        return match deleted {
+            true => empty("Nothing was deleted here", html! {}),
+            false => empty(
+                "Nothing is in this folder",
+                html! { p { "Drop files here, or save them into the mounted folder with any program." } },
+            ),
+        };
+    }
+    let at = |name: &[u8]| encoded(&links::path(&[&names[..], &[name.to_vec()]].concat()));
+    // What was removed, by where it was.
+    let was = |name: &[u8]| {
+        names
+            .strip_prefix(&[PAST.to_vec(), b"deleted".to_vec()][..])
+            .map(|below| encoded(&links::path(&[below, &[name.to_vec()]].concat())))
+    };
+    html! {
+        table.cards {
+            thead { tr { th { "Name" } th.number { "Size" } th { "Changed" } th { span.quiet { "What to do" } } } }
+            tbody { @for entry in &listing.entries {
+                tr {
+                    td { (name(entry, &at(&entry.name), query)) }
+                    td.number data-label="Size" { @if entry.kind == Kind::File { (size(entry.size)) } @else { span.soft { "–" } } }
+                    td.when data-label="Changed" { (time(entry.modified)) }
+                    td.act { @match (was(&entry.name), &entry.kind) {
+                        (Some(path), Kind::File) => { (visit.button("/restore", "small", "Bring back", &[("path", &path)])) }
+                        (None, Kind::File) => { a.button.small href=(format!("/get/{}{query}", at(&entry.name))) download { "Download" span.quiet { " " (shown(&entry.name)) } } }
+                        _ => {}
+                    } }
+                }
+            } }
+        }
+        @if listing.more > 0 { p.empty { "… and " (listing.more) " more, which are not listed here." } }
+    }
+}
+
+/// A name, with what leads to it.
+fn name(entry: &Entry, path: &str, query: &str) -> Markup {
+    let text = html! { bdi { (shown(&entry.name)) } };
+    match &entry.kind {
+        Kind::Folder => {
+            html! { a.name href=(format!("/files/{path}/{query}")) { (glyph(&entry.kind)) span { (text) span.quiet { ", folder" } } } }
+        }
+        Kind::File => html! { a.name.file href=(format!("/view/{path}{query}")) { (glyph(&entry.kind)) (text) } },
+        Kind::Link(to) => {
+            html! { span.name.file { (glyph(&entry.kind)) span { (text) " " span.soft { "link to " bdi { (shown(to)) } } } } }
+        }
+        Kind::Other => html! { span.name.file { (glyph(&entry.kind)) span { (text) " " span.soft { "no file" } } } },
+    }
+}
+
+fn glyph(kind: &Kind) -> Markup {
+    let line = match kind {
+        Kind::Folder => {
+            "M3 6.5A1.5 1.5 0 0 1 4.5 5h4l2 2.5h9A1.5 1.5 0 0 1 21 9v8.5a1.5 1.5 0 0 1-1.5 1.5h-15A1.5 1.5 0 0 1 3 17.5z"
+        }
+        Kind::File | Kind::Other => "M6 3.5h8l4.5 4.5v12.5H6zM14 3.5V8h4.500",
+        Kind::Link(_) => {
+            "M10 14a4 4 0 0 0 6 .4l2.500-2.500a4 4 0 0 0-5.600-5.600L11.500 7.700M14 10a4 4 0 0 0-6-.4L5.500 12.100a4 4 0 0 0 5.600 5.600l1.400-1.400"
+        }
+    };
+    html! { svg.glyph viewBox="0 0 24 24" aria-hidden="true" { path d=(line) {} } }
+}
+
+/// Where files are dropped: that needs a script, which shows it.
+fn dropping(path: &str) -> Markup {
+    html! {
+        div.drop #drop data-to=(format!("/upload/{path}")) hidden {
+            label.grow { "Add files: drop them anywhere on this page, or choose them" input #choose-files type="file" multiple; }
+            ul aria-live="polite" {}
+        }
+    }
+}
+
+/// What can be done in this folder, and with it.
+async fn tools(visit: &Visit, names: &Names, path: &str) -> Markup {
+    html! {
+        section.card {
+            h2 { "New folder" }
+            form.row method="post" action="/make-folder" {
+                (visit.csrf())
+                input type="hidden" name="path" value=(path);
+                label.grow { "Name" input name="name" required maxlength="255" autocomplete="off"; }
+                button { "Make it" }
+            }
+        }
+        @if !names.is_empty() { (super::file::doings(visit, names, true).await) }
+    }
+}
+
+/// Where a path's folder is shown.
+pub(super) fn folder_of(names: &Names) -> String {
+    match names.split_last() {
+        Some((_, above)) if !above.is_empty() => format!("/files/{}/", encoded(&above.join(&b'/'))),
+        _ => "/files/".to_owned(),
+    }
+}
+
+pub(super) async fn make_folder(visit: Visit) -> Answer {
+    let folder = visit.path_field("path")?;
+    let name = links::new_name(visit.field("name")?).ok_or_else(bad_name)?;
+    let (tree, new) = (visit.page.tree.clone(), [folder, vec![name]].concat());
+    let asked = new.clone();
+    blocking(move || tree.make_folder(&asked)).await?;
+    visit.done(&folder_of(&new), "The folder is made.")
+}
+
+fn bad_name() -> Problem {
+    Problem::unfit("A name has 1 to 255 bytes, and no slash.")
+}
+
+pub(super) async fn rename(visit: Visit) -> Answer {
+    let from = visit.path_field("path")?;
+    // With slashes: somewhere else, from the top on.
+    let typed = visit.field("name")?;
+    let to: Names = match typed.strip_prefix('/') {
+        Some(whole) => whole.split('/').map(links::new_name).collect::<Option<_>>().ok_or_else(bad_name)?,
+        None => {
+            let above = from.split_last().map(|(_, above)| above.to_vec()).ok_or_else(Problem::missing)?;
+            [above, vec![links::new_name(typed).ok_or_else(bad_name)?]].concat()
+        }
+    };
+    let (tree, asked) = (visit.page.tree.clone(), to.clone());
+    blocking(move || tree.rename(&from, &asked)).await?;
+    visit.done(&folder_of(&to), "It has its new name.")
+}
+
+pub(super) async fn remove(visit: Visit) -> Answer {
+    let names = visit.path_field("path")?;
+    if !visit.is_sure() {
+        let name = names.last().map(|name| shown(name)).unwrap_or_default();
+        let detail = html! { p { bdi { b { (name) } } " is removed on everybody’s machine. Its versions are kept for a while: “Deleted files” brings it back." } };
+        let back = folder_of(&names);
+        return visit.ask_first(Room::Files, "Remove it?", detail, "Remove", &back).await;
+    }
+    let (tree, asked) = (visit.page.tree.clone(), names.clone());
+    blocking(move || tree.remove(&asked)).await?;
+    visit.done(&folder_of(&names), "It is removed.")
+}

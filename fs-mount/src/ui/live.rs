@@ -1,0 +1,216 @@
+//! What changes, as it changes: told to every page that is open and looked at.
+//!
+//! While somebody listens, one task asks the daemon now and then and tells which sections are not what they were. What they are
+//! now, pages fetch themselves: the same way as at first, with the same checks.
+
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+use axum::response::{
+    IntoResponse, Sse,
+    sse::{Event, KeepAlive},
+};
+use futures_util::stream;
+use parking_lot::Mutex;
+use serde::Serialize;
+use tokio::sync::broadcast::{self, error::RecvError};
+use volume::audit::{Entry, Op};
+
+use super::{
+    Page,
+    forms::{Answer, Problem, Visit},
+    links::encoded,
+};
+use crate::{failure::Outcome, report::Peer};
+
+/// How often it is asked.
+const EVERY: Duration = Duration::from_secs(1);
+/// Of how many of these rounds one asks for what changes seldom, or without end.
+const SELDOM: u64 = 10;
+/// Pages that listen at a time.
+const LISTENERS: usize = 24;
+/// Paths that are told one by one; of more, that anything may have changed.
+const PATHS: usize = 100;
+
+/// Who listens.
+#[derive(Default)]
+pub(super) struct Live(Mutex<Option<broadcast::Sender<Arc<str>>>>);
+
+/// What changed.
+#[derive(Debug, Default, Serialize)]
+struct News {
+    sections: BTreeSet<&'static str>,
+    /// What is at these, as they are in addresses; `*` for anything.
+    paths: BTreeSet<String>,
+    /// To be read to who doesn't see it.
+    say: Option<String>,
+}
+
+/// The stream of it.
+pub(super) async fn events(visit: Visit) -> Answer {
+    let busy = || Problem::unfit("Many pages are open already. Close some.");
+    let receiver = subscribe(&visit.page).ok_or_else(busy)?;
+    // What changed since the page was made, and before somebody listened.
+    let missed = match visit.query.get("seen").and_then(|seen| seen.parse::<u64>().ok()) {
+        Some(seen) => since(&visit.page, seen).await?,
+        None => None,
+    };
+    let told = stream::unfold((missed, receiver, visit), async |(missed, mut receiver, visit)| {
+        let event = match missed {
+            Some(missed) => Event::default().data(missed),
+            None => match receiver.recv().await {
+                Ok(news) => Event::default().data(news),
+                // Too slow for all of it: everything may have changed.
+                Err(RecvError::Lagged(_)) => Event::default().data(r#"{"sections":["all"],"paths":["*"],"say":null}"#),
+                Err(RecvError::Closed) => return None,
+            },
+        };
+        let lives = visit.page.sessions.lives(&visit.session);
+        lives.then_some((Ok::<_, std::convert::Infallible>(event), (None, receiver, visit)))
+    });
+    Ok(Sse::new(told).keep_alive(KeepAlive::default()).into_response())
+}
+
+/// What the log tells of since it had so many entries.
+async fn since(page: &Page, seen: u64) -> Outcome<Option<String>> {
+    let entries = page.daemon.log(seen.saturating_add(1)).await?.entries;
+    let mut news = News::default();
+    entries.iter().for_each(|entry| note(entry, &mut news));
+    if !entries.is_empty() {
+        news.sections.insert("log");
+    }
+    Ok((!entries.is_empty()).then(|| serde_json::to_string(&news).expect("news can be encoded")))
+}
+
+fn subscribe(page: &Arc<Page>) -> Option<broadcast::Receiver<Arc<str>>> {
+    let mut live = page.live.0.lock();
+    if let Some(sender) = &*live {
+        return (sender.receiver_count() < LISTENERS).then(|| sender.subscribe());
+    }
+    let (sender, receiver) = broadcast::channel(64);
+    *live = Some(sender.clone());
+    let page = page.clone();
+    tokio::spawn(async move {
+        let mut watch = Watch::default();
+        loop {
+            match watch.round(&page).await {
+                Ok(Some(news)) => {
+                    // Nobody may listen just now.
+                    let _ = sender.send(serde_json::to_string(&news).expect("news can be encoded").into());
+                }
+                Ok(None) => {}
+                // The daemon ends: so does this process.
+                Err(_) => ::log::debug!("page: the daemon does not answer"),
+            }
+            tokio::time::sleep(EVERY).await;
+            let mut live = page.live.0.lock();
+            if sender.receiver_count() == 0 {
+                *live = None;
+                return;
+            }
+        }
+    });
+    Some(receiver)
+}
+
+/// What was told last.
+#[derive(Default)]
+struct Watch {
+    rounds: u64,
+    status: String,
+    peers: String,
+    /// Both begin at the first round: pages are new then.
+    log: Option<u64>,
+    letters: Option<u64>,
+}
+
+impl Watch {
+    async fn round(&mut self, page: &Page) -> Outcome<Option<News>> {
+        let (mut news, first) = (News::default(), self.rounds == 0);
+        self.rounds += 1;
+        let status = page.daemon.status().await?;
+        let text = serde_json::to_string(&status).unwrap_or_default();
+        if std::mem::replace(&mut self.status, text.clone()) != text {
+            news.sections.extend(["status", "conflicts", "alerts", "letters"]);
+        }
+        let mut peers = page.daemon.peers().await?;
+        if !self.rounds.is_multiple_of(SELDOM) {
+            peers.iter_mut().for_each(steady);
+        }
+        let text = serde_json::to_string(&peers).unwrap_or_default();
+        // (Every so often they differ in what always does.)
+        if std::mem::replace(&mut self.peers, text.clone()) != text {
+            news.sections.insert("peers");
+        }
+        self.look_into_log(page, &mut news).await?;
+        self.look_for_letters(page, &mut news).await?;
+        let is_news = !news.sections.is_empty() || !news.paths.is_empty();
+        Ok((is_news && !first).then_some(news))
+    }
+
+    async fn look_into_log(&mut self, page: &Page, news: &mut News) -> Outcome<()> {
+        let from = self.log.unwrap_or(u64::MAX);
+        let found = page.daemon.log(from).await?;
+        let next = if self.log.is_none() { found.end + 1 } else { found.next };
+        if self.log.replace(next) != Some(next) {
+            news.sections.insert("log");
+        }
+        for entry in &found.entries {
+            note(entry, news);
+        }
+        Ok(())
+    }
+
+    async fn look_for_letters(&mut self, page: &Page, news: &mut News) -> Outcome<()> {
+        // Those before were there when the page was shown.
+        let mut from = self.letters.unwrap_or(1);
+        loop {
+            let letters = page.daemon.letters(from).await?;
+            let Some(last) = letters.last() else { break };
+            from = last.n + 1;
+            if self.letters.is_some() {
+                news.sections.insert("letters");
+                let other = letters.iter().rfind(|letter| !letter.own);
+                news.say = other.map(|letter| format!("New message from {}", letter.from)).or(news.say.take());
+            }
+        }
+        self.letters = Some(from);
+        Ok(())
+    }
+}
+
+/// Takes out what differs whenever it is asked for.
+fn steady(peer: &mut Peer) {
+    peer.rtt_ms = None;
+    peer.connected_seconds = None;
+}
+
+/// What an entry of the log says of what pages show.
+fn note(entry: &Entry, news: &mut News) {
+    match entry.op {
+        Op::Membership | Op::Invitation => {
+            news.sections.insert("members");
+        }
+        Op::Alert => {
+            news.sections.insert("alerts");
+        }
+        Op::Settle => {
+            news.sections.insert("conflicts");
+        }
+        Op::Settings | Op::Snapshot => {
+            news.sections.insert("settings");
+        }
+        Op::Message => {
+            // Of one that was sent it is told here when it arrives.
+            news.sections.insert("letters");
+        }
+        _ => {}
+    }
+    let looks = matches!(entry.op, Op::Read | Op::List | Op::Stat);
+    for path in [&entry.path, &entry.to].into_iter().flatten().filter(|_| !looks) {
+        if news.paths.len() < PATHS {
+            news.paths.insert(encoded(path.as_bytes()));
+        } else {
+            news.paths.insert("*".to_owned());
+        }
+    }
+}

@@ -1,0 +1,625 @@
+//! The page, in a real browser: what a person does with it, and what others in that browser try.
+//!
+//! `P2PFS_WRITE_SCREENSHOTS=1` has the pictures in `docs/screenshots` made anew.
+
+#![allow(clippy::unwrap_used, reason = "whatever fails here fails the test")]
+
+mod browser;
+
+use std::{
+    env, fs,
+    io::{Read, Write},
+    net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream},
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::Duration,
+};
+
+use browser::Browser;
+use p2pfs_tests::{
+    group::Group,
+    patience::{eventually, holds},
+    peer::Peer,
+    rogue::Rogue,
+};
+use serde_json::{Value, json};
+
+/// The address that lets a browser in, and where the page is.
+fn key(peer: &Peer) -> (String, String) {
+    let address = peer.run(["ui", "--no-browser"]);
+    let page = address.split_once("/open#").unwrap().0.to_owned();
+    (address, page)
+}
+
+/// A browser that was let in by `peer`, and where the page is.
+fn enter(peer: &Peer) -> (Browser, String) {
+    let browser = Browser::start(peer.scratch());
+    let (address, page) = key(peer);
+    browser.goto(&address);
+    browser.until("document.querySelector('h1')?.innerText === 'Overview'");
+    (browser, page)
+}
+
+/// Nothing was refused, or went wrong, in the page.
+fn quiet(browser: &Browser) {
+    assert_eq!(browser.complaints(), Vec::<String>::new());
+}
+
+/// Writes a picture for the documents, if that is asked for.
+fn keep(browser: &Browser, name: &str) {
+    if env::var_os("P2PFS_WRITE_SCREENSHOTS").is_some() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/screenshots");
+        fs::create_dir_all(&folder).unwrap();
+        fs::write(folder.join(format!("{name}.png")), browser.picture()).unwrap();
+    }
+}
+
+/// Bytes of what the page has at an address.
+fn fetched(browser: &Browser, path: &str) -> Value {
+    browser.promise(&format!("return [...new Uint8Array(await (await fetch({})).arrayBuffer())]", json!(path)))
+}
+
+fn port_of(page: &str) -> u16 {
+    page.rsplit_once(':').unwrap().1.parse().unwrap()
+}
+
+/// What the page answers to a request as somebody wrote it.
+fn raw(port: u16, request: &str) -> String {
+    let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut answer = String::new();
+    stream.take(1 << 20).read_to_string(&mut answer).unwrap();
+    answer
+}
+
+#[test]
+fn a_key_lets_one_browser_in_once() {
+    let alice = Peer::alone();
+    let (browser, page) = enter(&alice);
+    assert!(page.starts_with("http://p2pfs-") && page.contains(".localhost:"), "{page}");
+    assert_eq!(browser.address(), format!("{page}/"), "the key is in no history");
+    assert_eq!(browser.script("return document.cookie"), json!(""), "no script gets at the session");
+    quiet(&browser);
+    // The same key again, elsewhere.
+    let (second, _) = key(&alice);
+    let port = port_of(&page);
+    let host = page.strip_prefix("http://").unwrap();
+    let token = second.split_once('#').unwrap().1;
+    let body = format!("token={token}");
+    let open = |body: &str, origin: &str| {
+        raw(
+            port,
+            &format!(
+                "POST /open HTTP/1.1\r\nHost: {host}\r\nOrigin: {origin}\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
+                body.len()
+            ),
+        )
+    };
+    assert!(open(&body, "http://evil.example").starts_with("HTTP/1.1 403"), "another page can't use it");
+    let first = open(&body, &page);
+    assert!(first.starts_with("HTTP/1.1 303") && first.contains("HttpOnly; SameSite=Strict; Path=/"), "{first}");
+    let again = open(&body, &page);
+    assert!(again.starts_with("HTTP/1.1 403") && again.contains("p2pfs ui"), "{again}");
+    // A second browser, without one.
+    let get = |cookie: &str| raw(port, &format!("GET / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n{cookie}\r\n"));
+    assert!(get("").starts_with("HTTP/1.1 401"));
+    assert!(get(&format!("Cookie: p2pfs-{port}={}\r\n", "0".repeat(64))).starts_with("HTTP/1.1 401"));
+    let denied = alice.run(["log", "--op", "page", "--denied"]);
+    assert!(denied.contains("another page") && denied.contains("a key that lets nobody in"), "{denied}");
+    assert!(alice.run(["log", "--op", "page"]).contains("a browser was let in"), "who came in is in the log");
+    // A browser that goes away midway leaves nothing.
+    let cookie = first.split("set-cookie: ").nth(1).unwrap().split(';').next().unwrap();
+    let home = get(&format!("Cookie: {cookie}\r\n"));
+    let csrf = home.split("name=\"csrf\" content=\"").nth(1).unwrap().split('"').next().unwrap();
+    let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).unwrap();
+    let head = format!(
+        "POST /upload/?name=half HTTP/1.1\r\nHost: {host}\r\nOrigin: {page}\r\nCookie: {cookie}\r\nX-Csrf: {csrf}\r\nContent-Length: 100\r\n\r\nhalf"
+    );
+    stream.write_all(head.as_bytes()).unwrap();
+    let names = || fs::read_dir(alice.root()).unwrap().map(|entry| entry.unwrap().file_name()).collect::<Vec<_>>();
+    eventually("it is begun", || holds(names().len() == 1, || format!("{:?}", names())));
+    drop(stream);
+    eventually("it is gone", || holds(names().is_empty(), || format!("{:?}", names())));
+    // Leaving ends it.
+    browser.goto(&format!("{page}/settings"));
+    browser.press("Leave");
+    browser.until_text("p2pfs ui");
+    browser.goto(&format!("{page}/files/"));
+    browser.until_text("Who is there?");
+    // The port is a free one; another can't be had while it is served.
+    assert!(alice.refused(["ui", "--no-browser", "--port", "1"]).contains("served at port"));
+}
+
+#[test]
+fn files_come_and_go_and_come_back() {
+    let group = Group::two();
+    let (alice, bob) = (group.alice(), group.bob());
+    fs::create_dir(alice.at("docs")).unwrap();
+    fs::write(alice.at("docs/plan.txt"), "the first plan\n").unwrap();
+    thread::sleep(Duration::from_millis(1100));
+    fs::write(alice.at("docs/plan.txt"), "the second plan\n").unwrap();
+    fs::write(alice.at("docs/page.html"), "<script>document.title = 'owned'</script>").unwrap();
+    fs::write(alice.at("docs/drawing.svg"), "<svg xmlns='http://www.w3.org/2000/svg' onload='alert(1)'/>").unwrap();
+    for name in ["holiday", "invoices 2026", "recipes"] {
+        fs::create_dir(alice.at(name)).unwrap();
+    }
+    for (name, bytes) in [("budget.ods", 48_213), ("letter to grandma.odt", 18_022), ("minutes.md", 2_310)] {
+        fs::write(alice.at(name), vec![b'x'; bytes]).unwrap();
+    }
+    group.in_step();
+    let (browser, page) = enter(alice);
+    browser.press("Files");
+    browser.until_text("invoices 2026");
+    keep(&browser, "files");
+
+    // Up, as it is chosen, and live into the list; down, byte for byte.
+    let picture = alice.scratch().join("picture.png");
+    let bytes = browser.picture();
+    fs::write(&picture, &bytes).unwrap();
+    browser.press("docs");
+    browser.until_text("plan.txt");
+    browser.fill("#choose-files", picture.to_str().unwrap());
+    browser.until("document.querySelector('#listing').innerText.includes('picture.png')");
+    assert_eq!(fs::read(alice.at("docs/picture.png")).unwrap(), bytes);
+    group.all_read("docs/picture.png", &bytes);
+    assert_eq!(fetched(&browser, "/get/docs/picture.png"), json!(bytes));
+    // Where something is already, it is asked.
+    fs::write(&picture, b"other").unwrap();
+    browser.fill("#choose-files", picture.to_str().unwrap());
+    browser.press("Keep both");
+    browser.until("document.querySelector('#listing').innerText.includes('picture (2).png')");
+    browser.fill("#choose-files", picture.to_str().unwrap());
+    browser.press("New version of it");
+    eventually("it is replaced", || holds(fs::read(alice.at("docs/picture.png")).unwrap() == b"other", String::new));
+    assert_eq!(fs::read(alice.at("docs/picture (2).png")).unwrap(), b"other");
+    let left: Vec<_> = fs::read_dir(alice.at("docs")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert!(left.iter().all(|name| !name.to_string_lossy().contains("upload")), "{left:?}");
+    // What others do there shows by itself.
+    fs::write(bob.at("docs/from bob.txt"), "hello").unwrap();
+    browser.until("document.querySelector('#listing').innerText.includes('from bob.txt')");
+
+    // What is in them is shown, and never acts.
+    browser.goto(&format!("{page}/view/docs/page.html"));
+    assert!(browser.text(".preview").contains("<script>"));
+    assert_ne!(browser.script("return document.title"), json!("owned"));
+    browser.goto(&format!("{page}/view/docs/drawing.svg"));
+    assert!(browser.text(".preview").contains("onload"));
+    let refused = browser.promise("return (await fetch('/image/docs/drawing.svg')).status");
+    assert_eq!(refused, json!(400));
+    fs::write(alice.at("docs/picture.png"), &bytes).unwrap();
+    browser.goto(&format!("{page}/view/docs/picture.png"));
+    browser.until("document.querySelector('img.picture').naturalWidth > 100");
+    let mut ignored = browser.complaints();
+    ignored.retain(|line| !line.contains("400 (Bad Request)") && !line.contains("409 (Conflict)"));
+    assert_eq!(ignored, Vec::<String>::new());
+
+    // Back in time.
+    browser.goto(&format!("{page}/view/docs/plan.txt"));
+    assert_eq!(browser.text(".preview"), "the second plan\n");
+    browser.press("Bring back");
+    browser.until_text("the first plan");
+    assert_eq!(fs::read_to_string(alice.at("docs/plan.txt")).unwrap(), "the first plan\n");
+    browser.goto(&format!("{page}/files/"));
+    browser.click("#travel summary");
+    browser.script(
+        "const slider = document.querySelector('#slider'); slider.value = 0;\
+         slider.dispatchEvent(new Event('input')); slider.dispatchEvent(new Event('change'))",
+    );
+    browser.until("!document.querySelector('#listing').innerText.includes('minutes.md')");
+    browser.until_text("Back to now");
+    browser.press("Back to now");
+    browser.until("document.querySelector('#listing').innerText.includes('minutes.md')");
+
+    // Folders, names, and removing, which is asked first.
+    browser.fill("input[name=name]", "new one");
+    browser.press("Make it");
+    browser.until("document.querySelector('#listing').innerText.includes('new one')");
+    assert!(alice.at("new one").is_dir());
+    browser.goto(&format!("{page}/view/minutes.md"));
+    browser.press("Rename or remove");
+    browser.press("Remove this file");
+    browser.until_text("is removed on everybody");
+    assert!(alice.at("minutes.md").exists());
+    browser.press("Remove");
+    browser.until_text("It is removed.");
+    assert!(!alice.at("minutes.md").exists());
+    browser.press("Deleted files");
+    browser.press("Bring back");
+    browser.until("document.querySelector('h1').innerText === 'minutes.md'");
+    assert_eq!(fs::metadata(alice.at("minutes.md")).unwrap().len(), 2_310);
+    let log = alice.run(["log", "--path", "docs/picture.png"]);
+    assert!(log.contains("p2pfs-page"), "what the page does is in the log as of any program: {log}");
+}
+
+#[test]
+fn people_talk_meet_and_settle() {
+    let mut group = Group::two();
+    fs::write(group.alice().at("plan"), "base").unwrap();
+    group.part();
+    group.peers.iter().for_each(|peer| fs::write(peer.at("plan"), format!("{}'s", peer.name())).unwrap());
+    group.meet();
+    let (alice, bob) = (group.alice(), group.bob());
+    let (browser, page) = enter(alice);
+    assert!(
+        browser.text("#peers").contains("bob") && browser.text("#peers").contains(" ms"),
+        "{}",
+        browser.text("#peers")
+    );
+    // Messages there, and back without loading anything anew.
+    browser.press("Messages");
+    browser.press("bob");
+    browser.until("document.activeElement.id === 'say'");
+    browser.keys("Shall we meet at <the usual place>?\u{E007}");
+    browser.until("document.querySelector('#letters').innerText.includes('Shall we meet at <the usual place>?')");
+    eventually("bob has it", || {
+        holds(bob.run(["msg", "list"]).contains("Shall we meet at <the usual place>?"), String::new)
+    });
+    browser.script("window.stays = true");
+    bob.run(["msg", "send", "alice", "Yes, at nine."]);
+    browser.until("document.querySelector('#letters').innerText.includes('Yes, at nine.')");
+    browser.until("document.querySelector('#announce').textContent === 'New message from bob'");
+    assert_eq!(browser.script("return window.stays"), json!(true));
+    eventually("it was read", || holds(alice.listing("status")["unread"] == 0, String::new));
+    keep(&browser, "messages");
+
+    // The conflict.
+    browser.press("Conflicts");
+    browser.until_text("bob");
+    assert!(browser.text("#conflicts").contains("plan (conflict of"));
+    browser.press("Keep yours");
+    browser.until_text("No conflicts");
+    assert_eq!(fs::read_to_string(alice.at("plan")).unwrap(), "alice's");
+    group.in_step();
+    let others = alice.refused(["resolve", alice.at("plan").to_str().unwrap(), "--keep", "mine"]);
+    assert!(others.contains("nothing is in conflict"), "{others}");
+
+    // A ticket, also for a camera.
+    browser.press("People");
+    browser.choose("select[name=of]", "reader");
+    browser.press("Make a ticket");
+    browser.until("document.querySelector('img.code')?.naturalWidth > 100");
+    let word = browser.script("return document.querySelector('#ticket').value");
+    assert_eq!(alice.listing("invitations").as_array().unwrap().len(), 1);
+    assert!(word.as_str().unwrap().len() > 100, "{word}");
+    browser.press("Done");
+    browser.press("Withdraw");
+    browser.until_text("The invitation is withdrawn.");
+    assert!(alice.listing("invitations").as_array().unwrap().is_empty());
+    keep(&browser, "people");
+
+    // Roles and rights.
+    browser.choose("#members select", "reader");
+    browser.press("Set the role of bob");
+    browser.until_text("Bob is a reader now.");
+    eventually("bob knows", || holds(bob.listing("status")["role"] == "reader", String::new));
+    browser.choose("#members select", "writer");
+    browser.press("Set the role of bob");
+    browser.until_text("Bob is a writer now.");
+    browser.goto(&format!("{page}/view/plan"));
+    browser.press("Who may use");
+    browser.choose("#permissions select", "");
+    browser.press("Set for bob");
+    browser.until_text("What bob may is set");
+    assert!(alice.run(["access", alice.at("plan").to_str().unwrap(), "--json"]).contains("bob"));
+    eventually("bob may not", || holds(fs::read(bob.at("plan")).is_err(), String::new));
+
+    // Settings and snapshots.
+    browser.press("Settings");
+    browser.fill("form[action='/settings/snapshot'] input[name=name]", "before the party");
+    browser.press("Keep it");
+    browser.until_text("The tree is kept");
+    assert!(alice.at(".p2pfs/snapshots/before the party").is_dir());
+    browser.press("before the party");
+    browser.until("document.querySelector('#listing').innerText.includes('plan')");
+    quiet(&browser);
+}
+
+#[test]
+fn the_log_and_alerts_show_as_they_happen() {
+    let group = Group::two();
+    let alice = group.alice();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let mallory = runtime.block_on(Rogue::join(&alice.invite(), "mallory"));
+    let (browser, page) = enter(alice);
+    browser.press("Log");
+    browser.until_text("a browser was let in");
+    fs::write(alice.at("secret.txt"), "x").unwrap();
+    browser.until("document.querySelector('#log').innerText.includes('secret.txt')");
+    // A filter acts as it is typed, and on what comes.
+    browser.fill("input[name=text]", "wanted");
+    browser.until("!document.querySelector('#log').innerText.includes('secret.txt')");
+    fs::write(alice.at("unasked"), "x").unwrap();
+    fs::write(group.bob().at("most wanted"), "x").unwrap();
+    browser.until("document.querySelector('#log').innerText.includes('most wanted')");
+    assert!(!browser.text("#log").contains("unasked"));
+    assert!(browser.address().contains("text=wanted"));
+    browser.goto(&format!("{page}/log"));
+    browser.until_text("most wanted");
+    keep(&browser, "log");
+
+    // Somebody sends what no honest program makes.
+    browser.press("Alerts");
+    browser.until_text("No alerts");
+    mallory.commits(1);
+    let mut forged = mallory.all_commits().pop().unwrap();
+    forged.header[20] ^= 1;
+    let at: SocketAddr = alice.listens_at().parse().unwrap();
+    runtime.block_on(mallory.tell(at, vec![forged]));
+    browser.until("document.querySelector('#alerts').innerText.includes('no honest program')");
+    browser.until("document.querySelector('#rooms').innerText.includes('1')");
+    browser.press("Remove the device");
+    browser.until_text("gets nothing new from then on");
+    browser.press("Remove");
+    browser.until_text("is removed");
+    assert_eq!(alice.listing("devices").as_array().unwrap().len(), 2);
+    browser.press("I have looked");
+    browser.until_text("The alert is put away.");
+    assert_eq!(alice.listing("status")["alerts"], 0);
+    quiet(&browser);
+}
+
+/// A server of somebody else on this machine, with a page that tries what it can.
+struct Hostile {
+    port: u16,
+    /// Whether a cookie of ours came with a request.
+    leaked: Arc<AtomicBool>,
+}
+
+impl Hostile {
+    fn start(body: String) -> Self {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let (port, leaked) = (listener.local_addr().unwrap().port(), Arc::new(AtomicBool::new(false)));
+        let seen = leaked.clone();
+        // It ends with the test's process.
+        thread::spawn(move || {
+            for stream in listener.incoming().map_while(Result::ok) {
+                let mut stream: TcpStream = stream;
+                let mut head = [0; 16384];
+                let length = stream.read(&mut head).unwrap_or(0);
+                let head = String::from_utf8_lossy(&head[..length]);
+                seen.fetch_or(head.contains("p2pfs-"), Ordering::Relaxed);
+                let answer = format!(
+                    "HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+                    body.len()
+                );
+                let _ = stream.write_all(answer.as_bytes());
+                let _ = stream.shutdown(Shutdown::Both);
+            }
+        });
+        Self { port, leaked }
+    }
+}
+
+#[test]
+fn other_pages_get_nowhere() {
+    let alice = Peer::alone();
+    fs::write(alice.at("diary.txt"), "secret").unwrap();
+    let (browser, page) = enter(&alice);
+    let port = port_of(&page);
+    let hostile = Hostile::start("<!doctype html><title>hostile</title><body></body>".to_owned());
+    // Under the numbers, under the name that both share, and knowing the page's own.
+    for own in [format!("http://127.0.0.1:{port}"), format!("http://localhost:{port}"), page.clone()] {
+        browser.goto(&format!("http://127.0.0.1:{}/", hostile.port));
+        let tries = format!(
+            "const own = {own};
+            const load = (tag, set) => new Promise((done) => {{
+                const it = document.createElement(tag);
+                it.onload = () => done('loaded'); it.onerror = () => done('refused');
+                set(it); document.body.append(it); setTimeout(() => done('silent'), 4000);
+            }});
+            const heard = (it, yes) => new Promise((done) => {{ it[yes] = () => done('opened'); it.onerror = () => done('refused'); setTimeout(() => done('silent'), 4000); }});
+            const read = await fetch(own + '/files/', {{ credentials: 'include' }}).then((a) => a.text(), () => 'refused');
+            await fetch(own + '/files/', {{ credentials: 'include', mode: 'no-cors' }}).catch(() => 0);
+            const form = new URLSearchParams({{ path: 'diary.txt', sure: 'yes' }});
+            await fetch(own + '/remove', {{ method: 'POST', credentials: 'include', mode: 'no-cors', body: form }}).catch(() => 0);
+            const named = await fetch(own + '/upload/?name=evil', {{ method: 'POST', credentials: 'include', headers: {{ 'x-csrf': 'x' }}, body: 'x' }}).then(() => 'sent', () => 'refused');
+            const image = await load('img', (it) => it.src = own + '/assets/icon.svg');
+            const script = await load('script', (it) => it.src = own + '/assets/page.js');
+            const frame = document.createElement('iframe'); frame.src = own + '/'; document.body.append(frame);
+            await new Promise((done) => {{ frame.onload = done; setTimeout(done, 4000); }});
+            let inside; try {{ inside = frame.contentDocument === null ? 'refused' : frame.contentDocument.title; }} catch (e) {{ inside = 'refused'; }}
+            const events = await heard(new EventSource(own + '/events', {{ withCredentials: true }}), 'onopen');
+            let socket; try {{ socket = await heard(new WebSocket(own.replace('http', 'ws') + '/events'), 'onopen'); }} catch (e) {{ socket = 'refused'; }}
+            return {{ read, named, image, script, inside, events, socket }};",
+            own = json!(own)
+        );
+        let got = browser.promise(&tries);
+        for what in ["read", "named", "image", "script", "inside", "events", "socket"] {
+            assert_eq!(got[what], "refused", "{own} {what}: {got}");
+        }
+        // A form that is sent by itself, as a whole page.
+        browser.script(&format!(
+            "const form = document.createElement('form'); form.method = 'post'; form.action = {};\
+             form.innerHTML = '<input name=path value=diary.txt><input name=sure value=yes>'; document.body.append(form); form.submit()",
+            json!(format!("{own}/remove"))
+        ));
+        browser.until("document.body.innerText.trim() === 'refused'");
+    }
+    assert!(!hostile.leaked.load(Ordering::Relaxed), "a cookie got to somebody else's server");
+    assert_eq!(fs::read_to_string(alice.at("diary.txt")).unwrap(), "secret");
+    assert!(!alice.at("evil").exists());
+    // Names that an attacker lets lead here, and no name at all.
+    for host in ["evil.example", "127.0.0.1", &format!("127.0.0.1:{port}"), &format!("localhost:{port}"), ""] {
+        let answer = raw(port, &format!("GET / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"));
+        assert!(answer.starts_with("HTTP/1.1 403"), "{host}: {answer}");
+        assert!(!answer.contains("p2pfs-") && !answer.contains("diary"), "{answer}");
+    }
+    let denied = alice.run(["log", "--op", "page", "--denied"]);
+    assert!(
+        denied.contains("a request for another host") && denied.contains("a request from another page"),
+        "{denied}"
+    );
+    // With a session, and without the form's own secret.
+    browser.goto(&page);
+    let status = browser.promise("return (await fetch('/remove', { method: 'POST', body: new URLSearchParams({ path: 'diary.txt', sure: 'yes' }) })).status");
+    assert_eq!(status, json!(403));
+    assert_eq!(fs::read_to_string(alice.at("diary.txt")).unwrap(), "secret");
+}
+
+#[test]
+fn names_of_files_do_nothing() {
+    let alice = Peer::alone();
+    let names = [
+        "<img src=x onerror=document.title='owned'>.txt".to_owned(),
+        "\"><script>document.title='owned'<<script>.txt".to_owned(),
+        "line\nbreak.txt".to_owned(),
+        "gnp.\u{202e}txt.exe".to_owned(),
+        format!("{}.txt", "long".repeat(60)),
+        "%2e%2e%2fetc.txt".to_owned(),
+        "?a=b&c#d;e.txt".to_owned(),
+    ];
+    names.iter().for_each(|name| fs::write(alice.at(name), name).unwrap());
+    std::os::unix::fs::symlink("/etc", alice.at("out")).unwrap();
+    let (browser, page) = enter(&alice);
+    browser.press("Files");
+    browser.until_text("line\\nbreak.txt");
+    assert!(browser.text("#listing").contains("gnp.\\u{202e}txt.exe"));
+    assert_eq!(browser.script("return document.querySelectorAll('#listing img, #listing script').length"), json!(0));
+    let links = browser
+        .script("return [...document.querySelectorAll('#listing a.file')].map((each) => each.getAttribute('href'))");
+    let links = links.as_array().unwrap();
+    assert_eq!(links.len(), names.len());
+    let mut shown = Vec::new();
+    for link in links {
+        browser.goto(&format!("{page}{}", link.as_str().unwrap()));
+        assert!(!browser.script("return document.title").as_str().unwrap().starts_with("owned"));
+        shown
+            .push(browser.script("return document.querySelector('.preview').textContent").as_str().unwrap().to_owned());
+    }
+    names.iter().for_each(|name| assert!(shown.contains(name), "{name}: {shown:?}"));
+    quiet(&browser);
+    // Nothing leads out of the mount.
+    for path in [
+        "/files/out/",
+        "/get/out/passwd",
+        "/files/..%2f..%2fetc/",
+        "/get/%2e%2e/etc/passwd",
+        "/files/?at=..",
+        "/files/.p2pfs/at/..%2f/",
+    ] {
+        let status = browser.promise(&format!("return (await fetch({})).status", json!(path)));
+        assert!(status.as_u64().unwrap() >= 400, "{path}: {status}");
+    }
+}
+
+/// What a screen reader, and who has no pointer, needs of a page.
+const FAULTS: &str = "
+    const faults = [];
+    const named = (each) => (each.getAttribute('aria-label') ?? each.textContent + (each.alt ?? '')).trim() !== '';
+    for (const each of document.querySelectorAll('a, button, summary')) if (!named(each)) faults.push(each.outerHTML);
+    for (const each of document.querySelectorAll('input:not([type=hidden]), select, textarea'))
+        if (!each.labels.length && !each.getAttribute('aria-label')) faults.push(each.outerHTML);
+    for (const each of document.querySelectorAll('img')) if (!each.alt) faults.push(each.outerHTML);
+    for (const each of document.querySelectorAll('[style], script:not([src]), [onclick]')) faults.push(each.outerHTML);
+    const ids = [...document.querySelectorAll('[id]')].map((each) => each.id);
+    faults.push(...ids.filter((id, at) => ids.indexOf(id) !== at));
+    if (document.querySelectorAll('h1').length !== 1) faults.push('headings');
+    if (document.querySelectorAll('main').length !== 1 || !document.querySelector('header') || !document.querySelector('nav')) faults.push('landmarks');
+    if (!document.documentElement.lang || !document.title) faults.push('head');
+    const width = document.documentElement.scrollWidth;
+    if (width > window.innerWidth) faults.push('wider than the screen: ' + width);
+    return faults;";
+
+/// The least contrast of texts to what is behind them.
+const CONTRAST: &str = "
+    const luminance = (color) => {
+        const parts = color.match(/[\\d.]+/g).map(Number);
+        const [r, g, b] = parts.map((part) => (part / 255 <= 0.04045 ? part / 255 / 12.92 : ((part / 255 + 0.055) / 1.055) ** 2.4));
+        return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+    };
+    const behind = (each) => {
+        for (; each; each = each.parentElement) {
+            const color = getComputedStyle(each).backgroundColor;
+            if (!color.endsWith(', 0)') && color !== 'transparent') return color;
+        }
+        return 'rgb(255, 255, 255)';
+    };
+    let least = [99, ''];
+    for (const each of document.querySelectorAll('body *')) {
+        if (![...each.childNodes].some((node) => node.nodeType === 3 && node.data.trim()) || !each.checkVisibility()) continue;
+        const [one, other] = [luminance(getComputedStyle(each).color), luminance(behind(each))].sort((a, b) => b - a);
+        const contrast = (one + 0.05) / (other + 0.05);
+        if (contrast < least[0]) least = [contrast, each.outerHTML.slice(0, 120)];
+    }
+    return least;";
+
+#[test]
+fn everybody_can_use_it() {
+    let group = Group::two();
+    let alice = group.alice();
+    fs::create_dir(alice.at("docs")).unwrap();
+    fs::write(alice.at("docs/plan.txt"), "the plan\n".repeat(200)).unwrap();
+    fs::write(alice.at(format!("{}.txt", "long".repeat(60))), "x").unwrap();
+    group.bob().run(["msg", "send", "alice", &"long".repeat(300)]);
+    group.in_step();
+    let (browser, page) = enter(alice);
+    let rooms = [
+        "/",
+        "/files/",
+        "/files/docs/",
+        "/view/docs/plan.txt",
+        "/messages",
+        "/messages?with=bob",
+        "/conflicts",
+        "/people",
+        "/log",
+        "/alerts",
+        "/settings",
+        "/nowhere",
+    ];
+    for (width, height, scheme) in [(390, 780, "light"), (390, 780, "dark"), (1180, 760, "dark"), (1180, 760, "light")]
+    {
+        browser.screen(width, height, scheme);
+        for room in rooms {
+            browser.goto(&format!("{page}{room}"));
+            browser.script("document.querySelectorAll('details').forEach((each) => each.open = true)");
+            let faults = browser.script(FAULTS);
+            assert_eq!(faults, json!([]), "{room} at {width}");
+            let least = browser.script(CONTRAST);
+            assert!(least[0].as_f64().unwrap() >= 4.5, "{room} {scheme}: {least}");
+        }
+        if (width, scheme) == (390, "dark") {
+            browser.goto(&format!("{page}/"));
+            keep(&browser, "phone-dark");
+        }
+    }
+    let missing: Vec<String> = browser.complaints().into_iter().filter(|line| !line.contains("/nowhere")).collect();
+    assert_eq!(missing, Vec::<String>::new());
+
+    // By keyboard alone: past the navigation, into a folder, to a file, back.
+    let tab = || browser.keys("\u{E004}");
+    let focused = || browser.script("return document.activeElement.textContent.trim()").as_str().unwrap().to_owned();
+    let tab_to = |label: &str| {
+        let found = (0..80).any(|_| {
+            tab();
+            focused().starts_with(label)
+        });
+        assert!(found, "no way to {label} by Tab");
+        let ring = browser.script("return getComputedStyle(document.activeElement).outlineStyle");
+        assert_eq!(ring, json!("solid"), "{label} shows that it has the focus");
+        browser.keys("\u{E007}");
+    };
+    browser.goto(&format!("{page}/"));
+    tab();
+    assert_eq!(focused(), "Skip to the content");
+    browser.keys("\u{E007}");
+    browser.until("document.activeElement.id === 'main'");
+    browser.goto(&format!("{page}/"));
+    tab_to("Files");
+    browser.until("document.querySelector('h1').innerText === 'Files'");
+    tab_to("docs");
+    browser.until("document.querySelector('h1').innerText === 'docs'");
+    tab_to("plan.txt");
+    browser.until("document.querySelector('h1').innerText === 'plan.txt'");
+    tab_to("Rename or remove");
+    browser.until("document.querySelector('#change').open");
+    tab_to("Remove this file");
+    browser.until("document.querySelector('h1').innerText === 'Remove it?'");
+    tab_to("Cancel");
+    browser.until("document.querySelector('h1').innerText === 'docs'");
+}
