@@ -282,11 +282,11 @@ mod tests {
     fn a_profile_opens_with_its_passphrase_only() {
         let profile = profile();
         let sealed = profile.seal(&passphrase("horse"), PassphraseCost::FOR_TESTS, &OsEntropy);
-        let opened = opened(&sealed, "horse").unwrap();
-        assert_eq!((opened.label.as_str(), opened.user.as_str()), ("documents", "alice"));
-        assert_eq!(opened.device_keys().id(), profile.device_keys().id());
-        assert_eq!(opened.user_keys().id(), profile.user_keys().id());
-        assert!(opened.secret == profile.secret);
+        let again = opened(&sealed, "horse").unwrap();
+        assert_eq!((again.label.as_str(), again.user.as_str()), ("documents", "alice"));
+        assert_eq!(again.device_keys().id(), profile.device_keys().id());
+        assert_eq!(again.user_keys().id(), profile.user_keys().id());
+        assert!(again.secret == profile.secret);
         let wrong = opened(&sealed, "zebra").err().unwrap();
         assert_eq!(wrong.to_string(), "wrong passphrase");
     }
