@@ -174,9 +174,9 @@ fn list(home: &Home, which: &Which, json: bool) -> Outcome<()> {
     }
     let rows: Vec<Vec<String>> = transfers.iter().map(row).collect();
     output::table(&["id", "", "user", "what", "files", "size", "state"], &rows)?;
-    match transfers.iter().find(|transfer| transfer.incoming && transfer.state == State::Offered) {
-        Some(first) => output::note(&format!("take it with `p2pfs inbox accept {}`", first.id)),
-        None => {}
+    let open = transfers.iter().find(|transfer| transfer.incoming && transfer.state == State::Offered);
+    if let Some(first) = open {
+        output::note(&format!("take it with `p2pfs inbox accept {}`", first.id));
     }
     Ok(())
 }

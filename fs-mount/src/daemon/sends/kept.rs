@@ -185,7 +185,9 @@ pub(super) mod tests {
         let mut kept = Kept::default();
         kept.add(record(State::Offered));
         kept.add(record(State::Running));
-        (0..300).for_each(|_| drop(kept.add(record(State::Done))));
+        for _ in 0..300 {
+            kept.add(record(State::Done));
+        }
         kept.save(here.path(), &secret, &OsEntropy);
         let again = Kept::load(here.path(), &secret);
         assert_eq!((again.records.len(), again.last), (202, 302));

@@ -182,9 +182,12 @@ fn answer(sends: &Arc<Sends>, device: DeviceId, who: &Correspondent, offer: &Off
     if record.state == State::Running {
         record.state = State::Accepted;
     }
-    let mut last = None;
+    let (mut last, mut arrived) = (None, None);
     match went {
-        Went::Done => told = Some((Ended::Allowed, format!("{} came", count(record.files, "file")))),
+        Went::Done(destination) => {
+            told = Some((Ended::Allowed, format!("{} came", count(record.files, "file"))));
+            arrived = Some(destination);
+        }
         Went::Refused(answer) => {
             if answer == Answer::NoRoom {
                 record.why = Some(no_room(record.bytes));
@@ -226,6 +229,10 @@ fn answer(sends: &Arc<Sends>, device: DeviceId, who: &Correspondent, offer: &Off
         let _gone = stream.back.report(last);
     }
     stream.finish();
+    // Neither the sender nor what comes next need wait for the disk: what was sent is there.
+    if let Some(Err(e)) = arrived.map(|destination| destination.sync()) {
+        log::warn!("what arrived can't be synced: {}", e.kind());
+    }
 }
 
 impl Sends {
@@ -251,7 +258,8 @@ fn no_room(bytes: u64) -> String {
 
 /// How it went.
 enum Went {
-    Done,
+    /// All is in place, and not yet synced.
+    Done(Box<Destination>),
     Refused(Answer),
     /// So many files have to come again.
     Lacking(u32),
@@ -347,11 +355,7 @@ fn receive(sends: &Sends, n: u64, offer: &Offer, run: &Run, stream: &mut Incomin
         Ok(placed) => {
             arrived(sends, n, placed);
             let _gone = stream.back.report(Report::Done);
-            // The sender need not wait for the disk: what was sent is there.
-            if let Err(e) = destination.sync() {
-                log::warn!("what arrived can't be synced: {}", e.kind());
-            }
-            Went::Done
+            Went::Done(Box::new(destination))
         }
         Err(e) => {
             sends.change(n, |record| record.placing = false);
