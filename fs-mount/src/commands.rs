@@ -32,7 +32,7 @@ mod proof;
 mod reclaim;
 mod reseal;
 mod restore;
-mod sends;
+pub(crate) mod sends;
 mod snapshot;
 mod ui;
 mod undo;

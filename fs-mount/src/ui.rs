@@ -36,6 +36,7 @@ mod overview;
 mod routes;
 mod sessions;
 mod settings;
+mod transfers;
 mod tree;
 mod upload;
 

@@ -181,9 +181,10 @@ fn list(home: &Home, which: &Which, json: bool) -> Outcome<()> {
     Ok(())
 }
 
-fn row(transfer: &Transfer) -> Vec<String> {
+/// How it stands with one, in words.
+pub(crate) fn state(transfer: &Transfer) -> String {
     let why = transfer.why.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
-    let state = match transfer.state {
+    match transfer.state {
         State::Waiting => format!("waits for their device{why}"),
         State::Offered => format!("offered{why}"),
         State::Accepted => format!("accepted{why}"),
@@ -195,7 +196,10 @@ fn row(transfer: &Transfer) -> Vec<String> {
         State::Declined => format!("declined{why}"),
         State::Cancelled => format!("cancelled{why}"),
         State::Failed => format!("failed{why}"),
-    };
+    }
+}
+
+fn row(transfer: &Transfer) -> Vec<String> {
     let way = if transfer.incoming { "from" } else { "to" };
     vec![
         transfer.id.to_string(),
@@ -204,7 +208,7 @@ fn row(transfer: &Transfer) -> Vec<String> {
         transfer.name.clone(),
         count(transfer.files, "file"),
         bytes(transfer.bytes),
-        state,
+        state(transfer),
     ]
 }
 

@@ -20,8 +20,9 @@ use crate::{
         log::Page,
         members::{Members, Quarantined},
         protocol::{Reply, Request},
-        request::{AboutAccess, AboutAgreed, AboutLetters, AboutMembers, AboutPage, Bytes, Names},
+        request::{AboutAccess, AboutAgreed, AboutLetters, AboutMembers, AboutPage, AboutSends, Bytes, Names},
     },
+    daemon::sends::Transfer,
     failure::{Failure, Outcome},
     history_report::Event,
     home::VolumeDir,
@@ -139,6 +140,11 @@ impl Daemon {
     pub(super) async fn letters(&self, from: u64) -> Outcome<Vec<Letter>> {
         let reply = self.ask(Request::Letters(AboutLetters::List { from })).await?;
         expect(reply, |reply| if let Reply::Letters(it) = reply { Some(it) } else { None })
+    }
+
+    pub(super) async fn transfers(&self) -> Outcome<Vec<Transfer>> {
+        let reply = self.ask(Request::Sends(AboutSends::List)).await?;
+        expect(reply, |reply| if let Reply::Transfers(it) = reply { Some(it) } else { None })
     }
 
     pub(super) async fn alerts(&self) -> Outcome<Vec<Alert>> {

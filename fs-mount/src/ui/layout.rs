@@ -17,6 +17,7 @@ pub(super) enum Room {
     Overview,
     Files,
     Messages,
+    Transfers,
     Conflicts,
     People,
     Log,
@@ -24,10 +25,11 @@ pub(super) enum Room {
     Settings,
 }
 
-const ROOMS: [(Room, &str, &str); 8] = [
+const ROOMS: [(Room, &str, &str); 9] = [
     (Room::Overview, "/", "Overview"),
     (Room::Files, "/files/", "Files"),
     (Room::Messages, "/messages", "Messages"),
+    (Room::Transfers, "/transfers", "Transfers"),
     (Room::Conflicts, "/conflicts", "Conflicts"),
     (Room::People, "/people", "People"),
     (Room::Log, "/log", "Log"),

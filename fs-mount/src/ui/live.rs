@@ -118,6 +118,7 @@ struct Watch {
     rounds: u64,
     status: String,
     peers: String,
+    transfers: String,
     /// Both begin at the first round: pages are new then.
     log: Option<u64>,
     letters: Option<u64>,
@@ -140,6 +141,11 @@ impl Watch {
         // (Every so often they differ in what always does.)
         if std::mem::replace(&mut self.peers, text.clone()) != text {
             news.sections.insert("peers");
+        }
+        let transfers = page.daemon.transfers().await?;
+        let text = serde_json::to_string(&transfers).unwrap_or_default();
+        if std::mem::replace(&mut self.transfers, text.clone()) != text {
+            news.sections.insert("sends");
         }
         self.look_into_log(page, &mut news).await?;
         self.look_for_letters(page, &mut news).await?;
@@ -198,6 +204,9 @@ fn note(entry: &Entry, news: &mut News) {
         }
         Op::Settings | Op::Snapshot => {
             news.sections.insert("settings");
+        }
+        Op::Send => {
+            news.sections.insert("sends");
         }
         Op::Message => {
             // Of one that was sent it is told here when it arrives.

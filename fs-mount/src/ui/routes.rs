@@ -20,7 +20,7 @@ use super::{
     links::Pairs,
     live, log, members, messages, overview,
     sessions::{Entry, same},
-    settings, upload,
+    settings, transfers, upload,
 };
 
 /// Bytes of a form; a message has 16 KiB, and each byte may take three.
@@ -63,6 +63,10 @@ pub(super) fn router(page: Arc<Page>) -> Router {
         .route("/messages", get(messages::show))
         .route("/messages/send", post(messages::send))
         .route("/messages/read", post(messages::read))
+        .route("/transfers", get(transfers::show))
+        .route("/transfers/accept", post(transfers::accept))
+        .route("/transfers/decline", post(transfers::decline))
+        .route("/transfers/cancel", post(transfers::cancel))
         .route("/conflicts", get(conflicts::show))
         .route("/conflicts/resolve", post(conflicts::resolve))
         .route("/people", get(members::show))

@@ -267,6 +267,17 @@ fn people_talk_meet_and_settle() {
     eventually("it was read", || holds(alice.listing("status")["unread"] == 0, String::new));
     keep(&browser, "messages");
 
+    // What is sent straight to her.
+    let gift = bob.scratch().join("gift & card.txt");
+    fs::write(&gift, "for alice").unwrap();
+    browser.press("Transfers");
+    browser.until_text("Nothing was sent yet");
+    bob.run(["send", "--background", gift.to_str().unwrap(), "alice"]);
+    browser.until("document.querySelector('#transfers').innerText.includes('gift & card.txt')");
+    browser.press("Accept");
+    browser.until("document.querySelector('#transfers').innerText.includes('done:')");
+    assert_eq!(fs::read_to_string(alice.home().join("inbox/gift & card.txt")).unwrap(), "for alice");
+
     // The conflict.
     browser.press("Conflicts");
     browser.until_text("bob");
