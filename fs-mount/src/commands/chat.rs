@@ -135,8 +135,16 @@ fn await_letters(dir: &VolumeDir, mut from: u64, tell: &Sender<News>) {
                     return;
                 }
             }
-            Err(why) => return drop(tell.send(News::Over(why.to_string()))),
+            Err(why) => return drop(tell.send(News::Over(why_over(dir, &why)))),
         }
+    }
+}
+
+/// Why nothing more comes: an unmount ends what waits for an answer.
+fn why_over(dir: &VolumeDir, why: &Failure) -> String {
+    match client::hello(dir) {
+        Ok(Some(hello)) if !hello.ending => why.to_string(),
+        _ => not_mounted(dir).to_string(),
     }
 }
 
