@@ -381,14 +381,15 @@ impl Sends {
     /// Runs `work` on a thread of its own, unless there are too many or the end has begun.
     fn spawn(&self, core: &mut Core, work: impl FnOnce(Arc<Sends>) + Send + 'static) -> bool {
         let Some(me) = self.me.upgrade().filter(|_| !core.ended && core.threads < THREADS) else { return false };
-        let counted = Counted(me.clone());
-        core.threads += 1;
+        // Made in there: where no thread starts, what it was to run is dropped here, under the lock that this takes to count.
         let started = thread::Builder::new().name("p2pfs-send".to_owned()).spawn(move || {
-            let _counted = counted;
+            let _counted = Counted(me.clone());
             work(me);
         });
-        if started.is_err() {
-            log::warn!("a thread for a send can't be started");
+        match &started {
+            // It can't be over before that: whoever calls this has the lock.
+            Ok(_) => core.threads += 1,
+            Err(e) => log::warn!("a thread for a send can't be started: {e}"),
         }
         started.is_ok()
     }
