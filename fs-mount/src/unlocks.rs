@@ -5,8 +5,8 @@
 //! can remove the whole log.
 
 use std::{
-    fs::{self, OpenOptions},
-    io::{self, Write},
+    fs::{self, File, OpenOptions},
+    io::{self, Read, Write},
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     time::{SystemTime, UNIX_EPOCH},
@@ -76,15 +76,16 @@ pub(crate) fn record(volume: &Volume, dir: &Path) {
 }
 
 fn record_failed(volume: &Volume, audit: &Audit, path: &Path) {
-    let text = match fs::read(path) {
-        Ok(text) => text,
+    let mut text = Vec::new();
+    match File::open(path).and_then(|file| file.take(LIMIT).read_to_end(&mut text)) {
+        Ok(_) => {}
         Err(e) if e.kind() == io::ErrorKind::NotFound => return,
         Err(e) => {
             log::warn!("reading {}: {e}", path.display());
             return;
         }
-    };
-    let (attempts, more) = parse(&text[..text.len().min(LIMIT as usize)]);
+    }
+    let (attempts, more) = parse(&text);
     for Attempt { time, uid, pid } in attempts {
         audit.record(Act {
             time: Timestamp { secs: time, nanos: 0 },
