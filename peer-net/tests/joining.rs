@@ -1,13 +1,9 @@
 //! Joining with a ticket, let in and refused.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on may panic")]
-
-mod common;
-
 use std::net::{SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
-use common::{Person, loopback};
+use crate::common::{self, Person, loopback};
 use crypto::DeviceKeys;
 use p2pfs_peer_net::join::{self, JoinError};
 use p2pfs_peer_net::registry_address::RegistryAddress;

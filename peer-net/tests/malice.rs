@@ -3,14 +3,10 @@
 //!
 //! The handshake's messages are written out here once more: a change of their bytes fails these tests.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on may panic")]
-
-mod common;
-
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use common::{Actor, Person, eventually, until, until_settled};
+use crate::common::{self, Actor, Person, eventually, until, until_settled};
 use crypto::{DeviceId, DeviceKeys, Label, OsEntropy, SymmetricKey, keyed_tag};
 use p2pfs_peer_net::close;
 use p2pfs_peer_net::endpoint::Endpoint;

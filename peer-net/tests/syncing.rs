@@ -1,12 +1,8 @@
 //! Swarms of members: they find each other, exchange everything, and come back after a loss.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on may panic")]
-
-mod common;
-
 use std::time::Duration;
 
-use common::{Actor, Person, eventually, free_port, until, until_settled};
+use crate::common::{Actor, Person, eventually, free_port, until, until_settled};
 use p2pfs_peer_net::swarm::{Config, Event, KnownPeer, Swarm};
 
 /// Alice with her swarm, and bob, who joined.

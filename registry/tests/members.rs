@@ -1,13 +1,6 @@
 //! Members who know nothing of each other but a registry.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on may panic")]
-
-extern crate peer_net as p2pfs_peer_net;
-
-#[path = "../../peer-net/tests/common/mod.rs"]
-mod common;
-
-use common::{Actor, Person, eventually, loopback, until, until_settled};
+use crate::common::{Actor, Person, eventually, loopback, until, until_settled};
 use crypto::{DeviceKeys, OsEntropy};
 use p2pfs_registry::limits::Limits;
 use p2pfs_registry::server::Server;

@@ -1,7 +1,5 @@
 //! Role x mode and access list x what is tried, cell by cell, on four mounts.
 
-#![allow(clippy::unwrap_used, reason = "whatever fails here fails the test")]
-
 use std::{fs, io};
 
 use p2pfs_tests::{

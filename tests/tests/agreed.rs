@@ -1,7 +1,5 @@
 //! Settings and snapshots as users have them: `p2pfs config`, `p2pfs snapshot`, `.p2pfs/snapshots`.
 
-#![allow(clippy::unwrap_used, reason = "whatever fails here fails the test")]
-
 use std::fs;
 
 use p2pfs_tests::{

@@ -1,7 +1,5 @@
 //! An alert reaches those whom it concerns: on the desktop, and through a command of the user's. Nothing of it depends on either.
 
-#![allow(clippy::unwrap_used, reason = "whatever fails here fails the test")]
-
 use std::{
     fs,
     io::{BufRead, BufReader},

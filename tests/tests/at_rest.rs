@@ -1,8 +1,6 @@
 //! Nothing readable on any disk or wire: distinctive names, contents, link targets and attributes are looked for in
 //! every byte that members keep, that the registry keeps, and that goes between them.
 
-#![allow(clippy::unwrap_used, reason = "whatever fails here fails the test")]
-
 use std::{fs, os::unix::fs::symlink, path::Path, sync::Arc};
 
 use data_encoding::{BASE32, BASE64, HEXLOWER, HEXUPPER};

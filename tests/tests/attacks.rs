@@ -1,7 +1,5 @@
 //! Attacks on what is in a volume by somebody who may write there, and days of honest work beside them.
 
-#![allow(clippy::unwrap_used, reason = "whatever fails here fails the test")]
-
 use std::{
     fs::{self, File},
     io::Read as _,

@@ -1,8 +1,6 @@
 //! Nobody is shown an older version than before: not when contents are nowhere to be had, not by a store put back from a
 //! backup, not by a member who serves what was.
 
-#![allow(clippy::unwrap_used, reason = "whatever fails here fails the test")]
-
 use std::{
     collections::BTreeMap,
     env,
@@ -53,7 +51,7 @@ fn reads_through_a_mapping() {
 
 fn map_in_another_process(path: &Path) -> std::process::ExitStatus {
     let mut command = Command::new(env::current_exe().unwrap());
-    command.args(["--exact", "reads_through_a_mapping"]).env(MAPPED, path).output().unwrap().status
+    command.args(["--exact", "backwards::reads_through_a_mapping"]).env(MAPPED, path).output().unwrap().status
 }
 
 /// What bob's status says is waited for, by path.

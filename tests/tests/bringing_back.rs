@@ -1,7 +1,5 @@
 //! What was comes back: files and folders by `p2pfs restore`, and all that one device did by `p2pfs undo`.
 
-#![allow(clippy::unwrap_used, reason = "whatever fails here fails the test")]
-
 use std::{
     collections::BTreeMap,
     ffi::OsStr,

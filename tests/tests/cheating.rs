@@ -1,8 +1,6 @@
 //! A member with a program of her own, who signs and sends what no honest one would: nothing of it shows on anybody's mount,
 //! and whoever heard it has it in the log, with her device.
 
-#![allow(clippy::unwrap_used, reason = "whatever fails here fails the test")]
-
 use std::{fs, net::SocketAddr, os::unix::fs::PermissionsExt, path::Path, process::Command};
 
 use p2pfs_tests::{binaries::program, group::Group, patience::eventually, peer::Peer, rogue::Rogue, tool::shell};

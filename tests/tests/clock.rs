@@ -1,7 +1,5 @@
 //! Clocks that are wrong by a year, and jump: nothing depends on them but the dates that files show.
 
-#![allow(clippy::unwrap_used, reason = "whatever fails here fails the test")]
-
 use std::{
     fs,
     os::unix::fs::MetadataExt,

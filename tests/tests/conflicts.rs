@@ -1,7 +1,5 @@
 //! What two people made at once under one name: `p2pfs conflicts` tells of it, `p2pfs resolve` and ordinary tools settle it.
 
-#![allow(clippy::unwrap_used, reason = "whatever fails here fails the test")]
-
 use std::fs;
 
 use p2pfs_tests::{group::Group, patience::eventually, peer::Peer, tool::shell};

@@ -3,8 +3,6 @@
 //! The load keeps a ledger: what it was told is done. A call that failed because the daemon died may have happened or
 //! not, so its names leave the ledger. After each kill the ledger is held against the mount that came back.
 
-#![allow(clippy::unwrap_used, reason = "whatever fails here fails the test")]
-
 use std::{
     collections::BTreeMap,
     ffi::OsStr,

@@ -3,8 +3,6 @@
 //!
 //! `P2PFS_DAMAGE_ROUNDS=500 cargo nextest run --cargo-profile quick -p p2pfs-tests --test damage` looks longer.
 
-#![allow(clippy::unwrap_used, reason = "whatever fails here fails the test")]
-
 use std::{
     collections::BTreeMap,
     fs, io,

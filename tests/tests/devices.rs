@@ -1,7 +1,5 @@
 //! Several devices of one user, invitations, and keys that people keep: with real daemons.
 
-#![allow(clippy::unwrap_used, reason = "whatever fails here fails the test")]
-
 use std::{
     fs,
     path::{Path, PathBuf},

@@ -1,7 +1,5 @@
 //! The first minutes of somebody new, and of somebody for whom something doesn't work.
 
-#![allow(clippy::unwrap_used, reason = "whatever fails here fails the test")]
-
 use std::{
     fs,
     io::Write as _,

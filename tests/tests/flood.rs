@@ -1,8 +1,6 @@
 //! Members that send without end, and strangers that do: the mount works on, the others keep syncing, the daemon stays
 //! small, who floods is shut out, and the log tells.
 
-#![allow(clippy::unwrap_used, reason = "whatever fails here fails the test")]
-
 use std::{
     fs,
     net::{SocketAddr, UdpSocket},

@@ -1,7 +1,5 @@
 //! A disk without room: an error in time, and a volume that is sound afterwards. Needs root, for a small disk.
 
-#![allow(clippy::unwrap_used, reason = "whatever fails here fails the test")]
-
 use std::{
     fs::{self, File},
     io::{self, Write},

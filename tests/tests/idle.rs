@@ -1,7 +1,5 @@
 //! What daemons cost: nothing when nothing happens, and bounded memory when much does.
 
-#![allow(clippy::unwrap_used, reason = "whatever fails here fails the test")]
-
 use std::{fs::File, io::Write, thread, time::Duration};
 
 use p2pfs_tests::{

@@ -1,8 +1,6 @@
 //! A join that is killed, on either side and at any point: run again, it goes on as the same device. No member is left
 //! that nobody is.
 
-#![allow(clippy::unwrap_used, reason = "whatever fails here fails the test")]
-
 use std::{fs, process::Output, sync::Arc};
 
 use p2pfs_tests::{peer::Peer, random::Random, registry::Registry, scratch::Scratch, setting, tree::names};

@@ -1,7 +1,5 @@
 //! A keeper as people run it: two members who are never online together have everything through it, and it can read nothing.
 
-#![allow(clippy::unwrap_used, reason = "whatever fails here fails the test")]
-
 use std::{fs, path::Path, sync::Arc};
 
 use p2pfs_tests::{

@@ -1,7 +1,5 @@
 //! The audit log, as users have it: what was done and what was denied, entry by entry.
 
-#![allow(clippy::unwrap_used, reason = "whatever fails here fails the test")]
-
 use std::{
     collections::BTreeMap,
     fs::{self, OpenOptions, Permissions},

@@ -1,7 +1,5 @@
 //! How much memory a daemon takes, whatever programs do to it.
 
-#![allow(clippy::unwrap_used, reason = "whatever fails here fails the test")]
-
 use std::{
     ffi::OsStr,
     fs::{self, File},

@@ -1,7 +1,5 @@
 //! Messages between members, with real daemons: `p2pfs msg`.
 
-#![allow(clippy::unwrap_used, reason = "whatever fails here fails the test")]
-
 use std::{
     io::{BufRead, BufReader, Read, Write},
     process::{Child, Command, Stdio},

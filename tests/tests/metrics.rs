@@ -1,8 +1,6 @@
 //! What operators see: numbers of a daemon and of a registry that move as something happens, for scrapers on this machine and for
 //! nobody else; and a dashboard that asks for nothing else than there is.
 
-#![allow(clippy::unwrap_used, reason = "whatever fails here fails the test")]
-
 use std::{
     collections::BTreeSet,
     fs,

@@ -3,8 +3,6 @@
 //! The volume is one that format version 1 wrote; it is never made anew while that version is read.
 //! `P2PFS_WRITE_FIXTURE=1` makes it, with the programs of the day.
 
-#![allow(clippy::unwrap_used, reason = "whatever fails here fails the test")]
-
 use std::{
     env, fs,
     os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink},

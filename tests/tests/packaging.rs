@@ -1,7 +1,5 @@
 //! The Debian packages: built, installed on this very system in a namespace whose changes go nowhere, used, removed.
 
-#![allow(clippy::unwrap_used, reason = "whatever fails here fails the test")]
-
 use std::{
     path::{Path, PathBuf},
     process::Command,

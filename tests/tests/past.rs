@@ -1,7 +1,5 @@
 //! The tree as it was, below `.p2pfs/at`: ordinary tools read it, nothing changes it.
 
-#![allow(clippy::unwrap_used, reason = "whatever fails here fails the test")]
-
 use std::{fs, io, path::PathBuf, thread, time::Duration};
 
 use jiff::Timestamp;

@@ -2,8 +2,6 @@
 //!
 //! The tests may run as root, whom the kernel lets do all: what is refused here is refused by p2pfs.
 
-#![allow(clippy::unwrap_used, reason = "whatever fails here fails the test")]
-
 use std::{
     fs::{self, OpenOptions, Permissions},
     io::{self, Write},

@@ -1,7 +1,5 @@
 //! The POSIX test suite of its name, all of it, on a mount for all users of a machine.
 
-#![allow(clippy::unwrap_used, reason = "whatever fails here fails the test")]
-
 use std::{
     fs,
     os::unix::fs::PermissionsExt,

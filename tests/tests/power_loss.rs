@@ -1,8 +1,6 @@
 //! Power that fails at any moment: what `fsync` acknowledged is there, everything that is there is whole and reads, and
 //! the volume goes on. Needs root, for a disk whose power a test can cut.
 
-#![allow(clippy::unwrap_used, reason = "whatever fails here fails the test")]
-
 use std::{
     fs,
     path::{Path, PathBuf},

@@ -1,7 +1,5 @@
 //! What is refused: with status 1, one clear line on standard error, and nothing half made.
 
-#![allow(clippy::unwrap_used, reason = "whatever fails here fails the test")]
-
 use std::{
     ffi::OsStr,
     fs,

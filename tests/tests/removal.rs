@@ -1,7 +1,5 @@
 //! People who are removed, as users have it: `p2pfs revoke`, `grant`, `quarantine`.
 
-#![allow(clippy::unwrap_used, reason = "whatever fails here fails the test")]
-
 use std::fs;
 
 use p2pfs_tests::{group::Group, patience::eventually, peer::Peer, tree::differences};

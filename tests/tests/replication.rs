@@ -1,7 +1,5 @@
 //! What one does on their mount, the others find on theirs; and what happens to work that was done apart.
 
-#![allow(clippy::unwrap_used, reason = "whatever fails here fails the test")]
-
 use std::{
     fs::{self, File},
     io::Read,

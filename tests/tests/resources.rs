@@ -1,8 +1,6 @@
 //! Things that run out or break under a running daemon: disk space, the disk itself, file descriptors. Programs get an
 //! error that they understand, nothing acknowledged is lost, and once the cause is gone everything goes on without help.
 
-#![allow(clippy::unwrap_used, reason = "whatever fails here fails the test")]
-
 use std::{
     fs::{self, File},
     io::{self, Write},

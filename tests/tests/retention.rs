@@ -1,7 +1,5 @@
 //! What is no longer kept of history goes, and its room comes back to the disk; what is kept stays whole.
 
-#![allow(clippy::unwrap_used, reason = "whatever fails here fails the test")]
-
 use std::{
     fs,
     os::unix::fs::MetadataExt,

@@ -1,7 +1,5 @@
 //! Files that members send each other directly, with real daemons: `p2pfs send` and `p2pfs inbox`.
 
-#![allow(clippy::unwrap_used, reason = "whatever fails here fails the test")]
-
 use std::{
     fs,
     os::unix::fs::{PermissionsExt, symlink},

@@ -1,7 +1,5 @@
 //! Ordinary programs on a shared tree: what one side's tools leave, the other side's tools find sound.
 
-#![allow(clippy::unwrap_used, reason = "whatever fails here fails the test")]
-
 use std::fs;
 
 use p2pfs_tests::{

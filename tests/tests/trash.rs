@@ -1,7 +1,5 @@
 //! The bin of file managers works on the mount (the freedesktop trash specification), as GLib and trash-cli do it.
 
-#![allow(clippy::unwrap_used, reason = "whatever fails here fails the test")]
-
 use std::{
     fs,
     io::ErrorKind,

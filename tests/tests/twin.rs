@@ -2,8 +2,6 @@
 //!
 //! `P2PFS_TEST_STEPS` is how many calls each test makes; a failing one prints the seed for `P2PFS_TEST_SEED`.
 
-#![allow(clippy::unwrap_used, reason = "whatever fails here fails the test")]
-
 use std::{fs, path::PathBuf};
 
 use p2pfs_tests::{peer::Peer, random::Random, setting, tool, twin::Twins};

@@ -1,7 +1,5 @@
 //! `p2pfs verify` on real stores: damage is found and told by path, never served, and repaired from peers.
 
-#![allow(clippy::unwrap_used, reason = "whatever fails here fails the test")]
-
 use std::{
     fs,
     os::unix::fs::FileExt,

@@ -1,8 +1,6 @@
 //! The versions of paths and what is gone, as programs and people find them below `.p2pfs` and with `p2pfs history` and
 //! `diff`.
 
-#![allow(clippy::unwrap_used, reason = "whatever fails here fails the test")]
-
 use std::{
     collections::BTreeMap,
     fs, io,

@@ -1,13 +1,9 @@
 //! Settings of the volume and snapshots with names: who may, what holds where, and what no liar changes.
 
-#![allow(clippy::unwrap_used, reason = "whatever fails here fails the test")]
-
-mod common;
-
 use std::time::Duration;
 
-use common::{
-    Replica,
+use crate::common::{
+    self, Replica,
     forge::{Forger, commits, tell, told},
     sync,
 };

@@ -1,12 +1,8 @@
 //! The archive of commits: whoever is alone with a damaged store loses nothing, and the other way round.
 
-#![allow(clippy::unwrap_used, reason = "whatever fails here fails the test")]
-
-mod common;
-
 use std::{fs, ops::Range, path::PathBuf, sync::Arc, time::Duration};
 
-use common::Replica;
+use crate::common::Replica;
 use p2pfs_volume::{
     Error,
     memory_store::MemoryStore,

@@ -1,10 +1,6 @@
 //! What several made at once under one name: told without walking the tree, and settled.
 
-#![allow(clippy::unwrap_used, reason = "whatever fails here fails the test")]
-
-mod common;
-
-use common::{Replica, sync};
+use crate::common::{Replica, sync};
 use p2pfs_volume::{
     Caller, Conflict, Error, Keep, NodeKind, OpenMode, Role,
     store::{Batch, Space, Store},

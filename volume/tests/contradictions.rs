@@ -1,12 +1,8 @@
 //! Devices that contradict what they had signed or said before: each is told of once, with what is proven; innocent ones aren't.
 
-#![allow(clippy::unwrap_used, reason = "whatever fails here fails the test")]
-
-mod common;
-
 use std::sync::{Arc, Mutex};
 
-use common::{
+use crate::common::{
     Replica,
     forge::{Forger, commits},
     sync,

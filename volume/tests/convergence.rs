@@ -3,15 +3,10 @@
 //!
 //! A normal run tries 256 random lives; `PROPTEST_CASES=10000` tries that many.
 
-#![allow(unreachable_pub, clippy::unwrap_used, reason = "one test program: what fails anywhere in it is the test")]
-
 use std::{collections::BTreeMap, fmt};
 
-mod common;
-mod model;
-
-use common::Replica;
-use model::{
+use crate::common::{self, Replica};
+use crate::model::{
     op::{Op, op},
     world::{World, commits, dump},
 };

@@ -1,10 +1,6 @@
 //! A store with rows missing or exchanged is told from a whole one: an error that says so, never a panic.
 
-#![allow(clippy::unwrap_used, reason = "one test program: what fails anywhere in it is the test")]
-
-mod common;
-
-use common::{Replica, sync};
+use crate::common::{Replica, sync};
 use p2pfs_volume::{
     Error, Role,
     store::{Batch, Space, Store},

@@ -1,12 +1,8 @@
 //! Several devices of one user: let in by each other, judged as that user, with the user's keys. Invitations withdrawn.
 
-#![allow(clippy::unwrap_used, reason = "whatever fails here fails the test")]
-
-mod common;
-
 use std::time::Duration;
 
-use common::{
+use crate::common::{
     Replica,
     forge::{Forger, commits, tell, told},
     sync,

@@ -1,14 +1,11 @@
 //! The tree as it was after each commit: what was seen then is seen for good.
 
-#![allow(clippy::unwrap_used, reason = "whatever fails here fails the test")]
-
-mod common;
-#[path = "common/work.rs"]
-mod work;
-
 use std::time::Duration;
 
-use common::{Replica, sync};
+use crate::{
+    common::{Replica, sync},
+    work,
+};
 use p2pfs_volume::{
     Attributes, BlockHash, BlockStore, Caller, Clock, Error, Handle, NewNode, NodeKind, OpenMode, RenameMode, Role,
     Timestamp, Volume, is_past,

@@ -1,12 +1,8 @@
 //! A keeper: it stores and passes on what it can't read.
 
-#![allow(clippy::unwrap_used, reason = "whatever fails here fails the test")]
-
-mod common;
-
 use std::{sync::Arc, time::Duration};
 
-use common::{Replica, forge, sync};
+use crate::common::{Replica, forge, sync};
 use crypto::{Label, SeededEntropy};
 use p2pfs_volume::{
     BlockStore, Caller, Error, Ino, NewNode, Role, SetXattr,

@@ -1,12 +1,8 @@
 //! Messages between members, as the store keeps them and sessions carry them.
 
-#![allow(clippy::unwrap_used, reason = "whatever fails here fails the test")]
-
-mod common;
-
 use std::sync::Arc;
 
-use common::{Replica, sync};
+use crate::common::{Replica, sync};
 use crypto::OsEntropy;
 use p2pfs_volume::{
     Letter, Role, Session, SessionError,

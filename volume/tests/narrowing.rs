@@ -1,12 +1,8 @@
 //! Rights that are taken away while others work apart: on files, on directories, together with removals.
 
-#![allow(unreachable_pub, dead_code, clippy::unwrap_used, reason = "what fails here is the test")]
-
-mod common;
-
 use std::{collections::BTreeMap, time::Duration};
 
-use common::{
+use crate::common::{
     Replica,
     forge::{commits, told},
     sync,

@@ -1,10 +1,6 @@
 //! A volume that is handed over, also by several devices at once and by one that was stolen.
 
-#![allow(unreachable_pub, dead_code, clippy::unwrap_used, reason = "what fails here is the test")]
-
-mod common;
-
-use common::{Replica, forge::commits, forge::told, sync};
+use crate::common::{Replica, forge::commits, forge::told, sync};
 use crypto::UserId;
 use p2pfs_volume::{Error, Role};
 

@@ -1,13 +1,9 @@
 //! Power loss, on replicas in memory: the store keeps a part of what came since its last sync, the blocks lose theirs.
 //! What is left must be a state that was, whole, and go on among others as if nothing had been after it.
 
-#![allow(clippy::unwrap_used, reason = "whatever fails here fails the test")]
-
-mod common;
-
 use std::collections::BTreeSet;
 
-use common::{Replica, sync};
+use crate::common::{Replica, sync};
 use p2pfs_volume::{
     OpenMode, Role,
     store::{Space, Store},

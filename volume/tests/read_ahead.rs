@@ -1,13 +1,11 @@
 //! Directories that are read ahead beside calls that change them.
 
-mod common;
-
 use std::{
     sync::atomic::{AtomicBool, Ordering},
     thread,
 };
 
-use common::Replica;
+use crate::common::Replica;
 
 /// So many entries that reading them takes longer than a call that changes one.
 const KEPT: usize = 200;

@@ -1,15 +1,10 @@
 //! People and devices that are removed, and roles that change, while others work apart.
 
-#![allow(unreachable_pub, dead_code, clippy::unwrap_used, reason = "what fails here is the test")]
-
-mod common;
-mod model;
-
 use std::time::Duration;
 
-use common::{Replica, sync};
+use crate::common::{self, Replica, sync};
+use crate::model::world::dump;
 use crypto::{BoxSecret, UserId};
-use model::world::dump;
 use p2pfs_volume::{DeviceRequest, Error, Role, commit::ContentBody, content::ContentData};
 use proptest::prelude::*;
 use simulation::model::{History, Reference};

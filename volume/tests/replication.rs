@@ -1,7 +1,5 @@
 //! Several replicas that work apart and meet: what each rule of the merged tree promises.
 
-mod common;
-
 use std::{
     collections::VecDeque,
     sync::{Arc, Mutex},
@@ -9,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use common::{
+use crate::common::{
     Replica,
     forge::{Forger, commits, mode, name, tell, told},
     sync,

@@ -1,18 +1,13 @@
 //! What was sealed before a removal is sealed anew.
 
-#![allow(unreachable_pub, dead_code, clippy::unwrap_used, reason = "what fails here is the test")]
-
-mod common;
-mod model;
-
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
 };
 
-use common::{Replica, forge, sync};
+use crate::common::{Replica, forge, sync};
+use crate::model::world::dump;
 use crypto::{BlockHeader, EpochId, Label, SeededEntropy, SymmetricKey, UserId};
-use model::world::dump;
 use p2pfs_volume::{
     AttributeChange, BlockHash, Caller, Ino, Left, NewNode, OpenMode, Resealed, Role, SetTime, SetXattr, Timestamp,
     commit::{ChangeKind, Commit, Header, body_aad},

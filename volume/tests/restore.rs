@@ -1,12 +1,8 @@
 //! Restoring what was, and taking back what one device did.
 
-#![allow(clippy::unwrap_used, reason = "whatever fails here fails the test")]
-
-mod common;
-
 use std::time::Duration;
 
-use common::{Replica, sync};
+use crate::common::{Replica, sync};
 use p2pfs_volume::{
     AttributeChange, Attributes, Caller, Clock, Error, NewNode, NodeKind, OpenMode, Role, SetTime, SetXattr, Timestamp,
     node::Ino,

@@ -1,10 +1,8 @@
 //! A device whose store was put back from a copy: what it did since comes back to it, and no number of its log is used twice.
 
-mod common;
-
 use std::{collections::BTreeMap, sync::Arc};
 
-use common::{Replica, forge::commits, sync};
+use crate::common::{Replica, forge::commits, sync};
 use p2pfs_volume::{Message, Role, memory_store::MemoryStore};
 
 fn three() -> (Replica, Replica, Replica) {

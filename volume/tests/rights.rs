@@ -1,10 +1,6 @@
 //! Who may read and write, on replicas that meet in memory: keys for some alone, and commits of who cheats.
 
-#![allow(clippy::unwrap_used, reason = "whatever fails here fails the test")]
-
-mod common;
-
-use common::{
+use crate::common::{
     Replica,
     forge::{Forger, commits, tell},
     sync,

@@ -1,10 +1,6 @@
 //! Damage: whatever bit flips, verifying finds it, reading never shows it, and repairing brings everything back.
 
-#![allow(clippy::unwrap_used, reason = "whatever fails here fails the test")]
-
-mod common;
-
-use common::{Replica, sync};
+use crate::common::{Replica, sync};
 use p2pfs_volume::{
     BlockStore, Caller, Error, Role, SetXattr,
     store::{Batch, Space, Store},

@@ -1,17 +1,13 @@
 //! What is made quick between two peers: messages checked ahead and taken in together, blocks stored together, readers
 //! woken once, and the kernel told of nothing that it can't know.
 
-#![allow(clippy::unwrap_used, reason = "whatever fails here fails the test")]
-
-mod common;
-
 use std::{
     sync::{Arc, Mutex, mpsc},
     thread,
     time::Duration,
 };
 
-use common::{Replica, forge::commits, sync};
+use crate::common::{Replica, forge::commits, sync};
 use p2pfs_volume::{Caller, Changed, CheckedMessage, Message, Role, SessionError, commit::ClaimedCommit};
 
 fn pair() -> (Replica, Replica) {

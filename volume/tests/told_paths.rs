@@ -1,12 +1,8 @@
 //! The paths in the audit log: those that things have as something is done with them, whoever moved what above them.
 
-#![allow(clippy::unwrap_used, reason = "whatever fails here fails the test")]
-
-mod common;
-
 use std::sync::Arc;
 
-use common::{Replica, sync};
+use crate::common::{Replica, sync};
 use crypto::OsEntropy;
 use p2pfs_volume::{
     Deed, Role,

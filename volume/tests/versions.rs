@@ -1,17 +1,14 @@
 //! What was at a path, and what is gone: as somebody saw it who looked after every commit.
 
-#![allow(clippy::unwrap_used, reason = "whatever fails here fails the test")]
-
-mod common;
-#[path = "common/work.rs"]
-mod work;
-
 use std::{
     collections::{BTreeMap, BTreeSet},
     time::Duration,
 };
 
-use common::{Replica, sync};
+use crate::{
+    common::{Replica, sync},
+    work,
+};
 use p2pfs_volume::{
     AttributeChange, Caller, Error, Ino, NodeKind, OpenMode, RenameMode, Role, Volume,
     deleted::WasDirectory,

@@ -17,7 +17,7 @@ use rustix::{
     io::Errno,
 };
 
-use crate::{fails, links_of};
+use super::{fails, links_of};
 
 fn set_mode(path: &Path, mode: u32) {
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
@@ -143,7 +143,7 @@ fn a_folder_that_is_removed_while_open_stays_empty() {
     });
     assert_eq!(names.count(), 0);
     let inside = rustix::fs::mkdirat(&open, "x", Mode::RWXU);
-    crate::refuses(inside, Errno::NOENT);
+    super::refuses(inside, Errno::NOENT);
     fsync(&open).unwrap();
 }
 

@@ -12,7 +12,7 @@ use rustix::{
     io::Errno,
 };
 
-use crate::{fails, refuses};
+use super::{fails, refuses};
 
 /// At least a stored block, and a multiple of every block size that files may be cut into.
 const MIB: u64 = 1 << 20;

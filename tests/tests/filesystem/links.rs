@@ -18,7 +18,7 @@ use rustix::{
     io::Errno,
 };
 
-use crate::{fails, links_of};
+use super::{fails, links_of};
 
 #[test]
 fn hard_links_are_one_file() {

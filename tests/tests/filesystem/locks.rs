@@ -8,7 +8,7 @@ use rustix::{
     io::Errno,
 };
 
-use crate::refuses;
+use super::refuses;
 
 #[test]
 fn a_whole_file_is_locked_by_one() {

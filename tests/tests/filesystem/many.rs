@@ -8,7 +8,7 @@ use std::{
 
 use p2pfs_tests::peer::Peer;
 
-use crate::links_of;
+use super::links_of;
 
 const NAMES: usize = 2000;
 const ATTRIBUTES: usize = 1000;

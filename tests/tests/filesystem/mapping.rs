@@ -11,7 +11,7 @@ use std::{
 use p2pfs_tests::{mapping::Mapping, peer::Peer, random::Random};
 use rustix::io::Errno;
 
-use crate::fails;
+use super::fails;
 
 const LEN: usize = 300_000;
 

@@ -18,7 +18,7 @@ use p2pfs_tests::{
 };
 use rustix::io::Errno;
 
-use crate::fails;
+use super::fails;
 
 /// As mount(8) calls it.
 fn helper(peer: &Peer, options: &str) {

@@ -9,7 +9,7 @@ use std::{
 use p2pfs_tests::peer::Peer;
 use rustix::io::Errno;
 
-use crate::fails;
+use super::fails;
 
 #[test]
 fn a_name_has_up_to_255_bytes() {

@@ -17,7 +17,7 @@ use rustix::{
     io::Errno,
 };
 
-use crate::{fails, refuses};
+use super::{fails, refuses};
 
 /// What a program may do that its user may not.
 const CAPABILITIES: &str = "security.capability";

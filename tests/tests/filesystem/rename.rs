@@ -11,7 +11,7 @@ use rustix::{
     io::Errno,
 };
 
-use crate::{fails, links_of, refuses};
+use super::{fails, links_of, refuses};
 
 #[test]
 fn a_name_that_is_taken_can_be_kept() {

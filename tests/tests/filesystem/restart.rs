@@ -15,7 +15,7 @@ use p2pfs_tests::{
 };
 use rustix::io::Errno;
 
-use crate::fails;
+use super::fails;
 
 #[test]
 fn a_tree_is_the_same_after_each_kind_of_end() {

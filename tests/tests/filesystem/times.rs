@@ -20,7 +20,7 @@ use rustix::{
     io::Errno,
 };
 
-use crate::refuses;
+use super::refuses;
 
 type Stamp = (i64, i64);
 

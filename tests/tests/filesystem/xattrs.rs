@@ -8,7 +8,7 @@ use rustix::{
     io::Errno,
 };
 
-use crate::{fails, refuses};
+use super::{fails, refuses};
 
 #[test]
 fn values_are_kept_and_removed() {

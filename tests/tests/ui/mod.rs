@@ -2,8 +2,6 @@
 //!
 //! `P2PFS_WRITE_SCREENSHOTS=1` has the pictures in `docs/screenshots` made anew.
 
-#![allow(clippy::unwrap_used, reason = "whatever fails here fails the test")]
-
 mod browser;
 
 use std::{

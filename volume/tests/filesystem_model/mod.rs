@@ -3,10 +3,6 @@
 //!
 //! A normal run tries 3000 random lives; `PROPTEST_CASES=10000` tries that many.
 
-#![allow(unreachable_pub, clippy::unwrap_used, reason = "one test program: what fails anywhere in it is the test")]
-
-#[path = "../common/mod.rs"]
-mod common;
 mod op;
 mod player;
 mod tree;

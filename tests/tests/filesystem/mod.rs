@@ -2,8 +2,6 @@
 //!
 //! One module per family of calls. Nothing here has a second peer.
 
-#![allow(clippy::unwrap_used, reason = "whatever fails here fails the test")]
-
 mod acls;
 mod directories;
 mod holes;
