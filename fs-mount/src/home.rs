@@ -348,7 +348,12 @@ pub(crate) fn write_twice(path: &Path, bytes: &[u8]) -> Outcome<()> {
 
 /// Reads a file that has a copy: the file if it is `whole`, else the copy if that is. The other one is mended.
 pub(crate) fn read_twice(path: &Path, whole: impl Fn(&[u8]) -> bool) -> io::Result<Vec<u8>> {
-    let read = [path.to_owned(), copy_of(path)].map(|path| read_bounded(&path));
+    read_twice_up_to(path, FILE_LIMIT, whole)
+}
+
+/// The same for files of up to `limit` bytes.
+pub(crate) fn read_twice_up_to(path: &Path, limit: u64, whole: impl Fn(&[u8]) -> bool) -> io::Result<Vec<u8>> {
+    let read = [path.to_owned(), copy_of(path)].map(|path| read_up_to(&path, limit));
     let good = read.iter().flatten().find(|bytes| whole(bytes)).cloned();
     let Some(good) = good else {
         let [file, _] = read;
@@ -386,9 +391,13 @@ fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
 
 /// Reads a small file whole.
 pub(crate) fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
+    read_up_to(path, FILE_LIMIT)
+}
+
+fn read_up_to(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    fs::File::open(path)?.take(FILE_LIMIT + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > FILE_LIMIT {
+    fs::File::open(path)?.take(limit + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > limit {
         return Err(io::Error::new(io::ErrorKind::FileTooLarge, "file is too large"));
     }
     Ok(bytes)

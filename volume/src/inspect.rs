@@ -300,7 +300,10 @@ impl Inspector {
             None => core.as_of(before, |core| Ok(core.path_of(mass.example))).unwrap_or_default(),
         };
         let path = path.filter(|path| !path.is_empty()).map(|path| String::from_utf8_lossy(&path).into_owned());
-        finding(&device, user, path, mass)
+        // What waits to be looked at may be older, and its answer is to bring that back, too.
+        let waiting = self.waiting.iter().filter(|look| look.device == device).map(|look| look.done.time);
+        let since = waiting.fold(mass.since, i64::min);
+        finding(&device, user, path, &Mass { since, ..mass.clone() })
     }
 
     /// Notes that somebody was told of all that was looked at so far.

@@ -41,15 +41,22 @@ fn one(home: &Home, which: &Which, asked: AboutSends) -> Outcome<Transfer> {
 
 pub(crate) fn send(home: &Home, args: &Send) -> Outcome<()> {
     let paths = args.files.iter().map(|path| absolute(path).map(|path| as_bytes(&path))).collect::<Outcome<_>>()?;
-    let offered = one(home, &args.which, AboutSends::Offer { paths, user: args.user.clone() })?;
-    if offered.skipped > 0 {
-        output::note(&format!("{} left out: links, and what is neither file nor folder", offered.skipped));
-    }
+    let user = args.user.clone();
+    let left_out = |skipped| {
+        output::note(&format!("{skipped} left out: links, and what is neither file nor folder"));
+    };
     if args.background {
+        let offered = one(home, &args.which, AboutSends::Offer { paths, user })?;
+        if offered.skipped > 0 {
+            left_out(offered.skipped);
+        }
         let line = format!("{} offered to {} as {}", offered.name, offered.user, offered.id);
         return if args.json { output::json(&offered) } else { output::line(&line) };
     }
-    let ended = follow(home, &args.which, offered.id, true)?;
+    let ended = follow(home, &args.which, AboutSends::Send { paths, user })?;
+    if ended.skipped > 0 {
+        left_out(ended.skipped);
+    }
     if args.json {
         output::json(&ended)?;
     }
@@ -72,9 +79,9 @@ fn over(transfer: &Transfer) -> String {
 }
 
 /// Shows how far it is until it is over.
-fn follow(home: &Home, which: &Which, id: u64, cancels: bool) -> Outcome<Transfer> {
+fn follow(home: &Home, which: &Which, asked: AboutSends) -> Outcome<Transfer> {
     let bar = Bar::new("sending");
-    let request = Request::Sends(AboutSends::Follow { id, cancels });
+    let request = Request::Sends(asked);
     let reply = ask_or_open_with_progress(home, which, &request, &mut |news| {
         if let News::Sending(transfer) = news {
             bar.at(transfer.done, transfer.bytes, how_far(transfer));
@@ -122,7 +129,7 @@ pub(crate) fn inbox(home: &Home, args: Inbox) -> Outcome<()> {
                 let to = accepted.to.unwrap_or_default();
                 return output::line(&format!("{} is going to arrive in {to}", accepted.name));
             }
-            arrived(&follow(home, &args.which, args.id, false)?)
+            arrived(&follow(home, &args.which, AboutSends::Follow { id: args.id })?)
         }
         InboxDeed::Decline(args) => {
             let declined = one(home, &args.which, AboutSends::Decline { id: args.id })?;
@@ -132,7 +139,7 @@ pub(crate) fn inbox(home: &Home, args: Inbox) -> Outcome<()> {
             let cancelled = one(home, &args.which, AboutSends::Cancel { id: args.id })?;
             output::line(&format!("cancelled {}", cancelled.name))
         }
-        InboxDeed::Follow(args) => arrived(&follow(home, &args.which, args.id, false)?),
+        InboxDeed::Follow(args) => arrived(&follow(home, &args.which, AboutSends::Follow { id: args.id })?),
         InboxDeed::Always(args) => {
             let asked = AboutSends::Always { user: args.user.clone(), to: named(args.to.as_deref())? };
             let Reply::Folder(to) = ask(home, &args.which, asked)? else { return Err(unexpected()) };
@@ -158,7 +165,13 @@ fn named(to: Option<&Path>) -> Outcome<Option<Bytes>> {
 /// What is there.
 fn arrived(transfer: &Transfer) -> Outcome<()> {
     match transfer.state {
-        State::Done if transfer.incoming => output::lines(&transfer.placed),
+        State::Done if transfer.incoming => {
+            output::lines(&transfer.placed)?;
+            match transfer.placed_more {
+                0 => Ok(()),
+                more => output::line(&format!("and {more} more, in {}", transfer.to.as_deref().unwrap_or_default())),
+            }
+        }
         State::Done => output::line(&format!("{} is with {}", transfer.name, transfer.user)),
         _ => Err(Failure::new(over(transfer))),
     }
@@ -235,6 +248,7 @@ mod tests {
             why: None,
             to: None,
             placed: Vec::new(),
+            placed_more: 0,
             skipped: 0,
             began: Timestamp { secs: 0, nanos: 0 },
         }

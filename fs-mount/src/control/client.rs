@@ -93,7 +93,8 @@ fn send(dir: &VolumeDir, request: &Request) -> Outcome<Option<BufReader<UnixStre
             | Request::AsOf { .. }
             | Request::Restore(_)
             | Request::Undo(_)
-            | Request::Sends(AboutSends::Follow { .. })
+            // (What is to be sent is looked through first.)
+            | Request::Sends(AboutSends::Follow { .. } | AboutSends::Offer { .. } | AboutSends::Send { .. })
             | Request::Unmount
     );
     stream.set_read_timeout((!patient).then_some(ANSWER_TIME)).because(|| "asking the daemon".to_owned())?;

@@ -146,7 +146,7 @@ pub(crate) fn deed(request: &Request) -> Option<Deed> {
         }
         Request::Members(AboutMembers::Revoke { who }) => (Op::Membership, None, format!("removed {who}")),
         Request::Members(AboutMembers::Accept { id }) => (Op::Restore, None, format!("accepted {id}")),
-        Request::Sends(AboutSends::Offer { paths, user }) => {
+        Request::Sends(AboutSends::Offer { paths, user } | AboutSends::Send { paths, user }) => {
             (Op::Send, None, format!("offered {} to {user}", count(paths.len() as u64, "path")))
         }
         Request::Sends(AboutSends::Accept { id, .. }) => (Op::Send, None, format!("accepted transfer {id}")),

@@ -246,6 +246,11 @@ pub(crate) enum AboutSends {
         paths: Vec<Bytes>,
         user: String,
     },
+    /// The same, answered when it is over; it ends when the client goes away.
+    Send {
+        paths: Vec<Bytes>,
+        user: String,
+    },
     List,
     /// Without a folder: into the inbox.
     Accept {
@@ -258,10 +263,9 @@ pub(crate) enum AboutSends {
     Cancel {
         id: u64,
     },
-    /// Answered when it is over. Whether it ends when the client goes away.
+    /// Answered when it is over.
     Follow {
         id: u64,
-        cancels: bool,
     },
     /// Takes what a user sends without asking.
     Always {

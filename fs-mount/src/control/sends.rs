@@ -18,7 +18,7 @@ use super::{
 use crate::{
     daemon::{
         Shared, blocking,
-        sends::{Sends, Transfer},
+        sends::{Sends, Transfer, Wish},
     },
     failure::Outcome,
 };
@@ -31,10 +31,12 @@ fn path(bytes: Bytes) -> PathBuf {
 }
 
 /// Answers what needs no waiting.
-fn answer(sends: &Sends, asked: AboutSends) -> Outcome<Reply> {
+fn answer(sends: &Sends, asked: AboutSends, wish: &Wish) -> Outcome<Reply> {
     let one = |transfer: Outcome<Transfer>| transfer.map(|transfer| Reply::Transfer(Box::new(transfer)));
     match asked {
-        AboutSends::Offer { paths, user } => one(sends.offer(&paths.into_iter().map(path).collect::<Vec<_>>(), &user)),
+        AboutSends::Offer { paths, user } | AboutSends::Send { paths, user } => {
+            one(sends.offer(&paths.into_iter().map(path).collect::<Vec<_>>(), &user, wish))
+        }
         AboutSends::List => Ok(Reply::Transfers(sends.list())),
         AboutSends::Accept { id, to } => one(sends.accept(id, to.map(path))),
         AboutSends::Decline { id } => one(sends.decline(id)),
@@ -50,25 +52,37 @@ fn answer(sends: &Sends, asked: AboutSends) -> Outcome<Reply> {
 
 /// Answers.
 pub(crate) async fn serve(shared: &Arc<Shared>, asked: AboutSends) -> Outcome<Reply> {
-    let sends = shared.sends.clone();
-    blocking(move || answer(&sends, asked)).await
+    let guard = Guard::new(&shared.sends, Wish::default());
+    let (sends, wish) = (shared.sends.clone(), guard.wish.clone());
+    let reply = blocking(move || answer(&sends, asked, &wish)).await;
+    guard.wish.let_go();
+    reply
 }
 
-/// Tells how far a send is until it is over. Whoever goes away before that ends it, if they said so.
-pub(crate) async fn follow(
+/// Offers something, and tells how far it is until it is over. Whoever goes away before that takes it back.
+pub(crate) async fn send_and_follow(
     shared: &Arc<Shared>,
-    id: u64,
-    cancels: bool,
+    asked: AboutSends,
     writer: &mut OwnedWriteHalf,
 ) -> Outcome<Reply> {
-    let mut guard = Guard(cancels.then(|| (shared.sends.clone(), id)));
+    let guard = Guard::new(&shared.sends, Wish::default());
+    let (sends, wish) = (shared.sends.clone(), guard.wish.clone());
+    let reply = match blocking(move || answer(&sends, asked, &wish)).await? {
+        Reply::Transfer(made) => follow(shared, made.id, writer).await,
+        other => Ok(other),
+    };
+    guard.wish.let_go();
+    reply
+}
+
+/// Tells how far a send is until it is over.
+pub(crate) async fn follow(shared: &Arc<Shared>, id: u64, writer: &mut OwnedWriteHalf) -> Outcome<Reply> {
     let mut changes = shared.sends.changes();
     let mut told = None;
     loop {
         let sends = shared.sends.clone();
         let now = blocking(move || sends.get(id)).await?;
         if !now.state.is_open() {
-            guard.0 = None;
             return Ok(Reply::Transfer(Box::new(now)));
         }
         if told.as_ref() != Some(&now) {
@@ -81,12 +95,21 @@ pub(crate) async fn follow(
 }
 
 /// Ends a send when its client goes away.
-struct Guard(Option<(Arc<Sends>, u64)>);
+struct Guard {
+    sends: Arc<Sends>,
+    wish: Wish,
+}
+
+impl Guard {
+    fn new(sends: &Arc<Sends>, wish: Wish) -> Self {
+        Self { sends: sends.clone(), wish }
+    }
+}
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        if let Some((sends, id)) = self.0.take() {
-            tokio::task::spawn_blocking(move || drop(sends.cancel(id)));
-        }
+        // It may be made right now, which takes no longer than a write.
+        let (sends, wish) = (self.sends.clone(), self.wish.clone());
+        tokio::task::spawn_blocking(move || wish.go().map(|id| sends.cancel(id)));
     }
 }

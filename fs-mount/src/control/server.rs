@@ -241,7 +241,8 @@ async fn answer(shared: &Arc<Shared>, request: Request, writer: &mut OwnedWriteH
             answered.map(Reply::Members)
         }
         Request::Letters(asked) => letters::serve(shared, asked).await,
-        Request::Sends(AboutSends::Follow { id, cancels }) => sends::follow(shared, id, cancels, writer).await,
+        Request::Sends(asked @ AboutSends::Send { .. }) => sends::send_and_follow(shared, asked, writer).await,
+        Request::Sends(AboutSends::Follow { id }) => sends::follow(shared, id, writer).await,
         Request::Sends(asked) => sends::serve(shared, asked).await,
         Request::Log { from } => blocking(move || audit_log::page(&with_volume.volume, from).map(Reply::Log)).await,
         Request::Alerts => blocking(move || audit_log::alerts(&with_volume.volume).map(Reply::Alerts)).await,

@@ -61,6 +61,8 @@ const NEW_AT_ONCE: f64 = 30.0;
 const NEW_PER_SECOND: f64 = 0.2;
 /// Threads at a time.
 const THREADS: usize = 64;
+/// How often the log tells that somebody offers too much.
+const TELLS: Duration = Duration::from_secs(60);
 /// How long the end waits for them.
 const END: Duration = Duration::from_secs(3);
 
@@ -90,8 +92,10 @@ pub(crate) struct Transfer {
     pub(crate) why: Option<String>,
     /// Where it arrives here.
     pub(crate) to: Option<String>,
-    /// What is there.
+    /// What is there, the first few.
     pub(crate) placed: Vec<String>,
+    /// How many more.
+    pub(crate) placed_more: u64,
     /// Links and the like that are left out.
     pub(crate) skipped: u64,
     pub(crate) began: Timestamp,
@@ -108,16 +112,38 @@ struct Run {
 struct Tried {
     /// On which connection.
     connection: u64,
-    /// Nothing until something happens; else when it is offered again.
-    again: Option<Instant>,
-    /// How often in a row it went wrong.
+    again: Again,
+    /// How often in a row they could not take it as it was.
     failures: u32,
+    /// How often in a row it was cut, or could not go on.
+    cuts: u32,
+}
+
+/// When a send is offered again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Again {
+    /// Once they say so.
+    WhenTold,
+    /// After what goes there now and began before.
+    InTurn,
+    At(Instant),
 }
 
 /// How often a user may offer something new.
 struct Room {
     room: f64,
     at: Instant,
+    /// When the log told last that it was too often.
+    told: Option<Instant>,
+}
+
+/// Whether a user may offer something new.
+enum HasRoom {
+    Yes,
+    No {
+        /// The log told that lately.
+        told: bool,
+    },
 }
 
 #[derive(Default)]
@@ -203,8 +229,8 @@ impl Sends {
         self.changes.subscribe()
     }
 
-    /// Offers what is at these absolute paths to a user.
-    pub(crate) fn offer(&self, paths: &[PathBuf], user: &str) -> Outcome<Transfer> {
+    /// Offers what is at these absolute paths to a user, unless whoever wants that has gone away meanwhile.
+    pub(crate) fn offer(&self, paths: &[PathBuf], user: &str, wish: &Wish) -> Outcome<Transfer> {
         let to = self.volume.recipient(user)?;
         if self.volume.other_devices_of(&to).is_empty() {
             return Err(Failure::new(format!("{user} has no other device that it could go to")));
@@ -226,40 +252,64 @@ impl Sends {
             paths: paths.iter().map(|path| ByteBuf::from(path.as_os_str().as_bytes())).collect(),
             to: None,
             placed: Vec::new(),
+            placed_more: 0,
             placing: false,
             state: State::Waiting,
             why: None,
             began: self.now(),
         };
+        let mut wish = wish.0.lock();
+        if wish.gone {
+            return Err(Failure::new("it was taken back"));
+        }
         let mut core = self.core.lock();
         let open = core.kept.records.iter().filter(|record| !record.incoming && record.state.is_open()).count();
         if open >= OWN_OFFERS {
             return Err(Failure::new("too much is being sent already: `p2pfs inbox` lists it"));
         }
+        let typed: usize = record.paths.iter().map(|path| path.len()).sum();
+        if core.kept.typed() + typed > kept::MAX_TYPED {
+            return Err(Failure::new("these are too many names: send the folder that they are in"));
+        }
         let n = core.kept.add(record);
-        self.save(&mut core);
+        if let Err(why) = self.try_save(&mut core) {
+            core.kept.records.retain(|record| record.n != n);
+            return Err(why);
+        }
+        wish.made = Some(n);
         drop(core);
         self.get(n)
     }
 
     /// Says yes to what is offered, to arrive in `to`, an absolute path.
     pub(crate) fn accept(&self, n: u64, to: Option<PathBuf>) -> Outcome<Transfer> {
+        let named = to.is_some();
         let to = self.arrival(to)?;
         let mut core = self.core.lock();
         let record = core.kept.record(n).filter(|record| record.incoming).ok_or_else(|| no_such(n))?;
+        let before = record.clone();
         match record.state {
             State::Offered => {}
             state if state.is_open() => return Err(Failure::new(format!("{n} is accepted already"))),
             _ => return Err(Failure::new(format!("{n} is over"))),
         }
         record.state = State::Accepted;
-        record.to = Some(ByteBuf::from(to.as_os_str().as_bytes()));
-        let again = (record.device, Opening::Again(record.id));
-        if let (Some(device), opening) = again {
-            core.to_tell.push((device, opening));
+        // What came of it before it became more stays where it is, unless another place is named.
+        if named || record.to.is_none() {
+            record.to = Some(ByteBuf::from(to.as_os_str().as_bytes()));
         }
-        self.save(&mut core);
+        let left = before.to.clone().filter(|was| record.to.as_ref() != Some(was));
+        let (device, id) = (record.device, record.id);
+        if let Err(why) = self.try_save(&mut core) {
+            core.kept.record(n).into_iter().for_each(|record| *record = before.clone());
+            return Err(why);
+        }
+        core.to_tell.extend(device.map(|device| (device, Opening::Again(id))));
         drop(core);
+        self.wake.notify_one();
+        if let (Some(left), Some(device)) = (left, device) {
+            self.discard(&path_of(&left), &device, &id);
+        }
         self.get(n)
     }
 
@@ -289,13 +339,13 @@ impl Sends {
         core.to_tell.extend(devices.into_iter().map(|device| (device, opening.clone())));
         let running: Vec<Run> = core.runs.iter().filter(|((of, _), _)| *of == n).map(|(_, run)| run.clone()).collect();
         running.iter().for_each(|run| run.stop.stop());
-        self.save(&mut core);
+        let saved = self.try_save(&mut core);
         drop(core);
         // Whoever still writes there does it when it ends.
-        if let Some(to) = to.filter(|_| incoming && running.is_empty()) {
-            self.discard(&path_of(&to), &id);
+        if let (Some(to), Some(device)) = (to.filter(|_| incoming && running.is_empty()), device) {
+            self.discard(&path_of(&to), &device, &id);
         }
-        self.get(n)
+        saved.and_then(|()| self.get(n))
     }
 
     /// Takes what a user sends without asking from now on, into `to`.
@@ -315,7 +365,7 @@ impl Sends {
             }
         }
         core.to_tell.extend(to_tell);
-        self.save(&mut core);
+        self.try_save(&mut core)?;
         Ok(to)
     }
 
@@ -326,7 +376,7 @@ impl Sends {
         let before = core.kept.always.len();
         core.kept.always.retain(|always| always.user != id);
         let changed = core.kept.always.len() != before;
-        self.save(&mut core);
+        self.try_save(&mut core)?;
         Ok(changed)
     }
 
@@ -348,10 +398,21 @@ impl Sends {
     }
 
     /// Saves what changed, tells of it, and has it looked at what can be begun.
-    fn save(&self, core: &mut Core) {
-        core.kept.save(&self.dir, &self.secret, &OsEntropy);
+    ///
+    /// # Errors
+    /// It could not be saved, and is gone with the process.
+    fn try_save(&self, core: &mut Core) -> Outcome<()> {
+        let saved = core.kept.save(&self.dir, &self.secret, &OsEntropy);
         self.changes.send_modify(|count| *count = count.wrapping_add(1));
         self.wake.notify_one();
+        saved
+    }
+
+    /// The same where nobody waits for it: what went on without a user's word is found out again.
+    fn save(&self, core: &mut Core) {
+        if let Err(why) = self.try_save(core) {
+            log::warn!("sends: {why}");
+        }
     }
 
     /// Changes a record, and saves it if it is another one then.
@@ -365,8 +426,8 @@ impl Sends {
         }
     }
 
-    fn discard(&self, to: &Path, id: &SendId) {
-        if let Err(e) = destination::discard(to, id) {
+    fn discard(&self, to: &Path, device: &DeviceId, id: &SendId) {
+        if let Err(e) = destination::discard(to, device, id) {
             log::warn!("what came of a send that is wanted no more can't be removed: {}", e.kind());
         }
     }
@@ -405,33 +466,50 @@ impl Sends {
             let Some(line) = line(&device) else { continue };
             self.spawn(&mut core, move |sends| giving::tell(&sends, &line, &opening));
         }
-        let now = Instant::now();
+        let open = core.kept.records.iter().filter(|record| record.state.is_open());
+        let mut open: Vec<Open> = open.map(Open::of).collect();
+        open.sort_unstable_by_key(|record| record.n);
+        let numbers: HashSet<u64> = open.iter().map(|record| record.n).collect();
+        core.tried.retain(|(n, _), _| numbers.contains(n));
         let mut next: Option<Instant> = None;
-        let open: Vec<(u64, UserId, Option<DeviceId>)> = core
-            .kept
-            .records
-            .iter()
-            .filter(|record| !record.incoming && record.state.is_open())
-            .map(|record| (record.n, record.user, record.device))
-            .collect();
-        for (n, user, device) in open {
+        // Which devices get something in its turn now.
+        let mut turns = HashSet::new();
+        for record in open {
+            let (n, user) = (record.n, record.user);
             if let Err(e) = self.volume.is_recipient(&user) {
-                if let Some(record) = core.kept.record(n) {
-                    (record.state, record.why) = (State::Failed, Some(format!("{} {e}", record.name)));
-                }
-                self.save(&mut core);
+                self.fail(&mut core, &record, format!("{} {e}", record.name));
                 continue;
             }
-            let devices = device.map_or_else(|| self.volume.other_devices_of(&user), |device| vec![device]);
+            if record.incoming {
+                self.ask_whether_it_goes_on(&mut core, &record, &line);
+                continue;
+            }
+            let all = self.volume.other_devices_of(&user);
+            // Of a device that is theirs no more nobody says whether it has a part.
+            let devices = match record.device.filter(|device| all.contains(device)) {
+                Some(device) => vec![device],
+                None => all,
+            };
+            if let Some(kept) = core.kept.record(n).filter(|_| record.device.is_some_and(|had| !devices.contains(&had)))
+            {
+                (kept.device, kept.state) = (None, State::Waiting);
+                self.save(&mut core);
+            }
             for device in devices {
                 if core.runs.contains_key(&(n, device)) {
                     continue;
                 }
                 let Some(line) = line(&device) else { continue };
-                match core.tried.get(&(n, device)).filter(|tried| tried.connection == line.number()) {
-                    Some(Tried { again: None, .. }) => continue,
-                    Some(Tried { again: Some(again), .. }) if *again > now => {
-                        next = Some(next.map_or(*again, |next| next.min(*again)));
+                match core
+                    .tried
+                    .get(&(n, device))
+                    .filter(|tried| tried.connection == line.number())
+                    .map(|one| one.again)
+                {
+                    Some(Again::WhenTold) => continue,
+                    Some(Again::InTurn) if core.giving.contains(&device) || !turns.insert(device) => continue,
+                    Some(Again::At(again)) if again > Instant::now() => {
+                        next = Some(next.map_or(again, |next| next.min(again)));
                         continue;
                     }
                     _ => {}
@@ -444,6 +522,33 @@ impl Sends {
             }
         }
         next
+    }
+
+    /// Ends one that can't go on, and takes away what came of it.
+    fn fail(&self, core: &mut Core, record: &Open, why: String) {
+        core.runs.iter().filter(|((of, _), _)| *of == record.n).for_each(|(_, run)| run.stop.stop());
+        let runs = core.runs.keys().any(|(of, _)| *of == record.n);
+        if let Some(kept) = core.kept.record(record.n) {
+            (kept.state, kept.why) = (State::Failed, Some(why));
+        }
+        self.save(core);
+        // What still runs does it when it ends.
+        if let (Some(to), Some(device), false) = (&record.to, record.device, runs || !record.incoming) {
+            self.discard(&path_of(to), &device, &record.id);
+        }
+    }
+
+    /// Asks on each new connection for what is offered to go on: whoever offers it no more may not have been able to say so.
+    fn ask_whether_it_goes_on(&self, core: &mut Core, record: &Open, line: impl Fn(&DeviceId) -> Option<Line>) {
+        let Some((device, line)) = record.device.and_then(|device| Some((device, line(&device)?))) else { return };
+        let (place, connection) = ((record.n, device), line.number());
+        if record.placing || core.tried.get(&place).is_some_and(|tried| tried.connection == connection) {
+            return;
+        }
+        let opening = Opening::Again(record.id);
+        if self.spawn(core, move |sends| giving::tell(&sends, &line, &opening)) {
+            core.tried.insert(place, Tried { connection, again: Again::WhenTold, failures: 0, cuts: 0 });
+        }
     }
 
     /// Ends all threads. What was under way goes on the next time.
@@ -464,6 +569,49 @@ impl Sends {
         for n in left {
             taking::place_the_rest(self, n);
         }
+    }
+}
+
+/// What of a record says whether it can go on.
+struct Open {
+    n: u64,
+    id: SendId,
+    incoming: bool,
+    user: UserId,
+    name: String,
+    device: Option<DeviceId>,
+    to: Option<ByteBuf>,
+    placing: bool,
+}
+
+impl Open {
+    fn of(record: &Record) -> Self {
+        let Record { n, id, incoming, user, device, placing, .. } = *record;
+        Self { n, id, incoming, user, name: record.name.clone(), device, to: record.to.clone(), placing }
+    }
+}
+
+/// Somebody who waits for a send: what they wanted ends when they go away, unless it is to go on without them.
+#[derive(Clone, Default)]
+pub(crate) struct Wish(Arc<Mutex<Wanted>>);
+
+#[derive(Default)]
+struct Wanted {
+    gone: bool,
+    made: Option<u64>,
+}
+
+impl Wish {
+    /// They go away. Gives what is to be ended.
+    pub(crate) fn go(&self) -> Option<u64> {
+        let mut wanted = self.0.lock();
+        wanted.gone = true;
+        wanted.made.take()
+    }
+
+    /// What was made goes on without them.
+    pub(crate) fn let_go(&self) {
+        self.0.lock().made = None;
     }
 }
 
@@ -513,6 +661,7 @@ impl Core {
             state: record.state,
             why: record.why.clone(),
             placed: to.as_ref().map(|to| destination::shown(&names, to)).unwrap_or_default(),
+            placed_more: record.placed_more,
             to: to.map(|to| to.display().to_string()),
             skipped: record.skipped,
             began: record.began,
@@ -520,20 +669,23 @@ impl Core {
     }
 
     /// Whether a user may offer something new now.
-    fn has_room(&mut self, user: &UserId, now: Instant) -> bool {
+    fn room(&mut self, user: &UserId, now: Instant) -> HasRoom {
         let offered = |record: &&Record| record.incoming && record.state.is_open();
         let all = self.kept.records.iter().filter(offered);
-        if all.clone().count() >= OFFERS_OF_ALL || all.filter(|record| record.user == *user).count() >= OFFERS {
-            return false;
-        }
-        let room = self.new.entry(*user).or_insert(Room { room: NEW_AT_ONCE, at: now });
+        let is_full =
+            all.clone().count() >= OFFERS_OF_ALL || all.filter(|record| record.user == *user).count() >= OFFERS;
+        let room = self.new.entry(*user).or_insert(Room { room: NEW_AT_ONCE, at: now, told: None });
         let passed = now.saturating_duration_since(room.at).as_secs_f64();
-        *room = Room { room: (room.room + passed * NEW_PER_SECOND).min(NEW_AT_ONCE), at: now };
-        if room.room < 1.0 {
-            return false;
+        (room.room, room.at) = ((room.room + passed * NEW_PER_SECOND).min(NEW_AT_ONCE), now);
+        if is_full || room.room < 1.0 {
+            let told = room.told.is_some_and(|at| now.saturating_duration_since(at) < TELLS);
+            if !told {
+                room.told = Some(now);
+            }
+            return HasRoom::No { told };
         }
         room.room -= 1.0;
-        true
+        HasRoom::Yes
     }
 }
 

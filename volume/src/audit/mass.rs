@@ -63,6 +63,10 @@ impl Deed {
     }
 }
 
+/// How long before the first that was counted an answer begins, in seconds: a file may have been emptied, and published as
+/// such, before it was written anew.
+const BEFORE: i64 = 5;
+
 /// Something that a device did to a file.
 #[derive(Clone, Debug)]
 pub(crate) struct Done {
@@ -276,6 +280,10 @@ impl Ledger {
         due
     }
 
+    fn first_removal(&self) -> Option<(i64, Ino)> {
+        earliest(self.removed.iter().map(|one| (one.time, one.ino)))
+    }
+
     fn judge(&mut self, files: u64, now: i64, is_done: bool) -> Vec<Mass> {
         while self.ruined.front().is_some_and(|(at, ..)| *at < now - WINDOW) || self.ruined.len() > DEEDS {
             let gone = self.ruined.pop_front();
@@ -313,36 +321,35 @@ impl Ledger {
 
         let ruined: usize = self.ruined.iter().map(|(_, _, weight)| *weight as usize).sum();
         if self.is_due("ruined", ruined, share(files, 1, 20, 100)) {
-            let first = self.ruined.front().map(|(at, ino, _)| (*at, *ino));
+            let first = earliest(self.ruined.iter().map(|(at, ino, _)| (*at, *ino)));
             tell(format!("replaced what was in {ruined} files by what looks encrypted or wiped"), Sure::Likely, first);
         }
 
         let (removed, scattered) = (self.removed.len(), self.scattered as usize);
-        let first = self.removed.front().map(|one| (one.time, one.ino));
         let slowly = is_slow(self.removed.iter().map(|one| one.time));
         if slowly && self.is_due("removed slowly", scattered.min(removed), share(files, 2, 100, 250)) {
-            tell(format!("removed {removed} files one after the other"), Sure::Possible, first);
+            tell(format!("removed {removed} files one after the other"), Sure::Possible, self.first_removal());
         }
         let in_many_places = self.directories.values().filter(|directory| directory.removed > 0).count() > ON_ONE_PATH;
         if is_done || in_many_places {
             let own = share(files, 25, 500, 100_000);
             if self.is_due("removed", scattered, own) {
-                tell(format!("removed {scattered} files all over the volume"), Sure::Possible, first);
+                tell(format!("removed {scattered} files all over the volume"), Sure::Possible, self.first_removal());
             }
             let foreign = (self.foreign as usize).min(scattered);
             if self.is_due("removed others'", foreign, share(files, 4, 300, 10_000)) {
-                tell(format!("removed {foreign} files that others had written"), Sure::Possible, first);
+                tell(format!("removed {foreign} files that others had written"), Sure::Possible, self.first_removal());
             }
         }
 
         let renamed = self.renamed.len();
         let slowly = is_slow(self.renamed.iter().map(|(at, _)| *at));
         if slowly && self.is_due("renamed slowly", renamed, share(files, 2, 100, 250)) {
-            let first = self.renamed.front().copied();
+            let first = earliest(self.renamed.iter().copied());
             tell(format!("renamed {renamed} files one after the other"), Sure::Possible, first);
         }
         let most = self.endings.iter().max_by_key(|(_, list)| list.len());
-        let most = most.map(|(ending, list)| (ending.clone(), list.len(), list.front().copied()));
+        let most = most.map(|(ending, list)| (ending.clone(), list.len(), earliest(list.iter().copied())));
         if let Some((ending, count, first)) = most
             && self.is_due("ending", count, share(files, 1, 50, 150))
         {
@@ -353,12 +360,17 @@ impl Ledger {
     }
 }
 
+/// The first by time. What waited for its content was counted after later ones.
+fn earliest(all: impl Iterator<Item = (i64, Ino)>) -> Option<(i64, Ino)> {
+    all.min_by_key(|(at, _)| *at)
+}
+
 /// What was found, in the words of an alert.
 pub(crate) fn finding(device: &DeviceId, user: String, example: Option<String>, mass: &Mass) -> Finding {
     let short = device.short();
     let example = example.map(|path| format!(", {path:?} for one")).unwrap_or_default();
-    let since =
-        jiff::Timestamp::from_second(mass.since).map_or_else(|_| "1d-ago".to_owned(), |time| format!("{time:.0}"));
+    let since = jiff::Timestamp::from_second(mass.since - BEFORE)
+        .map_or_else(|_| "1d-ago".to_owned(), |time| format!("{time:.0}"));
     Finding {
         kind: Kind::MassChange,
         sure: mass.sure,

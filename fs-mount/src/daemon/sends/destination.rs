@@ -6,17 +6,17 @@
 //! special bits.
 
 use std::{
-    collections::{HashMap, HashSet},
-    fs::File,
+    collections::{HashMap, HashSet, hash_map},
+    fs::{File, Metadata},
     io::{self, Write},
     os::{
         fd::{AsFd, OwnedFd},
-        unix::ffi::OsStrExt,
+        unix::{ffi::OsStrExt, fs::MetadataExt},
     },
     path::Path,
 };
 
-use crypto::Hasher;
+use crypto::{DeviceId, Hasher};
 use data_encoding::HEXLOWER;
 use peer_net::sends::{
     SendId, contents,
@@ -50,10 +50,16 @@ pub(super) struct Destination {
     hidden: String,
     /// Nothing was in there before.
     fresh: bool,
+    /// The files that were come to, by device and number. A disk to which `A` and `a` are one has fewer than there are names.
+    seen: HashMap<(u64, u64), Vec<u8>>,
 }
 
-fn hidden(id: &SendId) -> String {
-    format!("{HIDDEN}{}", HEXLOWER.encode(&id[..]))
+/// The hidden folder of what a device sends. Others can't choose its id.
+fn hidden(device: &DeviceId, id: &SendId) -> String {
+    let mut hasher = contents::hasher();
+    hasher.update(device.as_bytes());
+    hasher.update(&id[..]);
+    format!("{HIDDEN}{}", HEXLOWER.encode(&hasher.finish().as_bytes()[..16]))
 }
 
 fn open_named(to: &Path) -> io::Result<OwnedFd> {
@@ -63,9 +69,9 @@ fn open_named(to: &Path) -> io::Result<OwnedFd> {
 
 impl Destination {
     /// Opens it, and makes the hidden folder of a send in it.
-    pub(super) fn open(to: &Path, id: &SendId) -> io::Result<Self> {
+    pub(super) fn open(to: &Path, device: &DeviceId, id: &SendId) -> io::Result<Self> {
         let to = open_named(to)?;
-        let hidden = hidden(id);
+        let hidden = hidden(device, id);
         let fresh = match mkdirat(&to, &hidden, Mode::RWXU) {
             Ok(()) => true,
             Err(Errno::EXIST) => false,
@@ -76,7 +82,23 @@ impl Destination {
         if fstat(&inside)?.st_uid != rustix::process::geteuid().as_raw() {
             return Err(io::Error::new(io::ErrorKind::PermissionDenied, "the hidden folder there is somebody else's"));
         }
-        Ok(Self { to, folders: Folders::new(inside), hidden, fresh })
+        Ok(Self { to, folders: Folders::new(inside), hidden, fresh, seen: HashMap::new() })
+    }
+
+    /// How many bytes are there of what came earlier.
+    pub(super) fn came(&self) -> io::Result<u64> {
+        if self.fresh { Ok(0) } else { length(self.folders.root().try_clone_to_owned()?) }
+    }
+
+    /// Whether a file is another one than all before.
+    fn is_new(&mut self, about: &Metadata, path: &[u8]) -> bool {
+        match self.seen.entry((about.dev(), about.ino())) {
+            hash_map::Entry::Vacant(place) => {
+                place.insert(path.to_vec());
+                true
+            }
+            hash_map::Entry::Occupied(place) => place.get() == path,
+        }
     }
 
     /// How many bytes the disk has room for.
@@ -119,7 +141,7 @@ impl Destination {
             Err(e) => return Err(e.into()),
         };
         let there = file.metadata()?;
-        if !there.is_file() || there.len() == 0 || there.len() > size {
+        if !there.is_file() || there.len() == 0 || there.len() > size || !self.is_new(&there, path) {
             return Ok(None);
         }
         let mut hasher = contents::hasher();
@@ -133,10 +155,14 @@ impl Destination {
         let mode = if executable { Mode::RWXU } else { Mode::RUSR | Mode::WUSR };
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let mut file: File = openat(folder, name, flags, mode)?.into();
+        let about = file.metadata()?;
+        if !about.is_file() {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        if !self.is_new(&about, path) {
+            return Err(io::Error::other("two names of it are one on this disk"));
+        }
         if !self.fresh {
-            if !file.metadata()?.is_file() {
-                return Err(io::ErrorKind::InvalidInput.into());
-            }
             rustix::fs::fchmod(&file, mode)?;
             file.set_len(at)?;
             io::Seek::seek(&mut file, io::SeekFrom::Start(at))?;
@@ -147,8 +173,13 @@ impl Destination {
     /// Takes a file away that is not what was sent.
     pub(super) fn drop_file(&mut self, path: &[u8]) -> io::Result<()> {
         let (folder, name) = self.folders.around(path)?;
+        let about = statat(&folder, name, AtFlags::SYMLINK_NOFOLLOW);
         match unlinkat(folder, name, AtFlags::empty()) {
-            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Ok(()) | Err(Errno::NOENT) => {
+                // The next file may get its number.
+                about.iter().for_each(|about| drop(self.seen.remove(&(about.st_dev, about.st_ino))));
+                Ok(())
+            }
             Err(e) => Err(e.into()),
         }
     }
@@ -163,9 +194,14 @@ impl Destination {
         Ok(placed)
     }
 
-    /// Has the disk keep what arrived.
+    /// Has the disk keep what came, wherever it lies.
     pub(super) fn sync(&self) -> io::Result<()> {
         Ok(rustix::fs::syncfs(&self.to)?)
+    }
+
+    /// Has the disk keep where it lies.
+    pub(super) fn sync_names(&self) -> io::Result<()> {
+        Ok(rustix::fs::fsync(&self.to)?)
     }
 }
 
@@ -183,9 +219,9 @@ impl Write for Writing {
 }
 
 /// Takes away what came of a send that is wanted no more.
-pub(super) fn discard(to: &Path, id: &SendId) -> io::Result<()> {
+pub(super) fn discard(to: &Path, device: &DeviceId, id: &SendId) -> io::Result<()> {
     let to = open_named(to)?;
-    let hidden = hidden(id);
+    let hidden = hidden(device, id);
     match enter(&to, hidden.as_bytes()) {
         Ok(inside) if fstat(&inside)?.st_uid == rustix::process::geteuid().as_raw() => {
             prune(inside, b"", &HashMap::new())?;
@@ -209,6 +245,18 @@ fn listed(folder: impl AsFd) -> io::Result<Vec<(Vec<u8>, FileType)>> {
         }
     }
     all.sort_unstable_by(|one, other| one.0.cmp(&other.0));
+    Ok(all)
+}
+
+/// The length of all files below a folder together.
+fn length(folder: OwnedFd) -> io::Result<u64> {
+    let mut all = 0_u64;
+    for (name, kind) in listed(&folder)? {
+        all = all.saturating_add(match kind {
+            FileType::Directory => length(enter(&folder, &name)?)?,
+            _ => u64::try_from(statat(&folder, name, AtFlags::SYMLINK_NOFOLLOW)?.st_size).unwrap_or(0),
+        });
+    }
     Ok(all)
 }
 
@@ -296,6 +344,11 @@ mod tests {
     use super::*;
 
     const ID: SendId = SendId::new([7; 16]);
+    const FROM: DeviceId = DeviceId::from_bytes([1; 32]);
+
+    fn open(to: &Path) -> io::Result<Destination> {
+        Destination::open(to, &FROM, &ID)
+    }
 
     fn manifest(entries: &[(&str, Option<u64>)]) -> Manifest {
         let entry = |(path, size): &(&str, Option<u64>)| Entry {
@@ -324,14 +377,14 @@ mod tests {
         fs::write(here.path().join("f.txt"), "mine").unwrap();
         fs::create_dir(here.path().join("d")).unwrap();
         symlink("/nowhere", here.path().join("l")).unwrap();
-        let mut to = Destination::open(here.path(), &ID).unwrap();
+        let mut to = open(here.path()).unwrap();
         to.prepare(&manifest(&[("d", None), ("d/x", Some(1)), ("f.txt", Some(3)), ("l", Some(1)), (".rc", Some(1))]))
             .unwrap();
         put(&mut to, "d/x", "x");
         put(&mut to, "f.txt", "new");
         put(&mut to, "l", "l");
         put(&mut to, ".rc", "r");
-        assert_eq!(names(here.path()), [&*hidden(&ID), "d", "f.txt", "l"]);
+        assert_eq!(names(here.path()), [&*hidden(&FROM, &ID), "d", "f.txt", "l"]);
         let placed = to.place().unwrap();
         to.sync().unwrap();
         assert_eq!(placed, [&b"_.rc"[..], b"d (2)", b"f (2).txt", b"l (2)"]);
@@ -364,14 +417,14 @@ mod tests {
     #[test]
     fn what_is_there_is_found_again_and_what_is_no_longer_sent_goes() {
         let here = tempfile::tempdir().unwrap();
-        let mut to = Destination::open(here.path(), &ID).unwrap();
+        let mut to = open(here.path()).unwrap();
         to.prepare(&manifest(&[("d", None), ("d/whole", Some(5)), ("d/part", Some(9)), ("gone", None)])).unwrap();
         assert!(to.have(b"d/whole", 5).unwrap().is_none());
         put(&mut to, "d/whole", "whole");
         put(&mut to, "d/part", "par");
         put(&mut to, "d/stale", "stale");
         put(&mut to, "gone/x", "x");
-        let mut to = Destination::open(here.path(), &ID).unwrap();
+        let mut to = open(here.path()).unwrap();
         to.prepare(&manifest(&[("d", None), ("d/whole", Some(5)), ("d/part", Some(9)), ("gone", Some(1))])).unwrap();
         let (size, hasher) = to.have(b"d/part", 9).unwrap().unwrap();
         let mut expected = contents::hasher();
@@ -394,23 +447,47 @@ mod tests {
         let here = tempfile::tempdir().unwrap();
         let outside = tempfile::tempdir().unwrap();
         fs::write(outside.path().join("f"), "theirs").unwrap();
-        let mut to = Destination::open(here.path(), &ID).unwrap();
-        let inside = here.path().join(hidden(&ID));
+        let mut to = open(here.path()).unwrap();
+        let inside = here.path().join(hidden(&FROM, &ID));
         symlink(outside.path(), inside.join("d")).unwrap();
         symlink(outside.path().join("f"), inside.join("f")).unwrap();
         assert!(to.file(b"d/new", false, 0).is_err() && to.file(b"f", false, 0).is_err());
-        let mut to = Destination::open(here.path(), &ID).unwrap();
+        let mut to = open(here.path()).unwrap();
         assert!(to.have(b"f", 100).is_err() && to.have(b"d/f", 100).is_err());
         to.prepare(&manifest(&[("d", None), ("d/f", Some(1)), ("f", Some(1))])).unwrap();
         put(&mut to, "d/f", "x");
         put(&mut to, "f", "y");
-        discard(here.path(), &ID).unwrap();
+        discard(here.path(), &FROM, &ID).unwrap();
         assert_eq!((names(here.path()), names(outside.path())), (vec![], vec!["f".to_owned()]));
         assert_eq!(fs::read(outside.path().join("f")).unwrap(), b"theirs");
         // A link in place of the hidden folder itself.
-        symlink(outside.path(), here.path().join(hidden(&ID))).unwrap();
-        assert!(Destination::open(here.path(), &ID).is_err());
-        assert!(discard(here.path(), &ID).is_err());
+        symlink(outside.path(), here.path().join(hidden(&FROM, &ID))).unwrap();
+        assert!(open(here.path()).is_err());
+        assert!(discard(here.path(), &FROM, &ID).is_err());
+    }
+
+    #[test]
+    fn names_that_the_disk_takes_for_one_are_refused() {
+        let here = tempfile::tempdir().unwrap();
+        let mut to = open(here.path()).unwrap();
+        put(&mut to, "README", "long");
+        // As if the disk didn't tell capitals from others.
+        let inside = here.path().join(hidden(&FROM, &ID));
+        fs::hard_link(inside.join("README"), inside.join("Readme")).unwrap();
+        assert!(to.file(b"Readme", false, 0).is_err());
+        assert_eq!(fs::read(inside.join("README")).unwrap(), b"long");
+        let mut again = open(here.path()).unwrap();
+        assert!(again.have(b"README", 4).unwrap().is_some() && again.have(b"Readme", 4).unwrap().is_none());
+        assert!(again.file(b"Readme", false, 0).is_err());
+        // Whoever comes after one that was taken away may get its place.
+        again.drop_file(b"README").unwrap();
+        put(&mut again, "other", "x");
+        // Of another device the same id is another send.
+        assert_ne!(hidden(&FROM, &ID), hidden(&DeviceId::from_bytes([2; 32]), &ID));
+        assert_eq!(again.came().unwrap(), 5);
+        let mut other = Destination::open(here.path(), &DeviceId::from_bytes([2; 32]), &ID).unwrap();
+        put(&mut other, "README", "other's");
+        assert_eq!(fs::read(inside.join("Readme")).unwrap(), b"long");
     }
 
     #[test]

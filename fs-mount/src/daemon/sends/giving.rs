@@ -17,8 +17,8 @@ use serde_bytes::ByteBuf;
 use volume::audit::Outcome as Ended;
 
 use super::{
-    Run, Sends, State, Tried, path_of,
-    source::{Given, Sending, Source},
+    Again, Run, Sends, State, Tried, path_of,
+    source::{Given, NotGiven, Sending, Source},
 };
 use crate::output::count;
 
@@ -28,6 +28,8 @@ const NO_ROOM: Duration = Duration::from_secs(10);
 /// How long after something went wrong, at first and at most.
 const FIRST: Duration = Duration::from_millis(500);
 const MOST: Duration = Duration::from_secs(30);
+/// What can't be read here may be readable later.
+const UNREADABLE: Duration = Duration::from_secs(5);
 /// How often files may change while they are sent, or the receiver fail to keep them.
 const FAILURES: u32 = 5;
 
@@ -39,7 +41,9 @@ enum Went {
     Declined,
     /// Another device of theirs has it.
     Elsewhere,
-    /// Offer it again after so long.
+    /// Another one goes to that device now.
+    InTurn,
+    /// Offer it again after so long, or longer if that happens again.
     Later(Duration, Option<String>),
     /// The stream broke.
     Broken,
@@ -66,10 +70,11 @@ pub(super) fn give(sends: &Arc<Sends>, n: u64, device: DeviceId, line: &Line, ru
         core.giving.remove(&device);
     }
     core.runs.remove(&(n, device));
-    let failures = core.tried.get(&(n, device)).map_or(0, |tried| tried.failures);
-    let mut tried = Tried { connection: line.number(), again: None, failures: 0 };
+    let (failures, cuts) = core.tried.get(&(n, device)).map_or((0, 0), |tried| (tried.failures, tried.cuts));
+    let mut tried = Tried { connection: line.number(), again: Again::WhenTold, failures: 0, cuts: 0 };
     let now = Instant::now();
     let Some(record) = core.kept.record(n) else { return };
+    let before = record.clone();
     let (name, bytes) = (record.name.clone(), record.bytes);
     let mut told = None;
     if record.state.is_open() {
@@ -87,18 +92,17 @@ pub(super) fn give(sends: &Arc<Sends>, n: u64, device: DeviceId, line: &Line, ru
                 told = Some((Ended::Denied(format!("{name} declined")), count(record.files, "file")));
             }
             Went::Elsewhere => {}
-            Went::Later(pause, why) => {
+            Went::InTurn => tried = Tried { again: Again::InTurn, failures, cuts, ..tried },
+            Went::Later(first, why) => {
                 record.why = why;
-                tried.again = Some(now + pause);
+                tried = Tried { again: Again::At(now + pause(first, cuts)), failures, cuts: cuts + 1, ..tried };
             }
             Went::Broken => {
-                tried.failures = failures + 1;
-                tried.again = Some(now + MOST.min(FIRST * 2_u32.saturating_pow(failures.min(10))));
+                tried = Tried { again: Again::At(now + pause(FIRST, cuts)), failures, cuts: cuts + 1, ..tried };
             }
             Went::Failed(why) if failures + 1 < FAILURES => {
                 record.why = Some(why);
-                tried.failures = failures + 1;
-                tried.again = Some(now + FIRST);
+                tried = Tried { again: Again::At(now + FIRST), failures: failures + 1, ..tried };
             }
             Went::Failed(why) | Went::Over(why) => {
                 told = Some((Ended::Allowed, format!("failed: {why}")));
@@ -106,19 +110,28 @@ pub(super) fn give(sends: &Arc<Sends>, n: u64, device: DeviceId, line: &Line, ru
             }
         }
     }
-    // Their other devices are asked no more.
+    // Their other devices are asked no more, and a device that has a part of it waits no more.
+    let changed = *record != before;
     if !record.state.is_open() {
         let (id, user) = (record.id, record.user);
-        let others = sends.volume.other_devices_of(&user).into_iter().filter(|other| *other != device);
+        let knows = record.state != State::Failed;
+        let others = sends.volume.other_devices_of(&user).into_iter().filter(|other| !knows || *other != device);
         let withdrawn: Vec<_> = others.map(|other| (other, Opening::Withdrawn(id))).collect();
         core.to_tell.extend(withdrawn);
     }
     core.tried.insert((n, device), tried);
-    sends.save(&mut core);
+    if changed {
+        sends.save(&mut core);
+    }
     drop(core);
     if let Some((outcome, note)) = told {
         sends.audit(&device, outcome, note, bytes);
     }
+}
+
+/// How long until it is tried again, the longer the more often in a row it went wrong.
+fn pause(first: Duration, cuts: u32) -> Duration {
+    first.max(MOST.min(first * 2_u32.saturating_pow(cuts.min(10))))
 }
 
 fn offer(sends: &Arc<Sends>, n: u64, device: DeviceId, line: &Line, run: &Run, gives: &mut bool) -> Went {
@@ -142,6 +155,7 @@ fn offer(sends: &Arc<Sends>, n: u64, device: DeviceId, line: &Line, run: &Run, g
         Ok(Answer::Asked) => return Went::Asked,
         Ok(Answer::Declined) => return Went::Declined,
         Ok(Answer::Done) => return Went::Done,
+        Ok(Answer::Busy) if sends.core.lock().giving.contains(&device) => return Went::InTurn,
         Ok(Answer::Busy) => return Went::Later(BUSY, None),
         Ok(Answer::NoRoom) => return Went::Later(NO_ROOM, Some(no_room())),
         Err(e) => return broken(&e),
@@ -149,8 +163,7 @@ fn offer(sends: &Arc<Sends>, n: u64, device: DeviceId, line: &Line, run: &Run, g
     {
         let mut core = sends.core.lock();
         if core.giving.contains(&device) {
-            // In its turn.
-            return Went::Later(BUSY, None);
+            return Went::InTurn;
         }
         let Some(record) = core.kept.record(n).filter(|record| record.state.is_open()) else { return Went::Elsewhere };
         if record.device.is_some_and(|taken| taken != device) {
@@ -191,8 +204,9 @@ fn contents(source: &mut Source, mut stream: Outgoing, run: &Run) -> Went {
     let sent = all(source, &manifest, &haves, &mut stream);
     let last = match sent {
         Ok(counts) => stream.finish().map(|report| (report, counts)),
+        Err(NotGiven::Unreadable(why)) => return Went::Later(UNREADABLE, Some(why)),
         // It may have said why it takes no more.
-        Err(e) => stream.last_word().map(|report| (report, (0, 0))).ok_or(e),
+        Err(NotGiven::Broken(e)) => stream.last_word().map(|report| (report, (0, 0))).ok_or(e),
     };
     match last {
         Ok((Report::Done, _)) => Went::Done,
@@ -209,7 +223,12 @@ fn contents(source: &mut Source, mut stream: Outgoing, run: &Run) -> Went {
 }
 
 /// How many files changed while they were sent, and how many since a part of them was.
-fn all(source: &mut Source, manifest: &Manifest, haves: &[Have], stream: &mut Outgoing) -> io::Result<(u64, u64)> {
+fn all(
+    source: &mut Source,
+    manifest: &Manifest,
+    haves: &[Have],
+    stream: &mut Outgoing,
+) -> Result<(u64, u64), NotGiven> {
     let (mut changed, mut anew) = (0, 0);
     let mut write = |bytes: Vec<u8>| stream.write(bytes);
     let mut passed = |_| ();

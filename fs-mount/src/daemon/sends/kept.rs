@@ -3,7 +3,7 @@
 //! A file in the volume's folder beside `state`, sealed and written twice as that is. How far one is isn't in it: that lies
 //! where it arrives.
 
-use std::path::Path;
+use std::{io, path::Path};
 
 use crypto::{DeviceId, Entropy, Label, SymmetricKey, UserId};
 use peer_net::sends::SendId;
@@ -11,10 +11,19 @@ use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 use volume::Timestamp;
 
-use crate::home::{read_twice, write_twice};
+use crate::{
+    failure::{Failure, Outcome},
+    home::{read_twice_up_to, write_twice},
+};
 
 /// Sends that ended and are still listed.
 const ENDED: usize = 200;
+/// Names under which something arrived that are remembered.
+const PLACED: usize = 8;
+/// The longest file of them. What is open has up to half of it for the paths that were typed ([`MAX_TYPED`]).
+const LIMIT: u64 = 32 << 20;
+/// Bytes of paths, of everything that is being sent.
+pub(super) const MAX_TYPED: usize = 16 << 20;
 
 /// How a send is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,6 +41,19 @@ pub(crate) enum State {
     Declined,
     Cancelled,
     Failed,
+}
+
+impl Record {
+    /// Remembers under which names it is there.
+    pub(super) fn place(&mut self, names: Vec<Vec<u8>>) {
+        for name in names {
+            if self.placed.len() < PLACED {
+                self.placed.push(ByteBuf::from(name));
+            } else {
+                self.placed_more += 1;
+            }
+        }
+    }
 }
 
 impl State {
@@ -61,8 +83,10 @@ pub(super) struct Record {
     pub(super) paths: Vec<ByteBuf>,
     /// Where it arrives.
     pub(super) to: Option<ByteBuf>,
-    /// Under which names it is there.
+    /// Under which names it is there, the first few.
     pub(super) placed: Vec<ByteBuf>,
+    /// How many more.
+    pub(super) placed_more: u64,
     /// All of it is there and is being moved to where it belongs.
     pub(super) placing: bool,
     pub(super) state: State,
@@ -94,8 +118,14 @@ impl Kept {
     /// What was saved last. What can't be read is gone: whoever sends something offers it again.
     pub(super) fn load(dir: &Path, secret: &SymmetricKey) -> Self {
         let path = dir.join("sends");
-        let Ok(sealed) = read_twice(&path, |sealed| Self::open(sealed, secret).is_some()) else {
-            return Self::default();
+        let sealed = match read_twice_up_to(&path, LIMIT, |sealed| Self::open(sealed, secret).is_some()) {
+            Ok(sealed) => sealed,
+            Err(e) => {
+                if e.kind() != io::ErrorKind::NotFound {
+                    log::warn!("the file of sends can't be read, going on without it: {}", e.kind());
+                }
+                return Self::default();
+            }
         };
         Self::open(&sealed, secret).unwrap_or_else(|| {
             log::warn!("the file of sends is damaged, going on without it");
@@ -114,7 +144,10 @@ impl Kept {
     }
 
     /// Saves it, without those that ended longest ago.
-    pub(super) fn save(&mut self, dir: &Path, secret: &SymmetricKey, entropy: &dyn Entropy) {
+    ///
+    /// # Errors
+    /// The disk is full, or fails.
+    pub(super) fn save(&mut self, dir: &Path, secret: &SymmetricKey, entropy: &dyn Entropy) -> Outcome<()> {
         let ended = self.records.iter().filter(|record| !record.state.is_open()).count();
         let mut surplus = ended.saturating_sub(ENDED);
         self.records.retain(|record| {
@@ -122,10 +155,25 @@ impl Kept {
             surplus -= usize::from(goes);
             !goes
         });
+        self.records.iter_mut().filter(|record| !record.state.is_open()).for_each(|record| record.paths.clear());
         let plain = rmp_serde::to_vec_named(self).expect("the sends can be encoded");
-        if write_twice(&dir.join("sends"), &crypto::seal_padded(&key(secret), b"sends", &plain, entropy)).is_err() {
-            log::warn!("the sends can't be saved");
+        let sealed = crypto::seal_padded(&key(secret), b"sends", &plain, entropy);
+        if sealed.len() as u64 > LIMIT {
+            return Err(Failure::new("too much is being sent to be remembered"));
         }
+        write_twice(&dir.join("sends"), &sealed)
+    }
+
+    /// Bytes of the paths of what is being sent.
+    pub(super) fn typed(&self) -> usize {
+        self.records.iter().flat_map(|record| &record.paths).map(|path| path.len()).sum()
+    }
+
+    /// Gives one a new number, as the newest of all. Gives the number.
+    pub(super) fn renumber(&mut self, n: u64) -> u64 {
+        let Some(at) = self.records.iter().position(|record| record.n == n) else { return n };
+        let record = self.records.remove(at);
+        self.add(record)
     }
 
     pub(super) fn record(&mut self, n: u64) -> Option<&mut Record> {
@@ -171,11 +219,36 @@ pub(super) mod tests {
             paths: Vec::new(),
             to: None,
             placed: Vec::new(),
+            placed_more: 0,
             placing: false,
             state,
             why: None,
             began: Timestamp { secs: 0, nanos: 0 },
         }
+    }
+
+    #[test]
+    fn however_many_files_came_it_can_be_read_again() {
+        let here = tempfile::tempdir().unwrap();
+        let secret = SymmetricKey::generate(&OsEntropy);
+        let mut kept = Kept::default();
+        for _ in 0..ENDED {
+            let mut record = Record { paths: vec![ByteBuf::from([b'p'; 4096]); 100], ..record(State::Done) };
+            record.place(vec![vec![b'n'; 255]; 10_000]);
+            assert_eq!((record.placed.len(), record.placed_more), (8, 9_992));
+            kept.add(record);
+        }
+        let open = Record { paths: vec![ByteBuf::from([b'p'; 4096]); 1000], ..record(State::Waiting) };
+        kept.add(open.clone());
+        assert!(kept.typed() > 4_000_000);
+        kept.save(here.path(), &secret, &OsEntropy).unwrap();
+        let again = Kept::load(here.path(), &secret);
+        assert_eq!(again, kept);
+        assert_eq!(again.records[ENDED].paths, open.paths);
+        // What could not be read again isn't written over what can be.
+        kept.add(Record { paths: vec![ByteBuf::from(vec![b'p'; 40 << 20])], ..open });
+        kept.save(here.path(), &secret, &OsEntropy).unwrap_err();
+        assert_eq!(Kept::load(here.path(), &secret), again);
     }
 
     #[test]
@@ -188,7 +261,7 @@ pub(super) mod tests {
         for _ in 0..300 {
             kept.add(record(State::Done));
         }
-        kept.save(here.path(), &secret, &OsEntropy);
+        kept.save(here.path(), &secret, &OsEntropy).unwrap();
         let again = Kept::load(here.path(), &secret);
         assert_eq!((again.records.len(), again.last), (202, 302));
         assert_eq!((again.records[0].state, again.records[1].state), (State::Offered, State::Waiting));

@@ -17,7 +17,10 @@ use peer_net::sends::{
     Have, contents,
     manifest::{ClaimedManifest, Entry, Kind, MAX_ENTRIES, MAX_PATH, Manifest, is_name},
 };
-use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, openat, statat};
+use rustix::{
+    fs::{AtFlags, Dir, FileType, Mode, OFlags, openat, statat},
+    io::Errno,
+};
 use serde_bytes::ByteBuf;
 
 use super::folders::{Folders, enter};
@@ -105,22 +108,33 @@ impl Source {
         size: u64,
         have: Option<&Have>,
         out: &mut Sending<'_>,
-    ) -> io::Result<Given> {
-        let Ok(mut file) = self.open(path) else {
-            contents::begin(&mut out.pending, 0)?;
-            contents::break_off(&mut out.pending)?;
-            return Ok(Given::Changed);
+    ) -> Result<Given, NotGiven> {
+        let unreadable = |e: io::Error| {
+            NotGiven::Unreadable(format!("{} can't be read: {}", String::from_utf8_lossy(path), plain(&e)))
         };
-        let as_it_is = |file: &File| file.metadata().map(|about| (about.len(), about.mtime(), about.mtime_nsec()));
+        let mut file = match self.open(path) {
+            Ok(file) => file,
+            // It is gone, or another kind of thing.
+            Err(e) if is_change(&e) => {
+                contents::begin(&mut out.pending, 0)?;
+                contents::break_off(&mut out.pending)?;
+                return Ok(Given::Changed);
+            }
+            Err(e) => return Err(unreadable(e)),
+        };
+        let as_it_is = |file: &File| -> Result<_, NotGiven> {
+            let about = file.metadata().map_err(unreadable)?;
+            Ok((about.len(), about.mtime(), about.mtime_nsec()))
+        };
         let before = as_it_is(&file)?;
         let (mut hasher, mut at) = (contents::hasher(), 0);
         if let Some(have) = have.filter(|have| have.size <= size && before.0 == size) {
-            let read = read_exactly(&mut file, have.size, &mut |bytes| hasher.update(bytes))?;
+            let read = read_exactly(&mut file, have.size, &mut |bytes| hasher.update(bytes)).map_err(unreadable)?;
             if read && hasher.finish() == have.hash {
                 at = have.size;
             } else {
                 hasher = contents::hasher();
-                file.seek(SeekFrom::Start(0))?;
+                file.seek(SeekFrom::Start(0)).map_err(unreadable)?;
             }
         }
         let differs = have.is_some_and(|have| have.size != at);
@@ -130,7 +144,7 @@ impl Source {
             let want = PIECE.min(usize::try_from(size - at).unwrap_or(PIECE));
             let start = out.pending.len() + 4;
             out.pending.resize(start + want, 0);
-            let read = file.read(&mut out.pending[start..])?;
+            let read = file.read(&mut out.pending[start..]).map_err(unreadable)?;
             out.pending.truncate(start + read);
             if read == 0 {
                 out.pending.truncate(start - 4);
@@ -150,6 +164,27 @@ impl Source {
         contents::break_off(&mut out.pending)?;
         Ok(Given::Changed)
     }
+}
+
+/// Why nothing became of a file.
+#[derive(Debug)]
+pub(super) enum NotGiven {
+    /// It can't be read here, in words.
+    Unreadable(String),
+    /// The stream broke.
+    Broken(io::Error),
+}
+
+impl From<io::Error> for NotGiven {
+    fn from(error: io::Error) -> Self {
+        Self::Broken(error)
+    }
+}
+
+/// Whether a file can't be opened since it isn't there any more as the file that it was.
+fn is_change(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory | io::ErrorKind::InvalidInput)
+        || error.raw_os_error() == Some(Errno::LOOP.raw_os_error())
 }
 
 /// What became of a file.
@@ -206,7 +241,7 @@ impl Found {
             let path = [path, b"/", &name].concat();
             let about = match statat(folder.as_fd(), name.as_slice(), AtFlags::SYMLINK_NOFOLLOW) {
                 Ok(about) => about,
-                Err(rustix::io::Errno::NOENT) => continue,
+                Err(Errno::NOENT) => continue,
                 Err(e) => return Err(e.into()),
             };
             let fits = is_name(&name) && path.len() <= MAX_PATH && depth + 1 < MAX_DEPTH;

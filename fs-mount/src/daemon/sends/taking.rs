@@ -17,7 +17,7 @@ use peer_net::sends::{
 use serde_bytes::ByteBuf;
 use volume::{Correspondent, Role, audit::Outcome as Ended};
 
-use super::{Run, Sends, State, destination::Destination, kept::Record, path_of};
+use super::{HasRoom, Run, Sends, State, destination::Destination, kept::Record, path_of};
 use crate::output::{bytes as size, count};
 
 /// What is there is told in parts of so many files.
@@ -72,7 +72,7 @@ pub(super) fn take(sends: &Arc<Sends>, device: DeviceId, opening: Opening, mut s
             };
             if let Some((n, to)) = withdrawn {
                 if let Some(to) = to {
-                    sends.discard(&path_of(&to), &id);
+                    sends.discard(&path_of(&to), &device, &id);
                 }
                 sends.audit(&device, Ended::Allowed, format!("took back transfer {n}"), 0);
             }
@@ -92,32 +92,41 @@ fn decide(sends: &Sends, device: DeviceId, who: &Correspondent, offer: &Offer) -
     let always = core.kept.always(&who.user).cloned();
     let (files, bytes) = (offer.files, offer.bytes);
     if let Some(record) = core.kept.offered_by(&device, &offer.id) {
-        let more = files > record.files || bytes > record.bytes;
+        let before = record.clone();
+        let is_more = files > record.files || bytes > record.bytes || offer.names != record.tops;
         let answer = match record.state {
             State::Done => return (Answer::Done, None),
             _ if record.placing => return (Answer::Busy, None),
             State::Declined | State::Cancelled | State::Failed => return (Answer::Declined, None),
             State::Offered | State::Waiting => Answer::Asked,
-            // They said yes to less.
-            State::Accepted | State::Running if more && always.is_none() => {
-                (record.state, record.why) = (State::Offered, Some("it has become more".to_owned()));
+            // They said yes to less, or to something else.
+            State::Accepted | State::Running if is_more && always.is_none() => {
+                (record.state, record.why) = (State::Offered, Some("it is not what it was".to_owned()));
                 Answer::Asked
             }
             State::Accepted | State::Running => Answer::Go,
         };
-        let changed = (record.files, record.bytes) != (files, bytes) || answer == Answer::Asked;
         (record.files, record.bytes, record.tops) = (files, bytes, offer.names.clone());
-        let n = record.n;
+        let (mut n, changed) = (record.n, *record != before);
+        // Whoever says yes to the number that they were shown must not get what it has become since.
+        if is_more && before.state == State::Offered {
+            n = core.kept.renumber(n);
+        }
         if changed {
             sends.save(&mut core);
         }
         return (answer, Some(n));
     }
-    if !core.has_room(&who.user, Instant::now()) {
-        drop(core);
-        let why = "too many offers of theirs wait".to_owned();
-        sends.audit(&device, Ended::Denied(why), format!("offered {}", count(files, "file")), bytes);
-        return (Answer::Busy, None);
+    match core.room(&who.user, Instant::now()) {
+        HasRoom::Yes => {}
+        HasRoom::No { told } => {
+            drop(core);
+            if !told {
+                let why = "too many offers of theirs wait".to_owned();
+                sends.audit(&device, Ended::Denied(why), format!("offered {}", count(files, "file")), bytes);
+            }
+            return (Answer::Busy, None);
+        }
     }
     let state = if always.is_some() { State::Accepted } else { State::Offered };
     let n = core.kept.add(Record {
@@ -134,6 +143,7 @@ fn decide(sends: &Sends, device: DeviceId, who: &Correspondent, offer: &Offer) -
         paths: Vec::new(),
         to: always,
         placed: Vec::new(),
+        placed_more: 0,
         placing: false,
         state,
         why: None,
@@ -171,7 +181,7 @@ fn answer(sends: &Arc<Sends>, device: DeviceId, who: &Correspondent, offer: &Off
         }
         core.runs.insert((n, device), run.clone());
     }
-    let went = receive(sends, n, offer, &run, &mut stream);
+    let went = receive(sends, (n, device), offer, &run, &mut stream);
     let mut core = sends.core.lock();
     core.taking.remove(&device);
     core.runs.remove(&(n, device));
@@ -182,11 +192,11 @@ fn answer(sends: &Arc<Sends>, device: DeviceId, who: &Correspondent, offer: &Off
     if record.state == State::Running {
         record.state = State::Accepted;
     }
-    let (mut last, mut arrived) = (None, None);
+    let mut last = None;
     match went {
-        Went::Done(destination) => {
+        Went::Done => {
             told = Some((Ended::Allowed, format!("{} came", count(record.files, "file"))));
-            arrived = Some(destination);
+            last = Some(Report::Done);
         }
         Went::Refused(answer) => {
             if answer == Answer::NoRoom {
@@ -229,10 +239,6 @@ fn answer(sends: &Arc<Sends>, device: DeviceId, who: &Correspondent, offer: &Off
         let _gone = stream.back.report(last);
     }
     stream.finish();
-    // Neither the sender nor what comes next need wait for the disk: what was sent is there.
-    if let Some(Err(e)) = arrived.map(|destination| destination.sync()) {
-        log::warn!("what arrived can't be synced: {}", e.kind());
-    }
 }
 
 impl Sends {
@@ -244,7 +250,7 @@ impl Sends {
         bytes: u64,
     ) {
         if let Some((to, id)) = gone {
-            self.discard(&path_of(&to), &id);
+            self.discard(&path_of(&to), device, &id);
         }
         if let Some((outcome, note)) = told {
             self.audit(device, outcome, note, bytes);
@@ -258,8 +264,8 @@ fn no_room(bytes: u64) -> String {
 
 /// How it went.
 enum Went {
-    /// All is in place, and not yet synced.
-    Done(Box<Destination>),
+    /// All is in place, and on the disk.
+    Done,
     Refused(Answer),
     /// So many files have to come again.
     Lacking(u32),
@@ -290,16 +296,21 @@ impl Went {
     }
 }
 
-fn receive(sends: &Sends, n: u64, offer: &Offer, run: &Run, stream: &mut Incoming) -> Went {
+fn receive(sends: &Sends, (n, device): (u64, DeviceId), offer: &Offer, run: &Run, stream: &mut Incoming) -> Went {
     let to = {
         let mut core = sends.core.lock();
         let Some(record) = core.kept.record(n) else { return Went::Cut };
         record.to.as_ref().map(|to| path_of(to))
     };
     let Some(to) = to else { return Went::Cut };
-    let opened = Destination::open(&to, &offer.id);
+    let opened = Destination::open(&to, &device, &offer.id);
+    let opened = opened.and_then(|destination| Ok((destination.came()?, destination)));
     let mut destination = match opened {
-        Ok(destination) => destination,
+        Ok((came, destination)) if destination.room() < offer.bytes.saturating_sub(came).saturating_add(RESERVE) => {
+            let _gone = stream.back.answer(Answer::NoRoom);
+            return Went::Refused(Answer::NoRoom);
+        }
+        Ok((_, destination)) => destination,
         Err(e) => {
             let _gone = stream.back.answer(Answer::Busy);
             let why = format!("{}: {}", to.display(), crate::failure::plain(&e));
@@ -338,6 +349,11 @@ fn receive(sends: &Sends, n: u64, offer: &Offer, run: &Run, stream: &mut Incomin
     if lacking > 0 {
         return Went::Lacking(lacking);
     }
+    // Whoever hears that it arrived may remove their own, and what is moved out after a power loss isn't looked at again: it is
+    // on the disk before either.
+    if let Err(e) = destination.sync() {
+        return Went::of(&e);
+    }
     // From here on nothing stops it but the end of the process, and then it is finished the next time.
     let placing = {
         let mut core = sends.core.lock();
@@ -351,11 +367,10 @@ fn receive(sends: &Sends, n: u64, offer: &Offer, run: &Run, stream: &mut Incomin
     if !placing {
         return Went::Cut;
     }
-    match destination.place() {
+    match destination.place().and_then(|placed| destination.sync_names().map(|()| placed)) {
         Ok(placed) => {
             arrived(sends, n, placed);
-            let _gone = stream.back.report(Report::Done);
-            Went::Done(Box::new(destination))
+            Went::Done
         }
         Err(e) => {
             sends.change(n, |record| record.placing = false);
@@ -366,7 +381,7 @@ fn receive(sends: &Sends, n: u64, offer: &Offer, run: &Run, stream: &mut Incomin
 
 fn arrived(sends: &Sends, n: u64, placed: Vec<Vec<u8>>) {
     sends.change(n, |record| {
-        record.placed.extend(placed.into_iter().map(ByteBuf::from));
+        record.place(placed);
         (record.placing, record.state, record.why) = (false, State::Done, None);
     });
 }
@@ -478,19 +493,24 @@ fn files(
 pub(super) fn place_the_rest(sends: &Sends, n: u64) {
     let found = {
         let mut core = sends.core.lock();
-        core.kept.record(n).and_then(|record| Some((record.id, record.to.as_ref().map(|to| path_of(to))?)))
+        let record = core.kept.record(n);
+        record.and_then(|record| Some((record.device?, record.id, record.to.as_ref().map(|to| path_of(to))?)))
     };
-    let Some((id, to)) = found else { return };
-    let placed = Destination::open(&to, &id).and_then(|mut destination| {
+    let Some((device, id, to)) = found else { return };
+    let placed = Destination::open(&to, &device, &id).and_then(|mut destination| {
         let placed = destination.place()?;
-        destination.sync()?;
+        destination.sync_names()?;
         Ok(placed)
     });
     match placed {
         Ok(placed) => arrived(sends, n, placed),
         Err(e) => {
             log::warn!("what arrived can't be moved to where it belongs: {}", e.kind());
-            sends.change(n, |record| record.why = Some(format!("{}: {}", to.display(), crate::failure::plain(&e))));
+            // What is left of it comes again when its sender is there, or is cancelled.
+            sends.change(n, |record| {
+                record.placing = false;
+                record.why = Some(format!("{}: {}", to.display(), crate::failure::plain(&e)));
+            });
         }
     }
 }
