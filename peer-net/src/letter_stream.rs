@@ -7,6 +7,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use quinn::{Connection, RecvStream, SendStream};
 use tokio::time::{sleep, timeout};
 use volume::letters::Took;
@@ -45,11 +46,20 @@ pub(crate) async fn send(stream: &mut Abandoned, frames: &[Vec<u8>]) -> Result<(
     Ok(())
 }
 
+/// How many frames a peer may send, on all streams of a connection together.
+pub(crate) fn pace() -> Pace {
+    Pace::new(AT_ONCE, PER_SECOND, Instant::now())
+}
+
 /// Takes in what comes on a stream that the peer opened, until it ends.
 ///
 /// # Errors
 /// The peer did what an honest one never does.
-pub(crate) async fn receive(session: Arc<Session>, mut stream: RecvStream) -> Result<(), Ended> {
+pub(crate) async fn receive(
+    session: Arc<Session>,
+    mut stream: RecvStream,
+    pace: Arc<Mutex<Pace>>,
+) -> Result<(), Ended> {
     let mut kind = [0];
     if stream.read_exact(&mut kind).await.is_err() {
         return Ok(());
@@ -60,7 +70,6 @@ pub(crate) async fn receive(session: Arc<Session>, mut stream: RecvStream) -> Re
         return Ok(());
     }
     let mut frames = FrameReader::new(stream, MAX_FRAME);
-    let mut pace = Pace::new(AT_ONCE, PER_SECOND, Instant::now());
     loop {
         let mut group = match frames.next().await {
             Ok(Some(frame)) => vec![frame],
@@ -85,7 +94,8 @@ pub(crate) async fn receive(session: Arc<Session>, mut stream: RecvStream) -> Re
                 Took::Never => return Ok(()),
             }
         }
-        sleep(pace.took(count, Instant::now())).await;
+        let pause = pace.lock().took(count, Instant::now());
+        sleep(pause).await;
     }
 }
 

@@ -371,10 +371,11 @@ async fn write_letters(connection: Connection, session: Arc<Session>, wake: Arc<
 async fn take_letters(connection: Connection, session: Arc<Session>) -> Result<Never, Ended> {
     // As many at a time as the transport lets the peer open.
     let mut streams = JoinSet::new();
+    let pace = Arc::new(parking_lot::Mutex::new(letter_stream::pace()));
     loop {
         tokio::select! {
             stream = connection.accept_uni() => {
-                streams.spawn(letter_stream::receive(session.clone(), stream?));
+                streams.spawn(letter_stream::receive(session.clone(), stream?, pace.clone()));
             }
             Some(ended) = streams.join_next() => match ended {
                 Ok(done) => done?,

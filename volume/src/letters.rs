@@ -67,6 +67,8 @@ const OUTBOX: u64 = 10_000;
 const OUTBOX_BYTES: u64 = 64 << 20;
 /// Rows that are read at once.
 const AT_ONCE: usize = 64;
+/// For what a list tells beside each text, in bytes.
+const BESIDE: usize = 512;
 
 /// A letter, for whoever reads it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -310,6 +312,16 @@ impl Core {
         String::from_utf8(text).ok().filter(|text| !text.is_empty() && text.len() <= MAX_TEXT)
     }
 
+    /// Whether a letter is sealed to a key that this user made since this device heard of it last: the commit that brings it is
+    /// on its way.
+    fn lacks_key_of(&self, letter: &SignedLetter) -> bool {
+        let newest = self.own_secrets().iter().map(|row| row.generation).max();
+        let (user, device) = (self.user.id(), self.device.id());
+        let mut keys = letter.keys_for(&user, &device).peekable();
+        keys.peek().is_some()
+            && keys.all(|key| key.generation != TO_DEVICE && newest.is_none_or(|newest| key.generation > newest))
+    }
+
     /// The place of the next letter.
     fn next_place(&self) -> Result<u64> {
         let last = self.store.raw().last(Space::Meta, ROWS, &prefix_end(ROWS))?;
@@ -503,8 +515,8 @@ impl Volume {
         }
     }
 
-    /// Letters from place `from` on, in the order in which they came here: as many as have `bytes` of text together, and at
-    /// least one.
+    /// Letters from place `from` on, in the order in which they came here: as many as have `bytes` together, and at least one.
+    /// Each counts as its text and what is told beside it.
     ///
     /// # Errors
     /// The disk failed.
@@ -519,7 +531,7 @@ impl Volume {
             from = [last.as_slice(), &[0]].concat();
             for (key, row) in rows {
                 let row: Row = decode_row("a message", &row)?;
-                taken += row.text.len();
+                taken += row.text.len() + BESIDE;
                 if taken > bytes && !letters.is_empty() {
                     return Ok(letters);
                 }

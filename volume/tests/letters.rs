@@ -174,6 +174,53 @@ fn a_store_that_was_put_back_goes_on_with_greater_numbers() {
 }
 
 #[test]
+fn what_a_store_that_was_put_back_sends_again_is_no_misdeed() {
+    let (mut alice, bob) = two();
+    alice.volume.send_letter(Some("bob"), "one").unwrap();
+    let copy = Arc::new(alice.store.copy());
+    alice.volume.send_letter(Some("bob"), "two").unwrap();
+    meet(&alice, &bob);
+    alice.store = copy;
+    alice.restart_as_copy(9);
+    // He has a greater number than any that she knows of.
+    meet(&alice, &bob);
+    assert_eq!(all(&alice)[0].waiting, 0);
+    alice.volume.send_letter(Some("bob"), "three").unwrap();
+    meet(&alice, &bob);
+    assert_eq!(texts(&bob), ["one", "two", "three"]);
+}
+
+#[test]
+fn a_letter_that_overtakes_its_key_waits_for_it() {
+    let (alice, bob) = two();
+    let phone = Replica::next_device("phone", 5, &bob);
+    let tablet = Replica::next_device("tablet", 6, &bob);
+    sync(&bob, &alice);
+    sync(&bob, &tablet);
+    bob.volume.remove_device(&phone.device_id()).unwrap();
+    sync(&bob, &alice);
+    assert_eq!(alice.volume.send_letter(Some("bob"), "sealed to the new key").unwrap(), 2);
+    let (there, here) = (alice.volume.session(tablet.device_id()), tablet.volume.session(alice.device_id()));
+    let frames = there.next_letters();
+    assert!(matches!(here.letters_came(&frames).unwrap(), Took::Later(_)));
+    assert_eq!(texts(&tablet), [""; 0]);
+    sync(&alice, &tablet);
+    assert_eq!(here.letters_came(&frames).unwrap(), Took::All);
+    assert_eq!(texts(&tablet), ["sealed to the new key"]);
+}
+
+#[test]
+fn a_list_is_bounded_however_short_its_letters_are() {
+    let (alice, _) = two();
+    for _ in 0..100 {
+        alice.volume.send_letter(Some("bob"), "x").unwrap();
+    }
+    let page = alice.volume.letters(1, 20_000).unwrap();
+    assert!((10..50).contains(&page.len()), "{}", page.len());
+    assert_eq!(alice.volume.letters(page.last().unwrap().n + 1, usize::MAX).unwrap().len(), 100 - page.len());
+}
+
+#[test]
 fn a_store_that_is_built_anew_has_them_still() {
     let (alice, mut bob) = two();
     alice.volume.send_letter(Some("bob"), "one").unwrap();

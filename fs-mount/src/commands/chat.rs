@@ -9,7 +9,7 @@ use std::{
     io::{self, IsTerminal},
     sync::{
         Arc,
-        mpsc::{self, Receiver, Sender},
+        mpsc::{self, Receiver, RecvTimeoutError, Sender},
     },
     thread,
     time::Duration,
@@ -41,6 +41,8 @@ use crate::{
 
 /// How often it is looked who is there.
 const LOOK: Duration = Duration::from_secs(2);
+/// How long the end waits for what was sent last.
+const LEAVING: Duration = Duration::from_secs(5);
 /// Numbers in one request: it is bounded.
 const NUMBERS: usize = 1000;
 
@@ -78,13 +80,28 @@ pub(crate) fn run(home: &Home, args: &Chat) -> Outcome<()> {
         let (dir, tell, me) = (dir.clone(), tell.clone(), hello.user);
         move || look(&dir, &me, &tell)
     })?;
-    spawn("deeds", move || work(&dir, &deeds, &tell))?;
+    let (working, done) = mpsc::channel::<()>();
+    spawn("deeds", move || {
+        work(&dir, &deeds, &tell);
+        drop(working);
+    })?;
     let terminal = ratatui::try_init().because(|| "taking the terminal".to_owned())?;
     let _ = execute!(io::stdout(), EnableBracketedPaste);
     let shown = show(terminal, &mut screen, &news, &act);
     let _ = execute!(io::stdout(), DisableBracketedPaste);
     ratatui::restore();
-    shown
+    // What was sent last is on its way to the daemon.
+    drop(act);
+    if done.recv_timeout(LEAVING) == Err(RecvTimeoutError::Timeout) {
+        return shown
+            .and(Err(Failure::new("the daemon does not answer: what was written last may not have been sent")));
+    }
+    let unsent = news.try_iter().filter_map(|news| match news {
+        News::NotSent { to, text, why } => Some(format!("not sent to {to}: {why}: {text}")),
+        _ => None,
+    });
+    let unsent: Vec<String> = unsent.collect();
+    if unsent.is_empty() { shown } else { shown.and(Err(Failure::new(unsent.join("\n")))) }
 }
 
 fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Outcome<()> {

@@ -14,7 +14,7 @@ use crate::{
     failure::{Failure, Outcome},
 };
 
-/// Bytes of text in one answer: however they are escaped, it is shorter than an answer may be.
+/// Bytes of messages in one answer: however their texts are escaped, it is shorter than an answer may be.
 const PAGE: usize = 1 << 20;
 /// How long a client waits for the next one before it asks anew.
 const PATIENCE: Duration = Duration::from_secs(20);

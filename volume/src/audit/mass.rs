@@ -437,6 +437,17 @@ mod tests {
     }
 
     #[test]
+    fn an_answer_goes_back_to_the_first_whenever_it_was_counted() {
+        let mut ledgers = Ledgers::default();
+        let mut all: Vec<Done> = (0..100).map(|nth| done(nth, Deed::Ruined, 1000 + nth as i64)).collect();
+        all.rotate_left(3);
+        let found = ledgers.take(DEVICE, FILES, &all);
+        assert_eq!((found[0].since, found[0].example), (1000, Ino(1000)));
+        let told = finding(&DEVICE, "bob".to_owned(), None, &found[0]);
+        assert!(told.answer.ends_with("--since 1970-01-01T00:16:35Z"), "{}", told.answer);
+    }
+
+    #[test]
     fn removed_trees_and_what_cleans_up_are_nothing() {
         // rm -r: directory after directory, 64 changes a commit.
         let mut ledgers = Ledgers::default();

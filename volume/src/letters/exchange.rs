@@ -15,7 +15,7 @@ use crate::{
     core::decode_row,
     error::Result,
     member::Role,
-    store::{Batch, Space, prefix_end},
+    store::{Batch, Space},
     sync::{Session, SessionError},
 };
 
@@ -87,7 +87,9 @@ impl Session {
         let before = frames.len();
         while frames.len() == before {
             let from = numbered(OUT, sent.saturating_add(1));
-            let rows = core.store.scan(Space::Meta, &from, &prefix_end(OUT), AT_ONCE)?;
+            // What is not on the disk yet waits: its number might be given to another one after a power loss.
+            let end = numbered(OUT, last.saturating_add(1));
+            let rows = core.store.scan(Space::Meta, &from, &end, AT_ONCE)?;
             if rows.is_empty() {
                 sent = sent.max(last);
                 break;
@@ -127,9 +129,8 @@ impl Session {
     }
 
     fn note_acknowledged(&self, number: u64) -> Result<(), SessionError> {
-        if number > self.volume.inner.last_letter.load(Ordering::Acquire) {
-            return Err(misbehaved("it acknowledged a message that was never sent"));
-        }
+        // What it has beyond that was sent before this store was put back.
+        let number = number.min(self.volume.inner.last_letter.load(Ordering::Acquire));
         let core = self.volume.inner.core.lock();
         let noted = core.acknowledged().and_then(|mut acknowledged| {
             let before = acknowledged.insert(self.peer(), number).unwrap_or(0);
@@ -179,8 +180,14 @@ impl Session {
             if role <= Role::Keeper {
                 return Err(misbehaved("a message from a keeper"));
             }
+            if core.members.role_of(&core.device.id()).is_some_and(|role| role <= Role::Keeper) {
+                return Err(misbehaved("a message to a keeper"));
+            }
             if letters.iter().any(|letter| letter.to.is_some_and(|to| to != me) && user != me) {
                 return Err(misbehaved("a message for somebody else"));
+            }
+            if letters.iter().any(|letter| core.lacks_key_of(letter)) {
+                return Ok(Took::Later(UNKNOWN));
             }
             let taken = core.got(&peer).and_then(|got| {
                 let (mut rows, mut number) = (Vec::new(), got.number);

@@ -76,7 +76,9 @@ pub(super) struct Screen {
     letters: BTreeMap<u64, Letter>,
     /// Those that this screen has shown, while it isn't noted yet that they were read.
     seen: BTreeSet<u64>,
+    /// What is being written in the shown conversation, and in the others.
     input: Input,
+    drafts: BTreeMap<String, Input>,
     /// Lines that it is scrolled up.
     up: usize,
     notice: Option<String>,
@@ -93,17 +95,22 @@ impl Screen {
             letters: BTreeMap::new(),
             seen: BTreeSet::new(),
             input: Input::default(),
+            drafts: BTreeMap::new(),
             up: 0,
             notice: None,
             zone: TimeZone::system(),
         }
     }
 
-    /// Shows the conversation with a member, or with [`ALL`]. Tells whether there is one.
+    /// Shows the conversation with a member, or with [`ALL`]. Tells whether there is one. What is being written stays with whom
+    /// it is for.
     pub(super) fn turn_to(&mut self, name: &str) -> bool {
         let known = self.conversations().any(|known| known == name);
-        if known {
-            (self.with, self.up) = (name.to_owned(), 0);
+        if known && name != self.with {
+            let left = std::mem::replace(&mut self.with, name.to_owned());
+            let draft = self.drafts.remove(name).unwrap_or_default();
+            self.drafts.insert(left, std::mem::replace(&mut self.input, draft));
+            self.up = 0;
         }
         known
     }
@@ -124,13 +131,7 @@ impl Screen {
     pub(super) fn hear(&mut self, news: News) -> Vec<Deed> {
         match news {
             News::Typed(Event::Key(key)) if key.kind != KeyEventKind::Release => return self.press(key),
-            News::Typed(Event::Paste(text)) => {
-                // One line: breaks would have sent what stands before them.
-                let line = text.split(['\r', '\n']).filter(|part| !part.is_empty()).collect::<Vec<_>>().join(" ");
-                for c in line.chars().filter(|c| !c.is_control()) {
-                    self.input.handle(InputRequest::InsertChar(c));
-                }
-            }
+            News::Typed(Event::Paste(text)) => self.paste(&text),
             News::Typed(_) => {}
             News::Came(letters) => self.letters.extend(letters.into_iter().map(|letter| (letter.n, letter))),
             News::People(people) => {
@@ -144,10 +145,13 @@ impl Screen {
             }
             News::NotSent { to, text, why } => {
                 self.notice = Some(format!("not sent to {to}: {why}"));
-                // It isn't lost, unless something else is being written.
-                if self.input.value().is_empty() && self.turn_to(&to) {
-                    self.input = text.into();
+                // It is in the line again, before what was written since.
+                if self.input.value().is_empty() {
+                    self.turn_to(&to);
                 }
+                let line = if self.with == to { &mut self.input } else { self.drafts.entry(to).or_default() };
+                let since = line.value();
+                *line = if since.is_empty() { text.into() } else { format!("{text} {since}").into() };
             }
             News::Over(why) => return vec![Deed::Leave(Some(why))],
         }
@@ -203,6 +207,20 @@ impl Screen {
         Vec::new()
     }
 
+    fn paste(&mut self, text: &str) {
+        // One line: breaks would have sent what stands before them.
+        let parts = text.split(['\r', '\n']).filter(|part| !part.is_empty()).collect::<Vec<_>>();
+        let line: String = parts.join(" ").chars().filter(|c| !c.is_control()).collect();
+        if self.input.value().len() + line.len() > MAX_TEXT {
+            self.notice = Some(too_long());
+            return;
+        }
+        let (value, at) = (self.input.value(), self.input.cursor());
+        let byte = value.char_indices().nth(at).map_or(value.len(), |(byte, _)| byte);
+        let (before, after) = value.split_at(byte);
+        self.input = Input::new(format!("{before}{line}{after}")).with_cursor(at + line.chars().count());
+    }
+
     fn turned(&mut self, back: bool) -> Vec<Deed> {
         self.turn(back);
         Vec::new()
@@ -214,8 +232,7 @@ impl Screen {
             return Vec::new();
         }
         if text.len() > MAX_TEXT {
-            let most = MAX_TEXT >> 10;
-            self.notice = Some(format!("too long: a message has at most {most} KiB; put the text into a file"));
+            self.notice = Some(too_long());
             return Vec::new();
         }
         let deed = Deed::Send { to: self.with.clone(), text: text.to_owned() };
@@ -236,19 +253,29 @@ impl Screen {
         Self::conversation_of(letter) == self.with
     }
 
-    fn unread(&self, name: &str) -> usize {
+    /// How many nobody has read, by conversation.
+    fn unread(&self) -> BTreeMap<&str, usize> {
         let is_new = |letter: &&Letter| !letter.read && !letter.own && !self.seen.contains(&letter.n);
-        self.letters.values().filter(is_new).filter(|letter| Self::conversation_of(letter) == name).count()
+        let mut unread = BTreeMap::new();
+        for letter in self.letters.values().filter(is_new) {
+            *unread.entry(Self::conversation_of(letter)).or_default() += 1;
+        }
+        unread
     }
 
     pub(super) fn draw(&mut self, frame: &mut Frame<'_>) {
         let [head, middle, line, help] =
             Layout::vertical([Constraint::Length(1), Constraint::Min(1), Constraint::Length(3), Constraint::Length(1)])
                 .areas(frame.area());
-        frame.render_widget(Paragraph::new(self.head()), head);
+        let unread = self.unread();
+        frame.render_widget(Paragraph::new(self.head(&unread)), head);
         let talk = if frame.area().width >= WIDE {
             let [people, talk] = Layout::horizontal([Constraint::Length(PEOPLE), Constraint::Min(1)]).areas(middle);
-            frame.render_widget(Paragraph::new(self.list()).block(Block::new().borders(Borders::RIGHT).dim()), people);
+            // Whoever is talked with is in view.
+            let at = self.conversations().position(|name| name == self.with).unwrap_or(0);
+            let above = (at + 1).saturating_sub(usize::from(people.height));
+            let list = Paragraph::new(self.list(&unread)).scroll((u16::try_from(above).unwrap_or(u16::MAX), 0));
+            frame.render_widget(list.block(Block::new().borders(Borders::RIGHT).dim()), people);
             talk
         } else {
             middle
@@ -275,8 +302,8 @@ impl Screen {
         frame.set_cursor_position(Position::new(column.min(inner.right().saturating_sub(1)), inner.y));
     }
 
-    fn head(&self) -> Line<'static> {
-        let unread: usize = self.conversations().map(|name| self.unread(name)).sum();
+    fn head(&self, unread: &BTreeMap<&str, usize>) -> Line<'static> {
+        let unread: usize = self.conversations().filter_map(|name| unread.get(name)).sum();
         let new = if unread > 0 { format!("   {unread} new") } else { String::new() };
         let with = if self.with == ALL { "all".to_owned() } else { printable(&self.with) };
         let away = match self.people.iter().find(|person| person.name == self.with) {
@@ -292,13 +319,13 @@ impl Screen {
     }
 
     /// Everybody: a full dot is somebody who is connected.
-    fn list(&self) -> Vec<Line<'static>> {
+    fn list(&self, unread: &BTreeMap<&str, usize>) -> Vec<Line<'static>> {
         let line = |name: &str| {
             let (mark, shown) = match self.people.iter().find(|person| person.name == name) {
                 None => ("  ", "all".to_owned()),
                 Some(person) => (if person.here { "● " } else { "○ " }, printable(name)),
             };
-            let unread = self.unread(name);
+            let unread = unread.get(name).copied().unwrap_or(0);
             let count = if unread > 0 { format!(" {unread}") } else { String::new() };
             let style = if name == self.with { Style::new().reversed() } else { Style::new() };
             Line::from(vec![mark.into(), Span::styled(shown, style), count.bold()]).style(Style::new().not_dim())
@@ -377,6 +404,10 @@ impl Screen {
     }
 }
 
+fn too_long() -> String {
+    format!("too long: a message has at most {} KiB; put the text into a file", MAX_TEXT >> 10)
+}
+
 fn day_line(day: Date) -> Line<'static> {
     Line::from(format!("── {} ──", day.strftime("%A, %e %B %Y"))).dim()
 }
@@ -441,13 +472,25 @@ mod tests {
         assert!(written(&mut screen, "   ").is_empty(), "there is nothing in it");
         typed(&mut screen, KeyCode::Tab);
         typed(&mut screen, KeyCode::Tab);
-        assert_eq!(written(&mut screen, "x"), [Deed::Send { to: ALL.to_owned(), text: "   x".to_owned() }]);
+        assert_eq!(written(&mut screen, "x"), [Deed::Send { to: ALL.to_owned(), text: "x".to_owned() }]);
+        // What was begun is for whom it was begun.
+        screen.turn_to("bob");
+        assert_eq!(written(&mut screen, "x"), [Deed::Send { to: "bob".to_owned(), text: "   x".to_owned() }]);
+        screen.turn_to(ALL);
         screen.hear(News::Typed(Event::Paste("two\r\nlines\u{1b}[2J\n".to_owned())));
         assert_eq!(
             typed(&mut screen, KeyCode::Enter),
             [Deed::Send { to: ALL.to_owned(), text: "two lines[2J".to_owned() }]
         );
         screen.hear(News::Typed(Event::Paste("a".repeat(MAX_TEXT + 1))));
+        assert!(drawn(&mut screen, 80, 20).contains("too long"));
+        assert!(typed(&mut screen, KeyCode::Enter).is_empty());
+        "ac".chars().for_each(|c| drop(typed(&mut screen, KeyCode::Char(c))));
+        typed(&mut screen, KeyCode::Left);
+        screen.hear(News::Typed(Event::Paste("世".to_owned())));
+        assert_eq!(written(&mut screen, "b"), [Deed::Send { to: ALL.to_owned(), text: "a世bc".to_owned() }]);
+        screen.hear(News::Typed(Event::Paste("a".repeat(MAX_TEXT))));
+        typed(&mut screen, KeyCode::Char('a'));
         assert!(typed(&mut screen, KeyCode::Enter).is_empty());
         assert!(drawn(&mut screen, 80, 20).contains("too long"));
         assert_eq!(typed(&mut screen, KeyCode::Esc), [Deed::Leave(None)]);
@@ -460,6 +503,25 @@ mod tests {
         screen.hear(News::NotSent { to, text, why: "the disk is full".to_owned() });
         assert!(drawn(&mut screen, 80, 20).contains("the disk is full"));
         assert_eq!(typed(&mut screen, KeyCode::Enter), [Deed::Send { to: "bob".to_owned(), text: "hello".to_owned() }]);
+        // Also if something else is written meanwhile, to them or to another one.
+        let failed = || News::NotSent { to: "bob".to_owned(), text: "one".to_owned(), why: "x".to_owned() };
+        typed(&mut screen, KeyCode::Char('2'));
+        screen.hear(failed());
+        screen.turn_to("carol");
+        typed(&mut screen, KeyCode::Char('3'));
+        screen.hear(failed());
+        assert_eq!(typed(&mut screen, KeyCode::Enter), [Deed::Send { to: "carol".to_owned(), text: "3".to_owned() }]);
+        screen.turn_to("bob");
+        let all = "one one 2".to_owned();
+        assert_eq!(typed(&mut screen, KeyCode::Enter), [Deed::Send { to: "bob".to_owned(), text: all }]);
+    }
+
+    #[test]
+    fn whoever_is_talked_with_is_in_view() {
+        let mut screen = screen();
+        screen.hear(News::People((0..50).map(|n| person(&format!("person{n}"), true)).collect()));
+        screen.turn_to("person49");
+        assert!(drawn(&mut screen, 80, 20).contains("● person49"));
     }
 
     #[test]
@@ -525,9 +587,14 @@ mod tests {
     fn who_is_removed_is_talked_with_no_more() {
         let mut screen = screen();
         screen.turn_to("bob");
+        typed(&mut screen, KeyCode::Char('x'));
         screen.hear(News::People(vec![person("carol", true)]));
         assert_eq!(screen.with, ALL);
-        assert!(drawn(&mut screen, 80, 20).contains("bob is no member any more"));
+        assert!(typed(&mut screen, KeyCode::Enter).is_empty(), "what was for bob goes to nobody else");
+        screen.hear(News::People(vec![person("carol", true)]));
+        screen.turn_to("carol");
+        screen.hear(News::People(vec![person("bob", true)]));
+        assert!(drawn(&mut screen, 80, 20).contains("carol is no member any more"));
         assert_eq!(screen.hear(News::Over("gone".to_owned())), [Deed::Leave(Some("gone".to_owned()))]);
     }
 }
