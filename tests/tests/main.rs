@@ -40,6 +40,7 @@ mod removal;
 mod replication;
 mod resources;
 mod retention;
+mod semantics;
 mod sends;
 mod tools;
 mod trash;
