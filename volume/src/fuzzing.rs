@@ -25,7 +25,7 @@ use crate::{
 };
 
 /// The formats whose values have one encoding only: what decodes is what encoding gives.
-pub const CANONICAL: [&str; 18] = [
+pub const CANONICAL: [&str; 19] = [
     "commit",
     "header",
     "head",
@@ -44,6 +44,7 @@ pub const CANONICAL: [&str; 18] = [
     "body_setting",
     "body_snapshot",
     "proof",
+    "letter",
 ];
 /// The formats that only this device writes, where a second encoding of a value does no harm.
 pub const OWN: [&str; 18] = [
@@ -99,6 +100,7 @@ pub fn recode(format: &str, bytes: &[u8]) -> Result<Vec<u8>, String> {
             proof.check().map_err(told)?;
             Ok(proof.encode())
         }
+        "letter" => crate::letters::fuzzing::recode(bytes).map_err(told),
         "list_node" => crate::content::fuzzing::list_node(bytes).map_err(told),
         "patch" => crate::content::fuzzing::patch(bytes).map_err(told),
         "block_row" => crate::content::fuzzing::block_row(bytes).map_err(told),

@@ -18,7 +18,9 @@ use std::{
     sync::atomic::Ordering,
 };
 
-use crypto::{DeviceId, Label, Signature, SymmetricKey, UserId, VolumeId, open_padded, seal_padded, verify};
+use crypto::{
+    DeviceId, DeviceKeys, Entropy, Label, Signature, SymmetricKey, UserId, VolumeId, open_padded, seal_padded, verify,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -26,7 +28,7 @@ use crate::{
     audit::{Act, Op},
     commit::encode,
     core::{Core, decode_row},
-    epochs::{TO_DEVICE, as_user},
+    epochs::{Recipient, TO_DEVICE, as_user},
     error::{Error, Result},
     member::Role,
     sealed_store::SealedStore,
@@ -36,6 +38,8 @@ use crate::{
 
 pub(crate) use exchange::Exchange;
 pub use exchange::Took;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use exchange::fuzzing;
 
 /// The longest text, in bytes.
 pub const MAX_TEXT: usize = 16 << 10;
@@ -151,6 +155,32 @@ pub(crate) struct SignedLetter {
 }
 
 impl SignedLetter {
+    /// Seals a text to its readers, and signs it.
+    fn seal(
+        volume: &VolumeId,
+        device: &DeviceKeys,
+        (number, to, time): (u64, Option<UserId>, Timestamp),
+        readers: &[Recipient],
+        text: &str,
+        entropy: &dyn Entropy,
+    ) -> Self {
+        let binding = Self::binding(volume, &device.id(), number);
+        let key = SymmetricKey::generate(entropy);
+        let mut keys = Vec::new();
+        for reader in readers {
+            match reader.box_key.seal(Label::BoxLetterKey, &binding, key.expose(), entropy) {
+                Ok(sealed) => keys.push(SealedFor { user: reader.user, generation: reader.generation, sealed }),
+                // Whoever made such a key wants to get nothing; the others are to have it.
+                Err(e) => log::warn!("user {}: {e}: no message is sealed to it", reader.user.short()),
+            }
+        }
+        let text = seal_padded(&key.derive(Label::LetterText, b""), &binding, text.as_bytes(), entropy);
+        let signature = Signature::from_bytes([0; Signature::LEN]);
+        let mut letter = Self { number, to, time, text, signature, keys };
+        letter.signature = device.signing.sign(Label::LetterSignature, &letter.message(volume, &device.id()));
+        letter
+    }
+
     fn message(&self, volume: &VolumeId, device: &DeviceId) -> Vec<u8> {
         encode(&(volume, device, self.number, self.to, self.time, serde_bytes::Bytes::new(&self.text)))
     }
@@ -267,30 +297,9 @@ impl Core {
         users: &BTreeSet<UserId>,
         text: &str,
     ) -> Result<SignedLetter> {
-        let (volume, device) = (self.volume, self.device.id());
-        let binding = SignedLetter::binding(&volume, &device, number);
-        let key = SymmetricKey::generate(&*self.entropy);
-        let mut keys = Vec::new();
-        for recipient in self.recipients(users.iter().copied())? {
-            match recipient.box_key.seal(Label::BoxLetterKey, &binding, key.expose(), &*self.entropy) {
-                Ok(sealed) => {
-                    keys.push(SealedFor { user: recipient.user, generation: recipient.generation, sealed });
-                }
-                // Whoever made such a key wants to get nothing; the others are to have it.
-                Err(e) => log::warn!("user {}: {e}: no message is sealed to it", recipient.user.short()),
-            }
-        }
-        let text = seal_padded(&key.derive(Label::LetterText, b""), &binding, text.as_bytes(), &*self.entropy);
-        let mut letter = SignedLetter {
-            number,
-            to,
-            time: self.now(),
-            text,
-            signature: Signature::from_bytes([0; Signature::LEN]),
-            keys,
-        };
-        letter.signature = self.device.signing.sign(Label::LetterSignature, &letter.message(&volume, &device));
-        Ok(letter)
+        let readers = self.recipients(users.iter().copied())?;
+        let (volume, time) = (self.volume, self.now());
+        Ok(SignedLetter::seal(&volume, &self.device, (number, to, time), &readers, text, &*self.entropy))
     }
 
     /// The text of a letter from `device`; nothing if none of its keys is one that this device has.

@@ -24,6 +24,7 @@ use crate::{
     id::{CommitHash, LinkId, NodeId, RealmId, ValueId},
     invitations::{Withdrawal, WithdrawnRow},
     keeper::WatchRow,
+    letters,
     member::{DeviceRow, EpochRow, InviteRow, MemberRow, StandingValue, UserRow},
     memory_store::MemoryStore,
     own_devices::{DeviceInvitation, DeviceInviteRow, SecretRow, UserKeyValue, UserKeysRow},
@@ -430,6 +431,27 @@ fn bodies() {
         Vector::refused("body_member_not_text", "body_member", NO_VALUE, vec![0x91, 0xa1, 0xff]),
     ];
     check("body", &vectors, by_format);
+}
+
+#[test]
+fn letters() {
+    let (volume, to) = (VolumeId::from_bytes([1; 32]), user().id());
+    let letter =
+        |number, to| letters::fuzzing::letter(&volume, &device(), (number, to, TIME), &user().public(), "hello");
+    let to_one = letter(1_795_338_900_000_000, Some(to));
+    let inputs = "volume 0101…, device keys from SeededEntropy(1), user keys from SeededEntropy(2), the rest from SeededEntropy(7); the text is \"hello\"";
+    let refused = |name, bytes| Vector::refused(name, "letter", "not a well-formed message", bytes);
+    let vectors = [
+        Vector::ok("letter_to_one", "letter", to_one.clone()).with(inputs),
+        Vector::ok("letter_to_all", "letter", letter(7, None)).with(inputs),
+        Vector::ok("letter_got", "letter", letters::fuzzing::got(1_795_338_900_000_000)),
+        refused("letter_empty", Vec::new()),
+        refused("letter_unknown", vec![0x81, 0xa1, b'z', 1]),
+        refused("letter_truncated", cut(&to_one)),
+        refused("letter_trailing_byte", and(to_one, &[0])),
+        refused("letter_long_integer", [&[0x81, 0xa3][..], b"Got", &[0xcc, 7]].concat()),
+    ];
+    check("letter", &vectors, by_format);
 }
 
 #[test]

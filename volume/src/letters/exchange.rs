@@ -246,6 +246,37 @@ impl Session {
     }
 }
 
+/// What [`crate::fuzzing`] and the test vectors reach of the private frames.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing {
+    use super::{Frame, decode, encode};
+    use crate::commit::Malformed;
+
+    pub(crate) fn recode(bytes: &[u8]) -> Result<Vec<u8>, Malformed> {
+        decode::<Frame>("message", bytes).map(|frame| encode(&frame))
+    }
+
+    #[cfg(test)]
+    pub(crate) fn got(number: u64) -> Vec<u8> {
+        encode(&Frame::Got(number))
+    }
+
+    /// A letter of `device` to `user`, or to all.
+    #[cfg(test)]
+    pub(crate) fn letter(
+        volume: &crypto::VolumeId,
+        device: &crypto::DeviceKeys,
+        (number, to, time): (u64, Option<crypto::UserId>, crate::Timestamp),
+        reader: &crypto::UserPublic,
+        text: &str,
+    ) -> Vec<u8> {
+        let (reader, entropy) = (crate::epochs::Recipient::user(reader), crypto::SeededEntropy::new(7));
+        let letter = super::SignedLetter::seal(volume, device, (number, to, time), &[reader], text, &entropy);
+        assert!(letter.is_signed(volume, &device.id()));
+        encode(&Frame::Letter(Box::new(letter)))
+    }
+}
+
 fn told(to_all: bool) -> &'static str {
     if to_all { "came for all members" } else { "came for one member" }
 }

@@ -145,6 +145,46 @@ pub(crate) mod message {
     }
 }
 
+/// Frames of messages between members, from one of them.
+pub(crate) mod letter {
+    use std::sync::OnceLock;
+
+    use crate::{common::sync, input::Input, sample::Sample};
+
+    fn sample() -> &'static Sample {
+        static SAMPLE: OnceLock<Sample> = OnceLock::new();
+        SAMPLE.get_or_init(Sample::new)
+    }
+
+    pub(crate) fn run(data: &[u8]) {
+        super::canonical("letter", data);
+        let sample = sample();
+        let session = sample.ada.volume.session(sample.bob.device_id());
+        let mut input = Input::new(data);
+        let mut frames = vec![data.to_vec()];
+        while !input.is_empty() && frames.len() < 16 {
+            frames.push(input.piece().to_vec());
+        }
+        for frame in frames {
+            // Refused or taken, never a panic; what is acknowledged can be said.
+            let _taken = session.letters_came(&[frame]);
+            let _said = session.next_letters();
+        }
+    }
+
+    pub(crate) fn seeds() -> Vec<Vec<u8>> {
+        let Sample { ada, bob } = Sample::new();
+        sync(&ada, &bob);
+        bob.volume.send_letter(Some("ada"), "to ada").expect("he may");
+        bob.volume.send_letter(None, &"to all ".repeat(20)).expect("he may");
+        let (here, there) = (ada.volume.session(bob.device_id()), bob.volume.session(ada.device_id()));
+        let mut seeds = there.next_letters();
+        here.letters_came(&seeds).expect("he is honest");
+        seeds.extend(here.next_letters());
+        seeds
+    }
+}
+
 /// The opened body of a change; the first byte says of which kind.
 pub(crate) mod body {
     use p2pfs_volume::{
