@@ -18,6 +18,7 @@
 
 mod alerts;
 mod assets;
+mod attributes;
 mod conflicts;
 mod content;
 mod daemon;

@@ -15,12 +15,15 @@ use std::{
     path::PathBuf,
 };
 
-use rustix::fs::{
-    AtFlags, Dir, FileType, Mode, OFlags, RenameFlags, ResolveFlags, Stat, fstat, fstatfs, mkdirat, open, openat2,
-    readlinkat, renameat_with, statat, unlinkat,
+use rustix::{
+    fs::{
+        AtFlags, Dir, FileType, Mode, OFlags, RenameFlags, ResolveFlags, Stat, fstat, fstatfs, mkdirat, open, openat,
+        openat2, readlinkat, renameat_with, statat, unlinkat,
+    },
+    io::Errno,
 };
 
-use super::links::path;
+use super::{attributes::Attributes, links::path};
 use crate::control::request::Names;
 
 /// What `statfs` says of a mount like ours.
@@ -191,13 +194,35 @@ impl Tree {
         Ok(unlinkat(above, name, if is_folder { AtFlags::REMOVEDIR } else { AtFlags::empty() })?)
     }
 
-    /// Begins a file in a folder under a name that nobody has, to be given its own when it is whole.
-    pub(super) fn begin(&self, folder: &Names, random: &str) -> io::Result<Unfinished> {
+    /// Begins a file in a folder under a name that nobody has, to be given its own when it is whole. One that is to take the place
+    /// of another has that one's permissions before it has a byte.
+    pub(super) fn begin(&self, folder: &Names, random: &str, replaced: Option<&[u8]>) -> io::Result<Unfinished> {
         let folder = self.folder(folder)?;
+        let old = match replaced {
+            Some(name) => attributes(&folder, name)?,
+            None => None,
+        };
         let name = format!(".p2pfs-upload-{random}");
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let file = rustix::fs::openat(&folder, &name, flags, Mode::from_raw_mode(0o666))?;
-        Ok(Unfinished { folder, name, file: Some(file.into()) })
+        let mode = Mode::from_raw_mode(if old.is_some() { 0o600 } else { 0o666 });
+        let file: File = openat(&folder, &name, flags, mode)?.into();
+        let mut begun = Unfinished { folder, name, file: Some(file), replaces: replaced.is_some(), old: None };
+        begun.take_after(old)?;
+        Ok(begun)
+    }
+}
+
+/// What a file in a folder has beside its content; nothing if none has that name.
+fn attributes(folder: &OwnedFd, name: &[u8]) -> io::Result<Option<Attributes>> {
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let file = match openat(folder, OsStr::from_bytes(name), flags, Mode::empty()) {
+        Ok(file) => file,
+        Err(Errno::NOENT) => return Ok(None),
+        Err(e) => return Err(e.into()),
+    };
+    match kind_of(&fstat(&file)?) {
+        FileType::RegularFile => Attributes::of(&file).map(Some),
+        _ => Err(io::Error::other("what has that name is no file: give this one another name")),
     }
 }
 
@@ -207,6 +232,10 @@ pub(super) struct Unfinished {
     name: String,
     /// Nothing once it has its own name.
     file: Option<File>,
+    /// Whether what has that name becomes an older version.
+    replaces: bool,
+    /// What that has beside its content, and this has therefore.
+    old: Option<Attributes>,
 }
 
 impl Unfinished {
@@ -214,12 +243,25 @@ impl Unfinished {
         self.file.as_mut().ok_or_else(no_entry)
     }
 
-    /// Gives it its name; what has that becomes an older version only if that is wanted.
-    pub(super) fn finish(mut self, name: &[u8], replace: bool) -> io::Result<()> {
+    /// Gives it the attributes of what it replaces, unless it has them.
+    fn take_after(&mut self, old: Option<Attributes>) -> io::Result<()> {
+        if let Some(old) = old.filter(|old| self.old.as_ref() != Some(old)) {
+            old.give(self.file()?)?;
+            self.old = Some(old);
+        }
+        Ok(())
+    }
+
+    /// Gives it its name.
+    pub(super) fn finish(mut self, name: &[u8]) -> io::Result<()> {
+        if self.replaces {
+            // Somebody may have closed it meanwhile.
+            self.take_after(attributes(&self.folder, name)?)?;
+        }
         // Published before it has the name: whoever finds it finds all of it.
         drop(self.file.take());
         let name = OsStr::from_bytes(name);
-        let flags = if replace { RenameFlags::empty() } else { RenameFlags::NOREPLACE };
+        let flags = if self.replaces { RenameFlags::empty() } else { RenameFlags::NOREPLACE };
         let done = renameat_with(&self.folder, &self.name, &self.folder, name, flags);
         if done.is_err() {
             self.discard();

@@ -89,7 +89,8 @@ fn write(
     if taken == Taken::Ask && exists(name) {
         return Err(std::io::ErrorKind::AlreadyExists.into());
     }
-    let mut file = tree.begin(folder, &HEXLOWER.encode(&OsEntropy.array::<8>()))?;
+    let replaced = (taken == Taken::Replace).then_some(name);
+    let mut file = tree.begin(folder, &HEXLOWER.encode(&OsEntropy.array::<8>()), replaced)?;
     loop {
         match pieces.blocking_recv() {
             Some(Piece::Bytes(bytes)) => file.file()?.write_all(&bytes)?,
@@ -103,7 +104,7 @@ fn write(
         }
         _ => name.to_vec(),
     };
-    file.finish(&name, taken == Taken::Replace)
+    file.finish(&name)
 }
 
 /// `a (2).txt` for `a.txt`: the name of the `n`th that is kept.

@@ -8,6 +8,7 @@ use std::{
     env, fs,
     io::{Read, Write},
     net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream},
+    os::unix::fs::PermissionsExt,
     path::Path,
     sync::{
         Arc,
@@ -24,6 +25,7 @@ use p2pfs_tests::{
     peer::Peer,
     rogue::Rogue,
 };
+use rustix::fs::{XattrFlags, getxattr, setxattr};
 use serde_json::{Value, json};
 
 /// The address that lets a browser in, and where the page is.
@@ -177,6 +179,41 @@ fn files_come_and_go_and_come_back() {
     assert_eq!(fs::read(alice.at("docs/picture (2).png")).unwrap(), b"other");
     let left: Vec<_> = fs::read_dir(alice.at("docs")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert!(left.iter().all(|name| !name.to_string_lossy().contains("upload")), "{left:?}");
+    // A new version is for whom the one before was for, and nobody else at any moment.
+    let diary = alice.at("docs/diary.txt");
+    fs::write(&diary, "first").unwrap();
+    fs::set_permissions(&diary, fs::Permissions::from_mode(0o600)).unwrap();
+    setxattr(&diary, "user.mood", b"fine", XattrFlags::CREATE).unwrap();
+    let next = alice.scratch().join("diary.txt");
+    fs::write(&next, "second").unwrap();
+    browser.fill("#choose-files", next.to_str().unwrap());
+    browser.press("New version of it");
+    eventually("it is replaced", || holds(fs::read_to_string(&diary).unwrap() == "second", String::new));
+    assert_eq!(fs::metadata(&diary).unwrap().permissions().mode() & 0o777, 0o600);
+    let mut mood = [0; 16];
+    assert_eq!(getxattr(&diary, "user.mood", &mut mood[..]).unwrap(), 4);
+    group.in_step();
+    assert_eq!(fs::read(bob.at("docs/diary.txt")).unwrap_err().kind(), std::io::ErrorKind::PermissionDenied);
+    // So it is with who is named.
+    let list = alice.at("docs/list.txt");
+    fs::write(&list, "one").unwrap();
+    alice.run(["allow", list.to_str().unwrap(), "bob:r"]);
+    let access = alice.run(["access", list.to_str().unwrap(), "--json"]);
+    let upload = |name: &str, taken: &str| {
+        let upload = format!(
+            "const request = {{ method: 'POST', headers: {{ 'x-csrf': document.querySelector('meta[name=csrf]').content }}, body: 'two' }};\
+             return (await fetch('/upload/docs/?name={name}&taken={taken}', request)).status"
+        );
+        browser.promise(&upload)
+    };
+    assert_eq!(upload("list.txt", "replace"), json!(201));
+    assert_eq!(fs::read_to_string(&list).unwrap(), "two");
+    assert_eq!(alice.run(["access", list.to_str().unwrap(), "--json"]), access);
+    // What isn't there has no permissions to be kept, and a folder is not replaced.
+    assert_eq!(upload("new.txt", "replace"), json!(201));
+    fs::create_dir(alice.at("docs/folder")).unwrap();
+    assert_eq!(upload("folder", "replace"), json!(422));
+    assert!(alice.at("docs/folder").is_dir());
     // What others do there shows by itself.
     fs::write(bob.at("docs/from bob.txt"), "hello").unwrap();
     browser.until("document.querySelector('#listing').innerText.includes('from bob.txt')");
@@ -193,7 +230,8 @@ fn files_come_and_go_and_come_back() {
     browser.goto(&format!("{page}/view/docs/picture.png"));
     browser.until("document.querySelector('img.picture').naturalWidth > 100");
     let mut ignored = browser.complaints();
-    ignored.retain(|line| !line.contains("400 (Bad Request)") && !line.contains("409 (Conflict)"));
+    let asked_for = ["400 (Bad Request)", "409 (Conflict)", "422 (Unprocessable"];
+    ignored.retain(|line| !asked_for.iter().any(|status| line.contains(status)));
     assert_eq!(ignored, Vec::<String>::new());
 
     // Back in time.
