@@ -34,6 +34,8 @@ pub(super) struct Visit {
     pub(super) query: Pairs,
     /// What was posted.
     pub(super) fields: Pairs,
+    /// Whether somebody goes there, with a link, a form or by an address; else a script of ours fetches it.
+    pub(super) navigates: bool,
     /// How many entries the log had before the page was made.
     pub(super) seen: u64,
 }

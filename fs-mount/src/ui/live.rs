@@ -20,7 +20,10 @@ use super::{
     forms::{Answer, Problem, Visit},
     links::encoded,
 };
-use crate::{failure::Outcome, report::Peer};
+use crate::{
+    failure::Outcome,
+    report::{Peer, Status},
+};
 
 /// How often it is asked.
 const EVERY: Duration = Duration::from_secs(1);
@@ -76,7 +79,8 @@ async fn since(page: &Page, seen: u64) -> Outcome<Option<String>> {
     let mut news = News::default();
     entries.iter().for_each(|entry| note(entry, &mut news));
     if !entries.is_empty() {
-        news.sections.insert("log");
+        // What that has in the frame isn't told of anywhere else.
+        news.sections.extend(["log", "frame"]);
     }
     Ok((!entries.is_empty()).then(|| serde_json::to_string(&news).expect("news can be encoded")))
 }
@@ -116,7 +120,7 @@ fn subscribe(page: &Arc<Page>) -> Option<broadcast::Receiver<Arc<str>>> {
 #[derive(Default)]
 struct Watch {
     rounds: u64,
-    status: String,
+    status: Option<Status>,
     peers: String,
     transfers: String,
     /// Both begin at the first round: pages are new then.
@@ -129,17 +133,16 @@ impl Watch {
         let (mut news, first) = (News::default(), self.rounds == 0);
         self.rounds += 1;
         let status = page.daemon.status().await?;
-        let text = serde_json::to_string(&status).unwrap_or_default();
-        if std::mem::replace(&mut self.status, text.clone()) != text {
-            news.sections.extend(["status", "conflicts", "alerts", "letters"]);
+        if let Some(before) = &self.status {
+            news.sections.extend(differing(before, &status));
         }
+        self.status = Some(status);
         let mut peers = page.daemon.peers().await?;
-        if !self.rounds.is_multiple_of(SELDOM) {
-            peers.iter_mut().for_each(steady);
-        }
+        peers.iter_mut().for_each(steady);
         let text = serde_json::to_string(&peers).unwrap_or_default();
-        // (Every so often they differ in what always does.)
-        if std::mem::replace(&mut self.peers, text.clone()) != text {
+        // (What always differs is told every so often.)
+        let due = self.rounds.is_multiple_of(SELDOM) && peers.iter().any(|peer| peer.connected);
+        if std::mem::replace(&mut self.peers, text.clone()) != text || due {
             news.sections.insert("peers");
         }
         let transfers = page.daemon.transfers().await?;
@@ -182,6 +185,33 @@ impl Watch {
         self.letters = Some(from);
         Ok(())
     }
+}
+
+/// Which sections tell of what differs. Counters that grow with everything that is done, and times, are nothing to see.
+fn differing(before: &Status, now: &Status) -> Vec<&'static str> {
+    let shown = |status: &Status| {
+        let mut shown = status.clone();
+        (shown.commits, shown.pending, shown.nodes, shown.uninspected) = (0, 0, 0, 0);
+        (shown.following, shown.resealing, shown.used) = (0, None, None);
+        shown.waiting.iter_mut().for_each(|file| file.seconds = 0);
+        serde_json::to_string(&shown).unwrap_or_default()
+    };
+    let in_frame = |status: &Status| {
+        (
+            (status.peers_connected, status.peers_known),
+            (status.unread, status.conflicts, status.alerts, status.kept_aside),
+        )
+    };
+    // One more version of what is in conflict already isn't counted.
+    let conflicts = before.conflicts != now.conflicts || now.conflicts > 0 && before.commits != now.commits;
+    let sections = [
+        ("frame", in_frame(before) != in_frame(now)),
+        ("status", shown(before) != shown(now)),
+        ("conflicts", conflicts),
+        ("alerts", before.alerts != now.alerts),
+        ("letters", before.unread != now.unread),
+    ];
+    sections.into_iter().filter(|(_, differs)| *differs).map(|(section, _)| section).collect()
 }
 
 /// Takes out what differs whenever it is asked for.
