@@ -131,11 +131,8 @@ fn table(visit: &Visit, names: &Names, listing: &Listing, query: &str) -> Markup
         };
     }
     let at = |name: &[u8]| encoded(&links::path(&[&names[..], &[name.to_vec()]].concat()));
-    // What was removed, by where it was.
     let was = |name: &[u8]| {
-        names
-            .strip_prefix(&[PAST.to_vec(), b"deleted".to_vec()][..])
-            .map(|below| encoded(&links::path(&[below, &[name.to_vec()]].concat())))
+        where_it_was(&[&names[..], &[name.to_vec()]].concat()).map(|names| encoded(&links::path(&names)))
     };
     html! {
         table.cards {
@@ -155,6 +152,11 @@ fn table(visit: &Visit, names: &Names, listing: &Listing, query: &str) -> Markup
         }
         @if listing.more > 0 { p.empty { "… and " (listing.more) " more, which are not listed here." } }
     }
+}
+
+/// Where what is shown as removed was.
+pub(super) fn where_it_was(names: &Names) -> Option<Names> {
+    names.strip_prefix(&[PAST.to_vec(), b"deleted".to_vec()][..]).map(<[Vec<u8>]>::to_vec)
 }
 
 /// A name, with what leads to it.

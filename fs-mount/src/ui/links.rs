@@ -64,6 +64,19 @@ pub(super) fn shown(bytes: &[u8]) -> String {
     printable(&String::from_utf8_lossy(bytes))
 }
 
+/// A text in the same way; its lines stay lines, and its tabs tabs.
+pub(super) fn shown_text(text: &str) -> String {
+    let text = text.replace("\r\n", "\n");
+    let mut all = String::with_capacity(text.len());
+    for piece in text.split_inclusive(['\n', '\t']) {
+        let kept = piece.ends_with(['\n', '\t']);
+        let (plain, end) = piece.split_at(piece.len() - usize::from(kept));
+        all.push_str(&printable(plain));
+        all.push_str(end);
+    }
+    all
+}
+
 /// Pairs of a query or a form.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Pairs(Vec<(String, String)>);
@@ -136,5 +149,6 @@ mod tests {
     #[test]
     fn what_turns_letters_round_is_spelt_out() {
         assert_eq!(shown("a\u{202e}gpj.exe\n".as_bytes()), "a\\u{202e}gpj.exe\\n");
+        assert_eq!(shown_text("\ta\u{2067}b\r\n\nc\r\x1b"), "\ta\\u{2067}b\n\nc\\r\\u{1b}");
     }
 }

@@ -170,17 +170,18 @@ impl Watch {
     }
 
     async fn look_for_letters(&mut self, page: &Page, news: &mut News) -> Outcome<()> {
-        // Those before were there when the page was shown.
-        let mut from = self.letters.unwrap_or(1);
+        let Some(mut from) = self.letters else {
+            // Those before were there when the page was shown.
+            self.letters = Some(page.talks.next(&page.daemon).await?);
+            return Ok(());
+        };
         loop {
             let letters = page.daemon.letters(from).await?;
             let Some(last) = letters.last() else { break };
             from = last.n + 1;
-            if self.letters.is_some() {
-                news.sections.insert("letters");
-                let other = letters.iter().rfind(|letter| !letter.own);
-                news.say = other.map(|letter| format!("New message from {}", letter.from)).or(news.say.take());
-            }
+            news.sections.insert("letters");
+            let other = letters.iter().rfind(|letter| !letter.own);
+            news.say = other.map(|letter| format!("New message from {}", letter.from)).or(news.say.take());
         }
         self.letters = Some(from);
         Ok(())

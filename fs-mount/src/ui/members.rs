@@ -5,6 +5,7 @@ use maud::{Markup, html};
 use qrcode::{EcLevel, QrCode, render::svg};
 
 use super::{
+    content::CONTENT_POLICY,
     files::local,
     forms::{Answer, Problem, Visit, see, sentence},
     layout::{self, Room, short},
@@ -223,7 +224,7 @@ pub(super) async fn code(visit: Visit) -> Answer {
         .map_err(|_| Problem::unfit("The ticket is too long for a code."))?;
     let image = code.render::<svg::Color<'_>>().min_dimensions(320, 320).build();
     Ok((
-        [(header::CONTENT_TYPE, "image/svg+xml"), (header::CONTENT_SECURITY_POLICY, "sandbox; default-src 'none'")],
+        [(header::CONTENT_TYPE, "image/svg+xml"), (header::CONTENT_SECURITY_POLICY, CONTENT_POLICY)],
         image,
     )
         .into_response())

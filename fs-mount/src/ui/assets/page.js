@@ -39,7 +39,7 @@ async function refresh(meant) {
 }
 
 async function fetchAnew(meant) {
-  const [regions, own] = [all("[data-live], [data-path]").filter(meant), here()];
+  const [regions, own] = [all("[data-live], [data-path], [data-filtered]").filter(meant), here()];
   const source = (region) => region.dataset.from ?? own;
   for (const address of new Set(regions.map(source))) {
     const answer = await fetch(address, { headers: { accept: "text/html" } });
@@ -134,7 +134,7 @@ for (const form of all("form[data-filter]")) {
     clearTimeout(timer);
     timer = setTimeout(() => {
       history.replaceState(null, "", `${location.pathname}?${asQuery(form)}`);
-      refresh((region) => (region.dataset.live ?? "").split(" ").includes(form.dataset.filter)).catch(() => {});
+      refresh((region) => region.id === form.dataset.filter).catch(() => {});
     }, 150);
   });
 }
