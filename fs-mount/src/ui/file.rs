@@ -156,6 +156,7 @@ pub(super) async fn doings(visit: &Visit, names: &Names, folder: bool) -> Markup
                 }
             }
         }
+        (super::transfers::sending(visit, &path, what).await)
         details.card #change {
             summary { "Rename or remove " (what) }
             form.row method="post" action="/rename" {

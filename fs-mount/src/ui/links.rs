@@ -54,6 +54,11 @@ pub(super) fn new_name(typed: &str) -> Option<Vec<u8>> {
     is_one.then(|| name.as_bytes().to_vec())
 }
 
+/// The names of a path that somebody typed, from the top of the volume on.
+pub(super) fn typed(path: &str) -> Option<Names> {
+    path.split('/').filter(|name| !name.is_empty()).map(new_name).collect()
+}
+
 /// The path that names make.
 pub(super) fn path(names: &Names) -> Vec<u8> {
     names.join(&b'/')
@@ -101,6 +106,11 @@ impl Pairs {
             .filter(|value| !value.is_empty())
     }
 
+    /// Adds one.
+    pub(super) fn add(&mut self, name: &str, value: &str) {
+        self.0.push((name.to_owned(), value.to_owned()));
+    }
+
     /// All of them.
     pub(super) fn all(&self) -> impl Iterator<Item = (&str, &str)> {
         self.0.iter().map(|(name, value)| (name.as_str(), value.as_str()))
@@ -135,6 +145,8 @@ mod tests {
             assert!(new_name(bad).is_none(), "{bad}");
         }
         assert_eq!(new_name(" a b ").unwrap(), b"a b");
+        assert_eq!(typed("/a//b c/").unwrap(), [&b"a"[..], b"b c"]);
+        assert!(typed("").unwrap().is_empty() && typed("a/../b").is_none());
     }
 
     #[test]

@@ -74,7 +74,7 @@ fn members(visit: &Visit, users: &[User], peers: &[Peer], decides: bool) -> Mark
                 td data-label="Role" { (user.role) }
                 td data-label="Devices" { (user.devices.len()) }
                 td.act { @if decides && !user.me && user.role != "owner" {
-                    form.inline method="post" action="/people/grant" {
+                    form.inline method="post" action="/people/grant" autocomplete="off" {
                         (visit.csrf())
                         input type="hidden" name="user" value=(user.id);
                         select name="role" aria-label=(format!("Role of {}", user.name)) {

@@ -65,6 +65,8 @@ pub(super) fn router(page: Arc<Page>) -> Router {
         .route("/messages/send", post(messages::send))
         .route("/messages/read", post(messages::read))
         .route("/transfers", get(transfers::show))
+        .route("/transfers/send", post(transfers::send))
+        .route("/transfers/always", post(transfers::always))
         .route("/transfers/accept", post(transfers::accept))
         .route("/transfers/decline", post(transfers::decline))
         .route("/transfers/cancel", post(transfers::cancel))
