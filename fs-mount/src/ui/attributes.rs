@@ -10,7 +10,7 @@ use std::{
 };
 
 use rustix::{
-    fs::{Gid, Mode, Uid, fchmod, fchown, fremovexattr, fsetxattr, fstat, getxattr, listxattr, XattrFlags},
+    fs::{Gid, Mode, Uid, XattrFlags, fchmod, fchown, fremovexattr, fsetxattr, fstat, getxattr, listxattr},
     io::Errno,
 };
 

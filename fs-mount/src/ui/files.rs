@@ -144,9 +144,8 @@ fn table(visit: &Visit, names: &Names, listing: &Listing, gone: &BTreeSet<Vec<u8
         };
     }
     let at = |name: &[u8]| encoded(&links::path(&[&names[..], &[name.to_vec()]].concat()));
-    let was = |name: &[u8]| {
-        where_it_was(&[&names[..], &[name.to_vec()]].concat()).map(|names| encoded(&links::path(&names)))
-    };
+    let was =
+        |name: &[u8]| where_it_was(&[&names[..], &[name.to_vec()]].concat()).map(|names| encoded(&links::path(&names)));
     html! {
         table.cards {
             thead { tr { th { "Name" } th.number { "Size" } th { "Changed" } th { span.quiet { "What to do" } } } }

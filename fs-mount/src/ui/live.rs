@@ -54,8 +54,9 @@ pub(super) async fn events(visit: Visit) -> Answer {
     let receiver = subscribe(&visit.page).ok_or_else(busy)?;
     // What changed since the page was made, and before somebody listened.
     let missed = match visit.query.get("seen").and_then(|seen| seen.parse::<u64>().ok()) {
-        Some(seen) => since(&visit.page, seen).await?,
-        None => None,
+        // (The answer to a form hasn't looked.)
+        Some(seen) if seen > 0 => since(&visit.page, seen).await?,
+        _ => None,
     };
     let told = stream::unfold((missed, receiver, visit), async |(missed, mut receiver, visit)| {
         let event = match missed {

@@ -129,7 +129,7 @@ mod tests {
             serde_json::from_value(json!({ "n": n, "time": "", "op": "read", "allowed": true, "salt": "" })).unwrap()
         };
         let all: Vec<Entry> = (1..=7000).map(entry).collect();
-        let (mut seen, mut last) = (Vec::new(), 7001);
+        let (mut seen, mut last) = (Vec::new(), 7001_u64);
         while last > 1 {
             let from = last.saturating_sub(LOOKED).max(1);
             let found: Vec<Entry> = all.iter().filter(|entry| (from..last).contains(&entry.n)).cloned().collect();

@@ -223,10 +223,7 @@ pub(super) async fn code(visit: Visit) -> Answer {
     let code = QrCode::with_error_correction_level(ticket.word.as_bytes(), EcLevel::L)
         .map_err(|_| Problem::unfit("The ticket is too long for a code."))?;
     let image = code.render::<svg::Color<'_>>().min_dimensions(320, 320).build();
-    Ok((
-        [(header::CONTENT_TYPE, "image/svg+xml"), (header::CONTENT_SECURITY_POLICY, CONTENT_POLICY)],
-        image,
-    )
+    Ok(([(header::CONTENT_TYPE, "image/svg+xml"), (header::CONTENT_SECURITY_POLICY, CONTENT_POLICY)], image)
         .into_response())
 }
 

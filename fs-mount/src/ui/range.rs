@@ -16,7 +16,8 @@ pub(super) enum Wanted {
 /// What the headers `Range` and `If-Range` want of a file of `size` bytes whose version `tag` names. Several parts at once, and what
 /// is spelt wrongly, get all of it, as the standard lets a server do.
 pub(super) fn wanted(range: Option<&str>, if_range: Option<&str>, tag: &str, size: u64) -> Wanted {
-    let Some((first, last)) = range.and_then(|range| range.strip_prefix("bytes=")).and_then(|range| range.split_once('-'))
+    let Some((first, last)) =
+        range.and_then(|range| range.strip_prefix("bytes=")).and_then(|range| range.split_once('-'))
     else {
         return Wanted::All;
     };
@@ -24,7 +25,8 @@ pub(super) fn wanted(range: Option<&str>, if_range: Option<&str>, tag: &str, siz
     if if_range.is_some_and(|version| version != tag) {
         return Wanted::All;
     }
-    let number = |text: &str| text.bytes().all(|digit| digit.is_ascii_digit()).then(|| text.parse::<u64>().ok()).flatten();
+    let number =
+        |text: &str| text.bytes().all(|digit| digit.is_ascii_digit()).then(|| text.parse::<u64>().ok()).flatten();
     let (from, end) = match (number(first.trim()), number(last.trim())) {
         (Some(from), Some(last)) if from <= last => (from, last.saturating_add(1).min(size)),
         (Some(from), None) if last.trim().is_empty() => (from, size),
@@ -50,7 +52,15 @@ mod tests {
         check("bytes=0-18446744073709551615", part(0, 10));
         check("bytes=10-", Wanted::Nothing);
         check("bytes=-0", Wanted::Nothing);
-        for all in ["bytes=0-1,4-5", "bytes=3-2", "bytes=-", "bytes=a-b", "lines=0-1", "bytes=+1-2", "bytes=99999999999999999999-"] {
+        for all in [
+            "bytes=0-1,4-5",
+            "bytes=3-2",
+            "bytes=-",
+            "bytes=a-b",
+            "lines=0-1",
+            "bytes=+1-2",
+            "bytes=99999999999999999999-",
+        ] {
             check(all, Wanted::All);
         }
         assert_eq!(wanted(None, None, "\"a\"", 10), Wanted::All);

@@ -113,7 +113,7 @@ fn choice(others: &[String]) -> Markup {
 }
 
 fn destination() -> Markup {
-    html! { label.grow { "Into a folder of the volume; with none, your inbox" input name="to" autocomplete="off"; } }
+    html! { label.grow { "Into a folder of the volume, where you alone may read it; with none, your inbox" input name="to" autocomplete="off"; } }
 }
 
 /// What sends something of the volume to somebody, on the page of that.
@@ -173,7 +173,9 @@ pub(super) async fn always(visit: Visit) -> Answer {
             AboutSends::Always { user: user.clone(), to: folder(&visit).await? },
             format!("What {user} sends arrives without your accepting it from now on."),
         ),
-        _ => (AboutSends::AskAgain { user: user.clone() }, format!("You are asked before anything of {user}’s arrives.")),
+        _ => {
+            (AboutSends::AskAgain { user: user.clone() }, format!("You are asked before anything of {user}’s arrives."))
+        }
     };
     visit.page.daemon.done(Request::Sends(asked)).await?;
     visit.done("/transfers", &said)

@@ -179,6 +179,21 @@ fn files_come_and_go_and_come_back() {
     };
     assert_eq!(part("tag"), json!([206, format!("bytes 4-7/{}", bytes.len()), 4]));
     assert_eq!(part("'\"another\"'"), json!([200, null, bytes.len()]));
+    // Several at once.
+    let several: Vec<String> = (0..5)
+        .map(|n| {
+            let path = alice.scratch().join(format!("several {n}"));
+            fs::write(&path, format!("{n}")).unwrap();
+            path.to_str().unwrap().to_owned()
+        })
+        .collect();
+    browser.fill("#choose-files", &several.join("\n"));
+    for n in 0..5 {
+        eventually("it is there", || {
+            let read = fs::read_to_string(alice.at(format!("docs/several {n}"))).ok();
+            holds(read == Some(n.to_string()), || format!("{read:?}"))
+        });
+    }
     // Where something is already, it is asked.
     fs::write(&picture, b"other").unwrap();
     browser.fill("#choose-files", picture.to_str().unwrap());
@@ -377,6 +392,8 @@ fn people_talk_meet_and_settle() {
     browser.fill("input[name=typed]", "gifts");
     browser.click("form[action='/transfers/send'] button");
     browser.until("document.querySelectorAll('#transfers article').length === 5");
+    // (What arrived there is hers alone.)
+    fs::remove_dir_all(alice.at("gifts")).unwrap();
 
     // The conflict.
     browser.press("Conflicts");
@@ -599,7 +616,8 @@ fn an_upload_that_the_end_cuts_leaves_nothing() {
     let (address, page) = key(&alice);
     let (port, host) = (port_of(&page), page.strip_prefix("http://").unwrap().to_owned());
     let body = format!("token={}", address.split_once('#').unwrap().1);
-    let head = format!("Host: {host}\r\nOrigin: {page}\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+    let head =
+        format!("Host: {host}\r\nOrigin: {page}\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}", body.len());
     let entered = raw(port, &format!("POST /open HTTP/1.1\r\n{head}"));
     let cookie = entered.split("set-cookie: ").nth(1).unwrap().split(';').next().unwrap();
     let home = raw(port, &format!("GET / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\nCookie: {cookie}\r\n\r\n"));
