@@ -125,7 +125,22 @@ fn a_key_lets_one_browser_in_once() {
     eventually("it is begun", || holds(names().len() == 1, || format!("{:?}", names())));
     drop(stream);
     eventually("it is gone", || holds(names().is_empty(), || format!("{:?}", names())));
+    // Somebody ends the sessions of all browsers: a page that is open notices.
+    browser.goto(&format!("{page}/settings"));
+    let body = format!("csrf={csrf}&all=yes");
+    let left = raw(
+        port,
+        &format!(
+            "POST /leave HTTP/1.1\r\nHost: {host}\r\nOrigin: {page}\r\nCookie: {cookie}\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        ),
+    );
+    assert!(left.starts_with("HTTP/1.1 303"), "{left}");
+    fs::write(alice.at("news"), "x").unwrap();
+    browser.until_text("Who is there?");
     // Leaving ends it.
+    browser.goto(&key(&alice).0);
+    browser.until("document.querySelector('h1')?.innerText === 'Overview'");
     browser.goto(&format!("{page}/settings"));
     browser.press("Leave");
     browser.until_text("p2pfs ui");
@@ -237,6 +252,13 @@ fn files_come_and_go_and_come_back() {
     assert_eq!(upload("list.txt", "replace"), json!(201));
     assert_eq!(fs::read_to_string(&list).unwrap(), "two");
     assert_eq!(alice.run(["access", list.to_str().unwrap(), "--json"]), access);
+    // And with what nobody is to write to.
+    let locked = alice.at("docs/locked.txt");
+    fs::write(&locked, "one").unwrap();
+    fs::set_permissions(&locked, fs::Permissions::from_mode(0o444)).unwrap();
+    assert_eq!(upload("locked.txt", "replace"), json!(201));
+    assert_eq!(fs::metadata(&locked).unwrap().permissions().mode() & 0o777, 0o444);
+    group.all_read("docs/locked.txt", b"two");
     // What isn't there has no permissions to be kept, and a folder is not replaced.
     assert_eq!(upload("new.txt", "replace"), json!(201));
     fs::create_dir(alice.at("docs/folder")).unwrap();
