@@ -13,8 +13,8 @@ pub(super) enum Wanted {
     Nothing,
 }
 
-/// What the headers `Range` and `If-Range` want of a file of `size` bytes whose version `tag` names. Several parts at once, and what
-/// is spelt wrongly, get all of it, as the standard lets a server do.
+/// What the headers `Range` and `If-Range` want of a file of `size` bytes whose version `tag` names. Several parts at once, and
+/// what is spelt wrongly, get all of it, as the standard lets a server do.
 pub(super) fn wanted(range: Option<&str>, if_range: Option<&str>, tag: &str, size: u64) -> Wanted {
     let Some((first, last)) =
         range.and_then(|range| range.strip_prefix("bytes=")).and_then(|range| range.split_once('-'))

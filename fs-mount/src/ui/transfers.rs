@@ -58,7 +58,7 @@ pub(super) async fn show(visit: Visit) -> Answer {
                     label { "From" (choice(&others)) }
                     (destination())
                     button name="always" value="yes" { "Accept always" }
-                    button name="always" value="no" formnovalidate { "Ask me again" }
+                    button name="always" value="no" { "Ask me again" }
                 }
             }
         }
