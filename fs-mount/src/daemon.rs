@@ -427,6 +427,8 @@ async fn live(shared: &Arc<Shared>, settings: Settings, ready: impl FnOnce(Ready
         () = signals.next() => {
             log::info!("asked to end");
             shared.asked_to_end.store(true, Ordering::Relaxed);
+            // While there is a mount on which it can take away what it had begun.
+            shared.page.end().await;
             let shared = shared.clone();
             blocking(move || shared.unmount_at_any_rate()).await;
         }

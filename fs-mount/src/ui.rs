@@ -8,7 +8,8 @@
 //!
 //! Pages are whole without scripts: links and forms. One script ([`assets`]) adds what needs one: dropping files, and swapping
 //! in what changed as it changes ([`live`]). Every region of a page that can change says of which sections it tells
-//! (`data-live`); the script fetches the page anew when one of them did.
+//! (`data-live`), or at which path it looks (`data-path`); the script fetches the page anew when one of them changed. What is part of
+//! every page is fetched from an address of its own (`data-from`), for it changes more often and costs less.
 //!
 //! Invariants:
 //! - No text of others gets into a page but through the templates, which escape it; bidirectional controls are spelt out.
@@ -18,6 +19,7 @@
 
 mod alerts;
 mod assets;
+mod attributes;
 mod conflicts;
 mod content;
 mod daemon;
@@ -33,9 +35,11 @@ mod log;
 mod members;
 mod messages;
 mod overview;
+mod range;
 mod routes;
 mod sessions;
 mod settings;
+mod talks;
 mod transfers;
 mod tree;
 mod upload;
@@ -46,6 +50,7 @@ use std::{
     os::unix::ffi::OsStringExt,
     path::PathBuf,
     sync::Arc,
+    time::Duration,
 };
 
 use crate::{
@@ -61,12 +66,15 @@ use daemon::Daemon;
 use guard::Own;
 use live::Live;
 use sessions::Sessions;
+use talks::Talks;
 use tree::Tree;
 
 /// No order is longer.
 const ORDER_LIMIT: u64 = 64 << 10;
 /// Threads that read and write files and ask the daemon, at most.
 const BLOCKING_THREADS: usize = 16;
+/// How long what is under way may take to end; the daemon waits a little longer.
+const FAREWELL: Duration = Duration::from_millis(1500);
 /// What the process is called where processes are listed, and in the audit log.
 const NAME: &std::ffi::CStr = c"p2pfs-page";
 
@@ -76,6 +84,7 @@ struct Page {
     sessions: Sessions,
     daemon: Daemon,
     tree: Tree,
+    talks: Talks,
     live: Live,
 }
 
@@ -101,6 +110,7 @@ pub(crate) fn serve() -> Outcome<()> {
                 sessions: Sessions::default(),
                 daemon: Daemon::new(VolumeDir::from_parts(path(begin.dir), &begin.short_id)),
                 tree: Tree::new(path(begin.mountpoint)),
+                talks: Talks::default(),
                 live: Live::default(),
             });
             runtime.block_on(async { doors.into_iter().for_each(|door| door.serve(page.clone())) });
@@ -118,8 +128,8 @@ pub(crate) fn serve() -> Outcome<()> {
             None => Answer::Failed("many were just let in: wait a minute, then try again".to_owned()),
         })?;
     }
-    // What is under way doesn't hold the mount's end up.
-    runtime.shutdown_background();
+    // Uploads that are under way take what they had begun away. Whatever waits for longer doesn't hold the mount's end up.
+    runtime.shutdown_timeout(FAREWELL);
     Ok(())
 }
 

@@ -39,7 +39,10 @@ pub(crate) fn run(home: &Home, args: &Ui) -> Outcome<()> {
         let opened =
             Command::new(opener).arg(&way).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
         if opened.is_ok_and(|status| status.success()) {
-            return output::line("opened in your browser");
+            output::line("opened in your browser")?;
+            // Whoever opens it may not be able to read the file: browsers in a sandbox of their own (snap) don't see this folder.
+            output::note("if nothing opened: `p2pfs ui --no-browser` prints the address");
+            return Ok(());
         }
         output::note("no browser could be opened: open this address in one, within a minute");
     }

@@ -23,7 +23,7 @@ use crate::failure::{Because, Failure, Outcome};
 /// How long it may take to answer.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How long it may take to end by itself.
-const FAREWELL: Duration = Duration::from_secs(1);
+const FAREWELL: Duration = Duration::from_secs(2);
 
 /// What the process is told first.
 #[derive(Debug, Serialize, Deserialize)]
@@ -71,33 +71,32 @@ struct Running {
 impl Page {
     /// Has it let one browser in; where.
     pub(crate) async fn open(&self, shared: &Arc<Shared>, port: Option<u16>) -> Outcome<String> {
-        let mut running = self.0.lock().await;
+        let mut place = self.0.lock().await;
         if shared.is_ending() {
             return Err(Failure::new("the volume is being unmounted"));
         }
         // One that broke down is followed by another.
-        let lives = running.as_mut().is_some_and(|page| matches!(page.child.try_wait(), Ok(None)));
-        if !lives {
-            *running = None;
-        }
-        let page = match &mut *running {
-            Some(page) => page,
-            none => none.insert(Running::start(shared, port).await?),
-        };
-        if let Some(asked) = port.filter(|asked| *asked != page.port) {
+        let lives = place.as_mut().is_some_and(|page| matches!(page.child.try_wait(), Ok(None)));
+        let served_at = place.as_ref().filter(|_| lives).map(|page| page.port);
+        if let (Some(served), Some(asked)) = (served_at, port)
+            && served != asked
+        {
             return Err(Failure::new(format!(
-                "the page is served at port {} already: leave --port {asked} out, or unmount and mount first",
-                page.port
+                "the page is served at port {served} already: leave --port {asked} out, or unmount and mount first"
             )));
         }
-        match page.order(&Order::Admit).await {
-            Ok(Answer::Address(address)) => Ok(address),
-            Ok(Answer::Failed(why)) => Err(Failure::new(why)),
-            Ok(Answer::Serving { .. }) => Err(Failure::new("the page answers something else: try again")),
-            Err(why) => {
-                *running = None;
-                Err(why)
-            }
+        // Out of its place while it is talked to. A client that goes away ends the conversation, and with it the process: the
+        // answer that nobody took would be taken for the next one's.
+        let mut page = match place.take().filter(|_| lives) {
+            Some(page) => page,
+            None => Running::start(shared, port).await?,
+        };
+        let answer = page.order(&Order::Admit).await?;
+        *place = Some(page);
+        match answer {
+            Answer::Address(address) => Ok(address),
+            Answer::Failed(why) => Err(Failure::new(why)),
+            Answer::Serving { .. } => Err(Failure::new("the page answers something else: try again")),
         }
     }
 

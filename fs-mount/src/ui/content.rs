@@ -5,20 +5,23 @@
 
 use std::{
     fs::File,
-    io::{self, Read},
+    io::{self, Read, Seek, SeekFrom},
+    os::unix::fs::MetadataExt,
+    time::Duration,
 };
 
 use axum::{
     body::{Body, Bytes},
-    http::{StatusCode, header},
+    http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
 };
 use futures_util::stream;
-use tokio::{sync::mpsc, task::spawn_blocking};
+use tokio::{runtime::Handle, sync::mpsc, task::spawn_blocking, time::timeout};
 
 use super::{
     forms::{Answer, Problem, Visit},
     links,
+    range::{Wanted, wanted},
     tree::When,
 };
 
@@ -30,6 +33,12 @@ const AHEAD: usize = 4;
 pub(super) const TEXT_SHOWN: usize = 256 << 10;
 /// An image that is larger is only downloaded.
 const IMAGE_LIMIT: u64 = 64 << 20;
+/// By so many bytes at its beginning an image is told.
+const IMAGE_HEAD: u64 = 64;
+/// What contents may do where somebody opens them as a page: nothing.
+pub(super) const CONTENT_POLICY: &str = "sandbox; default-src 'none'; frame-ancestors 'none'";
+/// So long a browser may take nothing of a download that is under way. It holds the file open, which keeps the volume mounted.
+const STALLED: Duration = Duration::from_secs(60);
 
 /// What can be shown of a file.
 #[derive(Debug, PartialEq, Eq)]
@@ -101,18 +110,52 @@ pub(super) async fn blocking<T: Send + 'static>(
         .unwrap_or_else(|_| Err(io::Error::other("the page's process has a fault: see the daemon's log")))
 }
 
-/// A whole file, to be saved.
-pub(super) async fn download(visit: Visit) -> Answer {
+/// A file, to be saved: all of it, or the part that a browser lacks which was cut off.
+pub(super) async fn download(visit: Visit, headers: HeaderMap) -> Answer {
     let (tree, names, when) = (visit.page.tree.clone(), visit.names()?, when(&visit));
     let name = names.last().cloned().unwrap_or_default();
-    let (file, size) = blocking(move || tree.read(&names, &when)).await?;
+    let (mut file, size, tag) = blocking(move || {
+        let (file, size) = tree.read(&names, &when)?;
+        let tag = tag(&file)?;
+        Ok((file, size, tag))
+    })
+    .await?;
+    let header = |name| headers.get(name).and_then(|value| value.to_str().ok());
     let response = Response::builder()
         .header(header::CONTENT_TYPE, "application/octet-stream")
-        .header(header::CONTENT_LENGTH, size)
         .header(header::CONTENT_DISPOSITION, disposition(&name))
-        .header(header::CONTENT_SECURITY_POLICY, "sandbox; default-src 'none'")
-        .body(streamed(file, size));
+        .header(header::CONTENT_SECURITY_POLICY, CONTENT_POLICY)
+        .header(header::ACCEPT_RANGES, "bytes")
+        .header(header::ETAG, &tag);
+    let response = match wanted(header(header::RANGE), header(header::IF_RANGE), &tag, size) {
+        Wanted::All => response.header(header::CONTENT_LENGTH, size).body(streamed(file, size)),
+        Wanted::Part { from, length } => {
+            file.seek(SeekFrom::Start(from))?;
+            response
+                .status(StatusCode::PARTIAL_CONTENT)
+                .header(header::CONTENT_LENGTH, length)
+                .header(header::CONTENT_RANGE, format!("bytes {from}-{}/{size}", from + length - 1))
+                .body(streamed(file, length))
+        }
+        Wanted::Nothing => response
+            .status(StatusCode::RANGE_NOT_SATISFIABLE)
+            .header(header::CONTENT_RANGE, format!("bytes */{size}"))
+            .body(Body::empty()),
+    };
     Ok(response.unwrap_or_else(|_| StatusCode::INTERNAL_SERVER_ERROR.into_response()))
+}
+
+/// What names a version of a file, so that no download is put together of two.
+fn tag(file: &File) -> io::Result<String> {
+    let about = file.metadata()?;
+    let (ino, size) = (about.ino(), about.len());
+    Ok(format!(
+        "\"{ino:x}-{size:x}-{:x}.{:x}-{:x}.{:x}\"",
+        about.mtime(),
+        about.mtime_nsec(),
+        about.ctime(),
+        about.ctime_nsec()
+    ))
 }
 
 /// What a browser is told to do with it, and what to call it.
@@ -123,25 +166,29 @@ fn disposition(name: &[u8]) -> String {
 /// An image, for a page of ours.
 pub(super) async fn image(visit: Visit) -> Answer {
     let (tree, names, when) = (visit.page.tree.clone(), visit.names()?, when(&visit));
-    let (kind, bytes) = blocking(move || {
-        let (file, size) = tree.read(&names, &when)?;
-        let mut bytes = Vec::new();
-        file.take(size.min(IMAGE_LIMIT)).read_to_end(&mut bytes)?;
-        Ok((image_type(&bytes), bytes))
+    let (kind, file, size) = blocking(move || {
+        let (mut file, size) = tree.read(&names, &when)?;
+        let mut head = Vec::new();
+        (&mut file).take(IMAGE_HEAD).read_to_end(&mut head)?;
+        file.rewind()?;
+        Ok((image_type(&head).filter(|_| size <= IMAGE_LIMIT), file, size))
     })
     .await?;
     let kind = kind.ok_or_else(|| Problem::unfit("It is no image that can be shown. Download it instead."))?;
-    let headers = [
-        (header::CONTENT_TYPE, kind),
-        (header::CONTENT_DISPOSITION, "inline"),
-        (header::CONTENT_SECURITY_POLICY, "sandbox; default-src 'none'"),
-    ];
-    Ok((headers, bytes).into_response())
+    let response = Response::builder()
+        .header(header::CONTENT_TYPE, kind)
+        .header(header::CONTENT_LENGTH, size)
+        .header(header::CONTENT_DISPOSITION, "inline")
+        .header(header::CONTENT_SECURITY_POLICY, CONTENT_POLICY)
+        .body(streamed(file, size));
+    Ok(response.unwrap_or_else(|_| StatusCode::INTERNAL_SERVER_ERROR.into_response()))
 }
 
-/// A file's bytes as they are read. One that fails midway ends the connection: the browser knows how much was to come.
+/// A file's bytes as they are read. One that fails midway, or isn't taken for long, ends the connection: the browser knows how much
+/// was to come.
 fn streamed(mut file: File, size: u64) -> Body {
     let (sender, receiver) = mpsc::channel::<io::Result<Bytes>>(AHEAD);
+    let runtime = Handle::current();
     spawn_blocking(move || {
         let mut left = size;
         while left > 0 {
@@ -159,8 +206,9 @@ fn streamed(mut file: File, size: u64) -> Body {
                 }
                 Err(e) => (Err(e), true),
             };
-            // Nobody waits for it any more.
-            if sender.blocking_send(piece).is_err() || ends {
+            // Nobody waits for it any more, or for now.
+            let taken = runtime.block_on(async { timeout(STALLED, sender.send(piece)).await });
+            if !matches!(taken, Ok(Ok(()))) || ends {
                 return;
             }
         }

@@ -4,10 +4,10 @@ use maud::{Markup, html};
 
 use super::{
     content::{Preview, blocking, preview, when},
-    files::{folder_of, local, trail},
+    files::{folder_of, local, trail, where_it_was},
     forms::{Answer, Problem, Visit},
     layout::{self, Room, empty, size, time},
-    links::{self, encoded, encoded_value, shown},
+    links::{self, encoded, encoded_value, shown, shown_text},
     tree::{Kind, When},
 };
 use crate::{
@@ -32,7 +32,12 @@ pub(super) async fn show(visit: Visit) -> Answer {
     }
     // Not all of it may be here: then the rest of the page is.
     let preview = preview(&visit).await;
-    let events = visit.page.daemon.history(&names, VERSIONS).await?;
+    // What was removed has its versions where it was.
+    let was = where_it_was(&names);
+    let events = match &was {
+        Some(_) => Vec::new(),
+        None => visit.page.daemon.history(&names, VERSIONS).await?,
+    };
     let path = encoded(&links::path(&names));
     let query = match &when {
         When::Now => String::new(),
@@ -49,11 +54,12 @@ pub(super) async fn show(visit: Visit) -> Answer {
                     a href=(format!("/view/{path}")) { "Show what is there now" }
                 } }
             }
+            @if was.is_some() { p.warn { "This was deleted, and is kept for a while." } }
             section.card.flush aria-label="What is in it" {
                 @match preview {
                     Ok(Preview::Text(text, _)) if text.is_empty() => { (empty("The file is empty", html! {})) }
                     Ok(Preview::Text(text, whole)) => {
-                        pre.preview tabindex="0" dir="auto" { (text) }
+                        pre.preview tabindex="0" dir="auto" { (shown_text(&text)) }
                         @if !whole { p.empty { "This is the beginning. Download the file for all of it." } }
                     }
                     Ok(Preview::Image) => { img.picture src=(format!("/image/{path}{query}")) alt=(names.last().map(|name| shown(name)).unwrap_or_default()); }
@@ -63,12 +69,13 @@ pub(super) async fn show(visit: Visit) -> Answer {
             }
             div.row {
                 a.button.primary href=(format!("/get/{path}{query}")) download { "Download" }
+                @if let Some(was) = &was { (visit.button("/restore", "", "Bring back", &[("path", &encoded(&links::path(was)))])) }
                 span.soft { (size(entry.size)) ", changed " (time(entry.modified)) }
             }
         }
         br;
-        div #versions data-path=(path) { (versions(&visit, &path, &events, &when)) }
-        @if when == When::Now { (doings(&visit, &names, false).await) }
+        @if was.is_none() { div #versions data-path=(path) { (versions(&visit, &path, &events, &when)) } }
+        @if was.is_none() && when == When::Now { (doings(&visit, &names, false).await) }
     };
     let title = names.last().map(|name| shown(name)).unwrap_or_default();
     layout::page(&visit, Room::Files, &title, body).await
@@ -98,18 +105,17 @@ fn versions(visit: &Visit, path: &str, events: &[Event], when: &When) -> Markup 
     }
 }
 
-fn happened(event: &Event) -> String {
+fn happened(event: &Event) -> Markup {
+    let path = |word: &str, path: &Option<String>| html! { @if let Some(path) = path { " " (word) " " bdi { (shown(path.as_bytes())) } } };
     match event.happened.as_str() {
-        "made" => "made".to_owned(),
-        "written" => "written".to_owned(),
-        "attributes" => "attributes changed".to_owned(),
-        "replaced" => "replaced".to_owned(),
-        "moved_here" => {
-            format!("moved here{}", event.from.as_ref().map(|from| format!(" from {from}")).unwrap_or_default())
-        }
-        "appeared" => "shown again".to_owned(),
-        "moved_away" => format!("moved away{}", event.to.as_ref().map(|to| format!(" to {to}")).unwrap_or_default()),
-        _ => "removed".to_owned(),
+        "made" => html! { "made" },
+        "written" => html! { "written" },
+        "attributes" => html! { "attributes changed" },
+        "replaced" => html! { "replaced" },
+        "moved_here" => html! { "moved here" (path("from", &event.from)) },
+        "appeared" => html! { "shown again" },
+        "moved_away" => html! { "moved away" (path("to", &event.to)) },
+        _ => html! { "removed" },
     }
 }
 
@@ -150,6 +156,7 @@ pub(super) async fn doings(visit: &Visit, names: &Names, folder: bool) -> Markup
                 }
             }
         }
+        (super::transfers::sending(visit, &path, what).await)
         details.card #change {
             summary { "Rename or remove " (what) }
             form.row method="post" action="/rename" {

@@ -1,5 +1,7 @@
 //! Folders: what is in them, now or then, and what can be done there.
 
+use std::collections::BTreeSet;
+
 use maud::{Markup, html};
 
 use super::{
@@ -7,9 +9,9 @@ use super::{
     forms::{Answer, Problem, Visit},
     layout::{self, Room, empty, size, time},
     links::{self, encoded, encoded_value, shown},
-    tree::{Entry, Kind, Listing, When},
+    tree::{Below, Entry, Kind, Listing, When},
 };
-use crate::control::request::Names;
+use crate::{control::request::Names, output::count};
 
 /// What the driver shows of the past, beside the volume's own names.
 const PAST: &[u8] = b".p2pfs";
@@ -21,7 +23,18 @@ const MOMENTS: usize = 400;
 pub(super) async fn show(visit: Visit) -> Answer {
     let (names, when) = (visit.names()?, when(&visit));
     let (tree, asked) = (visit.page.tree.clone(), (names.clone(), when.clone()));
-    let listing = blocking(move || tree.list(&asked.0, &asked.1)).await?;
+    let (listing, gone) = blocking(move || {
+        let listing = tree.list(&asked.0, &asked.1)?;
+        let is_gone = |name: &[u8]| {
+            let was = where_it_was(&[&asked.0[..], &[name.to_vec()]].concat());
+            was.is_some_and(|was| tree.entry(&was, &When::Now).is_err())
+        };
+        // Beside what was removed are folders that are still there.
+        let gone: BTreeSet<Vec<u8>> =
+            listing.entries.iter().map(|entry| entry.name.clone()).filter(|name| is_gone(name)).collect();
+        Ok((listing, gone))
+    })
+    .await?;
     let is_past = names.first().is_some_and(|name| name == PAST);
     let now = when == When::Now && !is_past;
     let path = encoded(&links::path(&names));
@@ -40,7 +53,7 @@ pub(super) async fn show(visit: Visit) -> Answer {
         @if now { div.now-only { (dropping(&path)) } }
         div #listing data-path=(path) {
             @if let When::At(at) = &when { p.warn { "This is how it was at " (layout::moment(at)) ". " a href=(format!("/files/{path}")) { "Back to now" } } }
-            section.card.flush aria-label="What is in this folder" { (table(&visit, &names, &listing, &query)) }
+            section.card.flush aria-label="What is in this folder" { (table(&visit, &names, &listing, &gone, &query)) }
         }
         @if now { div.now-only { (tools(&visit, &names, &path).await) } }
         @if names.is_empty() && now { p { a href=(format!("/files/{DELETED}/")) { "Deleted files" } } }
@@ -119,7 +132,7 @@ pub(super) fn local(moment: &str) -> String {
     )
 }
 
-fn table(visit: &Visit, names: &Names, listing: &Listing, query: &str) -> Markup {
+fn table(visit: &Visit, names: &Names, listing: &Listing, gone: &BTreeSet<Vec<u8>>, query: &str) -> Markup {
     if listing.entries.is_empty() {
         let deleted = names.first().is_some_and(|name| name == PAST);
         return match deleted {
@@ -131,12 +144,8 @@ fn table(visit: &Visit, names: &Names, listing: &Listing, query: &str) -> Markup
         };
     }
     let at = |name: &[u8]| encoded(&links::path(&[&names[..], &[name.to_vec()]].concat()));
-    // What was removed, by where it was.
-    let was = |name: &[u8]| {
-        names
-            .strip_prefix(&[PAST.to_vec(), b"deleted".to_vec()][..])
-            .map(|below| encoded(&links::path(&[below, &[name.to_vec()]].concat())))
-    };
+    let was =
+        |name: &[u8]| where_it_was(&[&names[..], &[name.to_vec()]].concat()).map(|names| encoded(&links::path(&names)));
     html! {
         table.cards {
             thead { tr { th { "Name" } th.number { "Size" } th { "Changed" } th { span.quiet { "What to do" } } } }
@@ -146,7 +155,7 @@ fn table(visit: &Visit, names: &Names, listing: &Listing, query: &str) -> Markup
                     td.number data-label="Size" { @if entry.kind == Kind::File { (size(entry.size)) } @else { span.soft { "–" } } }
                     td.when data-label="Changed" { (time(entry.modified)) }
                     td.act { @match (was(&entry.name), &entry.kind) {
-                        (Some(path), Kind::File) => { (visit.button("/restore", "small", "Bring back", &[("path", &path)])) }
+                        (Some(path), Kind::File | Kind::Folder) if gone.contains(&entry.name) => { (visit.button("/restore", "small", "Bring back", &[("path", &path)])) }
                         (None, Kind::File) => { a.button.small href=(format!("/get/{}{query}", at(&entry.name))) download { "Download" span.quiet { " " (shown(&entry.name)) } } }
                         _ => {}
                     } }
@@ -155,6 +164,11 @@ fn table(visit: &Visit, names: &Names, listing: &Listing, query: &str) -> Markup
         }
         @if listing.more > 0 { p.empty { "… and " (listing.more) " more, which are not listed here." } }
     }
+}
+
+/// Where what is shown as removed was.
+pub(super) fn where_it_was(names: &Names) -> Option<Names> {
+    names.strip_prefix(&[PAST.to_vec(), b"deleted".to_vec()][..]).map(<[Vec<u8>]>::to_vec)
 }
 
 /// A name, with what leads to it.
@@ -248,15 +262,30 @@ pub(super) async fn rename(visit: Visit) -> Answer {
     visit.done(&folder_of(&to), "It has its new name.")
 }
 
-pub(super) async fn remove(visit: Visit) -> Answer {
+pub(super) async fn remove(mut visit: Visit) -> Answer {
     let names = visit.path_field("path")?;
-    if !visit.is_sure() {
-        let name = names.last().map(|name| shown(name)).unwrap_or_default();
-        let detail = html! { p { bdi { b { (name) } } " is removed on everybody’s machine. Its versions are kept for a while: “Deleted files” brings it back." } };
-        let back = folder_of(&names);
-        return visit.ask_first(Room::Files, "Remove it?", detail, "Remove", &back).await;
-    }
     let (tree, asked) = (visit.page.tree.clone(), names.clone());
-    blocking(move || tree.remove(&asked)).await?;
+    if !visit.is_sure() {
+        let below = blocking(move || tree.below(&asked)).await?;
+        let has_more = below != Below::default();
+        if has_more {
+            // Only who was told what goes with it may have that removed, too.
+            visit.fields.add("all", "yes");
+        }
+        let name = names.last().map(|name| shown(name)).unwrap_or_default();
+        let detail = html! {
+            p { bdi { b { (name) } } " is removed on everybody’s machine. Its versions are kept for a while: “Deleted files” brings it back." }
+            @if has_more { p.warn {
+                "With it " b {
+                    @if below.more { "more than " }
+                    (count(below.files, "file")) " (" (size(below.bytes)) ") in " (count(below.folders + 1, "folder"))
+                } " go, which can be brought back in the same way."
+            } }
+        };
+        let label = if has_more { "Remove all of it" } else { "Remove" };
+        return visit.ask_first(Room::Files, "Remove it?", detail, label, &folder_of(&names)).await;
+    }
+    let all = visit.fields.get("all").is_some();
+    blocking(move || tree.remove(&asked, all)).await?;
     visit.done(&folder_of(&names), "It is removed.")
 }

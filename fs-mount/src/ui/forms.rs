@@ -34,6 +34,8 @@ pub(super) struct Visit {
     pub(super) query: Pairs,
     /// What was posted.
     pub(super) fields: Pairs,
+    /// Whether somebody goes there, with a link, a form or by an address; else a script of ours fetches it.
+    pub(super) navigates: bool,
     /// How many entries the log had before the page was made.
     pub(super) seen: u64,
 }
@@ -86,7 +88,8 @@ impl From<Failure> for Problem {
 
 impl From<io::Error> for Problem {
     fn from(e: io::Error) -> Self {
-        let unavailable = "None of the devices that have this content is connected. Try again when one is: “People” shows who is online.";
+        let unavailable = "None of the devices that have this content is connected, or this machine’s disk fails. “People” shows who is online; \
+            p2pfs doctor tells of the disk.";
         match e.kind() {
             io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => Self::missing(),
             io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => Self::new(
@@ -115,7 +118,7 @@ impl From<io::Error> for Problem {
                 "Mount it with p2pfs mount, then run p2pfs ui.",
             ),
             _ if e.raw_os_error() == Some(libc::EIO) => {
-                Self::new(StatusCode::SERVICE_UNAVAILABLE, "The content is not here yet", unavailable)
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, "That can’t be read or written now", unavailable)
             }
             // A symlink in the way, or another mount.
             _ if matches!(e.raw_os_error(), Some(libc::ELOOP | libc::EXDEV)) => Self::new(

@@ -10,7 +10,7 @@ use crypto::{Entropy, OsEntropy};
 use data_encoding::HEXLOWER;
 
 const FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
-const FETCH_MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
+pub(super) const FETCH_MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
 const FETCH_DEST: HeaderName = HeaderName::from_static("sec-fetch-dest");
 
 /// The name and port of this page.

@@ -8,7 +8,10 @@ use axum::{
 use maud::{DOCTYPE, Markup, html};
 use volume::time::Timestamp;
 
-use super::forms::{Answer, Problem, Visit};
+use super::{
+    forms::{Answer, Problem, Visit},
+    links::encoded_value,
+};
 use crate::{output::bytes, report::Status};
 
 /// The parts of the page, in the order in which they are shown.
@@ -56,8 +59,19 @@ pub(super) async fn problem(visit: &Visit, problem: &Problem) -> Response {
     html(problem.status, &framed(visit, status.as_ref(), None, &problem.title, &body))
 }
 
+/// What is live of every page's frame, for the script: made of what the daemon says, without a look at any file. What a page is
+/// about may cost more, and be read from far away.
+pub(super) async fn frame(visit: Visit) -> Answer {
+    let status = visit.page.daemon.status().await?;
+    let room = ROOMS.iter().find(|(_, link, _)| visit.query.get("in") == Some(link)).map(|(room, ..)| *room);
+    let body = html! { (online(&status, room)) nav { (rooms(Some(&status), room)) } };
+    Ok(html(StatusCode::OK, &document("p2pfs", None, &body)))
+}
+
 fn framed(visit: &Visit, status: Option<&Status>, room: Option<Room>, title: &str, body: &Markup) -> Markup {
-    let said = visit.page.sessions.change(&visit.session, |session| session.said.take()).flatten();
+    // For whoever goes somewhere; not for a page that is brought up to date in another window.
+    let take_said = || visit.page.sessions.change(&visit.session, |session| session.said.take()).flatten();
+    let said = if visit.navigates { take_said() } else { None };
     let volume = status.map_or("p2pfs", |status| status.volume.as_str());
     document(
         &format!("{title} · {volume}"),
@@ -67,33 +81,46 @@ fn framed(visit: &Visit, status: Option<&Status>, room: Option<Room>, title: &st
             header.top {
                 a.brand href="/" { span.mark aria-hidden="true" {} span { (volume) } }
                 @if let Some(status) = status {
-                    p.who { span #online data-live="status" { (online(status)) } " · " b { (status.user) } }
+                    p.who { (online(status, room)) " · " b { (status.user) } }
                 }
             }
-            nav aria-label="Parts of the page" { ul #rooms data-live="status" {
-                @for (each, link, name) in ROOMS {
-                    li { a href=(link) aria-current=[(room == Some(each)).then_some("page")] {
-                        (name)
-                        @let count = status.map_or(0, |status| waiting(each, status));
-                        @if count > 0 { " " span.badge { (count) span.quiet { " " (unit(each)) } } }
-                    } }
-                }
-            } }
+            nav aria-label="Parts of the page" { (rooms(status, room)) }
             main #main tabindex="-1" {
                 h1 { (title) }
                 @if let Some(said) = said { p.said role="status" { (said) } }
                 (body)
             }
             p #announce.quiet aria-live="polite" {}
-            p #lost.lost role="status" hidden { "Not connected to the daemon. What is shown may be old; trying again." }
+            p #lost.lost role="status" hidden { "Not connected to the daemon. What is shown may be old; trying again. If the volume was unmounted, run p2pfs ui again." }
         },
     )
 }
 
-fn online(status: &Status) -> String {
-    match (status.peers_connected, status.peers_known) {
+/// Where the live parts of the frame are fetched anew.
+fn frame_of(room: Option<Room>) -> String {
+    let link = ROOMS.iter().find(|(each, ..)| room == Some(*each)).map_or("", |(_, link, _)| link);
+    format!("/frame?in={}", encoded_value(link.as_bytes()))
+}
+
+fn online(status: &Status, room: Option<Room>) -> Markup {
+    let text = match (status.peers_connected, status.peers_known) {
         (_, 0) => "only you".to_owned(),
         (online, known) => format!("{online} of {known} online"),
+    };
+    html! { span #online data-live="frame" data-from=(frame_of(room)) { (text) } }
+}
+
+fn rooms(status: Option<&Status>, room: Option<Room>) -> Markup {
+    html! {
+        ul #rooms data-live="frame" data-from=(frame_of(room)) {
+            @for (each, link, name) in ROOMS {
+                li { a href=(link) aria-current=[(room == Some(each)).then_some("page")] {
+                    (name)
+                    @let count = status.map_or(0, |status| waiting(each, status));
+                    @if count > 0 { " " span.badge { (count) span.quiet { " " (unit(each)) } } }
+                } }
+            }
+        }
     }
 }
 

@@ -54,6 +54,11 @@ pub(super) fn new_name(typed: &str) -> Option<Vec<u8>> {
     is_one.then(|| name.as_bytes().to_vec())
 }
 
+/// The names of a path that somebody typed, from the top of the volume on.
+pub(super) fn typed(path: &str) -> Option<Names> {
+    path.split('/').filter(|name| !name.is_empty()).map(new_name).collect()
+}
+
 /// The path that names make.
 pub(super) fn path(names: &Names) -> Vec<u8> {
     names.join(&b'/')
@@ -62,6 +67,19 @@ pub(super) fn path(names: &Names) -> Vec<u8> {
 /// Bytes as they are shown: with what turns the order of letters round, or has no shape, spelt out.
 pub(super) fn shown(bytes: &[u8]) -> String {
     printable(&String::from_utf8_lossy(bytes))
+}
+
+/// A text in the same way; its lines stay lines, and its tabs tabs.
+pub(super) fn shown_text(text: &str) -> String {
+    let text = text.replace("\r\n", "\n");
+    let mut all = String::with_capacity(text.len());
+    for piece in text.split_inclusive(['\n', '\t']) {
+        let kept = piece.ends_with(['\n', '\t']);
+        let (plain, end) = piece.split_at(piece.len() - usize::from(kept));
+        all.push_str(&printable(plain));
+        all.push_str(end);
+    }
+    all
 }
 
 /// Pairs of a query or a form.
@@ -86,6 +104,11 @@ impl Pairs {
             .find(|(known, _)| known == name)
             .map(|(_, value)| value.as_str())
             .filter(|value| !value.is_empty())
+    }
+
+    /// Adds one.
+    pub(super) fn add(&mut self, name: &str, value: &str) {
+        self.0.push((name.to_owned(), value.to_owned()));
     }
 
     /// All of them.
@@ -122,6 +145,8 @@ mod tests {
             assert!(new_name(bad).is_none(), "{bad}");
         }
         assert_eq!(new_name(" a b ").unwrap(), b"a b");
+        assert_eq!(typed("/a//b c/").unwrap(), [&b"a"[..], b"b c"]);
+        assert!(typed("").unwrap().is_empty() && typed("a/../b").is_none());
     }
 
     #[test]
@@ -136,5 +161,6 @@ mod tests {
     #[test]
     fn what_turns_letters_round_is_spelt_out() {
         assert_eq!(shown("a\u{202e}gpj.exe\n".as_bytes()), "a\\u{202e}gpj.exe\\n");
+        assert_eq!(shown_text("\ta\u{2067}b\r\n\nc\r\x1b"), "\ta\\u{2067}b\n\nc\\r\\u{1b}");
     }
 }

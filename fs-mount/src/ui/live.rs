@@ -20,7 +20,10 @@ use super::{
     forms::{Answer, Problem, Visit},
     links::encoded,
 };
-use crate::{failure::Outcome, report::Peer};
+use crate::{
+    failure::Outcome,
+    report::{Peer, Status},
+};
 
 /// How often it is asked.
 const EVERY: Duration = Duration::from_secs(1);
@@ -51,8 +54,9 @@ pub(super) async fn events(visit: Visit) -> Answer {
     let receiver = subscribe(&visit.page).ok_or_else(busy)?;
     // What changed since the page was made, and before somebody listened.
     let missed = match visit.query.get("seen").and_then(|seen| seen.parse::<u64>().ok()) {
-        Some(seen) => since(&visit.page, seen).await?,
-        None => None,
+        // (The answer to a form hasn't looked.)
+        Some(seen) if seen > 0 => since(&visit.page, seen).await?,
+        _ => None,
     };
     let told = stream::unfold((missed, receiver, visit), async |(missed, mut receiver, visit)| {
         let event = match missed {
@@ -76,7 +80,8 @@ async fn since(page: &Page, seen: u64) -> Outcome<Option<String>> {
     let mut news = News::default();
     entries.iter().for_each(|entry| note(entry, &mut news));
     if !entries.is_empty() {
-        news.sections.insert("log");
+        // What that has in the frame isn't told of anywhere else.
+        news.sections.extend(["log", "frame"]);
     }
     Ok((!entries.is_empty()).then(|| serde_json::to_string(&news).expect("news can be encoded")))
 }
@@ -116,7 +121,7 @@ fn subscribe(page: &Arc<Page>) -> Option<broadcast::Receiver<Arc<str>>> {
 #[derive(Default)]
 struct Watch {
     rounds: u64,
-    status: String,
+    status: Option<Status>,
     peers: String,
     transfers: String,
     /// Both begin at the first round: pages are new then.
@@ -129,17 +134,16 @@ impl Watch {
         let (mut news, first) = (News::default(), self.rounds == 0);
         self.rounds += 1;
         let status = page.daemon.status().await?;
-        let text = serde_json::to_string(&status).unwrap_or_default();
-        if std::mem::replace(&mut self.status, text.clone()) != text {
-            news.sections.extend(["status", "conflicts", "alerts", "letters"]);
+        if let Some(before) = &self.status {
+            news.sections.extend(differing(before, &status));
         }
+        self.status = Some(status);
         let mut peers = page.daemon.peers().await?;
-        if !self.rounds.is_multiple_of(SELDOM) {
-            peers.iter_mut().for_each(steady);
-        }
+        peers.iter_mut().for_each(steady);
         let text = serde_json::to_string(&peers).unwrap_or_default();
-        // (Every so often they differ in what always does.)
-        if std::mem::replace(&mut self.peers, text.clone()) != text {
+        // (What always differs is told every so often.)
+        let due = self.rounds.is_multiple_of(SELDOM) && peers.iter().any(|peer| peer.connected);
+        if std::mem::replace(&mut self.peers, text.clone()) != text || due {
             news.sections.insert("peers");
         }
         let transfers = page.daemon.transfers().await?;
@@ -167,21 +171,49 @@ impl Watch {
     }
 
     async fn look_for_letters(&mut self, page: &Page, news: &mut News) -> Outcome<()> {
-        // Those before were there when the page was shown.
-        let mut from = self.letters.unwrap_or(1);
+        let Some(mut from) = self.letters else {
+            // Those before were there when the page was shown.
+            self.letters = Some(page.talks.next(&page.daemon).await?);
+            return Ok(());
+        };
         loop {
             let letters = page.daemon.letters(from).await?;
             let Some(last) = letters.last() else { break };
             from = last.n + 1;
-            if self.letters.is_some() {
-                news.sections.insert("letters");
-                let other = letters.iter().rfind(|letter| !letter.own);
-                news.say = other.map(|letter| format!("New message from {}", letter.from)).or(news.say.take());
-            }
+            news.sections.insert("letters");
+            let other = letters.iter().rfind(|letter| !letter.own);
+            news.say = other.map(|letter| format!("New message from {}", letter.from)).or(news.say.take());
         }
         self.letters = Some(from);
         Ok(())
     }
+}
+
+/// Which sections tell of what differs. Counters that grow with everything that is done, and times, are nothing to see.
+fn differing(before: &Status, now: &Status) -> Vec<&'static str> {
+    let shown = |status: &Status| {
+        let mut shown = status.clone();
+        (shown.commits, shown.pending, shown.nodes, shown.uninspected) = (0, 0, 0, 0);
+        (shown.following, shown.resealing, shown.used) = (0, None, None);
+        shown.waiting.iter_mut().for_each(|file| file.seconds = 0);
+        serde_json::to_string(&shown).unwrap_or_default()
+    };
+    let in_frame = |status: &Status| {
+        (
+            (status.peers_connected, status.peers_known),
+            (status.unread, status.conflicts, status.alerts, status.kept_aside),
+        )
+    };
+    // One more version of what is in conflict already isn't counted.
+    let conflicts = before.conflicts != now.conflicts || now.conflicts > 0 && before.commits != now.commits;
+    let sections = [
+        ("frame", in_frame(before) != in_frame(now)),
+        ("status", shown(before) != shown(now)),
+        ("conflicts", conflicts),
+        ("alerts", before.alerts != now.alerts),
+        ("letters", before.unread != now.unread),
+    ];
+    sections.into_iter().filter(|(_, differs)| *differs).map(|(section, _)| section).collect()
 }
 
 /// Takes out what differs whenever it is asked for.

@@ -7,7 +7,7 @@ use super::{
     files::local,
     forms::{Answer, Visit},
     layout::{self, Room, empty},
-    links::shown,
+    links::{Pairs, encoded_value, shown},
 };
 
 /// Entries that are looked through for those that are meant, and shown of them.
@@ -45,12 +45,25 @@ pub(super) async fn show(visit: Visit) -> Answer {
             label.tick { input type="checkbox" name="denied" value="yes" checked[visit.query.get("denied").is_some()]; "only what was denied" }
             button { "Filter" }
         }
-        div #log data-live=[visit.query.get("before").is_none().then_some("log")] {
+        div #log data-filtered data-live=[visit.query.get("before").is_none().then_some("log")] {
             section.card.flush aria-label="Entries" { (table(&entries)) }
-            @if from > 1 { p { a href=(format!("/log?before={from}&user={user}&op={op}")) { "Older entries" } } }
+            @let before = older(&entries, from);
+            @if before > 1 { p { a href=(format!("/log?before={before}{}", filters(&visit.query))) { "Older entries" } } }
         }
     };
     layout::page(&visit, Room::Log, "Log", body).await
+}
+
+/// Before which entry those are that weren't shown, when it was looked through from `from` on.
+fn older(entries: &[Entry], from: u64) -> u64 {
+    let hidden = entries.len().saturating_sub(SHOWN);
+    if hidden > 0 { entries[hidden].n } else { from }
+}
+
+/// What filters the log, to be added to an address.
+fn filters(query: &Pairs) -> String {
+    let given = ["user", "op", "text", "denied"].into_iter().filter_map(|name| Some((name, query.get(name)?)));
+    given.map(|(name, value)| format!("&{name}={}", encoded_value(value.as_bytes()))).collect()
 }
 
 fn is_meant(visit: &Visit, entry: &Entry) -> bool {
@@ -101,5 +114,37 @@ fn who(entry: &Entry) -> Markup {
             (None, Some(device)) if entry.pid.is_none() => { " " span.soft { "on " (device.get(..8).unwrap_or(device)) } }
             _ => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn every_entry_is_on_some_page() {
+        let entry = |n: u64| -> Entry {
+            serde_json::from_value(json!({ "n": n, "time": "", "op": "read", "allowed": true, "salt": "" })).unwrap()
+        };
+        let all: Vec<Entry> = (1..=7000).map(entry).collect();
+        let (mut seen, mut last) = (Vec::new(), 7001_u64);
+        while last > 1 {
+            let from = last.saturating_sub(LOOKED).max(1);
+            let found: Vec<Entry> = all.iter().filter(|entry| (from..last).contains(&entry.n)).cloned().collect();
+            seen.extend(found.iter().rev().take(SHOWN).map(|entry| entry.n));
+            last = older(&found, from);
+        }
+        assert_eq!(seen, (1..=7000).rev().collect::<Vec<u64>>());
+        let few: Vec<Entry> = [3, 9].into_iter().map(entry).collect();
+        assert_eq!(older(&few, 2), 2, "all that were found are shown");
+    }
+
+    #[test]
+    fn older_entries_are_filtered_as_the_newer_ones() {
+        let check = |query: &str, expected: &str| assert_eq!(filters(&Pairs::parse(query)), expected);
+        check("user=bob&op=&text=a%26b+c&denied=yes&before=7", "&user=bob&text=a%26b%20c&denied=yes");
+        check("", "");
     }
 }

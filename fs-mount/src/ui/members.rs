@@ -5,6 +5,7 @@ use maud::{Markup, html};
 use qrcode::{EcLevel, QrCode, render::svg};
 
 use super::{
+    content::CONTENT_POLICY,
     files::local,
     forms::{Answer, Problem, Visit, see, sentence},
     layout::{self, Room, short},
@@ -73,7 +74,7 @@ fn members(visit: &Visit, users: &[User], peers: &[Peer], decides: bool) -> Mark
                 td data-label="Role" { (user.role) }
                 td data-label="Devices" { (user.devices.len()) }
                 td.act { @if decides && !user.me && user.role != "owner" {
-                    form.inline method="post" action="/people/grant" {
+                    form.inline method="post" action="/people/grant" autocomplete="off" {
                         (visit.csrf())
                         input type="hidden" name="user" value=(user.id);
                         select name="role" aria-label=(format!("Role of {}", user.name)) {
@@ -222,10 +223,7 @@ pub(super) async fn code(visit: Visit) -> Answer {
     let code = QrCode::with_error_correction_level(ticket.word.as_bytes(), EcLevel::L)
         .map_err(|_| Problem::unfit("The ticket is too long for a code."))?;
     let image = code.render::<svg::Color<'_>>().min_dimensions(320, 320).build();
-    Ok((
-        [(header::CONTENT_TYPE, "image/svg+xml"), (header::CONTENT_SECURITY_POLICY, "sandbox; default-src 'none'")],
-        image,
-    )
+    Ok(([(header::CONTENT_TYPE, "image/svg+xml"), (header::CONTENT_SECURITY_POLICY, CONTENT_POLICY)], image)
         .into_response())
 }
 

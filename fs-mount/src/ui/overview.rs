@@ -5,6 +5,7 @@ use maud::{Markup, html};
 use super::{
     forms::{Answer, Visit},
     layout::{self, Room, empty, short, size},
+    links::shown,
 };
 use crate::report::{Peer, Status};
 
@@ -29,10 +30,15 @@ fn warnings(status: &Status) -> Markup {
             @if !copy.not_met.is_empty() { p.warn { "This device goes on from an older copy of its store: what it had shown since may be missing until the others have connected." } }
         }
         @for file in &status.unpublished { p.warn {
-            "What was written to " bdi { (file.path.as_deref().unwrap_or("a file without a name")) } " is shown on this device alone"
+            "What was written to " bdi { (named(file.path.as_deref())) } " is shown on this device alone"
             @if file.forbidden { ": the right to write to it went." } @else { "." }
         } }
     }
+}
+
+/// A path, or what there is to say without one.
+fn named(path: Option<&str>) -> String {
+    path.map_or_else(|| "a file without a name".to_owned(), |path| shown(path.as_bytes()))
 }
 
 fn figures(status: &Status) -> Markup {
@@ -52,7 +58,7 @@ fn figures(status: &Status) -> Markup {
                 h2 { "Waited for" }
                 p { "These are being read, and nobody who has them has sent them yet." }
                 ul { @for file in &status.waiting { li {
-                    bdi { (file.path.as_deref().unwrap_or("a file without a name")) } " "
+                    bdi { (named(file.path.as_deref())) } " "
                     span.soft { "for " (file.seconds) " s; "
                         @for (i, holder) in file.devices.iter().enumerate() {
                             @if i > 0 { ", " } (holder.name.as_deref().unwrap_or("a device")) " " (holder.why)

@@ -16,6 +16,7 @@ use maud::html;
 use super::{
     Page, alerts, assets, conflicts, content, file, files,
     forms::{CSRF, Problem, Visit},
+    guard::FETCH_MODE,
     layout,
     links::Pairs,
     live, log, members, messages, overview,
@@ -64,6 +65,8 @@ pub(super) fn router(page: Arc<Page>) -> Router {
         .route("/messages/send", post(messages::send))
         .route("/messages/read", post(messages::read))
         .route("/transfers", get(transfers::show))
+        .route("/transfers/send", post(transfers::send))
+        .route("/transfers/always", post(transfers::always))
         .route("/transfers/accept", post(transfers::accept))
         .route("/transfers/decline", post(transfers::decline))
         .route("/transfers/cancel", post(transfers::cancel))
@@ -87,7 +90,13 @@ pub(super) fn router(page: Arc<Page>) -> Router {
         .route("/settings/remove-snapshot", post(settings::remove_snapshot))
         .route("/leave", post(settings::leave))
         .route("/events", get(live::events))
+        .route("/frame", get(layout::frame))
         .fallback(async || Problem::missing())
+        // Of what only does something: whoever loads it anew, or comes back to it.
+        .method_not_allowed_fallback(async || {
+            let text = "What was asked for there is done, or was not. Go on from another page.";
+            Problem::new(StatusCode::METHOD_NOT_ALLOWED, "There is nothing to look at", text)
+        })
         .layer(middleware::from_fn_with_state(page.clone(), let_in))
         // Those are for everybody who addresses this page.
         .route("/open", get(welcome).post(open))
@@ -117,7 +126,11 @@ async fn let_in(State(page): State<Arc<Page>>, request: Request, next: Next) -> 
     let (parts, body) = request.into_parts();
     let cookies = parts.headers.get_all(header::COOKIE).iter().filter_map(|value| value.to_str().ok());
     let pairs = cookies.flat_map(|cookies| cookies.split(';')).filter_map(|pair| pair.trim().split_once('='));
-    let session = pairs.filter(|(name, _)| *name == page.own.cookie).find_map(|(_, id)| page.sessions.get(id));
+    // Browsers that don't say are taken at the safe side.
+    let navigates = parts.headers.get(FETCH_MODE).is_none_or(|mode| mode == "navigate");
+    let is_use = navigates || parts.headers.contains_key(&CSRF_HEADER);
+    let get = |id| if is_use { page.sessions.get(id) } else { page.sessions.find(id) };
+    let session = pairs.filter(|(name, _)| *name == page.own.cookie).find_map(|(_, id)| get(id));
     let Some(session) = session else {
         return layout::html(StatusCode::UNAUTHORIZED, &stranger());
     };
@@ -126,6 +139,7 @@ async fn let_in(State(page): State<Arc<Page>>, request: Request, next: Next) -> 
         address: parts.uri.path().to_owned(),
         query: Pairs::parse(parts.uri.query().unwrap_or_default()),
         fields: Pairs::default(),
+        navigates,
         seen: 0,
         page,
     };
@@ -150,7 +164,7 @@ async fn let_in(State(page): State<Arc<Page>>, request: Request, next: Next) -> 
         }
     }
     let accepts = parts.headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok());
-    if parts.method == Method::GET && accepts.is_some_and(|accept| accept.contains("text/html")) {
+    if parts.method == Method::GET && navigates && accepts.is_some_and(|accept| accept.contains("text/html")) {
         visit.seen = visit.page.daemon.log(u64::MAX).await.map_or(0, |log| log.end);
     }
     let mut request = Request::from_parts(parts, body);

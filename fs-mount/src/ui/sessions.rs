@@ -124,11 +124,20 @@ impl Sessions {
     }
 
     fn get_at(&self, id: &str, now: Instant) -> Option<Session> {
+        let found = self.find_at(id, now)?;
+        self.change(&found, |session| session.used = now);
+        Some(found)
+    }
+
+    /// The session with this id, which doesn't count as used: what a page that is open asks by itself is nobody's use.
+    pub(super) fn find(&self, id: &str) -> Option<Session> {
+        self.find_at(id, Instant::now())
+    }
+
+    fn find_at(&self, id: &str, now: Instant) -> Option<Session> {
         let mut state = self.0.lock();
         state.sessions.retain(|session| now.duration_since(session.used) < IDLE);
-        let found = state.sessions.iter_mut().find(|session| same(&session.id, id))?;
-        found.used = now;
-        Some(found.clone())
+        state.sessions.iter().find(|session| same(&session.id, id)).cloned()
     }
 
     /// Whether that session is still one; it doesn't count as used.
@@ -195,6 +204,7 @@ mod tests {
         sessions.end(&one, false);
         assert!(sessions.get_at(&ids[1], end).is_none());
         assert!(sessions.get_at(&ids[2], end + IDLE / 2).is_some());
+        assert!(sessions.find_at(&ids[3], end + IDLE / 2).is_some());
         assert!(sessions.get_at(&ids[3], end + IDLE).is_none(), "nobody used it");
         assert!(sessions.get_at(&ids[2], end + IDLE).is_some());
         (0..TOKENS).for_each(|_| assert!(sessions.admit_at(end).is_some()));

@@ -15,18 +15,30 @@ use std::{
     path::PathBuf,
 };
 
-use rustix::fs::{
-    AtFlags, Dir, FileType, Mode, OFlags, RenameFlags, ResolveFlags, Stat, fstat, fstatfs, mkdirat, open, openat2,
-    readlinkat, renameat_with, statat, unlinkat,
+use rustix::{
+    fs::{
+        AtFlags, Dir, FileType, Mode, OFlags, RenameFlags, ResolveFlags, Stat, fstat, fstatfs, mkdirat, open, openat,
+        openat2, readlinkat, renameat_with, statat, unlinkat,
+    },
+    io::Errno,
 };
 
-use super::links::path;
+use super::{attributes::Attributes, links::path};
 use crate::control::request::Names;
 
 /// What `statfs` says of a mount like ours.
 const FUSE: u64 = 0x6573_5546;
 /// Entries of a folder that are shown.
 pub(super) const SHOWN: usize = 5000;
+/// Entries below a folder that are counted.
+const COUNTED: u64 = 100_000;
+/// Folders in each other that are gone into; each is held open.
+const DEEPEST: usize = 200;
+/// What is never left on the way to anything.
+const WITHIN: ResolveFlags = ResolveFlags::BENEATH
+    .union(ResolveFlags::NO_SYMLINKS)
+    .union(ResolveFlags::NO_MAGICLINKS)
+    .union(ResolveFlags::NO_XDEV);
 
 /// Where the volume is mounted.
 #[derive(Clone)]
@@ -59,6 +71,16 @@ pub(super) struct Entry {
     pub(super) size: u64,
     /// Seconds since 1970.
     pub(super) modified: i64,
+}
+
+/// What goes with a folder.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Below {
+    pub(super) files: u64,
+    pub(super) folders: u64,
+    pub(super) bytes: u64,
+    /// There is more, which wasn't counted.
+    pub(super) more: bool,
 }
 
 /// What kind of thing.
@@ -107,9 +129,7 @@ impl Tree {
 
     fn open_at(&self, names: &Names, when: &When, flags: OFlags) -> io::Result<OwnedFd> {
         let place = CString::new(place(names, when)?)?;
-        let within =
-            ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_XDEV;
-        Ok(openat2(self.top()?, place, flags | OFlags::CLOEXEC | OFlags::NOFOLLOW, Mode::empty(), within)?)
+        Ok(openat2(self.top()?, place, flags | OFlags::CLOEXEC | OFlags::NOFOLLOW, Mode::empty(), WITHIN)?)
     }
 
     fn folder(&self, names: &Names) -> io::Result<OwnedFd> {
@@ -183,21 +203,125 @@ impl Tree {
         Ok(renameat_with(above, name, new_above, new_name, RenameFlags::NOREPLACE)?)
     }
 
-    /// Removes a file, or a folder with nothing in it.
-    pub(super) fn remove(&self, names: &Names) -> io::Result<()> {
-        let (above, name) = self.above(names)?;
-        let name = OsStr::from_bytes(&name);
-        let is_folder = kind_of(&statat(&above, name, AtFlags::SYMLINK_NOFOLLOW)?) == FileType::Directory;
-        Ok(unlinkat(above, name, if is_folder { AtFlags::REMOVEDIR } else { AtFlags::empty() })?)
+    /// What is below something; nothing unless it is a folder.
+    pub(super) fn below(&self, names: &Names) -> io::Result<Below> {
+        let mut below = Below::default();
+        if self.entry(names, &When::Now)?.kind == Kind::Folder {
+            count(&self.open_at(names, &When::Now, LISTED)?, &mut below, 0)?;
+        }
+        Ok(below)
     }
 
-    /// Begins a file in a folder under a name that nobody has, to be given its own when it is whole.
-    pub(super) fn begin(&self, folder: &Names, random: &str) -> io::Result<Unfinished> {
+    /// Removes a file, or a folder with nothing in it; with `all`, whatever is in it.
+    pub(super) fn remove(&self, names: &Names, all: bool) -> io::Result<()> {
+        let (above, name) = self.above(names)?;
+        let is_folder = described(&above, &name)?.kind == Kind::Folder;
+        if is_folder && all {
+            empty(&self.open_at(names, &When::Now, LISTED)?, 0)?;
+        }
+        let how = if is_folder { AtFlags::REMOVEDIR } else { AtFlags::empty() };
+        Ok(unlinkat(above, OsStr::from_bytes(&name), how)?)
+    }
+
+    /// Where something is for other programs of this machine: a file, or a folder, which is there.
+    pub(super) fn way_to(&self, names: &Names) -> io::Result<(PathBuf, Kind)> {
+        let kind = self.entry(names, &When::Now)?.kind;
+        Ok((self.0.join(OsStr::from_bytes(&path(names))), kind))
+    }
+
+    /// Begins a file in a folder under a name that nobody has, to be given its own when it is whole. One that is to take the place
+    /// of another has that one's permissions before it has a byte.
+    pub(super) fn begin(&self, folder: &Names, random: &str, replaced: Option<&[u8]>) -> io::Result<Unfinished> {
         let folder = self.folder(folder)?;
+        let old = match replaced {
+            Some(name) => attributes(&folder, name)?,
+            None => None,
+        };
         let name = format!(".p2pfs-upload-{random}");
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let file = rustix::fs::openat(&folder, &name, flags, Mode::from_raw_mode(0o666))?;
-        Ok(Unfinished { folder, name, file: Some(file.into()) })
+        let mode = Mode::from_raw_mode(if old.is_some() { 0o600 } else { 0o666 });
+        let file: File = openat(&folder, &name, flags, mode)?.into();
+        let mut begun = Unfinished { folder, name, file: Some(file), replaces: replaced.is_some(), old: None };
+        begun.take_after(old)?;
+        Ok(begun)
+    }
+}
+
+/// How a folder is opened whose entries are wanted.
+const LISTED: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY);
+
+/// What is in a folder that is open, but for what went meanwhile.
+fn entries(folder: &OwnedFd) -> io::Result<Vec<Entry>> {
+    let mut entries = Vec::new();
+    for entry in Dir::read_from(folder)? {
+        let entry = entry?;
+        let name = entry.file_name().to_bytes();
+        if name == b"." || name == b".." {
+            continue;
+        }
+        match described(folder, name) {
+            Ok(entry) => entries.push(entry),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(entries)
+}
+
+/// Opens a folder in another.
+fn inner(folder: &OwnedFd, name: &[u8], depth: usize) -> io::Result<OwnedFd> {
+    if depth == DEEPEST {
+        return Err(io::Error::other("folders lie too deep in each other: use a program for it"));
+    }
+    let name = OsStr::from_bytes(name);
+    Ok(openat2(folder, name, LISTED | OFlags::CLOEXEC | OFlags::NOFOLLOW, Mode::empty(), WITHIN)?)
+}
+
+fn count(folder: &OwnedFd, below: &mut Below, depth: usize) -> io::Result<()> {
+    for entry in entries(folder)? {
+        below.more |= below.files + below.folders == COUNTED;
+        if below.more {
+            return Ok(());
+        }
+        if entry.kind == Kind::Folder {
+            below.folders += 1;
+            count(&inner(folder, &entry.name, depth)?, below, depth + 1)?;
+        } else {
+            below.files += 1;
+            below.bytes += entry.size;
+        }
+    }
+    Ok(())
+}
+
+/// Removes all that is in a folder.
+fn empty(folder: &OwnedFd, depth: usize) -> io::Result<()> {
+    for entry in entries(folder)? {
+        let is_folder = entry.kind == Kind::Folder;
+        if is_folder {
+            empty(&inner(folder, &entry.name, depth)?, depth + 1)?;
+        }
+        let how = if is_folder { AtFlags::REMOVEDIR } else { AtFlags::empty() };
+        match unlinkat(folder, OsStr::from_bytes(&entry.name), how) {
+            // Somebody else was quicker.
+            Ok(()) | Err(Errno::NOENT) => {}
+            Err(e) => return Err(e.into()),
+        }
+    }
+    Ok(())
+}
+
+/// What a file in a folder has beside its content; nothing if none has that name.
+fn attributes(folder: &OwnedFd, name: &[u8]) -> io::Result<Option<Attributes>> {
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let file = match openat(folder, OsStr::from_bytes(name), flags, Mode::empty()) {
+        Ok(file) => file,
+        Err(Errno::NOENT) => return Ok(None),
+        Err(e) => return Err(e.into()),
+    };
+    match kind_of(&fstat(&file)?) {
+        FileType::RegularFile => Attributes::of(&file).map(Some),
+        _ => Err(io::Error::other("what has that name is no file: give this one another name")),
     }
 }
 
@@ -207,6 +331,10 @@ pub(super) struct Unfinished {
     name: String,
     /// Nothing once it has its own name.
     file: Option<File>,
+    /// Whether what has that name becomes an older version.
+    replaces: bool,
+    /// What that has beside its content, and this has therefore.
+    old: Option<Attributes>,
 }
 
 impl Unfinished {
@@ -214,12 +342,25 @@ impl Unfinished {
         self.file.as_mut().ok_or_else(no_entry)
     }
 
-    /// Gives it its name; what has that becomes an older version only if that is wanted.
-    pub(super) fn finish(mut self, name: &[u8], replace: bool) -> io::Result<()> {
+    /// Gives it the attributes of what it replaces, unless it has them.
+    fn take_after(&mut self, old: Option<Attributes>) -> io::Result<()> {
+        if let Some(old) = old.filter(|old| self.old.as_ref() != Some(old)) {
+            old.give(self.file()?)?;
+            self.old = Some(old);
+        }
+        Ok(())
+    }
+
+    /// Gives it its name.
+    pub(super) fn finish(mut self, name: &[u8]) -> io::Result<()> {
+        if self.replaces {
+            // Somebody may have closed it meanwhile.
+            self.take_after(attributes(&self.folder, name)?)?;
+        }
         // Published before it has the name: whoever finds it finds all of it.
         drop(self.file.take());
         let name = OsStr::from_bytes(name);
-        let flags = if replace { RenameFlags::empty() } else { RenameFlags::NOREPLACE };
+        let flags = if self.replaces { RenameFlags::empty() } else { RenameFlags::NOREPLACE };
         let done = renameat_with(&self.folder, &self.name, &self.folder, name, flags);
         if done.is_err() {
             self.discard();
@@ -285,6 +426,25 @@ mod tests {
             assert!(place(&names("f"), &When::At(bad.to_owned())).is_err(), "{bad}");
             assert!(place(&names("f"), &When::Version(bad.to_owned())).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn what_is_in_a_folder_is_counted_and_removed_and_no_link_followed() {
+        let dir = tempfile::tempdir().unwrap();
+        let (inside, outside) = (dir.path().join("inside"), dir.path().join("outside"));
+        std::fs::create_dir_all(inside.join("a/b")).unwrap();
+        std::fs::create_dir(&outside).unwrap();
+        std::fs::write(outside.join("stays"), "x").unwrap();
+        std::fs::write(inside.join("a/b/file"), "four").unwrap();
+        std::os::unix::fs::symlink(&outside, inside.join("a/link")).unwrap();
+        let folder = open(&inside, LISTED, Mode::empty()).unwrap();
+        let mut below = Below::default();
+        count(&folder, &mut below, 0).unwrap();
+        assert_eq!((below.files, below.folders, below.more), (2, 2, false));
+        assert!(inner(&folder, b"a", DEEPEST).is_err());
+        empty(&folder, 0).unwrap();
+        assert_eq!(std::fs::read_dir(&inside).unwrap().count(), 0);
+        assert!(outside.join("stays").exists());
     }
 
     #[test]

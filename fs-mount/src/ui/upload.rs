@@ -1,6 +1,6 @@
 //! Files that a browser sends: one request each, as they are, without a form around them.
 
-use std::io::Write;
+use std::{io::Write, time::Duration};
 
 use axum::{
     body::{Body, BodyDataStream, Bytes},
@@ -10,7 +10,7 @@ use axum::{
 use crypto::{Entropy, OsEntropy};
 use data_encoding::HEXLOWER;
 use futures_util::StreamExt;
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::timeout};
 
 use super::{
     content::blocking,
@@ -22,6 +22,8 @@ use crate::control::request::Names;
 
 /// Pieces that wait for a disk that is slower than the browser.
 const AHEAD: usize = 8;
+/// So long a browser may send nothing of a file that is under way. It holds the file open, which keeps the volume mounted.
+const STALLED: Duration = Duration::from_secs(60);
 /// Names that are tried to keep both.
 const BESIDE: usize = 1000;
 
@@ -67,8 +69,12 @@ enum Piece {
 
 /// Ends when the browser, or who writes, has enough.
 async fn hand_on(mut body: BodyDataStream, sender: mpsc::Sender<Piece>) {
-    while let Some(piece) = body.next().await {
-        let Ok(bytes) = piece else { return };
+    loop {
+        let bytes = match timeout(STALLED, body.next()).await {
+            Ok(Some(Ok(bytes))) => bytes,
+            Ok(None) => break,
+            Ok(Some(Err(_))) | Err(_) => return,
+        };
         if sender.send(Piece::Bytes(bytes)).await.is_err() {
             return;
         }
@@ -89,7 +95,8 @@ fn write(
     if taken == Taken::Ask && exists(name) {
         return Err(std::io::ErrorKind::AlreadyExists.into());
     }
-    let mut file = tree.begin(folder, &HEXLOWER.encode(&OsEntropy.array::<8>()))?;
+    let replaced = (taken == Taken::Replace).then_some(name);
+    let mut file = tree.begin(folder, &HEXLOWER.encode(&OsEntropy.array::<8>()), replaced)?;
     loop {
         match pieces.blocking_recv() {
             Some(Piece::Bytes(bytes)) => file.file()?.write_all(&bytes)?,
@@ -103,7 +110,7 @@ fn write(
         }
         _ => name.to_vec(),
     };
-    file.finish(&name, taken == Taken::Replace)
+    file.finish(&name)
 }
 
 /// `a (2).txt` for `a.txt`: the name of the `n`th that is kept.

@@ -199,6 +199,26 @@ impl Browser {
         self.runtime.block_on(self.client.issue_cmd(Own { path, body })).unwrap()
     }
 
+    /// Goes where a form of the page's own leads that has these fields.
+    pub(crate) fn post(&self, action: &str, fields: &Value) {
+        self.script(&format!(
+            "const form = document.createElement('form'); form.method = 'post'; form.action = {};\
+             const all = {{ csrf: document.querySelector('meta[name=csrf]').content, ...{fields} }};\
+             for (const [name, value] of Object.entries(all)) {{\
+                 const field = document.createElement('input');\
+                 field.type = 'hidden'; field.name = name; field.value = value; form.append(field);\
+             }}\
+             document.body.append(form); form.submit()",
+            json!(action)
+        ));
+    }
+
+    /// From now on scripts of pages don't run.
+    pub(crate) fn without_scripts(&self) {
+        let off = json!({ "value": true });
+        self.own("goog/cdp/execute", json!({ "cmd": "Emulation.setScriptExecutionDisabled", "params": off }));
+    }
+
     /// A screen of this width, light or dark; 0 is the window's own.
     pub(crate) fn screen(&self, width: u32, height: u32, scheme: &str) {
         let size =

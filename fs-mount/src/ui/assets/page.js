@@ -16,20 +16,54 @@ if (entering && location.hash.length > 1) {
   entering.submit();
 }
 
-// Regions that follow what changes.
-const regions = (wanted) => all("[data-live], [data-path]").filter(wanted);
+// Regions that follow what changes. Those of the frame come from an address of their own, which looks at no file.
+const here = () => location.pathname + location.search;
+let wanted = null;
+let running = false;
 
-async function refresh(wanted, address = location.href) {
-  const old = regions(wanted);
-  if (old.length === 0) return;
-  const answer = await fetch(address, { headers: { accept: "text/html" } });
-  if (answer.status === 401) return location.reload();
-  if (!answer.ok) return;
-  const fresh = new DOMParser().parseFromString(trusted.createHTML(await answer.text()), "text/html");
+// One refresh at a time, and one remembered, of all that is asked for meanwhile: no answer overtakes another.
+async function refresh(meant) {
+  const others = wanted;
+  wanted = others ? (region) => others(region) || meant(region) : meant;
+  if (running) return;
+  running = true;
+  try {
+    while (wanted) {
+      const now = wanted;
+      wanted = null;
+      await fetchAnew(now);
+    }
+  } finally {
+    running = false;
+  }
+}
+
+async function fetchAnew(meant) {
+  const [regions, own] = [all("[data-live], [data-path], [data-filtered]").filter(meant), here()];
+  const source = (region) => region.dataset.from ?? own;
+  for (const address of new Set(regions.map(source))) {
+    const answer = await fetch(address, { headers: { accept: "text/html" } });
+    if (answer.status === 401) return location.reload();
+    const text = await answer.text();
+    // Somebody moved the slider, or typed: that is wanted now, and all of this once more.
+    if (here() !== own) return refresh(meant);
+    if (answer.ok) swap(regions.filter((region) => source(region) === address), text);
+  }
+}
+
+// Whether something was typed or chosen that isn't sent yet.
+function isChanged(control) {
+  if (control.matches("select")) return control.selectedIndex !== Math.max(0, [...control.options].findIndex((each) => each.defaultSelected));
+  if (control.matches("[type=checkbox], [type=radio]")) return control.checked !== control.defaultChecked;
+  return control.value !== control.defaultValue;
+}
+
+function swap(old, text) {
+  const fresh = new DOMParser().parseFromString(trusted.createHTML(text), "text/html");
   for (const region of old) {
     const next = region.id && fresh.getElementById(region.id);
     const typing = region.contains(document.activeElement) && document.activeElement.matches("input, select, textarea");
-    if (!next || typing || next.isEqualNode(region)) continue;
+    if (!next || typing || next.isEqualNode(region) || all("input, select, textarea", region).some(isChanged)) continue;
     const focused = region.contains(document.activeElement) && document.activeElement;
     const key = focused && (focused.id || focused.getAttribute("href") || focused.textContent);
     const open = all("details[open]", region).map((each) => each.id);
@@ -53,24 +87,27 @@ const touches = (region, news) => {
 };
 
 let events = null;
-let pending = null;
+let again;
+// How long after it was refused it is tried again.
+const REFUSED = 15000;
 function follow() {
+  clearTimeout(again);
   events?.close();
   // What changed while the page was on its way is told at once.
   events = new EventSource(`/events?seen=${find('meta[name="seen"]').content}`);
   events.onmessage = (event) => {
     const news = JSON.parse(event.data);
     if (news.say) find("#announce").textContent = news.say;
-    pending = pending ? { sections: [...pending.sections, ...news.sections], paths: [...pending.paths, ...news.paths] } : news;
-    const told = pending;
-    queueMicrotask(() => {
-      if (pending !== told) return;
-      pending = null;
-      refresh((region) => touches(region, told)).catch(() => {});
-    });
+    refresh((region) => touches(region, news)).catch(() => {});
   };
   events.onopen = () => (find("#lost").hidden = true);
-  events.onerror = () => (find("#lost").hidden = false);
+  events.onerror = () => {
+    find("#lost").hidden = false;
+    // A connection that breaks off is made anew by the browser; one that is refused is not. The session may have ended.
+    if (events.readyState !== EventSource.CLOSED) return;
+    refresh(() => true).catch(() => {});
+    again = setTimeout(follow, REFUSED);
+  };
 }
 
 if (csrf) {
@@ -78,9 +115,11 @@ if (csrf) {
   // A browser has few connections; who doesn't look needs none.
   document.addEventListener("visibilitychange", () => {
     if (document.hidden) {
+      clearTimeout(again);
       events?.close();
     } else {
       follow();
+      prepare(document);
       refresh(() => true).catch(() => {});
     }
   });
@@ -95,7 +134,7 @@ for (const form of all("form[data-filter]")) {
     clearTimeout(timer);
     timer = setTimeout(() => {
       history.replaceState(null, "", `${location.pathname}?${asQuery(form)}`);
-      refresh((region) => (region.dataset.live ?? "").split(" ").includes(form.dataset.filter)).catch(() => {});
+      refresh((region) => region.id === form.dataset.filter).catch(() => {});
     }, 150);
   });
 }
@@ -106,6 +145,24 @@ if (drop) {
   drop.hidden = false;
   const input = find("input[type=file]", drop);
   const list = find("ul", drop);
+  // Files go two at a time: each is a connection, and a browser has few.
+  const AT_ONCE = 2;
+  const waiting = [];
+  let sending = 0;
+  const next = () => {
+    while (sending < AT_ONCE && waiting.length > 0) {
+      sending += 1;
+      waiting.shift()();
+    }
+  };
+  const queue = (file, row, taken) => {
+    row.replaceChildren(Object.assign(document.createElement("bdi"), { textContent: file.name }), "waits");
+    waiting.push(() => send(file, row, taken));
+    next();
+  };
+  window.addEventListener("beforeunload", (event) => {
+    if (sending > 0) event.preventDefault();
+  });
   const send = (file, row, taken) => {
     const request = new XMLHttpRequest();
     const bar = document.createElement("progress");
@@ -129,7 +186,7 @@ if (drop) {
         end("is there already:");
         const choose = (label, what) => {
           const button = Object.assign(document.createElement("button"), { type: "button", textContent: label, className: "small" });
-          button.onclick = () => (what ? send(file, row, what) : row.remove());
+          button.onclick = () => (what ? queue(file, row, what) : row.remove());
           row.append(button);
           return button;
         };
@@ -140,6 +197,10 @@ if (drop) {
         end(request.status < 500 && request.responseText.length < 400 ? request.responseText : "It was not taken.");
       }
     };
+    request.onloadend = () => {
+      sending -= 1;
+      next();
+    };
     const query = new URLSearchParams({ name: file.name, ...(taken && { taken }) });
     request.open("POST", `${drop.dataset.to}?${query}`);
     request.setRequestHeader("x-csrf", csrf);
@@ -149,7 +210,7 @@ if (drop) {
     for (const file of files) {
       const row = document.createElement("li");
       list.append(row);
-      send(file, row, "");
+      queue(file, row, "");
     }
   };
   input.addEventListener("change", () => {
@@ -173,8 +234,7 @@ const slider = find("#slider");
 if (slider) {
   const choice = find("#moments");
   find("#slide").hidden = false;
-  find("#choose").classList.add("quiet");
-  choice.tabIndex = -1;
+  find("#choose").hidden = true;
   const show = () => {
     const option = choice.options[choice.options.length - 1 - slider.value];
     find("#moment").textContent = option.textContent;
@@ -188,9 +248,8 @@ if (slider) {
     at ? query.set("at", at) : query.delete("at");
     query.set("slide", "1");
     document.body.classList.toggle("past", at !== "");
-    const address = `${location.pathname}?${query}`;
-    history.replaceState(null, "", address);
-    refresh((region) => region.dataset.path !== undefined, address).catch(() => location.reload());
+    history.replaceState(null, "", `${location.pathname}?${query}`);
+    refresh((region) => region.dataset.path !== undefined).catch(() => location.reload());
   });
   show();
 }
@@ -204,10 +263,11 @@ function prepare(within) {
       button.textContent = "Copied";
     };
   }
-  const unread = find("[data-read]", within) ?? (within.matches?.("[data-read]") ? within : null);
+  // What somebody sees they have read, without a button for it.
+  const unread = find("form[data-read]", within);
+  if (unread) unread.hidden = true;
   if (unread && !document.hidden) {
-    const body = new URLSearchParams({ csrf, numbers: unread.dataset.read });
-    fetch("/messages/read", { method: "POST", body }).catch(() => {});
+    fetch(unread.action, { method: "POST", body: new URLSearchParams(new FormData(unread)) }).catch(() => {});
   }
   const last = find(".talk li:last-child", within);
   if (last && find("#say")) last.scrollIntoView({ block: "nearest" });
