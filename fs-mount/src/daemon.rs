@@ -59,6 +59,7 @@ pub(crate) mod logging;
 pub(crate) mod memory;
 pub(crate) mod metrics;
 pub(crate) mod network;
+mod notices;
 pub(crate) mod page;
 pub(crate) mod resealing;
 pub(crate) mod sends;
@@ -258,8 +259,8 @@ impl OpenVolume {
         }
         let whence =
             Whence { label: profile.label.clone(), id: dir.short_id()[..8].to_owned(), mountpoint: mountpoint.clone() };
-        let (alerting, on_offer) = (alerting.clone(), alerting.clone());
-        volume.on_alert(Box::new(move |alert| alerting.tell(&whence, alert)));
+        let (on_alert, on_offer) = (alerting.clone(), alerting.clone());
+        volume.on_alert(Box::new(move |alert| on_alert.tell(&whence, alert)));
         let audited = audit::watch(&volume);
         unlocks::record(&volume, dir.path());
         let letters = letters::watch(&volume);
@@ -299,6 +300,7 @@ impl OpenVolume {
             inspected: AtomicU64::new(0),
             _lock: lock,
         });
+        the_runtime()?.block_on(async { notices::start(&shared, alerting.clone()) });
         let committer = spawn_committer(&shared.volume)?;
         let upkeep = upkeep::spawn(shared.clone())?;
         let resealing = resealing::spawn(shared.clone())?;

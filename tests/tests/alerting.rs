@@ -152,6 +152,10 @@ fn the_desktop_shows_it() {
         let text =
             format!("likely, device {}. p2pfs alerts tells who did what, and what answers it.", scene.mallory.short());
         assert_eq!(shown, serde_json::json!(["p2pfs", "p2pfs: malformed", text, 2]), "{program}");
+        // So are messages, without what they say.
+        scene.group.bob().run(["msg", "send", "alice", "a secret"]);
+        let text = "p2pfs msg list shows them, p2pfs chat answers.";
+        assert_eq!(desktop.next(), serde_json::json!(["p2pfs", "p2pfs: 1 unread message", text, 1]), "{program}");
     }
 }
 

@@ -25,7 +25,7 @@ use tokio::{
 use volume::{Alert, audit::Sure};
 
 use super::metrics::word;
-use crate::output::printable;
+use crate::output::{count, printable};
 
 /// Where systemd's journal takes records.
 const JOURNAL: &str = "/run/systemd/journal/socket";
@@ -98,6 +98,19 @@ impl Alerting {
     pub(crate) fn tell_offer(&self) {
         if let Some((notifier, way)) = &self.desktop {
             way.send(notifier.errand("p2pfs: files are offered", "p2pfs inbox tells by whom, and what.", false));
+        }
+    }
+
+    /// Whether there is a desktop that shows something.
+    pub(crate) fn has_desktop(&self) -> bool {
+        self.desktop.is_some()
+    }
+
+    /// Shows that nobody has read so many messages. Never waits.
+    pub(crate) fn tell_messages(&self, unread: u64) {
+        if let Some((notifier, way)) = &self.desktop {
+            let summary = format!("p2pfs: {}", count(unread, "unread message"));
+            way.send(notifier.errand(&summary, "p2pfs msg list shows them, p2pfs chat answers.", false));
         }
     }
 }

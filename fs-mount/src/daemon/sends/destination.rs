@@ -173,7 +173,7 @@ impl Destination {
     /// Takes a file away that is not what was sent.
     pub(super) fn drop_file(&mut self, path: &[u8]) -> io::Result<()> {
         let (folder, name) = self.folders.around(path)?;
-        let about = statat(&folder, name, AtFlags::SYMLINK_NOFOLLOW);
+        let about = statat(folder, name, AtFlags::SYMLINK_NOFOLLOW);
         match unlinkat(folder, name, AtFlags::empty()) {
             Ok(()) | Err(Errno::NOENT) => {
                 // The next file may get its number.
