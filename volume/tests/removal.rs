@@ -573,10 +573,12 @@ proptest! {
             }
             common::forge::told(one, &all[(n + 1) % all.len()], &mine);
         }
-        // Whoever's removal turned out not to count has the key of the epoch that was made with it from whoever writes next.
+        // Whoever's removal turned out not to count has the key of the epoch that was made with it from who has it and writes
+        // next. (They themselves may write before, under the one before.)
         let writes = |one: &&Replica| one.volume.own_role().is_some_and(Role::may_write);
-        // (Who lacks it can't write there before.)
-        if let Some(writer) = all.iter().filter(writes).find(|one| one.mkdir("last").is_ok()) {
+        let reads_all = |one: &&Replica| !one.tree().iter().any(|line| line.contains("unreadable"));
+        let (readers, others): (Vec<_>, Vec<_>) = all.iter().filter(writes).partition(reads_all);
+        if let Some(writer) = readers.into_iter().chain(others).find(|one| one.mkdir("last").is_ok()) {
             let others = all.iter().filter(|one| one.device_id() != writer.device_id());
             for commit in others.flat_map(|to| common::forge::commits(writer, to)) {
                 known.insert((commit.header.count, commit.hash), commit);

@@ -19,7 +19,7 @@ pub(crate) struct Operating {
     /// standard input all of it; after 30 seconds it is ended
     #[arg(long, value_name = "PROGRAM", value_parser = program)]
     pub(crate) on_alert: Option<PathBuf>,
-    /// Show no notifications of alerts on the desktop
+    /// Show no notifications on the desktop: of alerts, messages and files that are offered
     #[arg(long)]
     pub(crate) no_notifications: bool,
 }

@@ -204,7 +204,7 @@ fn open_files(checks: &mut Checks) {
             State::Doubtful,
             "open files",
             format!("at most {most}"),
-            "raise it: `ulimit -Hn 65536` as root, or LimitNOFILE= of the service",
+            "raise it: LimitNOFILE= of the service, or \"nofile\" in /etc/security/limits.conf and a new login",
         ),
         Some(most) => checks.good("open files", format!("at most {most}")),
         None => checks.good("open files", "as many as are wanted"),
