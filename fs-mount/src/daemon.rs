@@ -435,6 +435,9 @@ async fn live(shared: &Arc<Shared>, settings: Settings, ready: impl FnOnce(Ready
             blocking(move || shared.unmount_at_any_rate()).await;
         }
     }
+    // Nothing is to arrive below where it was.
+    let task = shared.clone();
+    blocking(move || task.sends.hold()).await;
     record_mount(shared, "unmounted".to_owned());
     Ok(())
 }
@@ -564,7 +567,13 @@ impl Shared {
             return Err(Failure::new("the volume is just being mounted: try again"));
         };
         let _under_way = self.unmounting.lock();
-        match mounted.unmount() {
+        // What is sent or arrives may lie on it.
+        self.sends.hold();
+        let unmounted = mounted.unmount();
+        if unmounted.is_err() {
+            self.sends.go_on();
+        }
+        match unmounted {
             Ok(()) => Ok(()),
             Err(MountError::Busy(_)) => Err(mountpoint::busy(mountpoint)),
             Err(e) => Err(Failure::new(chain(&e))),
@@ -579,6 +588,7 @@ impl Shared {
     /// Unmounts because the process must end: what is busy loses its files.
     fn unmount_at_any_rate(&self) {
         let Some(mounted) = self.mounted.get() else { return };
+        self.sends.hold();
         if mounted.unmount().is_err() {
             log::warn!("the mount is in use, taking it away regardless");
             if mounted.detach().is_err() {

@@ -315,7 +315,7 @@ pub(crate) fn status(volume: &Volume, profile: &Profile) -> Status {
         waiting: Vec::new(),
         removed: volume.is_removed(&own),
         said_removed_by: None,
-        unread: volume.unread_letters().unwrap_or(0),
+        unread: volume.unread_letters().unwrap_or_default().count,
         alerts: volume.open_alerts().map_or(0, |open| open.values().sum()),
         kept_aside: volume.quarantine().map_or(0, |kept| kept.len() as u64),
         unpublished: volume

@@ -42,6 +42,8 @@ const WAITING: usize = 4096;
 const PATIENCE: Duration = Duration::from_secs(15 * 60);
 /// Changes looked at without a pause for others who want the lock.
 const STEP: usize = 32;
+/// What waits counts with what is told of if it was done so many seconds before it, at most.
+const TOGETHER: i64 = 3600;
 /// What a commit says of when it was made is taken for true if it differs from when it came by no more seconds.
 const CLOCK_ERROR: i64 = 600;
 
@@ -302,7 +304,7 @@ impl Inspector {
         let path = path.filter(|path| !path.is_empty()).map(|path| String::from_utf8_lossy(&path).into_owned());
         // What waits to be looked at may be older, and its answer is to bring that back, too.
         let waiting = self.waiting.iter().filter(|look| look.device == device).map(|look| look.done.time);
-        let since = waiting.fold(mass.since, i64::min);
+        let since = waiting.filter(|time| *time >= mass.since - TOGETHER).fold(mass.since, i64::min);
         finding(&device, user, path, &Mass { since, ..mass.clone() })
     }
 

@@ -99,6 +99,15 @@ pub struct Letter {
     pub waiting: u64,
 }
 
+/// Letters that nobody has read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Unread {
+    /// How many.
+    pub count: u64,
+    /// The place of the newest, or 0.
+    pub last: u64,
+}
+
 /// Called when letters came or were sent.
 pub type OnLetter = Box<dyn Fn() + Send + Sync>;
 
@@ -324,11 +333,12 @@ impl Core {
     /// Whether a letter is sealed to a key that this user made since this device heard of it last: the commit that brings it is
     /// on its way.
     fn lacks_key_of(&self, letter: &SignedLetter) -> bool {
-        let newest = self.own_secrets().iter().map(|row| row.generation).max();
         let (user, device) = (self.user.id(), self.device.id());
+        // (Of those that are known here this device may have no secret; no commit brings it then.)
+        let made = self.user_keys(&user).into_iter().flat_map(|row| row.keys).map(|key| key.public.generation);
+        let newest = made.fold(self.user.generation, u32::max);
         let mut keys = letter.keys_for(&user, &device).peekable();
-        keys.peek().is_some()
-            && keys.all(|key| key.generation != TO_DEVICE && newest.is_none_or(|newest| key.generation > newest))
+        keys.peek().is_some() && keys.all(|key| key.generation != TO_DEVICE && key.generation > newest)
     }
 
     /// The place of the next letter.
@@ -569,12 +579,14 @@ impl Volume {
         }
     }
 
-    /// How many letters nobody has read here.
+    /// The letters that nobody has read here.
     ///
     /// # Errors
     /// The disk failed.
-    pub fn unread_letters(&self) -> Result<u64> {
-        Ok(self.inner.store.raw().scan(Space::Meta, UNREAD, &prefix_end(UNREAD), usize::MAX)?.len() as u64)
+    pub fn unread_letters(&self) -> Result<Unread> {
+        let rows = self.inner.store.raw().scan(Space::Meta, UNREAD, &prefix_end(UNREAD), usize::MAX)?;
+        let last = rows.last().map_or(Ok(0), |(key, _)| number_in(key))?;
+        Ok(Unread { count: rows.len() as u64, last })
     }
 
     /// Notes that these letters were read, or all without any. Tells how many of them nobody had read before.

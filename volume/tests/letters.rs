@@ -62,12 +62,12 @@ fn letters_come_once_and_in_order() {
     assert!(alice.volume.session(bob.device_id()).next_letters().is_empty(), "nothing is left to send");
     let first = &all(&bob)[0];
     assert_eq!((first.from.as_str(), first.to.as_str(), first.own, first.read), ("alice", "bob", false, false));
-    assert_eq!(bob.volume.unread_letters().unwrap(), 150);
+    assert_eq!(bob.volume.unread_letters().unwrap().count, 150);
     assert_eq!(bob.volume.read_letters(Some(&[1, 2, 2, 999])).unwrap(), 2);
-    assert_eq!(bob.volume.unread_letters().unwrap(), 148);
+    assert_eq!(bob.volume.unread_letters().unwrap().count, 148);
     assert_eq!(bob.volume.read_letters(None).unwrap(), 148);
     bob.restart(2);
-    assert_eq!(bob.volume.unread_letters().unwrap(), 0);
+    assert_eq!(bob.volume.unread_letters().unwrap().count, 0);
 }
 
 #[test]
@@ -89,7 +89,7 @@ fn a_letter_goes_to_whom_it_is_for() {
     assert_eq!(texts(&laptop), ["for bob", "for all"]);
     assert_eq!(texts(&keeper), [""; 0]);
     assert_eq!(all(&carol)[0].to, ALL);
-    assert_eq!(laptop.volume.unread_letters().unwrap(), 0, "she wrote them");
+    assert_eq!(laptop.volume.unread_letters().unwrap().count, 0, "she wrote them");
     for (to, why) in [("ken", "keeper"), ("nobody", "no member"), ("\u{1b}", "no member")] {
         let error = alice.volume.send_letter(Some(to), "x").unwrap_err().to_string();
         assert!(error.contains(why), "{error}");

@@ -19,16 +19,15 @@ pub(super) fn start(shared: &Arc<Shared>, alerting: Arc<Alerting>) {
     tokio::spawn(async move {
         let unread = || {
             let volume = shared.volume.clone();
-            blocking(move || volume.unread_letters().unwrap_or(0))
+            blocking(move || volume.unread_letters().unwrap_or_default())
         };
-        let mut told = unread().await;
+        let mut told = unread().await.last;
         while arrivals.changed().await.is_ok() {
             tokio::time::sleep(READ).await;
             let there = unread().await;
-            let is_new = there > told;
-            told = there;
-            if is_new {
-                alerting.tell_messages(there);
+            if there.last > told {
+                told = there.last;
+                alerting.tell_messages(there.count);
                 tokio::time::sleep(PAUSE).await;
             }
         }

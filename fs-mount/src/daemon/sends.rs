@@ -20,7 +20,7 @@ use std::{
     ffi::OsString,
     os::unix::ffi::{OsStrExt, OsStringExt},
     path::{Path, PathBuf},
-    sync::{Arc, Weak},
+    sync::{Arc, Weak, atomic::AtomicBool},
     thread,
     time::{Duration, Instant},
 };
@@ -61,6 +61,8 @@ const NEW_AT_ONCE: f64 = 30.0;
 const NEW_PER_SECOND: f64 = 0.2;
 /// Threads at a time.
 const THREADS: usize = 64;
+/// What a device is to hear at a time. Who misses something asks when it is there again.
+const TELLINGS: usize = 1100;
 /// How often the log tells that somebody offers too much.
 const TELLS: Duration = Duration::from_secs(60);
 /// How long the end waits for them.
@@ -106,6 +108,8 @@ pub(crate) struct Transfer {
 struct Run {
     meter: Arc<Meter>,
     stop: Stop,
+    /// They said meanwhile that it is to be offered again.
+    again: Arc<AtomicBool>,
 }
 
 /// How a device took the last offer of a send.
@@ -117,6 +121,8 @@ struct Tried {
     failures: u32,
     /// How often in a row it was cut, or could not go on.
     cuts: u32,
+    /// When that was.
+    at: Instant,
 }
 
 /// When a send is offered again.
@@ -154,10 +160,15 @@ struct Core {
     /// Devices with which contents are on their way.
     giving: HashSet<DeviceId>,
     taking: HashSet<DeviceId>,
-    /// What devices are to be told, if they are there.
+    /// What devices are to be told, if they are there; and who is being told something now.
     to_tell: Vec<(DeviceId, Opening)>,
+    telling: HashSet<DeviceId>,
+    /// What was just offered to this user: nobody need ask whether that goes on.
+    fresh: HashSet<u64>,
     new: HashMap<UserId, Room>,
     threads: usize,
+    /// Nothing begins: what is sent or arrives may lie on the mount, which isn't there yet, or is about to go.
+    held: bool,
     ended: bool,
 }
 
@@ -203,7 +214,7 @@ impl Sends {
             secret: secret.clone(),
             inbox,
             runtime: Handle::current(),
-            core: Mutex::new(Core { kept, ..Core::default() }),
+            core: Mutex::new(Core { kept, held: true, ..Core::default() }),
             ending: Condvar::new(),
             wake: Notify::new(),
             changes: watch::Sender::new(0),
@@ -304,7 +315,7 @@ impl Sends {
             core.kept.record(n).into_iter().for_each(|record| *record = before.clone());
             return Err(why);
         }
-        core.to_tell.extend(device.map(|device| (device, Opening::Again(id))));
+        device.into_iter().for_each(|device| core.is_to_hear(device, Opening::Again(id)));
         drop(core);
         self.wake.notify_one();
         if let (Some(left), Some(device)) = (left, device) {
@@ -336,7 +347,7 @@ impl Sends {
             (record.incoming, record.id, record.device, record.to.clone(), record.user);
         let opening = if incoming { Opening::Again(id) } else { Opening::Withdrawn(id) };
         let devices = device.map_or_else(|| self.volume.other_devices_of(&user), |device| vec![device]);
-        core.to_tell.extend(devices.into_iter().map(|device| (device, opening.clone())));
+        devices.into_iter().for_each(|device| core.is_to_hear(device, opening.clone()));
         let running: Vec<Run> = core.runs.iter().filter(|((of, _), _)| *of == n).map(|(_, run)| run.clone()).collect();
         running.iter().for_each(|run| run.stop.stop());
         let saved = self.try_save(&mut core);
@@ -364,7 +375,7 @@ impl Sends {
                 to_tell.extend(record.device.map(|device| (device, Opening::Again(record.id))));
             }
         }
-        core.to_tell.extend(to_tell);
+        to_tell.into_iter().for_each(|(device, opening)| core.is_to_hear(device, opening));
         self.try_save(&mut core)?;
         Ok(to)
     }
@@ -458,26 +469,23 @@ impl Sends {
     /// Begins what can be begun now. Gives when to look again at the latest.
     fn begin(&self, line: impl Fn(&DeviceId) -> Option<Line>) -> Option<Instant> {
         let mut core = self.core.lock();
-        if core.ended {
+        if core.ended || core.held {
             return None;
         }
-        for (device, opening) in std::mem::take(&mut core.to_tell) {
-            // Who isn't there hears it by how the next offer is answered.
-            let Some(line) = line(&device) else { continue };
-            self.spawn(&mut core, move |sends| giving::tell(&sends, &line, &opening));
-        }
+        self.begin_telling(&mut core, &line);
         let open = core.kept.records.iter().filter(|record| record.state.is_open());
         let mut open: Vec<Open> = open.map(Open::of).collect();
         open.sort_unstable_by_key(|record| record.n);
         let numbers: HashSet<u64> = open.iter().map(|record| record.n).collect();
         core.tried.retain(|(n, _), _| numbers.contains(n));
+        core.fresh.retain(|n| numbers.contains(n));
         let mut next: Option<Instant> = None;
         // Which devices get something in its turn now.
         let mut turns = HashSet::new();
         for record in open {
             let (n, user) = (record.n, record.user);
             if let Err(e) = self.volume.is_recipient(&user) {
-                self.fail(&mut core, &record, format!("{} {e}", record.name));
+                self.fail(&mut core, record, &e.to_string());
                 continue;
             }
             if record.incoming {
@@ -524,17 +532,33 @@ impl Sends {
         next
     }
 
+    /// Has everybody who is there told what they are to hear, one thing after the other.
+    fn begin_telling(&self, core: &mut Core, line: impl Fn(&DeviceId) -> Option<Line>) {
+        let devices: HashSet<DeviceId> = core.to_tell.iter().map(|(device, _)| *device).collect();
+        for device in devices {
+            let Some(line) = line(&device) else {
+                // Whoever isn't there hears it by how the next offer is answered, or asks.
+                core.to_tell.retain(|(to, _)| *to != device);
+                continue;
+            };
+            if !core.telling.contains(&device) && self.spawn(core, move |sends| giving::tell_all(&sends, device, &line))
+            {
+                core.telling.insert(device);
+            }
+        }
+    }
+
     /// Ends one that can't go on, and takes away what came of it.
-    fn fail(&self, core: &mut Core, record: &Open, why: String) {
+    fn fail(&self, core: &mut Core, record: Open, why: &str) {
         core.runs.iter().filter(|((of, _), _)| *of == record.n).for_each(|(_, run)| run.stop.stop());
         let runs = core.runs.keys().any(|(of, _)| *of == record.n);
         if let Some(kept) = core.kept.record(record.n) {
-            (kept.state, kept.why) = (State::Failed, Some(why));
+            (kept.state, kept.why) = (State::Failed, Some(format!("{} {why}", record.name)));
         }
         self.save(core);
         // What still runs does it when it ends.
-        if let (Some(to), Some(device), false) = (&record.to, record.device, runs || !record.incoming) {
-            self.discard(&path_of(to), &device, &record.id);
+        if let (Some(to), Some(device), false) = (record.to, record.device, runs || !record.incoming) {
+            self.spawn(core, move |sends| sends.discard(&path_of(&to), &device, &record.id));
         }
     }
 
@@ -545,18 +569,37 @@ impl Sends {
         if record.placing || core.tried.get(&place).is_some_and(|tried| tried.connection == connection) {
             return;
         }
-        let opening = Opening::Again(record.id);
-        if self.spawn(core, move |sends| giving::tell(&sends, &line, &opening)) {
-            core.tried.insert(place, Tried { connection, again: Again::WhenTold, failures: 0, cuts: 0 });
+        if !core.fresh.remove(&record.n) {
+            core.is_to_hear(device, Opening::Again(record.id));
         }
+        core.tried
+            .insert(place, Tried { connection, again: Again::WhenTold, failures: 0, cuts: 0, at: Instant::now() });
+        self.wake.notify_one();
     }
 
     /// Ends all threads. What was under way goes on the next time.
     pub(crate) fn end(&self) {
-        let mut core = self.core.lock();
-        core.ended = true;
-        core.runs.values().for_each(|run| run.stop.stop());
+        self.stop(|core| core.ended = true);
+    }
+
+    /// Has nothing under way, and nothing begun, until it [goes on](Self::go_on): the mount is about to go.
+    pub(crate) fn hold(&self) {
+        self.stop(|core| core.held = true);
+    }
+
+    /// What was under way goes on, and new things begin.
+    pub(crate) fn go_on(&self) {
+        self.core.lock().held = false;
+        self.wake.notify_one();
+    }
+
+    fn stop(&self, how: impl FnOnce(&mut Core)) {
         let deadline = Instant::now() + END;
+        // A disk that hangs must not keep the end from coming.
+        let Some(mut core) = self.core.try_lock_until(deadline) else { return };
+        how(&mut core);
+        core.runs.values().for_each(|run| run.stop.stop());
+        self.ending.notify_all();
         while core.threads > 0 && !self.ending.wait_until(&mut core, deadline).timed_out() {}
     }
 
@@ -627,6 +670,14 @@ impl Drop for Counted {
 }
 
 impl Core {
+    /// Has a device told something, once it is there.
+    fn is_to_hear(&mut self, device: DeviceId, opening: Opening) {
+        let waiting = self.to_tell.iter().filter(|(to, _)| *to == device);
+        if waiting.clone().count() < TELLINGS && !waiting.into_iter().any(|(_, other)| *other == opening) {
+            self.to_tell.push((device, opening));
+        }
+    }
+
     fn shown(&self, record: &Record) -> Transfer {
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         let first = record.tops.first().map(|name| text(name)).unwrap_or_default();
@@ -706,6 +757,7 @@ pub(super) fn start(shared: &Arc<Shared>) {
     tokio::spawn(async move {
         let task = shared.clone();
         blocking(move || task.sends.place_the_rest()).await;
+        shared.sends.go_on();
         let mut changes = shared.network.changes();
         loop {
             let task = shared.clone();

@@ -357,7 +357,8 @@ impl Unfinished {
             // Somebody may have closed it meanwhile.
             self.take_after(attributes(&self.folder, name)?)?;
         }
-        // Published before it has the name: whoever finds it finds all of it.
+        // Published before it has the name: whoever finds it finds all of it. (Closing tells no error; this does.)
+        self.file()?.sync_all()?;
         drop(self.file.take());
         let name = OsStr::from_bytes(name);
         let flags = if self.replaces { RenameFlags::empty() } else { RenameFlags::NOREPLACE };

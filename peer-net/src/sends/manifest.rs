@@ -144,7 +144,7 @@ impl Manifest {
     /// Whether it is what was offered.
     pub fn is(&self, offer: &Offer) -> bool {
         (self.files, self.bytes) == (offer.files, offer.bytes)
-            && self.tops().take(offer.names.len()).eq(offer.names.iter().map(|name| &name[..]))
+            && self.tops().take(super::SHOWN_NAMES).eq(offer.names.iter().map(|name| &name[..]))
     }
 
     /// The parts in which it is sent.

@@ -27,6 +27,8 @@ use crate::peer::Ended;
 const PROMPT: Duration = Duration::from_secs(30);
 /// How long a sender may take to read again what it sent before the cut.
 const PATIENCE: Duration = Duration::from_secs(600);
+/// Bytes that any disk reads in a second.
+const SLOWEST_DISK: u64 = 10 << 20;
 /// How much is taken off the stream at a time.
 const BUFFER: usize = 512 << 10;
 /// Everything of the volume goes first.
@@ -255,6 +257,7 @@ pub struct Incoming {
 pub struct From {
     waiting: Waiting,
     receive: RecvStream,
+    patience: Duration,
 }
 
 /// What is said to the sender.
@@ -266,8 +269,8 @@ pub struct Back {
 
 impl Read for From {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let Self { waiting, receive } = self;
-        let read = waiting.on(Some(PATIENCE), async { receive.read(buffer).await.map_err(io::Error::from) })?;
+        let Self { waiting, receive, patience } = self;
+        let read = waiting.on(Some(*patience), async { receive.read(buffer).await.map_err(io::Error::from) })?;
         Ok(read.unwrap_or(0))
     }
 }
@@ -308,6 +311,11 @@ impl Incoming {
     pub fn stop_with(&mut self, stop: &Stop) {
         self.from.get_mut().waiting.stop = stop.clone();
         self.back.waiting.stop = stop.clone();
+    }
+
+    /// The sender reads so many bytes again, from a disk that may be slow, before it says anything.
+    pub fn expect_silence_of(&mut self, bytes: u64) {
+        self.from.get_mut().patience = PATIENCE + Duration::from_secs(bytes / SLOWEST_DISK);
     }
 
     /// Reads the manifest.
@@ -372,7 +380,10 @@ pub(crate) async fn serve(
     let waiting = Waiting { runtime: Handle::current(), stop: Stop::default() };
     let (fault, ended) = oneshot::channel();
     let stream = Incoming {
-        from: BufReader::with_capacity(BUFFER, From { waiting: waiting.clone(), receive: frames.into_inner() }),
+        from: BufReader::with_capacity(
+            BUFFER,
+            From { waiting: waiting.clone(), receive: frames.into_inner(), patience: PATIENCE },
+        ),
         back: Back { waiting, send: Abandoned::new(send) },
         fault,
     };

@@ -190,13 +190,18 @@ impl Destination {
         for (name, _) in listed(self.folders.root())? {
             placed.push(move_out(self.folders.root(), &name, &self.to)?);
         }
-        unlinkat(&self.to, &self.hidden, AtFlags::REMOVEDIR)?;
+        // All is where it belongs.
+        if let Err(e) = unlinkat(&self.to, &self.hidden, AtFlags::REMOVEDIR) {
+            log::warn!("the hidden folder of what arrived can't be removed: {e}");
+        }
         Ok(placed)
     }
 
     /// Has the disk keep what came, wherever it lies.
     pub(super) fn sync(&self) -> io::Result<()> {
-        Ok(rustix::fs::syncfs(&self.to)?)
+        rustix::fs::syncfs(&self.to)?;
+        // That reaches no file system of a program's own, such as p2pfs: it syncs all that it has with a folder.
+        Ok(rustix::fs::fsync(self.folders.root())?)
     }
 
     /// Has the disk keep where it lies.

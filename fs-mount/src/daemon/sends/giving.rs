@@ -3,7 +3,7 @@
 use std::{
     io,
     path::PathBuf,
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
 
@@ -18,7 +18,7 @@ use volume::audit::Outcome as Ended;
 
 use super::{
     Again, Run, Sends, State, Tried, path_of,
-    source::{Given, NotGiven, Sending, Source},
+    source::{Given, NotFound, NotGiven, Sending, Source},
 };
 use crate::output::count;
 
@@ -53,12 +53,23 @@ enum Went {
     Over(String),
 }
 
-/// Tells a device something that needs no answer.
-pub(super) fn tell(sends: &Sends, line: &Line, opening: &Opening) {
-    if let Ok(mut stream) = line.open(sends.runtime.clone(), Stop::default(), opening) {
+/// Tells a device all that it is to hear, one thing after the other: it lets few streams be opened at once.
+pub(super) fn tell_all(sends: &Sends, device: DeviceId, line: &Line) {
+    let mut core = sends.core.lock();
+    while !(core.ended || core.held || line.is_closed()) {
+        let Some(at) = core.to_tell.iter().position(|(to, _)| *to == device) else { break };
+        let (_, opening) = core.to_tell.remove(at);
+        drop(core);
+        let heard = line.open(sends.runtime.clone(), Stop::default(), &opening).and_then(|mut stream| stream.answer());
+        core = sends.core.lock();
         // Any answer says that it was heard; how the next offer is answered tells the rest.
-        let _ = stream.answer();
+        if heard.is_err() && !line.is_closed() {
+            core.is_to_hear(device, opening);
+            sends.ending.wait_for(&mut core, FIRST);
+        }
     }
+    core.telling.remove(&device);
+    sends.wake.notify_one();
 }
 
 /// Offers a send to a device, and gives it what it wants.
@@ -71,12 +82,16 @@ pub(super) fn give(sends: &Arc<Sends>, n: u64, device: DeviceId, line: &Line, ru
     }
     core.runs.remove(&(n, device));
     let (failures, cuts) = core.tried.get(&(n, device)).map_or((0, 0), |tried| (tried.failures, tried.cuts));
-    let mut tried = Tried { connection: line.number(), again: Again::WhenTold, failures: 0, cuts: 0 };
     let now = Instant::now();
+    // They may have decided before the answer that they are asked was here.
+    let again = if run.again.load(Ordering::Relaxed) { Again::At(now) } else { Again::WhenTold };
+    let mut tried = Tried { connection: line.number(), again, failures: 0, cuts: 0, at: now };
     let Some(record) = core.kept.record(n) else { return };
     let before = record.clone();
     let (name, bytes) = (record.name.clone(), record.bytes);
     let mut told = None;
+    // What one of their devices says of it concerns nobody once it is another one's.
+    let went = if record.device.is_some_and(|taken| taken != device) { Went::Elsewhere } else { went };
     if record.state.is_open() {
         if record.state == State::Running && !matches!(went, Went::Elsewhere) {
             record.state = State::Accepted;
@@ -116,8 +131,7 @@ pub(super) fn give(sends: &Arc<Sends>, n: u64, device: DeviceId, line: &Line, ru
         let (id, user) = (record.id, record.user);
         let knows = record.state != State::Failed;
         let others = sends.volume.other_devices_of(&user).into_iter().filter(|other| !knows || *other != device);
-        let withdrawn: Vec<_> = others.map(|other| (other, Opening::Withdrawn(id))).collect();
-        core.to_tell.extend(withdrawn);
+        others.for_each(|other| core.is_to_hear(other, Opening::Withdrawn(id)));
     }
     core.tried.insert((n, device), tried);
     if changed {
@@ -143,7 +157,9 @@ fn offer(sends: &Arc<Sends>, n: u64, device: DeviceId, line: &Line, run: &Run, g
     // As it is now: what was offered before may have changed.
     let mut source = match Source::find(&paths) {
         Ok(source) => source,
-        Err(why) => return Went::Over(why.to_string()),
+        Err(NotFound::Never(why)) => return Went::Over(why.to_string()),
+        // A disk that isn't there now may be later.
+        Err(NotFound::Now(why)) => return Went::Later(UNREADABLE, Some(why.to_string())),
     };
     let (files, bytes) = (source.manifest.files(), source.manifest.bytes());
     let names = source.manifest.tops().take(SHOWN_NAMES).map(|name| ByteBuf::from(name.to_vec())).collect();
@@ -167,7 +183,7 @@ fn offer(sends: &Arc<Sends>, n: u64, device: DeviceId, line: &Line, run: &Run, g
         }
         let Some(record) = core.kept.record(n).filter(|record| record.state.is_open()) else { return Went::Elsewhere };
         if record.device.is_some_and(|taken| taken != device) {
-            core.to_tell.push((device, Opening::Withdrawn(id)));
+            core.is_to_hear(device, Opening::Withdrawn(id));
             return Went::Elsewhere;
         }
         (record.device, record.state, record.why) = (Some(device), State::Running, None);

@@ -52,34 +52,35 @@ impl Source {
     ///
     /// # Errors
     /// Something is not there, or it is more than can be sent.
-    pub(super) fn find(paths: &[PathBuf]) -> Outcome<Self> {
+    pub(super) fn find(paths: &[PathBuf]) -> Result<Self, NotFound> {
         let mut found = Found { entries: Vec::new(), skipped: 0 };
         let mut tops: Vec<(Vec<u8>, PathBuf)> = Vec::new();
         for path in paths {
             let shown = || path.display().to_string();
             let name = path.file_name().map(|name| name.as_bytes().to_vec());
             let name = name.filter(|name| is_name(name));
-            let name = name.ok_or_else(|| Failure::new(format!("{} has no name that can be sent", shown())))?;
+            let never = |why: String| NotFound::Never(Failure::new(why));
+            let name = name.ok_or_else(|| never(format!("{} has no name that can be sent", shown())))?;
             if tops.iter().any(|(other, _)| *other == name) {
-                return Err(Failure::new(format!("two of these are called {}", String::from_utf8_lossy(&name))));
+                return Err(never(format!("two of these are called {}", String::from_utf8_lossy(&name))));
             }
             let about = std::fs::metadata(path).because(shown)?;
             if about.is_dir() {
                 found.entries.push(Entry { path: ByteBuf::from(name.clone()), kind: Kind::Folder });
                 let folder: OwnedFd = File::open(path).because(shown)?.into();
-                found.below(folder, &name, 1).because(shown)?;
+                found.below(folder, &name, 1)?;
             } else if about.is_file() {
                 // What can't be read is told now, and not when it is waited for.
                 drop(File::open(path).because(shown)?);
                 let kind = Kind::File { size: about.len(), executable: about.mode() & 0o100 != 0 };
                 found.entries.push(Entry { path: ByteBuf::from(name.clone()), kind });
             } else {
-                return Err(Failure::new(format!("{} is neither a file nor a folder", shown())));
+                return Err(never(format!("{} is neither a file nor a folder", shown())));
             }
             tops.push((name, path.clone()));
         }
         let mut claimed = ClaimedManifest::default();
-        let too_much = |why| Failure::new(format!("it can't be sent: {why}"));
+        let too_much = |why| NotFound::Never(Failure::new(format!("it can't be sent: {why}")));
         claimed.add(found.entries).map_err(too_much)?;
         let manifest = claimed.check().map_err(too_much)?;
         Ok(Self { manifest, skipped: found.skipped, tops, last: None })
@@ -166,6 +167,29 @@ impl Source {
     }
 }
 
+/// Why what is to be sent can't be looked through.
+#[derive(Debug)]
+pub(super) enum NotFound {
+    /// It can't be sent.
+    Never(Failure),
+    /// It can't be read now.
+    Now(Failure),
+}
+
+impl From<Failure> for NotFound {
+    fn from(why: Failure) -> Self {
+        Self::Now(why)
+    }
+}
+
+impl From<NotFound> for Failure {
+    fn from(why: NotFound) -> Self {
+        match why {
+            NotFound::Never(why) | NotFound::Now(why) => why,
+        }
+    }
+}
+
 /// Why nothing became of a file.
 #[derive(Debug)]
 pub(super) enum NotGiven {
@@ -227,10 +251,12 @@ impl<'a> Sending<'a> {
 
 impl Found {
     /// Adds what is in a folder, in the order of names.
-    fn below(&mut self, folder: OwnedFd, path: &[u8], depth: usize) -> io::Result<()> {
+    fn below(&mut self, folder: OwnedFd, path: &[u8], depth: usize) -> Result<(), NotFound> {
+        let now =
+            |e: io::Error| NotFound::Now(Failure::new(format!("{}: {}", String::from_utf8_lossy(path), plain(&e))));
         let mut names = Vec::new();
-        for entry in Dir::read_from(&folder)? {
-            let entry = entry?;
+        for entry in Dir::read_from(&folder).map_err(io::Error::from).map_err(now)? {
+            let entry = entry.map_err(io::Error::from).map_err(now)?;
             let name = entry.file_name().to_bytes();
             if name != b"." && name != b".." {
                 names.push(name.to_vec());
@@ -242,7 +268,7 @@ impl Found {
             let about = match statat(folder.as_fd(), name.as_slice(), AtFlags::SYMLINK_NOFOLLOW) {
                 Ok(about) => about,
                 Err(Errno::NOENT) => continue,
-                Err(e) => return Err(e.into()),
+                Err(e) => return Err(now(e.into())),
             };
             let fits = is_name(&name) && path.len() <= MAX_PATH && depth + 1 < MAX_DEPTH;
             let (kind, is_folder) = match FileType::from_raw_mode(about.st_mode) {
@@ -257,11 +283,17 @@ impl Found {
                 }
             };
             if self.entries.len() > MAX_ENTRIES {
-                return Err(io::Error::other(format!("more than {MAX_ENTRIES} files: pack them into one")));
+                let why = format!("more than {MAX_ENTRIES} files: pack them into one");
+                return Err(NotFound::Never(Failure::new(why)));
             }
             self.entries.push(Entry { path: ByteBuf::from(path.clone()), kind });
             if is_folder {
-                self.below(enter(folder.as_fd(), &name)?, &path, depth + 1)?;
+                match enter(folder.as_fd(), &name) {
+                    Ok(inside) => self.below(inside, &path, depth + 1)?,
+                    // It went meanwhile, or is another thing.
+                    Err(e) if is_change(&e) => {}
+                    Err(e) => return Err(now(e)),
+                }
             }
         }
         Ok(())

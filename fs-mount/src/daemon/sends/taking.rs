@@ -3,8 +3,8 @@
 use std::{
     collections::HashMap,
     io::{self, Write},
-    sync::Arc,
-    time::Instant,
+    sync::{Arc, atomic::Ordering},
+    time::{Duration, Instant},
 };
 
 use crypto::{DeviceId, Hash, Hasher};
@@ -17,7 +17,7 @@ use peer_net::sends::{
 use serde_bytes::ByteBuf;
 use volume::{Correspondent, Role, audit::Outcome as Ended};
 
-use super::{HasRoom, Run, Sends, State, destination::Destination, kept::Record, path_of};
+use super::{Again, HasRoom, Run, Sends, State, destination::Destination, kept::Record, path_of};
 use crate::output::{bytes as size, count};
 
 /// What is there is told in parts of so many files.
@@ -26,6 +26,10 @@ const PART: usize = 1000;
 const PARTS: usize = 64;
 /// How often the sender is told how far it is, in bytes.
 const TOLD: u64 = 1 << 20;
+/// How often a device may have the same thing offered again.
+const AGAIN: Duration = Duration::from_secs(1);
+/// How long until what arrived is tried to be moved again.
+const PLACE_AGAIN: Duration = Duration::from_secs(1);
 /// Room that a disk keeps for others.
 const RESERVE: u64 = 16 << 20;
 
@@ -46,9 +50,17 @@ pub(super) fn take(sends: &Arc<Sends>, device: DeviceId, opening: Opening, mut s
             let mut core = sends.core.lock();
             let ours = |record: &&Record| !record.incoming && record.id == id && record.user == who.user;
             match core.kept.records.iter().find(ours).filter(|record| record.state.is_open()).map(|record| record.n) {
-                Some(n) => drop(core.tried.remove(&(n, device))),
+                Some(n) => {
+                    if let Some(run) = core.runs.get(&(n, device)) {
+                        run.again.store(true, Ordering::Relaxed);
+                    }
+                    // At once, but for whoever says so all the time.
+                    if let Some(tried) = core.tried.get_mut(&(n, device)) {
+                        tried.again = Again::At(tried.at + AGAIN);
+                    }
+                }
                 // They weren't there to hear it.
-                None => core.to_tell.push((device, Opening::Withdrawn(id))),
+                None => core.is_to_hear(device, Opening::Withdrawn(id)),
             }
             drop(core);
             sends.wake.notify_one();
@@ -89,6 +101,9 @@ fn heard(mut stream: Incoming) {
 /// What is said to an offer; with a record's number if it goes on.
 fn decide(sends: &Sends, device: DeviceId, who: &Correspondent, offer: &Offer) -> (Answer, Option<u64>) {
     let mut core = sends.core.lock();
+    if core.held || core.ended {
+        return (Answer::Busy, None);
+    }
     let always = core.kept.always(&who.user).cloned();
     let (files, bytes) = (offer.files, offer.bytes);
     if let Some(record) = core.kept.offered_by(&device, &offer.id) {
@@ -112,6 +127,7 @@ fn decide(sends: &Sends, device: DeviceId, who: &Correspondent, offer: &Offer) -
         if is_more && before.state == State::Offered {
             n = core.kept.renumber(n);
         }
+        core.fresh.insert(n);
         if changed {
             sends.save(&mut core);
         }
@@ -149,6 +165,7 @@ fn decide(sends: &Sends, device: DeviceId, who: &Correspondent, offer: &Offer) -
         why: None,
         began: sends.now(),
     });
+    core.fresh.insert(n);
     sends.save(&mut core);
     drop(core);
     let note = format!(
@@ -173,10 +190,11 @@ fn answer(sends: &Arc<Sends>, device: DeviceId, who: &Correspondent, offer: &Off
     stream.stop_with(&run.stop);
     {
         let mut core = sends.core.lock();
+        let is_open = core.kept.record(n).is_some_and(|record| record.state.is_open());
         // One at a time; what runs may be the same one, of a connection that is gone.
-        if core.ended || !core.taking.insert(device) {
+        if !is_open || core.ended || core.held || !core.taking.insert(device) {
             drop(core);
-            let _gone = stream.back.answer(Answer::Busy);
+            let _gone = stream.back.answer(if is_open { Answer::Busy } else { Answer::Declined });
             return stream.finish();
         }
         core.runs.insert((n, device), run.clone());
@@ -338,6 +356,8 @@ fn receive(sends: &Sends, (n, device): (u64, DeviceId), offer: &Offer, run: &Run
     if destination.room() < (manifest.bytes() - there.min(manifest.bytes())).saturating_add(RESERVE) {
         return Went::NoRoom;
     }
+    // The sender reads again what is here before it says anything.
+    stream.expect_silence_of(there);
     run.meter.begin(there, Instant::now());
     if there > 0 {
         log::info!("{} of a send were here already", size(there));
@@ -367,16 +387,22 @@ fn receive(sends: &Sends, (n, device): (u64, DeviceId), offer: &Offer, run: &Run
     if !placing {
         return Went::Cut;
     }
-    match destination.place().and_then(|placed| destination.sync_names().map(|()| placed)) {
-        Ok(placed) => {
-            arrived(sends, n, placed);
-            Went::Done
+    // What can't be moved now is moved later: it has come, and need not come again.
+    for last in [false, false, true] {
+        match destination.place().and_then(|placed| destination.sync_names().map(|()| placed)) {
+            Ok(placed) => {
+                arrived(sends, n, placed);
+                return Went::Done;
+            }
+            Err(e) if last => {
+                sends.change(n, |record| record.placing = false);
+                return Went::of(&e);
+            }
+            Err(e) => log::warn!("what arrived can't be moved to where it belongs, and is tried again: {}", e.kind()),
         }
-        Err(e) => {
-            sends.change(n, |record| record.placing = false);
-            Went::of(&e)
-        }
+        std::thread::sleep(PLACE_AGAIN);
     }
+    Went::Cut
 }
 
 fn arrived(sends: &Sends, n: u64, placed: Vec<Vec<u8>>) {
