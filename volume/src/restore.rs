@@ -278,6 +278,8 @@ impl Core {
             // Where the path led to was removed, or something above it.
             Some(_) if kind == NodeKind::Directory => {
                 let began = self.removals_began(at + 1)?;
+                // What else was removed just before is no part of it.
+                let began = self.last_put(began, at, &path.join(&b'/'))?.map_or(began, |put| put + 1);
                 let there = began > self.moments.thinned_to
                     && self.as_of(Past::after(began - 1), |c| Ok(c.at_path(path).is_ok()))?;
                 if there { began - 1 } else { at }
@@ -315,6 +317,28 @@ impl Core {
             arrival -= 1;
         }
         Ok(first)
+    }
+
+    /// The last of the commits that arrived with these numbers to put something at or below `path`, or into a file there.
+    fn last_put(&mut self, from: u64, to: u64, path: &[u8]) -> Result<Option<u64>> {
+        for arrival in (from..=to).rev() {
+            let key = self.arrived_as(arrival)?.key();
+            let rows = self.store.raw().scan(Space::Changes, &key, &prefix_end(&key), commit::MAX_CHANGES)?;
+            for (_, bytes) in rows {
+                let raw: commit::RawChange = crate::apply::decode(&bytes)?;
+                let head: commit::Head = crate::apply::decode(&raw.head)?;
+                let (ChangeKind::Place { child: node, .. } | ChangeKind::Content { node, .. }) = head.kind else {
+                    continue;
+                };
+                let Some(ino) = self.ino_of_node(&node)? else { continue };
+                let lies = self.as_of(Past::after(arrival), |core| Ok(core.path_of(ino)))?;
+                let below = lies.as_deref().and_then(|lies| lies.strip_prefix(path));
+                if below.is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/")) {
+                    return Ok(Some(arrival));
+                }
+            }
+        }
+        Ok(None)
     }
 
     fn has_removal(&self, dot: crate::version::Dot) -> Result<bool> {

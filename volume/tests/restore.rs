@@ -346,6 +346,30 @@ fn what_is_removed_and_still_written_to_comes_back_as_another_file() {
 }
 
 #[test]
+fn what_else_was_removed_just_before_is_no_part_of_a_directory_s_removal() {
+    let alice = Replica::founder("alice", 1);
+    alice.write("other", b"x").unwrap();
+    alice.mkdir("r").unwrap();
+    alice.volume.commit_now().unwrap();
+    alice.remove("other").unwrap();
+    alice.volume.commit_now().unwrap();
+    alice.mkdir("r/c").unwrap();
+    alice.write("r/c/s", b"flour").unwrap();
+    alice.volume.commit_now().unwrap();
+    for gone in ["r/c/s", "r/c", "r"] {
+        if gone == "r/c/s" {
+            alice.remove(gone).unwrap()
+        } else {
+            alice.rmdir(gone).unwrap()
+        }
+        alice.volume.commit_now().unwrap();
+    }
+    let at = alice.volume.before_last_change(&path("r")).unwrap();
+    restore(&alice, "r", at, "r", false).unwrap();
+    assert_eq!(alice.read("r/c/s").unwrap(), b"flour");
+}
+
+#[test]
 fn nothing_of_a_file_need_be_here_for_it_to_be_restored() {
     let alice = Replica::founder("alice", 1);
     alice.write("large", &vec![3; 1_000_000]).unwrap();
