@@ -36,7 +36,7 @@ pub(crate) const TARGETS: &[Target] = &[
     target!(replicated::commit, LISTS),
     target!(replicated::change, LISTS),
     target!(replicated::message, LISTS),
-    target!(replicated::letter, LISTS),
+    target!(replicated::letter, 16 * MIB),
     target!(replicated::body, LISTS),
     target!(replicated::block, 4 * MIB),
     target!(replicated::proof, LISTS),
