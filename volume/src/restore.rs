@@ -319,10 +319,16 @@ impl Core {
         Ok(first)
     }
 
-    /// The last of the commits that arrived with these numbers to put something at or below `path`, or into a file there.
+    /// The last of the commits that arrived with these numbers to put something at or below `path`, or into a file there; of those
+    /// of the device that made the one after them. What others put in while it removes ends no removal.
     fn last_put(&mut self, from: u64, to: u64, path: &[u8]) -> Result<Option<u64>> {
+        let device = self.branch_of(self.arrived_as(to + 1)?)?.device;
         for arrival in (from..=to).rev() {
-            let key = self.arrived_as(arrival)?.key();
+            let dot = self.arrived_as(arrival)?;
+            if self.branch_of(dot)?.device != device {
+                continue;
+            }
+            let key = dot.key();
             let rows = self.store.raw().scan(Space::Changes, &key, &prefix_end(&key), commit::MAX_CHANGES)?;
             for (_, bytes) in rows {
                 let raw: commit::RawChange = crate::apply::decode(&bytes)?;
