@@ -107,6 +107,14 @@ fn choices(known: &[Known]) -> String {
     known.iter().map(name).collect::<Vec<_>>().join(", ")
 }
 
+/// The command that mounts a volume that has just been made: the only one here gets the usual place.
+pub(crate) fn how_to_mount(home: &Home, made: &VolumeDir) -> Outcome<String> {
+    Ok(match home.volumes()?.len() {
+        0 | 1 => "`p2pfs mount` mounts it at ~/p2pfs".to_owned(),
+        _ => format!("`p2pfs mount --volume {} FOLDER` mounts it at an empty folder", &made.short_id()[..8]),
+    })
+}
+
 /// Refuses a label that a volume here already has, as far as labels can be known.
 pub(crate) fn refuse_taken_label(home: &Home, label: &str, passphrase: Option<&Passphrase>) -> Outcome<()> {
     for dir in home.volumes()? {

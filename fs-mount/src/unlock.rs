@@ -12,6 +12,7 @@ use crypto::{Entropy, KeyFile, SymmetricKey, Unlock};
 use zeroize::Zeroizing;
 
 use crate::{
+    asking::tell,
     failure::{Because, Failure, Outcome, plain},
     home::{VolumeDir, copy_of, mend, read_bounded, read_twice, write_twice},
     profile::{Profile, key_file_failure},
@@ -22,6 +23,8 @@ pub(crate) type Passphrase = Zeroizing<String>;
 
 /// Longer ones are a wrong file.
 const PASSPHRASE_LIMIT: u64 = 4096;
+/// Whoever mistypes a new one more often had better begin again; a terminal that is gone answers for ever.
+const TRIES: u32 = 3;
 /// The key that opens the key file, where there is no passphrase.
 pub(crate) const KEY_NAME: &str = "unlock.key";
 
@@ -75,14 +78,19 @@ pub(crate) fn passphrase_for(file: Option<&Path>, ask: &str, options: &str) -> O
     if !io::stdin().is_terminal() {
         return Err(Failure::new(format!("a passphrase is needed and standard input is no terminal: give {options}")));
     }
-    let first = prompt(ask)?;
-    if first.is_empty() {
-        return Err(Failure::new(format!("the passphrase is empty: type one, or give {options}")));
+    for _ in 0..TRIES {
+        let first = prompt(ask)?;
+        if first.is_empty() {
+            tell("  it is empty: type one");
+        } else if prompt("the same again: ")? == first {
+            return Ok(first);
+        } else {
+            tell("  the two differ: type it anew");
+        }
     }
-    if prompt("the same again: ")? != first {
-        return Err(Failure::new("the two passphrases differ: try again"));
-    }
-    Ok(first)
+    Err(Failure::new(format!(
+        "no passphrase was typed twice the same, and nothing was done: try again, or give {options}"
+    )))
 }
 
 /// Has the keys in `dir` opened by `passphrase` from now on, or by a key beside them.

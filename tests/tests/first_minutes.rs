@@ -42,10 +42,18 @@ fn init_asks_for_what_it_needs_and_says_what_for() {
     let (shown, done) = typed(&peer, "--no-passphrase", "bob\np2pfs\nother\n\n");
     assert!(done && shown.contains("is here already") && shown.contains("volume other ("), "{shown}");
     assert!(!shown.contains("protect the keys"), "{shown}");
+    let id = peer.listing("volumes").as_array().unwrap().iter().find(|v| v["volume"] == "other").unwrap()["id"].clone();
+    let next = format!("p2pfs mount --volume {} FOLDER", &id.as_str().unwrap()[..8]);
+    assert!(shown.contains(&next), "{next}: {shown}");
+    // A passphrase that was mistyped is asked for again, but not for ever.
+    let (shown, done) = typed(&peer, "", "carol\nthird\n\nyes\nhorse\nhorsf\n\nhorse\nhorse\n");
+    assert!(done && shown.contains("the two differ") && shown.contains("it is empty"), "{shown}");
+    let (shown, done) = typed(&peer, "", "dave\nfourth\n\nyes\na\nb\na\nb\na\nb\n");
+    assert!(!done && shown.contains("--no-passphrase"), "{shown}");
     // Whoever turns round has made nothing.
     let (shown, done) = typed(&peer, "", "carol\n\u{4}");
     assert!(!done && shown.contains("nothing was done"), "{shown}");
-    assert_eq!(peer.listing("volumes").as_array().unwrap().len(), 2);
+    assert_eq!(peer.listing("volumes").as_array().unwrap().len(), 3);
 }
 
 #[test]

@@ -175,6 +175,8 @@ fn what_is_declined_cancelled_or_always_taken() {
     assert_eq!(names(&to), ["report (2).pdf", "report (3).pdf", "report.pdf"]);
     assert_eq!(fs::read(to.join("report.pdf")).unwrap(), b"mine");
     assert_eq!(fs::read(to.join("report (3).pdf")).unwrap(), noise(100_000, 1));
+    let listed = bob.run(["inbox", "always"]);
+    assert!(listed.contains("alice") && listed.contains(&to.display().to_string()), "{listed}");
     assert!(bob.run(["inbox", "ask", "alice"]).contains("asked again"));
 
     // Who isn't there gets it when they are back, also if the sender was away in between.

@@ -37,6 +37,13 @@ impl Volume {
         core.reader_named(name)
     }
 
+    /// What a user is called to whom files can be sent; `None` for anybody else.
+    pub fn recipient_name(&self, user: &UserId) -> Option<String> {
+        let core = self.inner.core.lock();
+        let row = core.members.users.get(user).filter(|row| !row.removed && row.role > Role::Keeper);
+        row.map(|_| core.members.shown_name(user))
+    }
+
     /// The devices of a user, but for this one.
     pub fn other_devices_of(&self, user: &UserId) -> Vec<DeviceId> {
         let core = self.inner.core.lock();
@@ -47,8 +54,6 @@ impl Volume {
 
     /// Whether a user belongs to the volume and may get files.
     pub fn is_recipient(&self, user: &UserId) -> Result<()> {
-        let core = self.inner.core.lock();
-        let row = core.members.users.get(user).filter(|row| !row.removed && row.role > Role::Keeper);
-        row.map(drop).ok_or_else(|| Error::Refused("was removed from the volume".to_owned()))
+        self.recipient_name(user).map(drop).ok_or_else(|| Error::Refused("was removed from the volume".to_owned()))
     }
 }

@@ -46,7 +46,7 @@ pub(crate) enum InboxDeed {
     Cancel(Numbered),
     /// Show how far something is until it is over
     Follow(Numbered),
-    /// Take whatever a member sends from now on, without asking
+    /// Take whatever a member sends from now on, without asking; without a name, list of whom that is so
     Always(Always),
     /// Ask again before anything of a member's is taken
     Ask(Asked),
@@ -77,9 +77,9 @@ pub(crate) struct Numbered {
 #[derive(Debug, Args)]
 pub(crate) struct Always {
     /// Whose: a member's name
-    pub(crate) user: String,
+    pub(crate) user: Option<String>,
     /// Where it is to arrive [default: as for accept]
-    #[arg(long, value_name = "FOLDER")]
+    #[arg(long, value_name = "FOLDER", requires = "user")]
     pub(crate) to: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) which: Which,

@@ -299,7 +299,9 @@ fn volume(checks: &mut Checks, dir: VolumeDir) {
             Some(_) => "is not mounted",
             None => "is not mounted; its keys are behind a passphrase",
         };
-        return checks.good(&named, format!("{found} (`p2pfs mount --volume {named}`; its log: {})", log.display()));
+        // Whether this is a keeper's is only known to who opens its store.
+        let commands = format!("`p2pfs mount --volume {short}`, or `p2pfs keeper --volume {short}` on a keeper");
+        return checks.good(&named, format!("{found} ({commands}; its log: {})", log.display()));
     }
     match client::ask(&known.dir, &Request::Status) {
         Ok(Some(Reply::Status(status))) => running(checks, &named, &status),

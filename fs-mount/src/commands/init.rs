@@ -13,7 +13,7 @@ use crate::{
     open_volume::{Stores, close},
     output,
     profile::Profile,
-    select::refuse_taken_label,
+    select::{how_to_mount, refuse_taken_label},
     unlock::{Passphrase, new_passphrase, new_unlock},
 };
 
@@ -54,7 +54,7 @@ pub(crate) fn run(home: &Home, args: Init) -> Outcome<()> {
 
     output::lines(&[
         format!("volume {} ({}) is made, {} owns it", profile.label, &dir.short_id()[..8], profile.user),
-        "next: `p2pfs mount` mounts it at ~/p2pfs, `p2pfs invite` prints a ticket for somebody else".to_owned(),
+        format!("next: {}, `p2pfs invite` prints a ticket for somebody else", how_to_mount(home, &dir)?),
     ])
 }
 

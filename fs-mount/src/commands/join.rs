@@ -21,7 +21,7 @@ use crate::{
     output::{self, count},
     profile::{Profile, State},
     progress::Bar,
-    select::refuse_taken_label,
+    select::{how_to_mount, refuse_taken_label},
     unlock::{KEY_NAME, Passphrase, new_passphrase, new_unlock, unlock_unasked},
 };
 
@@ -33,7 +33,7 @@ pub(crate) fn run(home: &Home, args: Join) -> Outcome<()> {
     begun.save()?;
     let (user, name) = (begun.profile.user_keys(), begun.profile.user.clone());
     begun.redeem(async |device: &DeviceKeys| join(&ticket, &name, &user, device, None).await, None)?;
-    begun.finish("joined volume")
+    begun.finish(home, "joined volume")
 }
 
 /// A volume that is being joined.
@@ -186,13 +186,13 @@ impl Begun {
     }
 
     /// Gives the folder its name, and says so.
-    pub(super) fn finish(self, did: &str) -> Outcome<()> {
+    pub(super) fn finish(self, home: &Home, did: &str) -> Outcome<()> {
         let dir = self.dir.finish(&self.profile.volume)?;
         output::lines(&[
             format!("{did} {} ({}) as {}", self.profile.label, &dir.short_id()[..8], self.profile.user),
             match self.keeper {
                 true => "next: `p2pfs keeper` stores and serves it, without being able to read it".to_owned(),
-                false => "next: `p2pfs mount` mounts it at ~/p2pfs".to_owned(),
+                false => format!("next: {}", how_to_mount(home, &dir)?),
             },
         ])
     }

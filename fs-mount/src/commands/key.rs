@@ -136,7 +136,7 @@ fn import(home: &Home, args: &ImportKey) -> Outcome<()> {
         }
     };
     begun.redeem(ask, Some(&secrets))?;
-    begun.finish("this device is of volume")
+    begun.finish(home, "this device is of volume")
 }
 
 fn read_text(file: &Path) -> Outcome<Zeroizing<String>> {

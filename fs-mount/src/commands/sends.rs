@@ -141,10 +141,11 @@ pub(crate) fn inbox(home: &Home, args: Inbox) -> Outcome<()> {
         }
         InboxDeed::Follow(args) => arrived(&follow(home, &args.which, AboutSends::Follow { id: args.id })?),
         InboxDeed::Always(args) => {
-            let asked = AboutSends::Always { user: args.user.clone(), to: named(args.to.as_deref())? };
+            let Some(user) = args.user else { return unasked(home, &args.which) };
+            let asked = AboutSends::Always { user: user.clone(), to: named(args.to.as_deref())? };
             let Reply::Folder(to) = ask(home, &args.which, asked)? else { return Err(unexpected()) };
             let to = PathBuf::from(OsString::from_vec(to.0));
-            output::line(&format!("what {} sends arrives in {} from now on", args.user, to.display()))
+            output::line(&format!("what {user} sends arrives in {} from now on", to.display()))
         }
         InboxDeed::Ask(args) => {
             let reply = ask(home, &args.which, AboutSends::AskAgain { user: args.user.clone() })?;
@@ -192,6 +193,14 @@ fn list(home: &Home, which: &Which, json: bool) -> Outcome<()> {
         output::note(&format!("take it with `p2pfs inbox accept {}`", first.id));
     }
     Ok(())
+}
+
+fn unasked(home: &Home, which: &Which) -> Outcome<()> {
+    let Reply::Unasked(all) = ask(home, which, AboutSends::Unasked)? else { return Err(unexpected()) };
+    if all.is_empty() {
+        return output::line("you are asked before anything of anybody's is taken");
+    }
+    output::table(&["user", "into"], &all.into_iter().map(|one| vec![one.user, one.to]).collect::<Vec<_>>())
 }
 
 /// How it stands with one, in words.

@@ -15,7 +15,10 @@ use super::{
 };
 use crate::{
     bringing_back::{AsOf, Restored, Undone},
-    daemon::{sends::Transfer, upkeep},
+    daemon::{
+        sends::{Transfer, Unasked},
+        upkeep,
+    },
     history_report::Event,
     report::{Device, Peer, Scrubbed, Status, User, Verified},
 };
@@ -85,6 +88,7 @@ pub(crate) enum Reply {
     Sent(u64),
     Transfers(Vec<Transfer>),
     Transfer(Box<Transfer>),
+    Unasked(Vec<Unasked>),
     Folder(Bytes),
     Proofs(Vec<Proof>),
     /// As it is in a file.

@@ -275,6 +275,8 @@ pub(crate) enum AboutSends {
     AskAgain {
         user: String,
     },
+    /// Whose sends are taken without asking.
+    Unasked,
 }
 
 /// What is asked of members.

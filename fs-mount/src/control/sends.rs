@@ -46,6 +46,7 @@ fn answer(sends: &Sends, asked: AboutSends, wish: &Wish) -> Outcome<Reply> {
             let to = sends.always(&user, to.map(path))?;
             Ok(Reply::Folder(Bytes(to.as_os_str().as_bytes().to_vec())))
         }
+        AboutSends::Unasked => Ok(Reply::Unasked(sends.unasked())),
         AboutSends::AskAgain { user } => Ok(Reply::Acknowledged(u64::from(sends.ask_again(&user)?))),
     }
 }

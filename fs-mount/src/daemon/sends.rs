@@ -68,6 +68,14 @@ const TELLS: Duration = Duration::from_secs(60);
 /// How long the end waits for them.
 const END: Duration = Duration::from_secs(3);
 
+/// A member whose sends are taken without asking.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Unasked {
+    pub(crate) user: String,
+    /// The folder in which they arrive.
+    pub(crate) to: String,
+}
+
 /// A send, for whoever looks at it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Transfer {
@@ -378,6 +386,16 @@ impl Sends {
         to_tell.into_iter().for_each(|(device, opening)| core.is_to_hear(device, opening));
         self.try_save(&mut core)?;
         Ok(to)
+    }
+
+    /// Whose sends are taken without asking, of those who are still members.
+    pub(crate) fn unasked(&self) -> Vec<Unasked> {
+        let always = self.core.lock().kept.always.clone();
+        let named = always.into_iter().filter_map(|always| {
+            let to = path_of(&always.to).display().to_string();
+            Some(Unasked { user: self.volume.recipient_name(&always.user)?, to })
+        });
+        named.collect()
     }
 
     /// Asks again from now on. Tells whether that is new.

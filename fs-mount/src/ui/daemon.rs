@@ -22,7 +22,7 @@ use crate::{
         protocol::{Reply, Request},
         request::{AboutAccess, AboutAgreed, AboutLetters, AboutMembers, AboutPage, AboutSends, Bytes, Names},
     },
-    daemon::sends::Transfer,
+    daemon::sends::{Transfer, Unasked},
     failure::{Failure, Outcome},
     history_report::Event,
     home::VolumeDir,
@@ -145,6 +145,11 @@ impl Daemon {
     pub(super) async fn transfers(&self) -> Outcome<Vec<Transfer>> {
         let reply = self.ask(Request::Sends(AboutSends::List)).await?;
         expect(reply, |reply| if let Reply::Transfers(it) = reply { Some(it) } else { None })
+    }
+
+    pub(super) async fn unasked(&self) -> Outcome<Vec<Unasked>> {
+        let reply = self.ask(Request::Sends(AboutSends::Unasked)).await?;
+        expect(reply, |reply| if let Reply::Unasked(it) = reply { Some(it) } else { None })
     }
 
     pub(super) async fn alerts(&self) -> Outcome<Vec<Alert>> {

@@ -24,6 +24,7 @@ const SHOWN: usize = 50;
 
 pub(super) async fn show(visit: Visit) -> Answer {
     let (all, others) = (visit.page.daemon.transfers().await?, others(&visit).await?);
+    let unasked = visit.page.daemon.unasked().await?;
     let (open, over): (Vec<_>, Vec<_>) = all.iter().rev().partition(|transfer| transfer.state.is_open());
     let body = html! {
         div #transfers data-live="sends" {
@@ -58,7 +59,20 @@ pub(super) async fn show(visit: Visit) -> Answer {
                     label { "From" (choice(&others)) }
                     (destination())
                     button name="always" value="yes" { "Accept always" }
-                    button name="always" value="no" { "Ask me again" }
+                }
+                @if !unasked.is_empty() {
+                    ul.plain {
+                        @for one in &unasked {
+                            li {
+                                form.row method="post" action="/transfers/always" {
+                                    (visit.csrf())
+                                    input type="hidden" name="user" value=(one.user);
+                                    span.grow { "What " b { (one.user) } " sends arrives in " code { (shown(one.to.as_bytes())) } }
+                                    button name="always" value="no" aria-label=(format!("Ask me again about {}", one.user)) { "Ask me again" }
+                                }
+                            }
+                        }
+                    }
                 }
             }
         }

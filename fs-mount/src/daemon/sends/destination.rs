@@ -9,6 +9,7 @@ use std::{
     collections::{HashMap, HashSet, hash_map},
     fs::{File, Metadata},
     io::{self, Write},
+    num::NonZeroU64,
     os::{
         fd::{AsFd, OwnedFd},
         unix::{ffi::OsStrExt, fs::MetadataExt},
@@ -24,8 +25,8 @@ use peer_net::sends::{
 };
 use rustix::{
     fs::{
-        AtFlags, Dir, FileType, Mode, OFlags, RenameFlags, fstat, fstatvfs, linkat, mkdirat, openat, renameat,
-        renameat_with, statat, unlinkat,
+        Advice, AtFlags, Dir, FileType, Mode, OFlags, RenameFlags, fadvise, fstat, fstatvfs, linkat, mkdirat, openat,
+        renameat, renameat_with, statat, unlinkat,
     },
     io::Errno,
 };
@@ -39,6 +40,8 @@ use super::{
 const HIDDEN: &str = ".p2pfs-partial-";
 /// Names that are tried where one is taken.
 const TRIES: u32 = 10_000;
+/// After so many bytes the disk is told to begin with them.
+const WRITE_OUT: u64 = 8 << 20;
 /// The longest name.
 const MAX_NAME: usize = 255;
 
@@ -167,7 +170,7 @@ impl Destination {
             file.set_len(at)?;
             io::Seek::seek(&mut file, io::SeekFrom::Start(at))?;
         }
-        Ok(Writing(file))
+        Ok(Writing { file, at, out: at })
     }
 
     /// Takes a file away that is not what was sent.
@@ -211,11 +214,25 @@ impl Destination {
 }
 
 /// A file that is being written.
-pub(super) struct Writing(File);
+///
+/// The disk is set to work while more comes, so that little is left to be synced at the end.
+pub(super) struct Writing {
+    file: File,
+    /// How long it is, and how much of that the disk was told to write, in bytes.
+    at: u64,
+    out: u64,
+}
 
 impl Write for Writing {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.write(bytes)
+        let written = self.file.write(bytes)?;
+        self.at += written as u64;
+        if let Some(length) = NonZeroU64::new(self.at - self.out).filter(|length| length.get() >= WRITE_OUT) {
+            // What isn't needed in memory is written out first, without waiting for it. Some file systems don't listen.
+            let _ = fadvise(&self.file, self.out, Some(length), Advice::DontNeed);
+            self.out = self.at;
+        }
+        Ok(written)
     }
 
     fn flush(&mut self) -> io::Result<()> {
