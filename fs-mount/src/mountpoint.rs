@@ -83,6 +83,18 @@ fn topmost(table: &[u8], path: &Path) -> Option<String> {
         .next_back()
 }
 
+/// Whether `path`, which is [`absolute`], lies in a mounted volume.
+///
+/// # Errors
+/// There is no table of mounts.
+pub(crate) fn lies_in_ours(path: &Path) -> io::Result<bool> {
+    let table = fs::read("/proc/self/mountinfo")?;
+    let around = table.split(|b| *b == b'\n').filter_map(place_and_type).filter(|(at, _)| path.starts_with(at));
+    // Of several on one folder the last counts.
+    let nearest = around.max_by_key(|(at, _)| at.as_os_str().len());
+    Ok(nearest.is_some_and(|(_, kind)| kind == OUR_TYPE))
+}
+
 /// Undoes the kernel's `\040` for blanks and the like.
 fn unescape(field: &[u8]) -> PathBuf {
     let mut bytes = Vec::with_capacity(field.len());

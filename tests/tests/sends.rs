@@ -301,6 +301,74 @@ fn a_full_disk_is_told_on_both_sides() {
 }
 
 #[test]
+fn what_members_put_in_the_place_of_what_was_named_is_not_it() {
+    let mut group = Group::two();
+    group.in_step();
+    let (alice, bob) = (group.alice(), group.bob());
+    let (secrets, to) = (folder(alice, "secrets"), folder(bob, "in"));
+    fs::write(secrets.join("id_ed25519"), "hers").unwrap();
+    // What is offered becomes a link out of the volume, another file, or a folder with one more in it.
+    for name in ["linked", "moved", "folder", "same"] {
+        fs::create_dir(alice.at(name)).unwrap();
+        fs::write(alice.at(name).join("f"), name).unwrap();
+    }
+    fs::write(alice.at("diary"), "hers").unwrap();
+    for path in ["linked/f", "moved/f", "folder", "same"] {
+        offer(alice, &alice.at(path), "bob");
+    }
+    group.in_step();
+    let offered: Vec<Value> = within(Duration::from_secs(30), "bob is asked four times", || {
+        let all = inbox(bob);
+        if all.len() == 4 { Ok(all) } else { Err(format!("{all:?}")) }
+    });
+    fs::remove_file(bob.at("linked/f")).unwrap();
+    symlink(secrets.join("id_ed25519"), bob.at("linked/f")).unwrap();
+    fs::rename(bob.at("diary"), bob.at("moved/f")).unwrap();
+    fs::write(bob.at("folder/more"), "more").unwrap();
+    group.in_step();
+    // The same file is the same one after a restart.
+    group.peers[0].unmount();
+    group.peers[0].mount();
+    let (alice, bob) = (group.alice(), group.bob());
+    for transfer in &offered {
+        let id = transfer["id"].to_string();
+        let to = to.to_str().unwrap();
+        // (Some are over already: alice's device looked when it was back.)
+        bob.command(["inbox", "accept", &id, "--background", "--to", to]).output().unwrap();
+    }
+    within(Duration::from_secs(60), "what is the same arrives, and nothing else goes on", || {
+        let states: Vec<_> = inbox(alice).iter().map(|one| (one["state"].clone(), one["why"].clone())).collect();
+        let is_over = states[3].0 == "done" && states[1].0 == "failed" && states[2].0 == "failed";
+        holds(is_over && !states[0].1.is_null() && states[0].0 != "done", || format!("{states:?}"))
+    });
+    assert_eq!(names(&to).into_iter().filter(|name| !name.starts_with('.')).collect::<Vec<_>>(), ["same"]);
+    assert_eq!(fs::read(to.join("same/f")).unwrap(), b"same");
+
+    // Nor does anything arrive behind a link that was put where it is to arrive.
+    fs::create_dir(bob.at("arrivals")).unwrap();
+    let out = folder(bob, "out");
+    let at = bob.at("arrivals").display().to_string();
+    bob.run(["inbox", "always", "alice", "--to", &at]);
+    group.in_step();
+    fs::remove_dir(alice.at("arrivals")).unwrap();
+    symlink(&out, alice.at("arrivals")).unwrap();
+    group.in_step();
+    let gift = secrets.join("authorized_keys");
+    fs::write(&gift, "hers").unwrap();
+    offer(alice, &gift, "bob");
+    eventually("bob is told why it does not arrive", || {
+        let told = last(bob);
+        holds(told["why"].as_str().is_some_and(|why| why.contains("link")), || told.to_string())
+    });
+    assert_eq!(names(&out), [""; 0]);
+    // Once it is a folder again, it does.
+    fs::remove_file(bob.at("arrivals")).unwrap();
+    fs::create_dir(bob.at("arrivals")).unwrap();
+    await_state(bob, "done");
+    assert_eq!(fs::read(bob.at("arrivals/authorized_keys")).unwrap(), b"hers");
+}
+
+#[test]
 fn messages_and_files_of_the_volume_overtake_a_send() {
     let group = Group::two();
     group.in_step();

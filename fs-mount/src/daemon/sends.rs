@@ -12,6 +12,7 @@ mod folders;
 mod giving;
 mod kept;
 mod meter;
+mod place;
 mod source;
 mod taking;
 
@@ -43,19 +44,22 @@ use volume::{
 };
 
 pub(crate) use kept::State;
-use kept::{Always, Kept, Record};
+use kept::{Always, Kept, Leftover, Record};
 use meter::{Meter, seconds_left};
+use place::Top;
 use source::Source;
 pub(crate) use source::absolute;
 
 use super::{Shared, blocking};
-use crate::failure::{Failure, Outcome};
+use crate::failure::{Failure, Outcome, plain};
 
 /// Offers that are open for this user: of one other user, and of all.
 const OFFERS: usize = 16;
 const OFFERS_OF_ALL: usize = 64;
 /// What this user offers at a time.
 const OWN_OFFERS: usize = 1000;
+/// The same of a user whose sends are taken without asking.
+const OFFERS_UNASKED: usize = 1000;
 /// How often a user may offer something new: so many at once, and so many more a minute.
 const NEW_AT_ONCE: f64 = 30.0;
 const NEW_PER_SECOND: f64 = 0.2;
@@ -63,6 +67,10 @@ const NEW_PER_SECOND: f64 = 0.2;
 const THREADS: usize = 64;
 /// What a device is to hear at a time. Who misses something asks when it is there again.
 const TELLINGS: usize = 1100;
+/// How long until what arrived is tried to be moved again, and what is left to be removed.
+const TIDIES: Duration = Duration::from_secs(60);
+/// How often it is looked whether those with whom something runs are members still.
+const LOOKS: Duration = Duration::from_secs(2);
 /// How often the log tells that somebody offers too much.
 const TELLS: Duration = Duration::from_secs(60);
 /// How long the end waits for them.
@@ -175,7 +183,11 @@ struct Core {
     fresh: HashSet<u64>,
     new: HashMap<UserId, Room>,
     threads: usize,
+    /// When it was last tried to remove what is left over and to move what can't be moved; whether somebody does.
+    tidied: Option<Instant>,
+    tidies: bool,
     /// Nothing begins: what is sent or arrives may lie on the mount, which isn't there yet, or is about to go.
+    early: bool,
     held: bool,
     ended: bool,
 }
@@ -222,7 +234,7 @@ impl Sends {
             secret: secret.clone(),
             inbox,
             runtime: Handle::current(),
-            core: Mutex::new(Core { kept, held: true, ..Core::default() }),
+            core: Mutex::new(Core { kept, early: true, ..Core::default() }),
             ending: Condvar::new(),
             wake: Notify::new(),
             changes: watch::Sender::new(0),
@@ -254,7 +266,8 @@ impl Sends {
         if self.volume.other_devices_of(&to).is_empty() {
             return Err(Failure::new(format!("{user} has no other device that it could go to")));
         }
-        let source = Source::find(paths)?;
+        let named = paths.iter().map(|path| Top::named(path)).collect::<Outcome<Vec<_>>>()?;
+        let source = Source::find(&named)?;
         let mut id = SendId::new([0; 16]);
         OsEntropy.fill(&mut id[..]);
         let record = Record {
@@ -268,8 +281,10 @@ impl Sends {
             files: source.manifest.files(),
             bytes: source.manifest.bytes(),
             skipped: source.skipped,
-            paths: paths.iter().map(|path| ByteBuf::from(path.as_os_str().as_bytes())).collect(),
+            paths: named,
+            identity: source.identity,
             to: None,
+            hidden: None,
             placed: Vec::new(),
             placed_more: 0,
             placing: false,
@@ -286,7 +301,7 @@ impl Sends {
         if open >= OWN_OFFERS {
             return Err(Failure::new("too much is being sent already: `p2pfs inbox` lists it"));
         }
-        let typed: usize = record.paths.iter().map(|path| path.len()).sum();
+        let typed: usize = record.paths.iter().map(Top::len).sum();
         if core.kept.typed() + typed > kept::MAX_TYPED {
             return Err(Failure::new("these are too many names: send the folder that they are in"));
         }
@@ -314,21 +329,20 @@ impl Sends {
         }
         record.state = State::Accepted;
         // What came of it before it became more stays where it is, unless another place is named.
-        if named || record.to.is_none() {
-            record.to = Some(ByteBuf::from(to.as_os_str().as_bytes()));
-        }
-        let left = before.to.clone().filter(|was| record.to.as_ref() != Some(was));
+        let to = ByteBuf::from(to.as_os_str().as_bytes());
         let (device, id) = (record.device, record.id);
+        if named || before.to.is_none() {
+            core.move_to(n, to);
+        }
         if let Err(why) = self.try_save(&mut core) {
             core.kept.record(n).into_iter().for_each(|record| *record = before.clone());
+            core.kept.leftovers.retain(|left| Some(&left.hidden) != before.hidden.as_ref());
             return Err(why);
         }
         device.into_iter().for_each(|device| core.is_to_hear(device, Opening::Again(id)));
         drop(core);
         self.wake.notify_one();
-        if let (Some(left), Some(device)) = (left, device) {
-            self.discard(&path_of(&left), &device, &id);
-        }
+        self.sweep();
         self.get(n)
     }
 
@@ -344,26 +358,21 @@ impl Sends {
 
     fn end_one(&self, n: u64, state: State, only_incoming: bool) -> Outcome<Transfer> {
         let mut core = self.core.lock();
+        let runs = core.runs.keys().any(|(of, _)| *of == n);
         let record =
             core.kept.record(n).filter(|record| record.incoming || !only_incoming).ok_or_else(|| no_such(n))?;
-        if !record.state.is_open() || record.placing {
+        if !record.state.is_open() || record.placing && runs {
             return Err(Failure::new(format!("{n} is over")));
         }
-        record.state = state;
-        record.why = None;
-        let (incoming, id, device, to, user) =
-            (record.incoming, record.id, record.device, record.to.clone(), record.user);
+        (record.state, record.why, record.placing) = (state, None, false);
+        let (incoming, id, device, user) = (record.incoming, record.id, record.device, record.user);
         let opening = if incoming { Opening::Again(id) } else { Opening::Withdrawn(id) };
         let devices = device.map_or_else(|| self.volume.other_devices_of(&user), |device| vec![device]);
         devices.into_iter().for_each(|device| core.is_to_hear(device, opening.clone()));
-        let running: Vec<Run> = core.runs.iter().filter(|((of, _), _)| *of == n).map(|(_, run)| run.clone()).collect();
-        running.iter().for_each(|run| run.stop.stop());
+        core.end_runs(n);
         let saved = self.try_save(&mut core);
         drop(core);
-        // Whoever still writes there does it when it ends.
-        if let (Some(to), Some(device)) = (to.filter(|_| incoming && running.is_empty()), device) {
-            self.discard(&path_of(&to), &device, &id);
-        }
+        self.sweep();
         saved.and_then(|()| self.get(n))
     }
 
@@ -373,18 +382,28 @@ impl Sends {
         let to = self.arrival(to)?;
         let bytes = ByteBuf::from(to.as_os_str().as_bytes());
         let mut core = self.core.lock();
+        let before = core.kept.clone();
         core.kept.always.retain(|always| always.user != id);
         core.kept.always.push(Always { user: id, to: bytes.clone() });
-        let mut to_tell = Vec::new();
-        for record in &mut core.kept.records {
-            if record.incoming && record.user == id && record.state == State::Offered {
-                record.state = State::Accepted;
-                record.to = Some(bytes.clone());
-                to_tell.extend(record.device.map(|device| (device, Opening::Again(record.id))));
-            }
+        let offered = |record: &&Record| {
+            record.incoming && record.user == id && record.state == State::Offered && !record.placing
+        };
+        let taken: Vec<_> =
+            before.records.iter().filter(offered).map(|record| (record.n, record.device, record.id)).collect();
+        for (n, ..) in &taken {
+            core.move_to(*n, bytes.clone());
+            core.kept.record(*n).into_iter().for_each(|record| record.state = State::Accepted);
         }
-        to_tell.into_iter().for_each(|(device, opening)| core.is_to_hear(device, opening));
-        self.try_save(&mut core)?;
+        if let Err(why) = self.try_save(&mut core) {
+            core.kept = before;
+            return Err(why);
+        }
+        for (_, device, id) in taken {
+            device.into_iter().for_each(|device| core.is_to_hear(device, Opening::Again(id)));
+        }
+        drop(core);
+        self.wake.notify_one();
+        self.sweep();
         Ok(to)
     }
 
@@ -409,15 +428,18 @@ impl Sends {
         Ok(changed)
     }
 
-    /// The folder that was named, or the inbox.
+    /// The folder that was named, or the inbox; without links.
     fn arrival(&self, to: Option<PathBuf>) -> Outcome<PathBuf> {
         let made = to.is_none();
         let to = to.unwrap_or_else(|| self.inbox.clone());
         if made && std::fs::create_dir_all(&to).is_err() {
             return Err(Failure::new(format!("{} can't be made: name another folder with --to", to.display())));
         }
-        match std::fs::metadata(&to) {
-            Ok(there) if there.is_dir() => Ok(to),
+        match place::without_links(&to) {
+            Ok(found) if found.is_dir() => Ok(found),
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                Err(Failure::new(format!("{}: {}", to.display(), plain(&e))))
+            }
             _ => Err(Failure::new(format!("{} is no folder: make it first", to.display()))),
         }
     }
@@ -455,9 +477,54 @@ impl Sends {
         }
     }
 
-    fn discard(&self, to: &Path, device: &DeviceId, id: &SendId) {
-        if let Err(e) = destination::discard(to, device, id) {
-            log::warn!("what came of a send that is wanted no more can't be removed: {}", e.kind());
+    /// Takes away what came of sends that are wanted no more. What can't be removed stays for the next time.
+    fn sweep(&self) {
+        let left = {
+            let mut core = self.core.lock();
+            if core.tidies || core.kept.leftovers.is_empty() {
+                return;
+            }
+            (core.tidies, core.tidied) = (true, Some(Instant::now()));
+            core.kept.leftovers.clone()
+        };
+        let is_gone = |left: &Leftover| match destination::discard(&path_of(&left.to), &left.hidden) {
+            Ok(()) => true,
+            Err(e) => {
+                log::warn!("what came of a send that is wanted no more can't be removed: {}", e.kind());
+                false
+            }
+        };
+        let gone: Vec<Leftover> = left.into_iter().filter(is_gone).collect();
+        let mut core = self.core.lock();
+        core.tidies = false;
+        if !gone.is_empty() {
+            core.kept.leftovers.retain(|left| !gone.contains(left));
+            self.save(&mut core);
+        }
+    }
+
+    /// Tries again what could not be removed or moved.
+    fn tidy(&self, core: &mut Core) {
+        if core.tidied.is_some_and(|at| at.elapsed() < TIDIES) {
+            return;
+        }
+        core.tidied = Some(Instant::now());
+        let placing = core.kept.records.iter().filter(|record| record.placing);
+        let placing: Vec<_> = placing.filter_map(|record| Some((record.n, record.device?))).collect();
+        for place in placing {
+            if core.runs.contains_key(&place) {
+                continue;
+            }
+            let work = move |sends: Arc<Sends>| {
+                taking::place_the_rest(&sends, place.0);
+                sends.core.lock().runs.remove(&place);
+            };
+            if self.spawn(core, work) {
+                core.runs.insert(place, Run::default());
+            }
+        }
+        if !core.kept.leftovers.is_empty() {
+            self.spawn(core, |sends| sends.sweep());
         }
     }
 
@@ -487,23 +554,32 @@ impl Sends {
     /// Begins what can be begun now. Gives when to look again at the latest.
     fn begin(&self, line: impl Fn(&DeviceId) -> Option<Line>) -> Option<Instant> {
         let mut core = self.core.lock();
-        if core.ended || core.held {
+        if core.is_quiet() {
             return None;
         }
+        self.tidy(&mut core);
         self.begin_telling(&mut core, &line);
+        // A device that was removed may keep its connection open.
+        let strangers: Vec<_> =
+            core.runs.keys().filter(|(_, device)| self.volume.correspondent(device).is_none()).copied().collect();
+        strangers.iter().filter_map(|place| core.runs.get(place)).for_each(|run| run.stop.stop());
         let open = core.kept.records.iter().filter(|record| record.state.is_open());
         let mut open: Vec<Open> = open.map(Open::of).collect();
         open.sort_unstable_by_key(|record| record.n);
         let numbers: HashSet<u64> = open.iter().map(|record| record.n).collect();
         core.tried.retain(|(n, _), _| numbers.contains(n));
         core.fresh.retain(|n| numbers.contains(n));
-        let mut next: Option<Instant> = None;
+        let mut next = (!core.runs.is_empty()).then(|| Instant::now() + LOOKS);
         // Which devices get something in its turn now.
         let mut turns = HashSet::new();
         for record in open {
             let (n, user) = (record.n, record.user);
             if let Err(e) = self.volume.is_recipient(&user) {
                 self.fail(&mut core, record, &e.to_string());
+                continue;
+            }
+            if record.incoming && record.device.is_none_or(|device| self.volume.correspondent(&device).is_none()) {
+                self.fail(&mut core, record, "removed the device that it came from");
                 continue;
             }
             if record.incoming {
@@ -568,16 +644,16 @@ impl Sends {
 
     /// Ends one that can't go on, and takes away what came of it.
     fn fail(&self, core: &mut Core, record: Open, why: &str) {
-        core.runs.iter().filter(|((of, _), _)| *of == record.n).for_each(|(_, run)| run.stop.stop());
-        let runs = core.runs.keys().any(|(of, _)| *of == record.n);
+        if record.placing && core.runs.keys().any(|(of, _)| *of == record.n) {
+            // It is being moved to where it belongs.
+            return;
+        }
         if let Some(kept) = core.kept.record(record.n) {
-            (kept.state, kept.why) = (State::Failed, Some(format!("{} {why}", record.name)));
+            (kept.state, kept.why, kept.placing) = (State::Failed, Some(format!("{} {why}", record.name)), false);
         }
+        core.end_runs(record.n);
         self.save(core);
-        // What still runs does it when it ends.
-        if let (Some(to), Some(device), false) = (record.to, record.device, runs || !record.incoming) {
-            self.spawn(core, move |sends| sends.discard(&path_of(&to), &device, &record.id));
-        }
+        self.tidy(core);
     }
 
     /// Asks on each new connection for what is offered to go on: whoever offers it no more may not have been able to say so.
@@ -603,6 +679,12 @@ impl Sends {
     /// Has nothing under way, and nothing begun, until it [goes on](Self::go_on): the mount is about to go.
     pub(crate) fn hold(&self) {
         self.stop(|core| core.held = true);
+    }
+
+    /// The mount is there, if there is to be one.
+    fn go_on_from_the_start(&self) {
+        self.core.lock().early = false;
+        self.wake.notify_one();
     }
 
     /// What was under way goes on, and new things begin.
@@ -641,14 +723,13 @@ struct Open {
     user: UserId,
     name: String,
     device: Option<DeviceId>,
-    to: Option<ByteBuf>,
     placing: bool,
 }
 
 impl Open {
     fn of(record: &Record) -> Self {
         let Record { n, id, incoming, user, device, placing, .. } = *record;
-        Self { n, id, incoming, user, name: record.name.clone(), device, to: record.to.clone(), placing }
+        Self { n, id, incoming, user, name: record.name.clone(), device, placing }
     }
 }
 
@@ -688,6 +769,30 @@ impl Drop for Counted {
 }
 
 impl Core {
+    /// Nothing is to begin now.
+    fn is_quiet(&self) -> bool {
+        self.early || self.held || self.ended
+    }
+
+    /// Ends what runs of a send that is over. What came of it is removed when nothing writes there any more.
+    fn end_runs(&mut self, n: u64) {
+        let mut runs = self.runs.iter().filter(|((of, _), _)| *of == n).peekable();
+        let over = runs.peek().is_none();
+        runs.for_each(|(_, run)| run.stop.stop());
+        if over {
+            self.kept.let_go(n);
+            self.tidied = None;
+        }
+    }
+
+    /// Has a send arrive elsewhere than before.
+    fn move_to(&mut self, n: u64, to: ByteBuf) {
+        if self.kept.record(n).is_some_and(|record| record.to.as_ref() != Some(&to)) {
+            self.kept.let_go(n);
+            self.kept.record(n).into_iter().for_each(|record| record.to = Some(to.clone()));
+        }
+    }
+
     /// Has a device told something, once it is there.
     fn is_to_hear(&mut self, device: DeviceId, opening: Opening) {
         let waiting = self.to_tell.iter().filter(|(to, _)| *to == device);
@@ -737,23 +842,24 @@ impl Core {
         }
     }
 
-    /// Whether a user may offer something new now.
-    fn room(&mut self, user: &UserId, now: Instant) -> HasRoom {
-        let offered = |record: &&Record| record.incoming && record.state.is_open();
-        let all = self.kept.records.iter().filter(offered);
-        let is_full =
-            all.clone().count() >= OFFERS_OF_ALL || all.filter(|record| record.user == *user).count() >= OFFERS;
+    /// Whether a user may offer something new now; whoever isn't asked isn't bothered.
+    fn room(&mut self, user: &UserId, unasked: bool, now: Instant) -> HasRoom {
+        let open = |record: &&Record| record.incoming && record.state.is_open();
+        let all = self.kept.records.iter().filter(open);
+        let theirs = all.clone().filter(|record| record.user == *user).count();
+        let asked = all.filter(|record| record.state == State::Offered).count();
+        let is_full = if unasked { theirs >= OFFERS_UNASKED } else { theirs >= OFFERS || asked >= OFFERS_OF_ALL };
         let room = self.new.entry(*user).or_insert(Room { room: NEW_AT_ONCE, at: now, told: None });
         let passed = now.saturating_duration_since(room.at).as_secs_f64();
         (room.room, room.at) = ((room.room + passed * NEW_PER_SECOND).min(NEW_AT_ONCE), now);
-        if is_full || room.room < 1.0 {
+        if is_full || room.room < 1.0 && !unasked {
             let told = room.told.is_some_and(|at| now.saturating_duration_since(at) < TELLS);
             if !told {
                 room.told = Some(now);
             }
             return HasRoom::No { told };
         }
-        room.room -= 1.0;
+        room.room -= if unasked { 0.0 } else { 1.0 };
         HasRoom::Yes
     }
 }
@@ -775,7 +881,7 @@ pub(super) fn start(shared: &Arc<Shared>) {
     tokio::spawn(async move {
         let task = shared.clone();
         blocking(move || task.sends.place_the_rest()).await;
-        shared.sends.go_on();
+        shared.sends.go_on_from_the_start();
         let mut changes = shared.network.changes();
         loop {
             let task = shared.clone();

@@ -17,27 +17,35 @@ use std::{
     path::Path,
 };
 
-use crypto::{DeviceId, Hasher};
+use crypto::{Entropy, Hasher, OsEntropy};
 use data_encoding::HEXLOWER;
 use peer_net::sends::{
-    SendId, contents,
+    contents,
     manifest::{Entry, Kind, Manifest},
+    pipe::Stop,
 };
 use rustix::{
     fs::{
-        Advice, AtFlags, Dir, FileType, Mode, OFlags, RenameFlags, fadvise, fstat, fstatvfs, linkat, mkdirat, openat,
-        renameat, renameat_with, statat, unlinkat,
+        Advice, AtFlags, Dir, FileType, Mode, OFlags, RenameFlags, fadvise, fstat, fstatfs, fstatvfs, linkat, mkdirat,
+        openat, renameat, renameat_with, statat, unlinkat,
     },
     io::Errno,
 };
+use serde::{Deserialize, Serialize};
 
 use super::{
     folders::{Folders, enter},
+    place,
     source::read_exactly,
 };
 
 /// What the hidden folders are called.
 const HIDDEN: &str = ".p2pfs-partial-";
+/// The type by which programs' own file systems are known (`statfs(2)`).
+const FUSE: i64 = 0x6573_5546;
+/// Room that a disk keeps for others, in bytes and in files.
+const RESERVE: u64 = 16 << 20;
+const RESERVED_FILES: u64 = 1000;
 /// Names that are tried where one is taken.
 const TRIES: u32 = 10_000;
 /// After so many bytes the disk is told to begin with them.
@@ -45,52 +53,81 @@ const WRITE_OUT: u64 = 8 << 20;
 /// The longest name.
 const MAX_NAME: usize = 255;
 
+/// The hidden folder of a send. Nobody else knows its name before it is there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Hidden {
+    name: String,
+    ino: u64,
+}
+
 pub(super) struct Destination {
     /// The folder that the user named.
     to: OwnedFd,
     /// Below the hidden one.
     folders: Folders,
-    hidden: String,
+    hidden: Hidden,
     /// Nothing was in there before.
     fresh: bool,
+    /// It lies in a volume.
+    is_ours: bool,
     /// The files that were come to, by device and number. A disk to which `A` and `a` are one has fewer than there are names.
     seen: HashMap<(u64, u64), Vec<u8>>,
 }
 
-/// The hidden folder of what a device sends. Others can't choose its id.
-fn hidden(device: &DeviceId, id: &SendId) -> String {
-    let mut hasher = contents::hasher();
-    hasher.update(device.as_bytes());
-    hasher.update(&id[..]);
-    format!("{HIDDEN}{}", HEXLOWER.encode(&hasher.finish().as_bytes()[..16]))
+fn open_named(to: &Path) -> io::Result<OwnedFd> {
+    place::open(to, OFlags::RDONLY | OFlags::DIRECTORY)
 }
 
-fn open_named(to: &Path) -> io::Result<OwnedFd> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    Ok(openat(rustix::fs::CWD, to, flags, Mode::empty())?)
+/// Enters the hidden folder that was made before, and nothing that somebody put in its place.
+fn enter_hidden(to: &OwnedFd, is_ours: bool, hidden: &Hidden) -> io::Result<OwnedFd> {
+    let inside = enter(to, hidden.name.as_bytes())?;
+    let about = fstat(&inside)?;
+    // In a volume all that one may write to shows as one's own. Elsewhere numbers aren't always the same later.
+    if about.st_uid != rustix::process::geteuid().as_raw() || is_ours && about.st_ino != hidden.ino {
+        return Err(io::Error::new(io::ErrorKind::PermissionDenied, "the hidden folder there is somebody else's"));
+    }
+    Ok(inside)
 }
 
 impl Destination {
-    /// Opens it, and makes the hidden folder of a send in it.
-    pub(super) fn open(to: &Path, device: &DeviceId, id: &SendId) -> io::Result<Self> {
-        let to = open_named(to)?;
-        let hidden = hidden(device, id);
-        let fresh = match mkdirat(&to, &hidden, Mode::RWXU) {
-            Ok(()) => true,
-            Err(Errno::EXIST) => false,
-            Err(e) => return Err(e.into()),
-        };
-        let inside = enter(&to, hidden.as_bytes())?;
-        // In a folder that others may write to it might be theirs.
-        if fstat(&inside)?.st_uid != rustix::process::geteuid().as_raw() {
-            return Err(io::Error::new(io::ErrorKind::PermissionDenied, "the hidden folder there is somebody else's"));
+    /// Opens the folder at `path`, and in it the hidden one that came of a send before; another one where that is gone.
+    pub(super) fn open(path: &Path, before: Option<&Hidden>) -> io::Result<Self> {
+        match before.map(|hidden| Self::again(path, hidden)) {
+            Some(Ok(found)) => return Ok(found),
+            Some(Err(e)) => log::warn!("what came of a send before is not where it was: {}", e.kind()),
+            None => {}
         }
-        Ok(Self { to, folders: Folders::new(inside), hidden, fresh, seen: HashMap::new() })
+        let to = open_named(path)?;
+        let mut bytes = [0; 16];
+        OsEntropy.fill(&mut bytes);
+        let name = format!("{HIDDEN}{}", HEXLOWER.encode(&bytes));
+        mkdirat(&to, &name, Mode::RWXU)?;
+        let inside = enter(&to, name.as_bytes())?;
+        let (hidden, is_ours) = (Hidden { name, ino: fstat(&inside)?.st_ino }, place::is_shared(path));
+        Ok(Self { to, folders: Folders::new(inside), hidden, fresh: true, is_ours, seen: HashMap::new() })
     }
 
-    /// How many bytes are there of what came earlier.
-    pub(super) fn came(&self) -> io::Result<u64> {
-        if self.fresh { Ok(0) } else { length(self.folders.root().try_clone_to_owned()?) }
+    /// Opens it where it was before.
+    ///
+    /// # Errors
+    /// Also if it isn't there: its disk may be elsewhere.
+    pub(super) fn again(path: &Path, hidden: &Hidden) -> io::Result<Self> {
+        let to = open_named(path)?;
+        let is_ours = place::is_shared(path);
+        let inside = enter_hidden(&to, is_ours, hidden)?;
+        Ok(Self {
+            to,
+            folders: Folders::new(inside),
+            hidden: hidden.clone(),
+            fresh: false,
+            is_ours,
+            seen: HashMap::new(),
+        })
+    }
+
+    /// What to find it by again.
+    pub(super) fn hidden(&self) -> &Hidden {
+        &self.hidden
     }
 
     /// Whether a file is another one than all before.
@@ -104,9 +141,14 @@ impl Destination {
         }
     }
 
-    /// How many bytes the disk has room for.
-    pub(super) fn room(&self) -> u64 {
-        fstatvfs(&self.to).map_or(u64::MAX, |disk| disk.f_bavail.saturating_mul(disk.f_frsize))
+    /// How many bytes the disk has room for, and how many files. What isn't told is no limit.
+    pub(super) fn room(&self) -> Room {
+        let Ok(disk) = fstatvfs(&self.to) else { return Room { bytes: u64::MAX, files: u64::MAX, block: 1 } };
+        Room {
+            bytes: disk.f_bavail.saturating_mul(disk.f_frsize),
+            files: if disk.f_files == 0 { u64::MAX } else { disk.f_favail },
+            block: disk.f_frsize,
+        }
     }
 
     /// Takes away what is there of an earlier manifest and not of this one, and makes the folders.
@@ -132,7 +174,7 @@ impl Destination {
     }
 
     /// How much of a file of `size` bytes is there, and what hashes it; nothing if it has to begin.
-    pub(super) fn have(&mut self, path: &[u8], size: u64) -> io::Result<Option<(u64, Hasher)>> {
+    pub(super) fn have(&mut self, path: &[u8], size: u64, stop: &Stop) -> io::Result<Option<(u64, Hasher)>> {
         if self.fresh {
             return Ok(None);
         }
@@ -148,7 +190,7 @@ impl Destination {
             return Ok(None);
         }
         let mut hasher = contents::hasher();
-        let whole = read_exactly(&mut file, there.len(), &mut |bytes| hasher.update(bytes))?;
+        let whole = read_exactly(&mut file, there.len(), stop, &mut |bytes| hasher.update(bytes))?;
         Ok(whole.then_some((there.len(), hasher)))
     }
 
@@ -187,23 +229,31 @@ impl Destination {
         }
     }
 
-    /// Moves everything at the top out of the hidden folder, and takes that away. Gives the names under which it is there.
-    pub(super) fn place(&mut self) -> io::Result<Vec<Vec<u8>>> {
+    /// Moves everything at the top out of the hidden folder. Gives the names under which it is there, also if there is more that
+    /// can't be moved.
+    pub(super) fn place(&mut self) -> (Vec<Vec<u8>>, io::Result<()>) {
         let mut placed = Vec::new();
-        for (name, _) in listed(self.folders.root())? {
-            placed.push(move_out(self.folders.root(), &name, &self.to)?);
-        }
-        // All is where it belongs.
-        if let Err(e) = unlinkat(&self.to, &self.hidden, AtFlags::REMOVEDIR) {
-            log::warn!("the hidden folder of what arrived can't be removed: {e}");
-        }
-        Ok(placed)
+        let moved = listed(self.folders.root()).and_then(|all| {
+            all.into_iter().try_for_each(|(name, _)| {
+                placed.push(move_out(self.folders.root(), &name, &self.to)?);
+                Ok(())
+            })
+        });
+        (placed, moved)
+    }
+
+    /// Takes away all that came.
+    pub(super) fn clear(&self) -> io::Result<()> {
+        prune(self.folders.root().try_clone_to_owned()?, b"", &HashMap::new())
     }
 
     /// Has the disk keep what came, wherever it lies.
     pub(super) fn sync(&self) -> io::Result<()> {
         rustix::fs::syncfs(&self.to)?;
-        // That reaches no file system of a program's own, such as p2pfs: it syncs all that it has with a folder.
+        // That reaches no file system of a program's own. p2pfs syncs all that it has with a folder, others file by file.
+        if fstatfs(&self.to)?.f_type == FUSE && !self.is_ours {
+            sync_below(self.folders.root().try_clone_to_owned()?)?;
+        }
         Ok(rustix::fs::fsync(self.folders.root())?)
     }
 
@@ -240,19 +290,51 @@ impl Write for Writing {
     }
 }
 
+/// What a disk has room for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Room {
+    pub(super) bytes: u64,
+    pub(super) files: u64,
+    /// What each file takes at least, in bytes.
+    pub(super) block: u64,
+}
+
+impl Room {
+    /// Whether it takes so many bytes in so many files and folders, and leaves some for others.
+    pub(super) fn has(&self, bytes: u64, files: u64) -> bool {
+        let need = bytes.saturating_add(files.saturating_mul(self.block)).saturating_add(RESERVE);
+        self.bytes >= need && self.files >= files.saturating_add(RESERVED_FILES)
+    }
+}
+
 /// Takes away what came of a send that is wanted no more.
-pub(super) fn discard(to: &Path, device: &DeviceId, id: &SendId) -> io::Result<()> {
-    let to = open_named(to)?;
-    let hidden = hidden(device, id);
-    match enter(&to, hidden.as_bytes()) {
-        Ok(inside) if fstat(&inside)?.st_uid == rustix::process::geteuid().as_raw() => {
+///
+/// # Errors
+/// Also if its folder isn't there, which may come back with its disk.
+pub(super) fn discard(path: &Path, hidden: &Hidden) -> io::Result<()> {
+    let to = open_named(path)?;
+    match enter_hidden(&to, place::is_shared(path), hidden) {
+        Ok(inside) => {
             prune(inside, b"", &HashMap::new())?;
-            Ok(unlinkat(&to, &hidden, AtFlags::REMOVEDIR)?)
+            Ok(unlinkat(&to, &hidden.name, AtFlags::REMOVEDIR)?)
         }
-        Ok(_) => Ok(()),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        // It is gone, or something else.
+        Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied) => Ok(()),
         Err(e) => Err(e),
     }
+}
+
+/// Syncs everything in a folder, file by file.
+fn sync_below(folder: OwnedFd) -> io::Result<()> {
+    for (name, kind) in listed(&folder)? {
+        if kind == FileType::Directory {
+            sync_below(enter(&folder, &name)?)?;
+        } else {
+            let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+            rustix::fs::fsync(openat(&folder, name.as_slice(), flags, Mode::empty())?)?;
+        }
+    }
+    Ok(rustix::fs::fsync(&folder)?)
 }
 
 /// The names in a folder, and what they are.
@@ -267,18 +349,6 @@ fn listed(folder: impl AsFd) -> io::Result<Vec<(Vec<u8>, FileType)>> {
         }
     }
     all.sort_unstable_by(|one, other| one.0.cmp(&other.0));
-    Ok(all)
-}
-
-/// The length of all files below a folder together.
-fn length(folder: OwnedFd) -> io::Result<u64> {
-    let mut all = 0_u64;
-    for (name, kind) in listed(&folder)? {
-        all = all.saturating_add(match kind {
-            FileType::Directory => length(enter(&folder, &name)?)?,
-            _ => u64::try_from(statat(&folder, name, AtFlags::SYMLINK_NOFOLLOW)?.st_size).unwrap_or(0),
-        });
-    }
     Ok(all)
 }
 
@@ -326,8 +396,16 @@ fn claim_and_move(from: &impl AsFd, name: &[u8], to: &OwnedFd, free: &[u8], is_f
         // Over an empty folder, and nothing else.
         return renameat(from, name, to, free);
     }
-    linkat(from, name, to, free, AtFlags::empty())?;
-    unlinkat(from, name, AtFlags::empty())
+    match linkat(from, name, to, free, AtFlags::empty()) {
+        Ok(()) => unlinkat(from, name, AtFlags::empty()),
+        Err(Errno::PERM | Errno::OPNOTSUPP | Errno::NOSYS) => {
+            // Over an empty file that nobody else made.
+            let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+            drop(openat(to, free, flags, Mode::RUSR | Mode::WUSR)?);
+            renameat(from, name, to, free)
+        }
+        Err(e) => Err(e),
+    }
 }
 
 /// The name under which something arrives: as it was sent, or the `number`th of that name. Nothing arrives hidden, since
@@ -365,11 +443,13 @@ mod tests {
 
     use super::*;
 
-    const ID: SendId = SendId::new([7; 16]);
-    const FROM: DeviceId = DeviceId::from_bytes([1; 32]);
+    fn open(to: &Path) -> Destination {
+        Destination::open(to, None).unwrap()
+    }
 
-    fn open(to: &Path) -> io::Result<Destination> {
-        Destination::open(to, &FROM, &ID)
+    /// As after a cut.
+    fn again(to: &Path, before: &Destination) -> Destination {
+        Destination::again(to, before.hidden()).unwrap()
     }
 
     fn manifest(entries: &[(&str, Option<u64>)]) -> Manifest {
@@ -399,16 +479,17 @@ mod tests {
         fs::write(here.path().join("f.txt"), "mine").unwrap();
         fs::create_dir(here.path().join("d")).unwrap();
         symlink("/nowhere", here.path().join("l")).unwrap();
-        let mut to = open(here.path()).unwrap();
+        let mut to = open(here.path());
         to.prepare(&manifest(&[("d", None), ("d/x", Some(1)), ("f.txt", Some(3)), ("l", Some(1)), (".rc", Some(1))]))
             .unwrap();
         put(&mut to, "d/x", "x");
         put(&mut to, "f.txt", "new");
         put(&mut to, "l", "l");
         put(&mut to, ".rc", "r");
-        assert_eq!(names(here.path()), [&*hidden(&FROM, &ID), "d", "f.txt", "l"]);
-        let placed = to.place().unwrap();
-        to.sync().unwrap();
+        assert_eq!(names(here.path()), [&*to.hidden.name, "d", "f.txt", "l"]);
+        let (placed, moved) = to.place();
+        moved.and_then(|()| to.sync()).unwrap();
+        discard(here.path(), to.hidden()).unwrap();
         assert_eq!(placed, [&b"_.rc"[..], b"d (2)", b"f (2).txt", b"l (2)"]);
         assert_eq!(names(here.path()), ["_.rc", "d", "d (2)", "f (2).txt", "f.txt", "l", "l (2)"]);
         assert_eq!(fs::read(here.path().join("f.txt")).unwrap(), b"mine");
@@ -439,26 +520,26 @@ mod tests {
     #[test]
     fn what_is_there_is_found_again_and_what_is_no_longer_sent_goes() {
         let here = tempfile::tempdir().unwrap();
-        let mut to = open(here.path()).unwrap();
+        let mut to = open(here.path());
         to.prepare(&manifest(&[("d", None), ("d/whole", Some(5)), ("d/part", Some(9)), ("gone", None)])).unwrap();
-        assert!(to.have(b"d/whole", 5).unwrap().is_none());
+        assert!(to.have(b"d/whole", 5, &Stop::default()).unwrap().is_none());
         put(&mut to, "d/whole", "whole");
         put(&mut to, "d/part", "par");
         put(&mut to, "d/stale", "stale");
         put(&mut to, "gone/x", "x");
-        let mut to = open(here.path()).unwrap();
+        let mut to = again(here.path(), &to);
         to.prepare(&manifest(&[("d", None), ("d/whole", Some(5)), ("d/part", Some(9)), ("gone", Some(1))])).unwrap();
-        let (size, hasher) = to.have(b"d/part", 9).unwrap().unwrap();
+        let (size, hasher) = to.have(b"d/part", 9, &Stop::default()).unwrap().unwrap();
         let mut expected = contents::hasher();
         expected.update(b"par");
         assert_eq!((size, hasher.finish()), (3, expected.finish()));
-        assert_eq!(to.have(b"d/whole", 5).unwrap().unwrap().0, 5);
-        assert!(to.have(b"d/whole", 4).unwrap().is_none(), "longer than it is to be");
-        assert!(to.have(b"gone", 1).unwrap().is_none());
+        assert_eq!(to.have(b"d/whole", 5, &Stop::default()).unwrap().unwrap().0, 5);
+        assert!(to.have(b"d/whole", 4, &Stop::default()).unwrap().is_none(), "longer than it is to be");
+        assert!(to.have(b"gone", 1, &Stop::default()).unwrap().is_none());
         to.file(b"d/part", true, 2).unwrap().write_all(b"ADDED").unwrap();
         to.drop_file(b"d/whole").unwrap();
         put(&mut to, "gone", "1");
-        to.place().unwrap();
+        to.place().1.unwrap();
         assert_eq!(names(&here.path().join("d")), ["part"]);
         assert_eq!(fs::read(here.path().join("d/part")).unwrap(), b"paADDED");
         assert_eq!(fs::metadata(here.path().join("d/part")).unwrap().permissions().mode() & 0o7777, 0o700);
@@ -469,47 +550,73 @@ mod tests {
         let here = tempfile::tempdir().unwrap();
         let outside = tempfile::tempdir().unwrap();
         fs::write(outside.path().join("f"), "theirs").unwrap();
-        let mut to = open(here.path()).unwrap();
-        let inside = here.path().join(hidden(&FROM, &ID));
+        let mut to = open(here.path());
+        let inside = here.path().join(&to.hidden.name);
         symlink(outside.path(), inside.join("d")).unwrap();
         symlink(outside.path().join("f"), inside.join("f")).unwrap();
         assert!(to.file(b"d/new", false, 0).is_err() && to.file(b"f", false, 0).is_err());
-        let mut to = open(here.path()).unwrap();
-        assert!(to.have(b"f", 100).is_err() && to.have(b"d/f", 100).is_err());
+        let mut to = again(here.path(), &to);
+        assert!(to.have(b"f", 100, &Stop::default()).is_err() && to.have(b"d/f", 100, &Stop::default()).is_err());
         to.prepare(&manifest(&[("d", None), ("d/f", Some(1)), ("f", Some(1))])).unwrap();
         put(&mut to, "d/f", "x");
         put(&mut to, "f", "y");
-        discard(here.path(), &FROM, &ID).unwrap();
+        discard(here.path(), to.hidden()).unwrap();
         assert_eq!((names(here.path()), names(outside.path())), (vec![], vec!["f".to_owned()]));
         assert_eq!(fs::read(outside.path().join("f")).unwrap(), b"theirs");
         // A link in place of the hidden folder itself.
-        symlink(outside.path(), here.path().join(hidden(&FROM, &ID))).unwrap();
-        assert!(open(here.path()).is_err());
-        assert!(discard(here.path(), &FROM, &ID).is_err());
+        symlink(outside.path(), &inside).unwrap();
+        assert!(Destination::again(here.path(), to.hidden()).is_err());
+        assert_ne!(Destination::open(here.path(), Some(to.hidden())).unwrap().hidden(), to.hidden());
+        assert!(discard(here.path(), to.hidden()).is_err());
+        // Or on the way to where it arrives.
+        let way = outside.path().join("way");
+        symlink(here.path(), &way).unwrap();
+        assert!(Destination::open(&way, None).is_err());
     }
 
     #[test]
     fn names_that_the_disk_takes_for_one_are_refused() {
         let here = tempfile::tempdir().unwrap();
-        let mut to = open(here.path()).unwrap();
+        let mut to = open(here.path());
         put(&mut to, "README", "long");
         // As if the disk didn't tell capitals from others.
-        let inside = here.path().join(hidden(&FROM, &ID));
+        let inside = here.path().join(&to.hidden.name);
         fs::hard_link(inside.join("README"), inside.join("Readme")).unwrap();
         assert!(to.file(b"Readme", false, 0).is_err());
         assert_eq!(fs::read(inside.join("README")).unwrap(), b"long");
-        let mut again = open(here.path()).unwrap();
-        assert!(again.have(b"README", 4).unwrap().is_some() && again.have(b"Readme", 4).unwrap().is_none());
+        let mut again = again(here.path(), &to);
+        assert!(
+            again.have(b"README", 4, &Stop::default()).unwrap().is_some()
+                && again.have(b"Readme", 4, &Stop::default()).unwrap().is_none()
+        );
         assert!(again.file(b"Readme", false, 0).is_err());
         // Whoever comes after one that was taken away may get its place.
         again.drop_file(b"README").unwrap();
         put(&mut again, "other", "x");
-        // Of another device the same id is another send.
-        assert_ne!(hidden(&FROM, &ID), hidden(&DeviceId::from_bytes([2; 32]), &ID));
-        assert_eq!(again.came().unwrap(), 5);
-        let mut other = Destination::open(here.path(), &DeviceId::from_bytes([2; 32]), &ID).unwrap();
-        put(&mut other, "README", "other's");
-        assert_eq!(fs::read(inside.join("Readme")).unwrap(), b"long");
+        // Two sends share nothing.
+        let mut other = open(here.path());
+        put(&mut other, "other", "other's");
+        assert_eq!(fs::read(inside.join("other")).unwrap(), b"x");
+    }
+
+    #[test]
+    fn what_is_not_where_it_was_is_not_there() {
+        let (here, disk) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let mut to = open(disk.path());
+        put(&mut to, "f", "x");
+        // As if another disk, or none, were mounted there.
+        assert!(Destination::again(here.path(), to.hidden()).is_err());
+        assert_eq!(names(here.path()), [""; 0]);
+        let gone = here.path().join("gone");
+        assert!(discard(&gone, to.hidden()).is_err(), "it may come back");
+        again(disk.path(), &to).clear().unwrap();
+        assert_eq!(names(&disk.path().join(&to.hidden.name)), [""; 0]);
+    }
+
+    #[test]
+    fn room_is_left_for_others() {
+        let room = Room { bytes: 20 << 20, files: 2000, block: 4096 };
+        assert!(room.has(1 << 20, 10) && !room.has(5 << 20, 0) && !room.has(0, 2000) && !room.has(3 << 20, 900));
     }
 
     #[test]

@@ -2,7 +2,6 @@
 
 use std::{
     io,
-    path::PathBuf,
     sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
@@ -17,7 +16,7 @@ use serde_bytes::ByteBuf;
 use volume::audit::Outcome as Ended;
 
 use super::{
-    Again, Run, Sends, State, Tried, path_of,
+    Again, Run, Sends, State, Tried,
     source::{Given, NotFound, NotGiven, Sending, Source},
 };
 use crate::output::count;
@@ -56,7 +55,7 @@ enum Went {
 /// Tells a device all that it is to hear, one thing after the other: it lets few streams be opened at once.
 pub(super) fn tell_all(sends: &Sends, device: DeviceId, line: &Line) {
     let mut core = sends.core.lock();
-    while !(core.ended || core.held || line.is_closed()) {
+    while !(core.is_quiet() || line.is_closed()) {
         let Some(at) = core.to_tell.iter().position(|(to, _)| *to == device) else { break };
         let (_, opening) = core.to_tell.remove(at);
         drop(core);
@@ -117,7 +116,7 @@ pub(super) fn give(sends: &Arc<Sends>, n: u64, device: DeviceId, line: &Line, ru
             }
             Went::Failed(why) if failures + 1 < FAILURES => {
                 record.why = Some(why);
-                tried = Tried { again: Again::At(now + FIRST), failures: failures + 1, ..tried };
+                tried = Tried { again: Again::At(now + pause(FIRST, failures)), failures: failures + 1, ..tried };
             }
             Went::Failed(why) | Went::Over(why) => {
                 told = Some((Ended::Allowed, format!("failed: {why}")));
@@ -149,18 +148,22 @@ fn pause(first: Duration, cuts: u32) -> Duration {
 }
 
 fn offer(sends: &Arc<Sends>, n: u64, device: DeviceId, line: &Line, run: &Run, gives: &mut bool) -> Went {
-    let (id, paths) = {
+    let (id, named, identity) = {
         let mut core = sends.core.lock();
         let Some(record) = core.kept.record(n).filter(|record| record.state.is_open()) else { return Went::Elsewhere };
-        (record.id, record.paths.iter().map(|path| path_of(path)).collect::<Vec<PathBuf>>())
+        (record.id, record.paths.clone(), record.identity)
     };
     // As it is now: what was offered before may have changed.
-    let mut source = match Source::find(&paths) {
+    let mut source = match Source::find(&named) {
         Ok(source) => source,
         Err(NotFound::Never(why)) => return Went::Over(why.to_string()),
         // A disk that isn't there now may be later.
         Err(NotFound::Now(why)) => return Went::Later(UNREADABLE, Some(why.to_string())),
     };
+    // Members may have put other things there, to have them sent.
+    if source.identity != identity {
+        return Went::Over("others are in the place of what you offered: send it again".to_owned());
+    }
     let (files, bytes) = (source.manifest.files(), source.manifest.bytes());
     let names = source.manifest.tops().take(SHOWN_NAMES).map(|name| ByteBuf::from(name.to_vec())).collect();
     sends.change(n, |record| (record.files, record.bytes, record.skipped) = (files, bytes, source.skipped));
@@ -217,7 +220,7 @@ fn contents(source: &mut Source, mut stream: Outgoing, run: &Run) -> Went {
     run.meter.begin(resumed, Instant::now());
     let meter = run.meter.clone();
     stream.listen(move |got| meter.set(got, Instant::now()));
-    let sent = all(source, &manifest, &haves, &mut stream);
+    let sent = all(source, &manifest, &haves, &run.stop, &mut stream);
     let last = match sent {
         Ok(counts) => stream.finish().map(|report| (report, counts)),
         Err(NotGiven::Unreadable(why)) => return Went::Later(UNREADABLE, Some(why)),
@@ -243,12 +246,13 @@ fn all(
     source: &mut Source,
     manifest: &Manifest,
     haves: &[Have],
+    stop: &Stop,
     stream: &mut Outgoing,
 ) -> Result<(u64, u64), NotGiven> {
     let (mut changed, mut anew) = (0, 0);
     let mut write = |bytes: Vec<u8>| stream.write(bytes);
     let mut passed = |_| ();
-    let mut out = Sending::new(&mut write, &mut passed);
+    let mut out = Sending::new(&mut write, &mut passed, stop);
     let mut haves = haves.iter().peekable();
     for (number, entry) in manifest.entries().iter().enumerate() {
         let have = haves.next_if(|have| have.entry as usize == number);

@@ -5,12 +5,13 @@
 
 use std::{io, path::Path};
 
-use crypto::{DeviceId, Entropy, Label, SymmetricKey, UserId};
+use crypto::{DeviceId, Entropy, Hash, Label, SymmetricKey, UserId};
 use peer_net::sends::SendId;
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 use volume::Timestamp;
 
+use super::{destination::Hidden, place::Top};
 use crate::{
     failure::{Failure, Outcome},
     home::{read_twice_up_to, write_twice},
@@ -20,6 +21,8 @@ use crate::{
 const ENDED: usize = 200;
 /// Names under which something arrived that are remembered.
 const PLACED: usize = 8;
+/// Unfinished ones that can't be removed yet.
+const LEFTOVERS: usize = 200;
 /// The longest file of them. What is open has up to half of it for the paths that were typed ([`MAX_TYPED`]).
 const LIMIT: u64 = 32 << 20;
 /// Bytes of paths, of everything that is being sent.
@@ -79,10 +82,14 @@ pub(super) struct Record {
     pub(super) bytes: u64,
     /// What is left out.
     pub(super) skipped: u64,
-    /// What is sent, absolute.
-    pub(super) paths: Vec<ByteBuf>,
-    /// Where it arrives.
+    /// What is sent.
+    pub(super) paths: Vec<Top>,
+    /// Which files and folders these were, of those that lie in a volume.
+    pub(super) identity: Option<Hash>,
+    /// Where it arrives, without links.
     pub(super) to: Option<ByteBuf>,
+    /// What it comes together in there, once something came.
+    pub(super) hidden: Option<Hidden>,
     /// Under which names it is there, the first few.
     pub(super) placed: Vec<ByteBuf>,
     /// How many more.
@@ -102,12 +109,21 @@ pub(super) struct Always {
     pub(super) to: ByteBuf,
 }
 
+/// What came of a send that is wanted no more, and is to be removed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Leftover {
+    pub(super) to: ByteBuf,
+    pub(super) hidden: Hidden,
+}
+
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Kept {
     /// The greatest number so far.
     pub(super) last: u64,
     pub(super) records: Vec<Record>,
     pub(super) always: Vec<Always>,
+    /// They may lie on a disk that isn't there now.
+    pub(super) leftovers: Vec<Leftover>,
 }
 
 fn key(secret: &SymmetricKey) -> SymmetricKey {
@@ -166,7 +182,18 @@ impl Kept {
 
     /// Bytes of the paths of what is being sent.
     pub(super) fn typed(&self) -> usize {
-        self.records.iter().flat_map(|record| &record.paths).map(|path| path.len()).sum()
+        self.records.iter().flat_map(|record| &record.paths).map(Top::len).sum()
+    }
+
+    /// Has what came of a send removed.
+    pub(super) fn let_go(&mut self, n: u64) {
+        let Some(record) = self.record(n) else { return };
+        let (Some(to), Some(hidden)) = (record.to.clone(), record.hidden.take()) else { return };
+        if self.leftovers.len() >= LEFTOVERS {
+            log::warn!("there are too many unfinished sends on disks that aren't there: the oldest is forgotten");
+            self.leftovers.remove(0);
+        }
+        self.leftovers.push(Leftover { to, hidden });
     }
 
     /// Gives one a new number, as the newest of all. Gives the number.
@@ -217,7 +244,9 @@ pub(super) mod tests {
             bytes: 1,
             skipped: 0,
             paths: Vec::new(),
+            identity: None,
             to: None,
+            hidden: None,
             placed: Vec::new(),
             placed_more: 0,
             placing: false,
@@ -227,18 +256,22 @@ pub(super) mod tests {
         }
     }
 
+    fn top(length: usize) -> Top {
+        Top { name: ByteBuf::from(b"p"), path: ByteBuf::from(vec![b'p'; length]) }
+    }
+
     #[test]
     fn however_many_files_came_it_can_be_read_again() {
         let here = tempfile::tempdir().unwrap();
         let secret = SymmetricKey::generate(&OsEntropy);
         let mut kept = Kept::default();
         for _ in 0..ENDED {
-            let mut record = Record { paths: vec![ByteBuf::from([b'p'; 4096]); 100], ..record(State::Done) };
+            let mut record = Record { paths: vec![top(4096); 100], ..record(State::Done) };
             record.place(vec![vec![b'n'; 255]; 10_000]);
             assert_eq!((record.placed.len(), record.placed_more), (8, 9_992));
             kept.add(record);
         }
-        let open = Record { paths: vec![ByteBuf::from([b'p'; 4096]); 1000], ..record(State::Waiting) };
+        let open = Record { paths: vec![top(4096); 1000], ..record(State::Waiting) };
         kept.add(open.clone());
         assert!(kept.typed() > 4_000_000);
         kept.save(here.path(), &secret, &OsEntropy).unwrap();
@@ -246,7 +279,7 @@ pub(super) mod tests {
         assert_eq!(again, kept);
         assert_eq!(again.records[ENDED].paths, open.paths);
         // What could not be read again isn't written over what can be.
-        kept.add(Record { paths: vec![ByteBuf::from(vec![b'p'; 40 << 20])], ..open });
+        kept.add(Record { paths: vec![top(40 << 20)], ..open });
         kept.save(here.path(), &secret, &OsEntropy).unwrap_err();
         assert_eq!(Kept::load(here.path(), &secret), again);
     }

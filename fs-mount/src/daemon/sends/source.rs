@@ -1,7 +1,6 @@
 //! What is sent: finding it, and reading it as it is now.
 //!
-//! Links and what is neither file nor folder are left out, and so are names that nobody would take. The paths that were typed
-//! may be links; below them none is followed.
+//! Links and what is neither file nor folder are left out, and so are names that nobody would take.
 
 use std::{
     fs::File,
@@ -13,9 +12,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use crypto::{Hash, Hasher};
 use peer_net::sends::{
     Have, contents,
     manifest::{ClaimedManifest, Entry, Kind, MAX_ENTRIES, MAX_PATH, Manifest, is_name},
+    pipe::Stop,
 };
 use rustix::{
     fs::{AtFlags, Dir, FileType, Mode, OFlags, openat, statat},
@@ -23,9 +24,14 @@ use rustix::{
 };
 use serde_bytes::ByteBuf;
 
-use super::folders::{Folders, enter};
+use super::{
+    folders::{Folders, enter},
+    place::{self, Top},
+};
 use crate::failure::{Because, Failure, Outcome, plain};
 
+/// How files and folders are opened. What is no file any more must not keep anybody waiting.
+const READ: OFlags = OFlags::RDONLY.union(OFlags::NONBLOCK);
 /// How much is read at a time.
 const PIECE: usize = 256 << 10;
 /// Who is as deep is left out: others take no deeper ones.
@@ -36,6 +42,8 @@ pub(super) struct Source {
     pub(super) manifest: Manifest,
     /// Links and the like that are left out.
     pub(super) skipped: u64,
+    /// Which files and folders these are, of those that lie in a volume: another hash when others are in their places.
+    pub(super) identity: Option<Hash>,
     /// By the names at the top.
     tops: Vec<(Vec<u8>, PathBuf)>,
     /// Where a file was read last.
@@ -45,45 +53,51 @@ pub(super) struct Source {
 struct Found {
     entries: Vec<Entry>,
     skipped: u64,
+    identity: Option<Hasher>,
+    /// What is looked at now lies in a volume.
+    shared: bool,
 }
 
 impl Source {
-    /// Looks at what is there. Paths are absolute.
+    /// Looks at what is there.
     ///
     /// # Errors
     /// Something is not there, or it is more than can be sent.
-    pub(super) fn find(paths: &[PathBuf]) -> Result<Self, NotFound> {
-        let mut found = Found { entries: Vec::new(), skipped: 0 };
+    pub(super) fn find(named: &[Top]) -> Result<Self, NotFound> {
+        let mut found = Found { entries: Vec::new(), skipped: 0, identity: None, shared: false };
         let mut tops: Vec<(Vec<u8>, PathBuf)> = Vec::new();
-        for path in paths {
+        for top in named {
+            let (path, name) = (top.path(), top.name.to_vec());
             let shown = || path.display().to_string();
-            let name = path.file_name().map(|name| name.as_bytes().to_vec());
-            let name = name.filter(|name| is_name(name));
             let never = |why: String| NotFound::Never(Failure::new(why));
-            let name = name.ok_or_else(|| never(format!("{} has no name that can be sent", shown())))?;
+            if !is_name(&name) {
+                return Err(never(format!("{} has no name that can be sent", shown())));
+            }
             if tops.iter().any(|(other, _)| *other == name) {
                 return Err(never(format!("two of these are called {}", String::from_utf8_lossy(&name))));
             }
-            let about = std::fs::metadata(path).because(shown)?;
+            // What can't be read is told now, and not when it is waited for.
+            let there = File::from(place::open(&path, READ).because(shown)?);
+            let about = there.metadata().because(shown)?;
+            found.shared = place::is_shared(&path);
+            found.identify(&name, about.ino());
             if about.is_dir() {
                 found.entries.push(Entry { path: ByteBuf::from(name.clone()), kind: Kind::Folder });
-                let folder: OwnedFd = File::open(path).because(shown)?.into();
-                found.below(folder, &name, 1)?;
+                found.below(there.into(), &name, 1)?;
             } else if about.is_file() {
-                // What can't be read is told now, and not when it is waited for.
-                drop(File::open(path).because(shown)?);
                 let kind = Kind::File { size: about.len(), executable: about.mode() & 0o100 != 0 };
                 found.entries.push(Entry { path: ByteBuf::from(name.clone()), kind });
             } else {
                 return Err(never(format!("{} is neither a file nor a folder", shown())));
             }
-            tops.push((name, path.clone()));
+            tops.push((name, path));
         }
         let mut claimed = ClaimedManifest::default();
         let too_much = |why| NotFound::Never(Failure::new(format!("it can't be sent: {why}")));
         claimed.add(found.entries).map_err(too_much)?;
         let manifest = claimed.check().map_err(too_much)?;
-        Ok(Self { manifest, skipped: found.skipped, tops, last: None })
+        let identity = found.identity.map(|hasher| hasher.finish());
+        Ok(Self { manifest, skipped: found.skipped, identity, tops, last: None })
     }
 
     /// Opens the file at `path` of the manifest.
@@ -91,15 +105,15 @@ impl Source {
         let top = path.split(|byte| *byte == b'/').next().unwrap_or_default();
         let missing = || io::Error::from(io::ErrorKind::NotFound);
         let (_, from) = self.tops.iter().find(|(name, _)| name == top).ok_or_else(missing)?;
-        let Some(below) = path.get(top.len() + 1..) else { return regular(File::open(from)?) };
+        let Some(below) = path.get(top.len() + 1..) else {
+            return regular(place::open(from, READ)?.into());
+        };
         if self.last.as_ref().is_none_or(|(last, _)| last != top) {
-            self.last = Some((top.to_vec(), Folders::new(File::open(from)?.into())));
+            self.last = Some((top.to_vec(), Folders::new(place::open(from, READ | OFlags::DIRECTORY)?)));
         }
         let (_, folders) = self.last.as_mut().ok_or_else(missing)?;
         let (folder, name) = folders.around(below)?;
-        // What is no file any more must not keep anybody waiting.
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        regular(openat(folder, name, flags, Mode::empty())?.into())
+        regular(openat(folder, name, READ | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?.into())
     }
 
     /// Sends the contents of one entry, from where the receiver has them on; `write` takes what is to be sent.
@@ -130,7 +144,11 @@ impl Source {
         let before = as_it_is(&file)?;
         let (mut hasher, mut at) = (contents::hasher(), 0);
         if let Some(have) = have.filter(|have| have.size <= size && before.0 == size) {
-            let read = read_exactly(&mut file, have.size, &mut |bytes| hasher.update(bytes)).map_err(unreadable)?;
+            let read =
+                read_exactly(&mut file, have.size, out.stop, &mut |bytes| hasher.update(bytes)).map_err(unreadable)?;
+            if out.stop.is_stopped() {
+                return Err(NotGiven::Broken(io::ErrorKind::Interrupted.into()));
+            }
             if read && hasher.finish() == have.hash {
                 at = have.size;
             } else {
@@ -226,12 +244,17 @@ pub(super) struct Sending<'a> {
     pending: Vec<u8>,
     write: &'a mut dyn FnMut(Vec<u8>) -> io::Result<()>,
     passed: &'a mut dyn FnMut(u64),
+    stop: &'a Stop,
 }
 
 impl<'a> Sending<'a> {
     /// `write` sends bytes; `passed` is told how many of a file need not be sent.
-    pub(super) fn new(write: &'a mut dyn FnMut(Vec<u8>) -> io::Result<()>, passed: &'a mut dyn FnMut(u64)) -> Self {
-        Self { pending: Vec::new(), write, passed }
+    pub(super) fn new(
+        write: &'a mut dyn FnMut(Vec<u8>) -> io::Result<()>,
+        passed: &'a mut dyn FnMut(u64),
+        stop: &'a Stop,
+    ) -> Self {
+        Self { pending: Vec::new(), write, passed, stop }
     }
 
     fn passed(&mut self, bytes: u64) {
@@ -250,6 +273,16 @@ impl<'a> Sending<'a> {
 }
 
 impl Found {
+    /// Remembers which file or folder that is, if it lies where others may put another in its place.
+    fn identify(&mut self, path: &[u8], ino: u64) {
+        if self.shared {
+            let identity = self.identity.get_or_insert_with(contents::hasher);
+            identity.update(&(path.len() as u64).to_le_bytes());
+            identity.update(path);
+            identity.update(&ino.to_le_bytes());
+        }
+    }
+
     /// Adds what is in a folder, in the order of names.
     fn below(&mut self, folder: OwnedFd, path: &[u8], depth: usize) -> Result<(), NotFound> {
         let now =
@@ -286,6 +319,7 @@ impl Found {
                 let why = format!("more than {MAX_ENTRIES} files: pack them into one");
                 return Err(NotFound::Never(Failure::new(why)));
             }
+            self.identify(&path, about.st_ino);
             self.entries.push(Entry { path: ByteBuf::from(path.clone()), kind });
             if is_folder {
                 match enter(folder.as_fd(), &name) {
@@ -304,14 +338,14 @@ fn regular(file: File) -> io::Result<File> {
     if file.metadata()?.is_file() { Ok(file) } else { Err(io::ErrorKind::InvalidInput.into()) }
 }
 
-/// Reads so many bytes; whether there are as many.
-pub(super) fn read_exactly(file: &mut File, count: u64, each: &mut dyn FnMut(&[u8])) -> io::Result<bool> {
+/// Reads so many bytes; whether there are as many, and nobody stopped it.
+pub(super) fn read_exactly(file: &mut File, count: u64, stop: &Stop, each: &mut dyn FnMut(&[u8])) -> io::Result<bool> {
     let mut buffer = vec![0; PIECE.min(usize::try_from(count).unwrap_or(PIECE))];
     let mut left = count;
     while left > 0 {
         let most = buffer.len().min(usize::try_from(left).unwrap_or(PIECE));
         let read = file.read(&mut buffer[..most])?;
-        if read == 0 {
+        if read == 0 || stop.is_stopped() {
             return Ok(false);
         }
         each(&buffer[..read]);
@@ -343,9 +377,14 @@ mod tests {
         os::unix::fs::{PermissionsExt, symlink},
     };
 
-    use crypto::{Hash, Label};
+    use crypto::Label;
 
     use super::*;
+
+    fn find(paths: &[PathBuf]) -> Result<Source, NotFound> {
+        let tops = paths.iter().map(|path| Top::named(path)).collect::<Outcome<Vec<_>>>()?;
+        Source::find(&tops)
+    }
 
     fn given(source: &mut Source, path: &[u8], size: u64, have: Option<&Have>) -> (Given, Vec<u8>, u64) {
         let (mut sent, mut skipped) = (Vec::new(), 0);
@@ -353,8 +392,8 @@ mod tests {
             sent.extend(bytes);
             Ok(())
         };
-        let mut passed = |bytes| skipped += bytes;
-        let mut out = Sending::new(&mut write, &mut passed);
+        let (mut passed, stop) = (|bytes| skipped += bytes, Stop::default());
+        let mut out = Sending::new(&mut write, &mut passed, &stop);
         let given = source.give(path, size, have, &mut out).unwrap();
         out.flush().unwrap();
         (given, sent, skipped)
@@ -371,7 +410,7 @@ mod tests {
         fs::write(top.join("plain"), "four").unwrap();
         symlink("/etc", top.join("link")).unwrap();
         rustix::fs::mknodat(rustix::fs::CWD, top.join("pipe"), FileType::Fifo, Mode::RUSR, 0).unwrap();
-        let source = Source::find(std::slice::from_ref(&top)).unwrap();
+        let source = find(std::slice::from_ref(&top)).unwrap();
         let listed: Vec<_> = source.manifest.entries().iter().map(|e| (e.path.to_vec(), e.kind)).collect();
         assert_eq!(
             listed,
@@ -383,8 +422,8 @@ mod tests {
             ]
         );
         assert_eq!(source.skipped, 3);
-        assert!(Source::find(&[top.clone(), top.join("b/../../top")]).is_err(), "one name twice");
-        assert!(Source::find(&[top.join("nothing")]).is_err() && Source::find(&[top.join("pipe")]).is_err());
+        assert!(find(&[top.clone(), top.join("b/../../top")]).is_err(), "one name twice");
+        assert!(find(&[top.join("nothing")]).is_err() && find(&[top.join("pipe")]).is_err());
         assert_eq!(absolute(&top.join(".")).unwrap(), fs::canonicalize(&top).unwrap());
     }
 
@@ -394,7 +433,7 @@ mod tests {
         let file = here.path().join("f");
         let bytes: Vec<u8> = (0..700_000_u32).map(|n| (n % 251) as u8).collect();
         fs::write(&file, &bytes).unwrap();
-        let mut source = Source::find(&[file]).unwrap();
+        let mut source = find(&[file]).unwrap();
         let size = bytes.len() as u64;
         let (whole, sent, _) = given(&mut source, b"f", size, None);
         assert!(whole == Given::Whole && sent.len() > bytes.len());
@@ -417,7 +456,7 @@ mod tests {
         for name in ["shorter", "longer", "gone", "link"] {
             fs::write(top.join(name), "1234").unwrap();
         }
-        let mut source = Source::find(std::slice::from_ref(&top)).unwrap();
+        let mut source = find(std::slice::from_ref(&top)).unwrap();
         fs::write(top.join("shorter"), "123").unwrap();
         fs::write(top.join("longer"), "12345").unwrap();
         fs::remove_file(top.join("gone")).unwrap();

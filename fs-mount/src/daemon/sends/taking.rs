@@ -3,6 +3,7 @@
 use std::{
     collections::HashMap,
     io::{self, Write},
+    path::PathBuf,
     sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
@@ -14,10 +15,14 @@ use peer_net::sends::{
     manifest::{Kind, Manifest},
     pipe::Incoming,
 };
-use serde_bytes::ByteBuf;
 use volume::{Correspondent, Role, audit::Outcome as Ended};
 
-use super::{Again, HasRoom, Run, Sends, State, destination::Destination, kept::Record, path_of};
+use super::{
+    Again, HasRoom, Run, Sends, State,
+    destination::{Destination, Hidden},
+    kept::Record,
+    path_of,
+};
 use crate::output::{bytes as size, count};
 
 /// What is there is told in parts of so many files.
@@ -28,10 +33,8 @@ const PARTS: usize = 64;
 const TOLD: u64 = 1 << 20;
 /// How often a device may have the same thing offered again.
 const AGAIN: Duration = Duration::from_secs(1);
-/// How long until what arrived is tried to be moved again.
-const PLACE_AGAIN: Duration = Duration::from_secs(1);
-/// Room that a disk keeps for others.
-const RESERVE: u64 = 16 << 20;
+/// After so many bytes it is looked again whether there is room.
+const LOOKS: u64 = 32 << 20;
 
 /// Takes what a device opened a stream for.
 pub(super) fn take(sends: &Arc<Sends>, device: DeviceId, opening: Opening, mut stream: Incoming) {
@@ -73,19 +76,16 @@ pub(super) fn take(sends: &Arc<Sends>, device: DeviceId, opening: Opening, mut s
                     core.kept.offered_by(&device, &id).filter(|record| record.state.is_open() && !record.placing);
                 let withdrawn = record.map(|record| {
                     (record.state, record.why) = (State::Cancelled, Some(format!("{} took it back", record.name)));
-                    (record.n, record.to.clone())
+                    record.n
                 });
-                if let Some((n, ..)) = &withdrawn {
-                    core.runs.iter().filter(|((of, _), _)| of == n).for_each(|(_, run)| run.stop.stop());
+                if let Some(n) = withdrawn {
+                    core.end_runs(n);
                     sends.save(&mut core);
                 }
-                // What still runs takes away what came when it ends.
-                withdrawn.map(|(n, to)| (n, to.filter(|_| !core.runs.contains_key(&(n, device)))))
+                withdrawn
             };
-            if let Some((n, to)) = withdrawn {
-                if let Some(to) = to {
-                    sends.discard(&path_of(&to), &device, &id);
-                }
+            if let Some(n) = withdrawn {
+                sends.sweep();
                 sends.audit(&device, Ended::Allowed, format!("took back transfer {n}"), 0);
             }
             heard(stream);
@@ -101,7 +101,7 @@ fn heard(mut stream: Incoming) {
 /// What is said to an offer; with a record's number if it goes on.
 fn decide(sends: &Sends, device: DeviceId, who: &Correspondent, offer: &Offer) -> (Answer, Option<u64>) {
     let mut core = sends.core.lock();
-    if core.held || core.ended {
+    if core.is_quiet() {
         return (Answer::Busy, None);
     }
     let always = core.kept.always(&who.user).cloned();
@@ -133,7 +133,7 @@ fn decide(sends: &Sends, device: DeviceId, who: &Correspondent, offer: &Offer) -
         }
         return (answer, Some(n));
     }
-    match core.room(&who.user, Instant::now()) {
+    match core.room(&who.user, always.is_some(), Instant::now()) {
         HasRoom::Yes => {}
         HasRoom::No { told } => {
             drop(core);
@@ -157,7 +157,9 @@ fn decide(sends: &Sends, device: DeviceId, who: &Correspondent, offer: &Offer) -
         bytes,
         skipped: 0,
         paths: Vec::new(),
+        identity: None,
         to: always,
+        hidden: None,
         placed: Vec::new(),
         placed_more: 0,
         placing: false,
@@ -192,7 +194,7 @@ fn answer(sends: &Arc<Sends>, device: DeviceId, who: &Correspondent, offer: &Off
         let mut core = sends.core.lock();
         let is_open = core.kept.record(n).is_some_and(|record| record.state.is_open());
         // One at a time; what runs may be the same one, of a connection that is gone.
-        if !is_open || core.ended || core.held || !core.taking.insert(device) {
+        if !is_open || core.is_quiet() || !core.taking.insert(device) {
             drop(core);
             let _gone = stream.back.answer(if is_open { Answer::Busy } else { Answer::Declined });
             return stream.finish();
@@ -205,7 +207,6 @@ fn answer(sends: &Arc<Sends>, device: DeviceId, who: &Correspondent, offer: &Off
     core.runs.remove(&(n, device));
     let Some(record) = core.kept.record(n) else { return };
     let mut told = None;
-    let mut gone = None;
     let was_stopped = !record.state.is_open();
     if record.state == State::Running {
         record.state = State::Accepted;
@@ -237,43 +238,29 @@ fn answer(sends: &Arc<Sends>, device: DeviceId, who: &Correspondent, offer: &Off
         }
         Went::Misbehaved(what) => {
             (record.state, record.why) = (State::Failed, Some("the sender misbehaved".to_owned()));
-            gone = record.to.clone().map(|to| (to, record.id));
-            told = Some((Ended::Denied(what.to_owned()), "was refused".to_owned()));
+            core.end_runs(n);
             sends.save(&mut core);
             drop(core);
-            sends.finish_with(&device, told, gone, offer.bytes);
+            sends.sweep();
+            sends.audit(&device, Ended::Denied(what.to_owned()), "was refused".to_owned(), offer.bytes);
             return stream.misbehaved(what);
         }
     }
-    if was_stopped && !record.placing && record.state != State::Done {
-        gone = record.to.clone().map(|to| (to, record.id));
+    if !record.state.is_open() {
+        core.end_runs(n);
     }
     sends.save(&mut core);
     drop(core);
-    sends.finish_with(&device, told, gone, offer.bytes);
+    sends.sweep();
+    if let Some((outcome, note)) = told {
+        sends.audit(&device, outcome, note, offer.bytes);
+    }
     if let Some(last) = last {
         // Whoever stopped it stopped the stream's waiting as well, not what is said at last.
         stream.stop_with(&peer_net::sends::pipe::Stop::default());
         let _gone = stream.back.report(last);
     }
     stream.finish();
-}
-
-impl Sends {
-    fn finish_with(
-        &self,
-        device: &DeviceId,
-        told: Option<(Ended, String)>,
-        gone: Option<(ByteBuf, peer_net::sends::SendId)>,
-        bytes: u64,
-    ) {
-        if let Some((to, id)) = gone {
-            self.discard(&path_of(&to), device, &id);
-        }
-        if let Some((outcome, note)) = told {
-            self.audit(device, outcome, note, bytes);
-        }
-    }
 }
 
 fn no_room(bytes: u64) -> String {
@@ -315,20 +302,9 @@ impl Went {
 }
 
 fn receive(sends: &Sends, (n, device): (u64, DeviceId), offer: &Offer, run: &Run, stream: &mut Incoming) -> Went {
-    let to = {
-        let mut core = sends.core.lock();
-        let Some(record) = core.kept.record(n) else { return Went::Cut };
-        record.to.as_ref().map(|to| path_of(to))
-    };
-    let Some(to) = to else { return Went::Cut };
-    let opened = Destination::open(&to, &device, &offer.id);
-    let opened = opened.and_then(|destination| Ok((destination.came()?, destination)));
-    let mut destination = match opened {
-        Ok((came, destination)) if destination.room() < offer.bytes.saturating_sub(came).saturating_add(RESERVE) => {
-            let _gone = stream.back.answer(Answer::NoRoom);
-            return Went::Refused(Answer::NoRoom);
-        }
-        Ok((_, destination)) => destination,
+    let Some((to, before)) = where_to(sends, n) else { return Went::Cut };
+    let mut destination = match Destination::open(&to, before.as_ref()) {
+        Ok(destination) => destination,
         Err(e) => {
             let _gone = stream.back.answer(Answer::Busy);
             let why = format!("{}: {}", to.display(), crate::failure::plain(&e));
@@ -336,6 +312,16 @@ fn receive(sends: &Sends, (n, device): (u64, DeviceId), offer: &Offer, run: &Run
             return Went::Refused(Answer::Busy);
         }
     };
+    if before.as_ref() != Some(destination.hidden()) {
+        let mut core = sends.core.lock();
+        core.kept.let_go(n);
+        core.kept.record(n).into_iter().for_each(|record| record.hidden = Some(destination.hidden().clone()));
+        sends.save(&mut core);
+    }
+    if before.is_none() && !destination.room().has(offer.bytes, offer.files) {
+        let _gone = stream.back.answer(Answer::NoRoom);
+        return Went::Refused(Answer::NoRoom);
+    }
     if stream.back.answer(Answer::Go).is_err() {
         return Went::Cut;
     }
@@ -349,11 +335,14 @@ fn receive(sends: &Sends, (n, device): (u64, DeviceId), offer: &Offer, run: &Run
             (record.state, record.why) = (State::Running, None);
         }
     });
-    let (there, mut found) = match told_what_is_there(&mut destination, &manifest, stream) {
+    if before.is_none() && !destination.room().has(manifest.bytes(), manifest.entries().len() as u64) {
+        return Went::NoRoom;
+    }
+    let (there, mut found) = match told_what_is_there(&mut destination, &manifest, run, stream) {
         Ok(there) => there,
         Err(went) => return went,
     };
-    if destination.room() < (manifest.bytes() - there.min(manifest.bytes())).saturating_add(RESERVE) {
+    if !destination.room().has(manifest.bytes().saturating_sub(there), 0) {
         return Went::NoRoom;
     }
     // The sender reads again what is here before it says anything.
@@ -372,13 +361,18 @@ fn receive(sends: &Sends, (n, device): (u64, DeviceId), offer: &Offer, run: &Run
     // Whoever hears that it arrived may remove their own, and what is moved out after a power loss isn't looked at again: it is
     // on the disk before either.
     if let Err(e) = destination.sync() {
+        // What the disk lost may be in memory still, and would be taken for what is on it: all of it comes again.
+        if let Err(e) = destination.clear() {
+            log::warn!("what the disk could not keep can't be removed: {}", e.kind());
+        }
         return Went::of(&e);
     }
     // From here on nothing stops it but the end of the process, and then it is finished the next time.
     let placing = {
         let mut core = sends.core.lock();
+        let is_member = sends.volume.correspondent(&device).is_some();
         let placing = core.kept.record(n).is_some_and(|record| {
-            record.placing = record.state == State::Running;
+            record.placing = is_member && record.state == State::Running;
             record.placing
         });
         sends.save(&mut core);
@@ -387,29 +381,33 @@ fn receive(sends: &Sends, (n, device): (u64, DeviceId), offer: &Offer, run: &Run
     if !placing {
         return Went::Cut;
     }
-    // What can't be moved now is moved later: it has come, and need not come again.
-    for last in [false, false, true] {
-        match destination.place().and_then(|placed| destination.sync_names().map(|()| placed)) {
-            Ok(placed) => {
-                arrived(sends, n, placed);
-                return Went::Done;
-            }
-            Err(e) if last => {
-                sends.change(n, |record| record.placing = false);
-                return Went::of(&e);
-            }
-            Err(e) => log::warn!("what arrived can't be moved to where it belongs, and is tried again: {}", e.kind()),
-        }
-        std::thread::sleep(PLACE_AGAIN);
-    }
-    Went::Cut
+    if place(sends, n, &mut destination) { Went::Done } else { Went::Cut }
 }
 
-fn arrived(sends: &Sends, n: u64, placed: Vec<Vec<u8>>) {
+/// Where a send arrives, and what came of it.
+fn where_to(sends: &Sends, n: u64) -> Option<(PathBuf, Option<Hidden>)> {
+    let mut core = sends.core.lock();
+    let record = core.kept.record(n)?;
+    Some((path_of(record.to.as_ref()?), record.hidden.clone()))
+}
+
+/// Moves what came to where it belongs; whether that is over. What can't be moved now is moved later, as it need not come again.
+fn place(sends: &Sends, n: u64, destination: &mut Destination) -> bool {
+    let (names, moved) = destination.place();
+    let placed = moved.and_then(|()| destination.sync_names());
     sends.change(n, |record| {
-        record.place(placed);
-        (record.placing, record.state, record.why) = (false, State::Done, None);
+        record.place(names);
+        match &placed {
+            Ok(()) => {
+                (record.placing, record.state, record.why) = (false, State::Done, None);
+            }
+            Err(e) => record.why = Some(format!("it came, and can't be moved: {}", crate::failure::plain(e))),
+        }
     });
+    if let Err(e) = &placed {
+        log::warn!("what arrived can't be moved to where it belongs, and is tried again: {}", e.kind());
+    }
+    placed.is_ok()
 }
 
 /// What is there of a file.
@@ -424,13 +422,17 @@ enum There {
 fn told_what_is_there(
     destination: &mut Destination,
     manifest: &Manifest,
+    run: &Run,
     stream: &mut Incoming,
 ) -> Result<(u64, HashMap<u32, There>), Went> {
     destination.prepare(manifest).map_err(|e| Went::of(&e))?;
     let (mut there, mut files, mut part, mut parts) = (0, HashMap::new(), Vec::new(), 0);
     for (entry, number) in manifest.entries().iter().zip(0_u32..) {
         let Kind::File { size, .. } = entry.kind else { continue };
-        if let Some((had, hasher)) = destination.have(&entry.path, size).map_err(|e| Went::of(&e))? {
+        if run.stop.is_stopped() {
+            return Err(Went::Cut);
+        }
+        if let Some((had, hasher)) = destination.have(&entry.path, size, &run.stop).map_err(|e| Went::of(&e))? {
             let hash = hasher.finish();
             if had < size {
                 parts += 1;
@@ -462,7 +464,7 @@ fn files(
     run: &Run,
     stream: &mut Incoming,
 ) -> Result<u32, Went> {
-    let (mut lacking, mut done, mut told) = (0, 0_u64, 0_u64);
+    let (mut lacking, mut done, mut told, mut looked) = (0, 0_u64, 0_u64, there);
     // What is there of files that have not been come to.
     let mut later = there;
     for (entry, number) in manifest.entries().iter().zip(0_u32..) {
@@ -489,6 +491,7 @@ fn files(
             _ => return Err(Went::Misbehaved("a file that goes on where it can't")),
         };
         let mut file = destination.file(&entry.path, executable, from).map_err(|e| Went::of(&e))?;
+        let room = &*destination;
         let mut at = from;
         let (from_stream, back) = (&mut stream.from, &mut stream.back);
         let ended = contents::rest(from_stream, from, size, hasher, |bytes| {
@@ -500,6 +503,13 @@ fn files(
                 run.meter.set(now, Instant::now());
                 // A stream that broke shows where it is read.
                 let _gone = back.report(Report::Got(now));
+            }
+            if now.abs_diff(looked) >= LOOKS {
+                looked = now;
+                // Others fill it as well.
+                if !room.room().has(0, 0) {
+                    return Err(io::ErrorKind::StorageFull.into());
+                }
             }
             Ok(())
         })?;
@@ -517,24 +527,20 @@ fn files(
 
 /// Moves what is left of a send that was all there to where it belongs.
 pub(super) fn place_the_rest(sends: &Sends, n: u64) {
-    let found = {
-        let mut core = sends.core.lock();
-        let record = core.kept.record(n);
-        record.and_then(|record| Some((record.device?, record.id, record.to.as_ref().map(|to| path_of(to))?)))
-    };
-    let Some((device, id, to)) = found else { return };
-    let placed = Destination::open(&to, &device, &id).and_then(|mut destination| {
-        let placed = destination.place()?;
-        destination.sync_names()?;
-        Ok(placed)
-    });
-    match placed {
-        Ok(placed) => arrived(sends, n, placed),
+    let Some((to, Some(hidden))) = where_to(sends, n) else { return };
+    match Destination::again(&to, &hidden) {
+        Ok(mut destination) => {
+            if place(sends, n, &mut destination) {
+                let mut core = sends.core.lock();
+                core.end_runs(n);
+                sends.save(&mut core);
+                drop(core);
+                sends.sweep();
+            }
+        }
         Err(e) => {
             log::warn!("what arrived can't be moved to where it belongs: {}", e.kind());
-            // What is left of it comes again when its sender is there, or is cancelled.
             sends.change(n, |record| {
-                record.placing = false;
                 record.why = Some(format!("{}: {}", to.display(), crate::failure::plain(&e)));
             });
         }
