@@ -208,3 +208,20 @@ fn one_keeper_serves_several_volumes() {
     alice.await_connected(1);
     bob.await_connected(0);
 }
+
+#[test]
+fn paths_lie_in_mounts_and_not_in_what_is_kept_beside_them() {
+    let Three { mut keeper, _scratch: scratch, _registry, .. } = three();
+    keeper.keep();
+    let mut own = Peer::with_home(&scratch, "own", keeper.home().to_owned());
+    own.run(["init", "--name", "own", "--volume", "own", "--no-passphrase"]);
+    own.set_options(&["--volume", "own"]);
+    own.mount();
+    fs::write(own.at("plan"), "meet at noon").unwrap();
+    let told = own.run(["access".as_ref(), own.at("plan").as_os_str()]);
+    assert!(told.contains("own"), "{told}");
+    let elsewhere = own.refused(["access".as_ref(), scratch.path().as_os_str()]);
+    assert!(elsewhere.contains("lies in no mounted volume"), "{elsewhere}");
+    own.unmount();
+    keeper.stop_keeping(&[]);
+}
