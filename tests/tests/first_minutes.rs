@@ -5,6 +5,7 @@ use std::{
     io::Write as _,
     process::{Command, Stdio},
     sync::Arc,
+    time::{Duration, Instant},
 };
 
 use p2pfs_tests::{group::Group, peer::Peer, scratch::Scratch, tool::succeed};
@@ -73,7 +74,8 @@ fn found(peer: &Peer, what: &str) -> Vec<Value> {
 #[test]
 fn the_doctor_finds_nothing_where_nothing_is_wrong() {
     let peer = new("alice");
-    let shown = succeed(&mut peer.command(["doctor"]));
+    // What other tests have mounted meanwhile may well hang.
+    let shown = String::from_utf8(peer.command(["doctor"]).output().unwrap().stdout).unwrap();
     assert!(shown.contains("fuse") && shown.contains("none yet: `p2pfs init` makes one"), "{shown}");
     assert!(!peer.home().join("volumes").exists(), "it makes nothing");
     drop(peer);
@@ -101,6 +103,27 @@ fn the_doctor_finds_a_dead_mount_and_lonely_devices() {
     assert!(found(alice, "mounts").iter().all(|check| !check["found"].as_str().unwrap().contains(&path)));
     let not = found(alice, "p2pfs");
     assert!(not[0]["found"].as_str().unwrap().starts_with("is not mounted"), "{not:?}");
+}
+
+#[test]
+fn the_doctor_comes_to_its_end_where_a_daemon_hangs() {
+    let peer = Peer::alone();
+    peer.freeze();
+    let began = Instant::now();
+    let done = peer.command(["doctor"]).output().unwrap();
+    let took = began.elapsed();
+    peer.thaw();
+    let shown = String::from_utf8_lossy(&done.stdout).into_owned();
+    assert!(took < Duration::from_secs(20), "{took:?}: {shown}");
+    assert_eq!(done.status.code(), Some(1), "{shown}");
+    let line = |part: &str| shown.lines().find(|line| line.contains(part)).unwrap_or_else(|| panic!("{part}: {shown}"));
+    let hangs = line(&format!("{} hangs", peer.root().display()));
+    assert!(hangs.starts_with("BAD"), "{shown}");
+    let silent = line("does not answer: ");
+    assert!(silent.starts_with("BAD") && silent.contains(&format!("(process {})", peer.pid())), "{shown}");
+    // It was the machine's doing, and all goes on.
+    fs::write(peer.at("a"), "b").unwrap();
+    assert!(found(&peer, "p2pfs").iter().all(|check| check["state"] == "good"));
 }
 
 #[test]

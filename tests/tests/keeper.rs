@@ -1,6 +1,6 @@
 //! A keeper as people run it: two members who are never online together have everything through it, and it can read nothing.
 
-use std::{fs, path::Path, sync::Arc};
+use std::{ffi::OsStr, fs, path::Path, sync::Arc};
 
 use p2pfs_tests::{
     patience::{eventually, holds},
@@ -218,9 +218,9 @@ fn paths_lie_in_mounts_and_not_in_what_is_kept_beside_them() {
     own.set_options(&["--volume", "own"]);
     own.mount();
     fs::write(own.at("plan"), "meet at noon").unwrap();
-    let told = own.run(["access".as_ref(), own.at("plan").as_os_str()]);
+    let told = own.run([OsStr::new("access"), own.at("plan").as_os_str()]);
     assert!(told.contains("own"), "{told}");
-    let elsewhere = own.refused(["access".as_ref(), scratch.path().as_os_str()]);
+    let elsewhere = own.refused([OsStr::new("access"), scratch.path().as_os_str()]);
     assert!(elsewhere.contains("lies in no mounted volume"), "{elsewhere}");
     own.unmount();
     keeper.stop_keeping(&[]);

@@ -21,7 +21,7 @@ use crate::{
     },
     failure::{Failure, Outcome, plain},
     home::{Home, VolumeDir},
-    mountpoint,
+    mountpoint::{self, Illness},
     output::{self, bytes, count},
     report::Status,
     select::inspect,
@@ -36,8 +36,14 @@ const NO_ROOM: u64 = 64 << 20;
 const CLOCK_ERROR: Duration = Duration::from_secs(300);
 /// A daemon holds a file for each that programs have open.
 const FEW_FILES: u64 = 1024;
+/// Whoever doesn't answer within this hangs: a mount, and the daemon itself, which has more to do.
+const MOUNT_TIME: Duration = Duration::from_secs(2);
+const DAEMON_TIME: Duration = Duration::from_secs(5);
 /// The program is no older than this, in seconds since 1970: 2026.
 const NOT_BEFORE: u64 = 1_767_225_600;
+
+/// What to do about a daemon that doesn't answer as it should.
+const DAEMON_FIX: &str = "look into its log; once its process has ended, mount again";
 
 /// How it stands with something.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -82,7 +88,7 @@ pub(crate) fn run(home: &Home, args: &Doctor) -> Outcome<()> {
     clock(&mut checks, SystemTime::now(), home.data());
     open_files(&mut checks);
     room(&mut checks, home.data());
-    dead_mounts(&mut checks);
+    mounts(&mut checks);
     volumes(&mut checks, home)?;
     let worst = checks.0.iter().map(|check| check.state).max().unwrap_or(State::Good);
     if args.json {
@@ -254,20 +260,38 @@ fn room(checks: &mut Checks, data: &Path) {
     }
 }
 
-fn dead_mounts(checks: &mut Checks) {
-    match mountpoint::dead() {
-        Ok(dead) if dead.is_empty() => checks.good("mounts", "none is without its daemon"),
-        Ok(dead) => dead.iter().for_each(|path| {
-            let shown = path.display();
-            checks.not(
+fn mounts(checks: &mut Checks) {
+    let ill = match mountpoint::ill(MOUNT_TIME) {
+        Ok(ill) => ill,
+        Err(e) => return checks.not(State::Doubtful, "mounts", e.to_string(), "mount /proc"),
+    };
+    if ill.is_empty() {
+        checks.good("mounts", "none is without its daemon");
+    }
+    for (path, illness) in ill {
+        let shown = path.display();
+        match illness {
+            Illness::Dead => checks.not(
                 State::Doubtful,
                 "mounts",
                 format!("{shown} is mounted, but its daemon is gone: programs that look there get errors"),
-                format!("`p2pfs unmount {shown}` clears it away, and so does mounting there again"),
-            );
-        }),
-        Err(e) => checks.not(State::Doubtful, "mounts", e.to_string(), "mount /proc"),
+                format!("`p2pfs unmount {}` clears it away, and so does mounting there again", quoted(&path)),
+            ),
+            Illness::Hangs => checks.not(
+                State::Bad,
+                "mounts",
+                format!("{shown} hangs: its daemon does not answer, and programs that look there wait"),
+                "what is said of its volume below names the process and the log; another account's is told to who has it",
+            ),
+        }
     }
+}
+
+/// A path as a shell takes it for one word.
+fn quoted(path: &Path) -> String {
+    let shown = path.display().to_string();
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+:,@%".contains(c);
+    if !shown.is_empty() && shown.chars().all(plain) { shown } else { format!("'{}'", shown.replace('\'', "'\\''")) }
 }
 
 fn volumes(checks: &mut Checks, home: &Home) -> Outcome<()> {
@@ -282,6 +306,9 @@ fn volumes(checks: &mut Checks, home: &Home) -> Outcome<()> {
 }
 
 fn volume(checks: &mut Checks, dir: VolumeDir) {
+    if let Err(why) = client::hello_within(&dir, DAEMON_TIME) {
+        return checks.not(State::Bad, &dir.short_id()[..8], why.to_string(), DAEMON_FIX);
+    }
     let known = inspect(dir, None);
     let short = known.dir.short_id()[..8].to_owned();
     let named = known.label.clone().unwrap_or_else(|| short.clone());
@@ -306,12 +333,7 @@ fn volume(checks: &mut Checks, dir: VolumeDir) {
     match client::ask(&known.dir, &Request::Status) {
         Ok(Some(Reply::Status(status))) => running(checks, &named, &status),
         Ok(_) => checks.not(State::Doubtful, &named, "its daemon ends just now", "try again in a moment"),
-        Err(e) => checks.not(
-            State::Bad,
-            &named,
-            format!("its daemon does not answer: {e}"),
-            format!("look into {}; `kill` ends it in order, and mounting begins anew", known.dir.log().display()),
-        ),
+        Err(why) => checks.not(State::Bad, &named, why.to_string(), DAEMON_FIX),
     }
 }
 
@@ -391,6 +413,14 @@ mod tests {
         assert!(missing.fix.unwrap().contains("modprobe fuse"));
         fs::write(folder.path().join("fuse"), "").unwrap();
         assert!(only(|checks| fuse(checks, &folder.path().join("fuse"))).found.contains("is no device"));
+    }
+
+    #[test]
+    fn a_path_is_one_word_of_a_command() {
+        let check = |path: &str, expected: &str| assert_eq!(quoted(Path::new(path)), expected);
+        check("/home/alice/p2pfs", "/home/alice/p2pfs");
+        check("/home/alice/my files", "'/home/alice/my files'");
+        check("/mnt/it's $HOME", "'/mnt/it'\\''s $HOME'");
     }
 
     #[test]
