@@ -254,8 +254,9 @@ pub(crate) struct Invite {
 
 #[derive(Debug, Args)]
 pub(crate) struct Join {
-    /// The ticket, as `p2pfs invite` printed it
-    pub(crate) ticket: String,
+    /// The ticket, as `p2pfs invite` printed it (- is standard input); others on this machine can read what is typed here
+    /// [default: it is asked for]
+    pub(crate) ticket: Option<String>,
     /// Your name in the volume: 1 to 32 of a-z 0-9 . _ -, starting with a letter (a ticket for your own next machine knows it)
     #[arg(long, value_parser = user_name)]
     pub(crate) name: Option<String>,

@@ -41,7 +41,7 @@ pub(crate) fn choose(home: &Home, which: &Which, to_mount: bool) -> Outcome<Chos
         (_, 0) => {
             return Err(Failure::new(
                 "there is no volume here: make one with `p2pfs init --name YOU`, or join one with \
-                 `p2pfs join TICKET --name YOU`",
+                 `p2pfs join --name YOU`",
             ));
         }
         (None, 1) => volumes.remove(0),

@@ -2,8 +2,6 @@
 
 use std::{
     fs,
-    io::Write as _,
-    process::{Command, Stdio},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -17,16 +15,7 @@ fn new(name: &str) -> Peer {
 
 /// What `p2pfs init` shows on a terminal on which these lines are typed, and whether it did its work.
 fn typed(peer: &Peer, more: &str, lines: &str) -> (String, bool) {
-    let program = peer.command(["init"]).get_program().to_string_lossy().into_owned();
-    let mut script = Command::new("script");
-    script
-        .args(["-qec", &format!("'{program}' init {more}"), "/dev/null"])
-        .env("P2PFS_HOME", peer.home())
-        .env("USER", "root");
-    let mut child = script.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-    child.stdin.take().unwrap().write_all(lines.as_bytes()).unwrap();
-    let done = child.wait_with_output().unwrap();
-    (String::from_utf8_lossy(&done.stdout).into_owned(), done.status.success())
+    peer.typed(&format!("init {more}"), lines)
 }
 
 #[test]

@@ -297,7 +297,7 @@ fn quoted(path: &Path) -> String {
 fn volumes(checks: &mut Checks, home: &Home) -> Outcome<()> {
     let all = home.volumes()?;
     if all.is_empty() {
-        checks.good("volumes", "none yet: `p2pfs init` makes one, `p2pfs join TICKET --name YOU` joins one");
+        checks.good("volumes", "none yet: `p2pfs init` makes one, `p2pfs join --name YOU` joins one");
     }
     for dir in all {
         volume(checks, dir);

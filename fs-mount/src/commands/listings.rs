@@ -249,9 +249,7 @@ pub(crate) fn volumes(home: &Home, args: &Volumes) -> Outcome<()> {
         return output::json(&volumes);
     }
     if volumes.is_empty() {
-        return output::line(
-            "no volume here: `p2pfs init --name YOU` makes one, `p2pfs join TICKET --name YOU` joins one",
-        );
+        return output::line("no volume here: `p2pfs init --name YOU` makes one, `p2pfs join --name YOU` joins one");
     }
     let rows: Vec<Vec<String>> = volumes
         .iter()
