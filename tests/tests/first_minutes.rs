@@ -54,6 +54,26 @@ fn init_without_a_terminal_says_what_is_missing() {
     assert!(String::from_utf8_lossy(&done.stderr).contains("--name NAME"), "{done:?}");
 }
 
+#[test]
+fn a_locked_volume_is_found_by_its_label() {
+    let peer = new("alice");
+    let file = peer.scratch().join("passphrase");
+    fs::write(&file, "horse battery\n").unwrap();
+    let opened = ["--passphrase-file", file.to_str().unwrap()];
+    for label in ["docs", "photos"] {
+        peer.run(["init", "--name", "alice", "--volume", label].iter().chain(&opened));
+    }
+    assert!(peer.run(["volumes"]).contains("(locked: --passphrase-file shows it)"));
+    let refused = peer.refused(["status", "--volume", "photos"]);
+    assert!(refused.contains("labels of locked ones (") && refused.ends_with("give that, or the id"), "{refused}");
+    assert!(peer.run(["status", "--volume", "photos"].iter().chain(&opened)).contains("volume      photos ("));
+    // On a terminal it is asked for, once; what opens no such volume finds none.
+    let (shown, done) = peer.typed("status --volume photos", "horse battery\n");
+    assert!(done && shown.contains("volume      photos (") && shown.matches("passphrase: ").count() == 1, "{shown}");
+    let (shown, done) = peer.typed("status --volume music", "horse battery\n");
+    assert!(!done && shown.contains("no volume here is known as music: there is docs ("), "{shown}");
+}
+
 /// What `p2pfs doctor` found of something.
 fn found(peer: &Peer, what: &str) -> Vec<Value> {
     let all: Value = serde_json::from_slice(&peer.command(["doctor", "--json"]).output().unwrap().stdout).unwrap();

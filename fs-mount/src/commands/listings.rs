@@ -251,14 +251,15 @@ pub(crate) fn volumes(home: &Home, args: &Volumes) -> Outcome<()> {
     if volumes.is_empty() {
         return output::line("no volume here: `p2pfs init --name YOU` makes one, `p2pfs join --name YOU` joins one");
     }
+    let opened = passphrase.is_some();
     let rows: Vec<Vec<String>> = volumes
         .iter()
         .map(|v| {
-            let locked = || "(locked)".to_owned();
+            let label = || if opened { "(locked)" } else { "(locked: --passphrase-file shows it)" }.to_owned();
             vec![
-                v.volume.clone().unwrap_or_else(locked),
+                v.volume.clone().unwrap_or_else(label),
                 short(&v.id).to_owned(),
-                v.user.clone().unwrap_or_else(locked),
+                v.user.clone().unwrap_or_else(|| "(locked)".to_owned()),
                 v.mountpoint.clone().unwrap_or_else(|| "-".to_owned()),
             ]
         })
