@@ -221,6 +221,13 @@ impl VolumeDir {
         self.path.is_dir()
     }
 
+    /// Whether no other volume lies beside it, as far as that can be seen.
+    pub(crate) fn is_only(&self) -> bool {
+        let Some(entries) = self.path.parent().and_then(|beside| fs::read_dir(beside).ok()) else { return true };
+        let volumes = entries.flatten().filter(|entry| entry.file_name().to_str().is_some_and(is_folder_name));
+        volumes.count() < 2
+    }
+
     /// Refuses a layout that this program doesn't know.
     pub(crate) fn check_format(&self) -> Outcome<()> {
         let path = self.path.join("format");
