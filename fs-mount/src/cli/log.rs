@@ -13,7 +13,7 @@ pub(crate) struct Log {
     pub(crate) deed: Option<LogDeed>,
     #[command(flatten)]
     pub(crate) filter: Filter,
-    /// Go on with what comes, until interrupted
+    /// Go on with what comes, until interrupted; the volume must be mounted
     #[arg(long, short)]
     pub(crate) follow: bool,
     /// Show only the newest so many
