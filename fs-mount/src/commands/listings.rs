@@ -37,8 +37,7 @@ fn screen(status: &Status) -> Vec<String> {
         },
         format!("you         {}, {}", status.user, status.role.as_deref().unwrap_or("not admitted yet")),
         format!("device      {}", short(&status.device)),
-        // The root folder is there from the start.
-        format!("contents    {}, {}", count(status.nodes.saturating_sub(1), "file"), count(status.commits, "commit")),
+        format!("history     {}", count(status.commits, "commit")),
     ];
     if status.pending > 0 {
         lines.push(format!("pending     {} not in a commit yet", count(status.pending, "change")));
