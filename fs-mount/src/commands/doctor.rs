@@ -7,7 +7,8 @@ use std::{
     os::unix::fs::{FileTypeExt as _, MetadataExt as _},
     path::{Path, PathBuf},
     process::{Command, Stdio},
-    time::{Duration, SystemTime},
+    thread,
+    time::{Duration, Instant, SystemTime},
 };
 
 use rustix::process::{Resource, getrlimit};
@@ -39,6 +40,9 @@ const FEW_FILES: u64 = 1024;
 /// Whoever doesn't answer within this hangs: a mount, and the daemon itself, which has more to do.
 const MOUNT_TIME: Duration = Duration::from_secs(2);
 const DAEMON_TIME: Duration = Duration::from_secs(5);
+/// For asking the system how its clock is kept.
+const CLOCK_TIME: Duration = Duration::from_secs(3);
+const LOOK: Duration = Duration::from_millis(10);
 /// The program is no older than this, in seconds since 1970: 2026.
 const NOT_BEFORE: u64 = 1_767_225_600;
 
@@ -85,7 +89,7 @@ pub(crate) fn run(home: &Home, args: &Doctor) -> Outcome<()> {
     let mut checks = Checks::default();
     fuse(&mut checks, Path::new("/dev/fuse"));
     helper(&mut checks);
-    clock(&mut checks, SystemTime::now(), home.data());
+    clock(&mut checks, SystemTime::now(), is_in_step(), home.data());
     open_files(&mut checks);
     room(&mut checks, home.data());
     mounts(&mut checks);
@@ -171,10 +175,13 @@ fn helper(checks: &mut Checks) {
     }
 }
 
-fn clock(checks: &mut Checks, now: SystemTime, data: &Path) {
+fn clock(checks: &mut Checks, now: SystemTime, in_step: Option<bool>, data: &Path) {
     let fix = "set it: `timedatectl set-ntp true`, or `sudo date -s TIME`; what you change is dated by it";
     if now < SystemTime::UNIX_EPOCH + Duration::from_secs(NOT_BEFORE) {
         return checks.not(State::Bad, "clock", "is years behind: this program is younger than what it says", fix);
+    }
+    if in_step == Some(true) {
+        return checks.good("clock", "is in step (NTP)");
     }
     // What this program wrote before can't be from the future.
     let newest = newest(&data.join("volumes"), 3);
@@ -182,10 +189,43 @@ fn clock(checks: &mut Checks, now: SystemTime, data: &Path) {
         Some(ahead) => checks.not(
             State::Doubtful,
             "clock",
-            format!("is {} minutes behind what was written here before", ahead.as_secs() / 60),
+            format!(
+                "is {} minutes behind what was written here before: either it is behind now, or it was ahead then",
+                ahead.as_secs() / 60
+            ),
             fix,
         ),
+        None if in_step == Some(false) => {
+            let fix = "have it set by others: `timedatectl set-ntp true`; what you change is dated by it";
+            checks.not(State::Doubtful, "clock", "is not kept in step (NTP), and goes wrong in time", fix);
+        }
         None => checks.good("clock", "says nothing impossible"),
+    }
+}
+
+/// Whether others keep the clock in step, where somebody here can tell.
+fn is_in_step() -> Option<bool> {
+    // Without systemd, as in most containers, nobody can.
+    if !Path::new("/run/systemd/system").is_dir() {
+        return None;
+    }
+    let mut asked = Command::new("timedatectl");
+    asked.args(["show", "-p", "NTPSynchronized", "--value"]);
+    let mut child = asked.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().ok()?;
+    let deadline = Instant::now() + CLOCK_TIME;
+    while child.try_wait().ok()?.is_none() {
+        if Instant::now() > deadline {
+            // What comes of it is of no use any more.
+            let _ = child.kill();
+            let _ = child.wait();
+            return None;
+        }
+        thread::sleep(LOOK);
+    }
+    match String::from_utf8_lossy(&child.wait_with_output().ok()?.stdout).trim() {
+        "yes" => Some(true),
+        "no" => Some(false),
+        _ => None,
     }
 }
 
@@ -358,12 +398,15 @@ fn running(checks: &mut Checks, named: &str, status: &Status) {
             format!("see that one is on, and that a firewall lets p2pfs through{port}; what you do meanwhile is kept and goes out later"),
         );
     }
-    if status.disk_full || status.quota_reached {
+    if status.disk_full {
+        checks.not(State::Bad, named, "nothing more is stored: there is no room", "make room on that disk");
+    }
+    if status.quota_reached {
         checks.not(
-            State::Bad,
+            State::Doubtful,
             named,
-            "nothing more is stored: there is no room",
-            "make room on that disk, or raise the quota",
+            "the quota is reached: commits are kept, contents are not fetched",
+            "begin the keeper with a higher `--quota`, or with none",
         );
     }
     if status.removed {
@@ -427,13 +470,17 @@ mod tests {
     fn a_clock_that_contradicts_what_is_here_is_told() {
         let folder = tempfile::tempdir().unwrap();
         let now = SystemTime::now();
-        assert_eq!(only(|checks| clock(checks, now, folder.path())).state, State::Good);
+        let look = |now, in_step| only(|checks| clock(checks, now, in_step, folder.path()));
+        assert_eq!(look(now, None).state, State::Good);
+        assert_eq!(look(now, Some(false)).state, State::Doubtful);
         fs::create_dir_all(folder.path().join("volumes/4f2a")).unwrap();
         fs::write(folder.path().join("volumes/4f2a/state"), "").unwrap();
-        assert_eq!(only(|checks| clock(checks, now, folder.path())).state, State::Good);
-        let back = only(|checks| clock(checks, now - Duration::from_secs(3600), folder.path()));
-        assert!(back.state == State::Doubtful && back.found.contains("minutes behind"), "{back:?}");
-        let unset = only(|checks| clock(checks, SystemTime::UNIX_EPOCH, folder.path()));
+        assert_eq!(look(now, None).state, State::Good);
+        let hour_ago = now - Duration::from_secs(3600);
+        let back = look(hour_ago, None);
+        assert!(back.state == State::Doubtful && back.found.contains("or it was ahead then"), "{back:?}");
+        assert_eq!(look(hour_ago, Some(true)).state, State::Good);
+        let unset = look(SystemTime::UNIX_EPOCH, Some(true));
         assert_eq!(unset.state, State::Bad);
     }
 }
