@@ -6,7 +6,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use p2pfs_tests::{group::Group, peer::Peer, scratch::Scratch, tool::succeed};
+use p2pfs_tests::{
+    group::Group,
+    peer::{Peer, one_refusal},
+    scratch::Scratch,
+    tool::succeed,
+};
 use serde_json::Value;
 
 fn new(name: &str) -> Peer {
@@ -52,6 +57,14 @@ fn init_without_a_terminal_says_what_is_missing() {
     let done = peer.command(["init"]).output().unwrap();
     assert_eq!(done.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&done.stderr).contains("--name NAME"), "{done:?}");
+}
+
+#[test]
+fn without_a_home_the_mount_point_is_to_be_given() {
+    let peer = new("alice");
+    peer.init(&[]);
+    let done = peer.command(["mount"]).env_remove("HOME").output().unwrap();
+    assert!(one_refusal("mount", &done).ends_with("give the mount point"), "{done:?}");
 }
 
 #[test]
