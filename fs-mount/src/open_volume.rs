@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crypto::{Entropy, OsEntropy, Unlock};
+use crypto::{Entropy, OsEntropy, Unlock, VolumeId};
 use volume::{
     Parts, Volume,
     archive::Archive,
@@ -73,7 +73,7 @@ impl OpenVolume {
     pub(crate) fn open(dir: VolumeDir, lock: VolumeLock, profile: Profile) -> Outcome<Self> {
         let Stores { parts, packs } = Stores::open(dir.path(), &profile)?;
         let id = profile.volume;
-        let volume = guarded(move || Volume::load(parts, id).because(|| "opening the volume".to_owned()))?;
+        let volume = guarded(&id, move || Volume::load(parts, id).because(|| "opening the volume".to_owned()))?;
         let limits =
             if volume.is_keeper() { Limits { total: KEEPERS_LOG, ..Limits::default() } } else { Limits::default() };
         let audit = Audit::open(&dir.path().join("audit"), &profile.secret, Arc::new(OsEntropy), limits);
@@ -107,7 +107,7 @@ impl Stores {
     /// Opens the volume in `dir` with this store.
     pub(crate) fn open_at(store: &Path, dir: &Path, profile: &Profile) -> Outcome<Self> {
         let entropy: Arc<dyn Entropy> = Arc::new(OsEntropy);
-        let store = Arc::new(guarded(|| open_store(store))?);
+        let store = Arc::new(guarded(&profile.volume, || open_store(store, &profile.volume))?);
         let sealed = SealedStore::new(store.clone(), &profile.secret, entropy.clone());
         let archive = Archive::open(&dir.join("commits"), &profile.secret, entropy.clone());
         let archive = archive.because(|| "opening the archive of commits".to_owned())?;
@@ -134,7 +134,7 @@ impl Stores {
 }
 
 /// A process that ends lets its lock go a moment before its store.
-pub(crate) fn open_store(path: &Path) -> Outcome<DiskStore> {
+pub(crate) fn open_store(path: &Path, id: &VolumeId) -> Outcome<DiskStore> {
     // The library below panics where the working directory is gone: it was removed, or lies on a mount that ended.
     if env::current_dir().is_err() {
         env::set_current_dir("/").because(|| "leaving a folder that is gone".to_owned())?;
@@ -144,12 +144,9 @@ pub(crate) fn open_store(path: &Path) -> Outcome<DiskStore> {
         match DiskStore::open(path) {
             Err(e) if e.kind() == io::ErrorKind::WouldBlock && Instant::now() < deadline => thread::sleep(RETRY),
             Err(e) if is_damage(&e) => {
-                let why = plain(&e);
-                return Err(Failure::new(format!(
-                    "opening the store: {why}: `p2pfs verify --repair` repairs what can be"
-                )));
+                return Err(damaged(id, &format!("opening its store: {}", plain(&e))));
             }
-            opened => return opened.because(|| "opening the store".to_owned()),
+            opened => return opened.because(|| format!("opening the store of volume {}", id.short())),
         }
     }
 }
@@ -162,10 +159,13 @@ fn is_damage(error: &io::Error) -> bool {
 
 /// Runs what reads the store for the first time. A store that the disk or another program damaged can make the
 /// library below panic; that is told as what it is.
-pub(crate) fn guarded<T>(open: impl FnOnce() -> Outcome<T>) -> Outcome<T> {
-    catch_unwind(AssertUnwindSafe(open)).unwrap_or_else(|_| {
-        Err(Failure::new("the volume's store is damaged: `p2pfs verify --repair` repairs what can be"))
-    })
+pub(crate) fn guarded<T>(id: &VolumeId, open: impl FnOnce() -> Outcome<T>) -> Outcome<T> {
+    catch_unwind(AssertUnwindSafe(open)).unwrap_or_else(|_| Err(damaged(id, "its store is damaged")))
+}
+
+fn damaged(id: &VolumeId, what: &str) -> Failure {
+    let short = id.short();
+    Failure::new(format!("volume {short}: {what}: `p2pfs verify --repair --volume {short}` repairs what can be"))
 }
 
 /// The volume that a command is about: chosen once, and its passphrase read or typed once, however often the command asks.

@@ -53,15 +53,24 @@ fn all(home: &Home, args: &Keeper) -> Outcome<Vec<Kept>> {
     let passphrase = args.passphrase_file.as_deref().map(read_passphrase).transpose()?;
     let mut volumes = Vec::new();
     for dir in home.volumes()? {
-        dir.check_format()?;
         let short = dir.short_id()[..8].to_owned();
-        if client::hello(&dir)?.is_some_and(|hello| !hello.ending) {
-            output::note(&format!("volume {short} is in use here: it is left alone"));
-            continue;
+        match client::hello(&dir) {
+            Ok(hello) if hello.as_ref().is_none_or(|hello| hello.ending) => {}
+            Ok(_) => {
+                output::note(&format!("volume {short} is in use here: it is left alone"));
+                continue;
+            }
+            Err(why) => {
+                output::note(&format!("volume {short} is left alone: {why}"));
+                continue;
+            }
         }
         match unlock_unasked(&dir, passphrase.as_ref()) {
-            Ok(Some(_)) => volumes.push(Kept { dir, passphrase: passphrase.clone(), named: false }),
-            _ => output::note(&format!("volume {short} is locked: it is left alone (--passphrase-file opens it)")),
+            Ok(None) => {
+                output::note(&format!("volume {short} is locked: it is left alone (--passphrase-file opens it)"));
+            }
+            // Why one can't be opened is told when it is tried.
+            _ => volumes.push(Kept { dir, passphrase: passphrase.clone(), named: false }),
         }
     }
     Ok(volumes)
