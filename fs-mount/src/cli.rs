@@ -80,6 +80,8 @@ pub(crate) enum Command {
     Doctor(Doctor),
     /// List the volumes on this machine
     Volumes(Volumes),
+    /// Remove a volume from this machine, with its files and keys
+    Forget(Forget),
     /// List what several made at once under one name
     Conflicts(Conflicts),
     /// Settle conflicts: keep one version, or both
@@ -284,6 +286,19 @@ pub(crate) struct Volumes {
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Forget {
+    /// The volume, by its label or the first digits of its id
+    #[arg(long, value_name = "LABEL|ID")]
+    pub(crate) volume: String,
+    /// Ask nothing
+    #[arg(long)]
+    pub(crate) yes: bool,
+    /// Read the passphrase from this file (- is standard input), to find a label under it
+    #[arg(long, value_name = "FILE")]
+    pub(crate) passphrase_file: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

@@ -87,6 +87,30 @@ fn a_locked_volume_is_found_by_its_label() {
     assert!(!done && shown.contains("no volume here is known as music: there is docs ("), "{shown}");
 }
 
+#[test]
+fn a_volume_is_forgotten_when_it_is_meant() {
+    let mut peer = Peer::alone();
+    fs::write(peer.at("plan"), "meet at noon").unwrap();
+    let forget = ["forget", "--volume", "p2pfs"];
+    let mounted = peer.refused(forget.iter().chain(&["--yes"]));
+    assert!(mounted.contains("is already mounted at") && mounted.contains("`p2pfs unmount`"), "{mounted}");
+    assert_eq!(fs::read_to_string(peer.at("plan")).unwrap(), "meet at noon");
+    peer.unmount();
+    assert!(peer.refused(forget).ends_with("give --yes"));
+    assert!(peer.refused(["forget", "--volume", "other", "--yes"]).contains("no volume here is known as other"));
+    let (shown, done) = peer.typed("forget --volume p2pfs", "yes\n");
+    assert!(!done && shown.contains("lost for good") && shown.contains("nothing was done"), "{shown}");
+    assert!(peer.volume_folder().join("keys").exists());
+    let (shown, done) = peer.typed("forget --volume p2pfs", "p2pfs\n");
+    assert!(done && shown.contains("is not on this machine any more"), "{shown}");
+    assert_eq!(fs::read_dir(peer.home().join("volumes")).unwrap().count(), 0);
+    // There is room for a new one of that name, and no question where nobody is to be asked.
+    peer.init(&[]);
+    let id = peer.listing("volumes")[0]["id"].as_str().unwrap()[..8].to_owned();
+    peer.run(["forget", "--volume", &id, "--yes"]);
+    assert_eq!(peer.listing("volumes").as_array().unwrap().len(), 0);
+}
+
 /// What `p2pfs doctor` found of something.
 fn found(peer: &Peer, what: &str) -> Vec<Value> {
     let all: Value = serde_json::from_slice(&peer.command(["doctor", "--json"]).output().unwrap().stdout).unwrap();
