@@ -319,7 +319,7 @@ pub(crate) struct Restore {
     /// As this version has it, by its name [default: as it was before the last change of a file, or the removal]
     #[arg(long, value_name = "VERSION", conflicts_with = "at")]
     pub(crate) version: Option<String>,
-    /// As it was at this time: 2026-11-22T09:15, 09:15, yesterday, 2h-ago, a snapshot's name
+    /// As it was at this time: 2026-11-22T09:15, 09:15, yesterday, 2h-ago (local time, unless it ends in Z), a snapshot's name
     #[arg(long, value_name = "TIME")]
     pub(crate) at: Option<String>,
     /// Put it there instead
@@ -345,7 +345,7 @@ pub(crate) struct Undo {
     /// What this user did, on any device
     #[arg(long, value_name = "NAME|ID")]
     pub(crate) user: Option<String>,
-    /// Since when: 2026-11-22T09:15, 09:15, yesterday, 2h-ago, a snapshot's name
+    /// Since when: 2026-11-22T09:15, 09:15, yesterday, 2h-ago (local time, unless it ends in Z), a snapshot's name
     #[arg(long, value_name = "TIME")]
     pub(crate) since: String,
     /// Only what is, or was then, at this path or below it
