@@ -84,7 +84,7 @@ fn a_locked_volume_is_found_by_its_label() {
     let (shown, done) = peer.typed("status --volume photos", "horse battery\n");
     assert!(done && shown.contains("volume      photos (") && shown.matches("passphrase: ").count() == 1, "{shown}");
     let (shown, done) = peer.typed("status --volume music", "horse battery\n");
-    assert!(!done && shown.contains("no volume here is known as music: there is docs ("), "{shown}");
+    assert!(!done && shown.contains("no volume here is known as music") && shown.contains("docs ("), "{shown}");
 }
 
 #[test]

@@ -321,7 +321,7 @@ fn mounts(checks: &mut Checks) {
                 State::Bad,
                 "mounts",
                 format!("{shown} hangs: its daemon does not answer, and programs that look there wait"),
-                "what is said of its volume below names the process and the log; another account's is told to who has it",
+                "its volume's line below names the process and the log; without one, it is another account's, or of another P2PFS_HOME",
             ),
         }
     }

@@ -133,7 +133,7 @@ fn read_line(dir: &VolumeDir, reader: &mut BufReader<UnixStream>) -> Outcome<Opt
 }
 
 /// A daemon that hangs: which process it is, and what tells why.
-fn silent(dir: &VolumeDir) -> Failure {
+pub(crate) fn silent(dir: &VolumeDir) -> Failure {
     let (process, end) = match volume_lock::holder(dir.path()) {
         Some(pid) => (format!("process {pid}"), format!("`kill {pid}`")),
         None => ("a process".to_owned(), "`kill`".to_owned()),
