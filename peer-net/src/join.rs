@@ -47,8 +47,8 @@ pub enum JoinError {
     NobodyOnline,
     /// A registry knows where somebody is who can let us in; from here nothing gets there.
     #[error(
-        "who can let you in was online a moment ago, and is not reached from here: see that firewalls on both sides let UDP \
-         through, and try again"
+        "who can let you in was online a moment ago, and is not reached from here: see that the volume is still mounted there, and \
+         that firewalls on both sides let UDP through, and try again"
     )]
     OutOfReach,
     /// Nobody of the volume was found by who has an exported key.
