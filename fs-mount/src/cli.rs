@@ -80,6 +80,8 @@ pub(crate) enum Command {
     Doctor(Doctor),
     /// List the volumes on this machine
     Volumes(Volumes),
+    /// Remove a volume from this machine, with its files and keys
+    Forget(Forget),
     /// List what several made at once under one name
     Conflicts(Conflicts),
     /// Settle conflicts: keep one version, or both
@@ -254,8 +256,9 @@ pub(crate) struct Invite {
 
 #[derive(Debug, Args)]
 pub(crate) struct Join {
-    /// The ticket, as `p2pfs invite` printed it
-    pub(crate) ticket: String,
+    /// The ticket, as `p2pfs invite` printed it (- is standard input); others on this machine can read what is typed here
+    /// [default: it is asked for]
+    pub(crate) ticket: Option<String>,
     /// Your name in the volume: 1 to 32 of a-z 0-9 . _ -, starting with a letter (a ticket for your own next machine knows it)
     #[arg(long, value_parser = user_name)]
     pub(crate) name: Option<String>,
@@ -286,6 +289,19 @@ pub(crate) struct Volumes {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct Forget {
+    /// The volume, by its label or the first digits of its id
+    #[arg(long, value_name = "LABEL|ID")]
+    pub(crate) volume: String,
+    /// Ask nothing
+    #[arg(long)]
+    pub(crate) yes: bool,
+    /// Read the passphrase from this file (- is standard input), to find a label under it
+    #[arg(long, value_name = "FILE")]
+    pub(crate) passphrase_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct Conflicts {
     /// Only what is in conflict there or below; by its own name or by one that shows beside it
     pub(crate) path: Option<PathBuf>,
@@ -303,7 +319,7 @@ pub(crate) struct Restore {
     /// As this version has it, by its name [default: as it was before the last change of a file, or the removal]
     #[arg(long, value_name = "VERSION", conflicts_with = "at")]
     pub(crate) version: Option<String>,
-    /// As it was at this time: 2026-11-22T09:15, 09:15, yesterday, 2h-ago, a snapshot's name
+    /// As it was at this time: 2026-11-22T09:15, 09:15, yesterday, 2h-ago (local time, unless it ends in Z), a snapshot's name
     #[arg(long, value_name = "TIME")]
     pub(crate) at: Option<String>,
     /// Put it there instead
@@ -329,7 +345,7 @@ pub(crate) struct Undo {
     /// What this user did, on any device
     #[arg(long, value_name = "NAME|ID")]
     pub(crate) user: Option<String>,
-    /// Since when: 2026-11-22T09:15, 09:15, yesterday, 2h-ago, a snapshot's name
+    /// Since when: 2026-11-22T09:15, 09:15, yesterday, 2h-ago (local time, unless it ends in Z), a snapshot's name
     #[arg(long, value_name = "TIME")]
     pub(crate) since: String,
     /// Only what is, or was then, at this path or below it

@@ -16,6 +16,7 @@ mod conflicts;
 mod diff;
 mod doctor;
 mod fingerprint;
+mod forget;
 mod history;
 mod init;
 mod invitations;
@@ -71,6 +72,7 @@ pub(crate) fn run(command: Command) -> Outcome<()> {
         Command::Reseal(args) => reseal::run(&home, &args),
         Command::Quarantine(args) => members::quarantine(&home, args),
         Command::Doctor(args) => doctor::run(&home, &args),
+        Command::Forget(args) => forget::run(&home, &args),
         Command::Volumes(args) => listings::volumes(&home, &args),
         Command::Conflicts(args) => conflicts::list(&home, &args),
         Command::Resolve(args) => conflicts::resolve(&home, &args),

@@ -17,7 +17,7 @@
 //! ```
 //!
 //! While a volume is being joined its folder is `.join-<the same digits>`: it has the keys that others may know already,
-//! and stays until the join is through.
+//! and stays until the join is through. One that is being removed is `.gone-<the same digits>`.
 //!
 //! Invariants: no file or folder name here tells a name, a label or an address; everything is the user's alone
 //! (0700, 0600); a volume's folder appears whole or not at all.
@@ -45,6 +45,8 @@ const FOLDER_DIGITS: usize = 16;
 const UNFINISHED: &str = ".new-";
 /// The folder of a volume that is being joined: this, and what its name will be.
 const JOINING: &str = ".join-";
+/// The folder of a volume that is being removed: this, and what its name was.
+const GONE: &str = ".gone-";
 /// No file that is read whole is larger.
 const FILE_LIMIT: u64 = 1 << 20;
 
@@ -118,6 +120,19 @@ impl Home {
         Ok(new)
     }
 
+    /// Removes a volume with all that is in its folder. Cut short, it is no volume any more, and the rest goes with the next
+    /// one that is made or removed.
+    pub(crate) fn remove_volume(&self, dir: &VolumeDir, lock: VolumeLock) -> Outcome<()> {
+        let volumes = self.data.join("volumes");
+        remove_abandoned(&volumes);
+        let gone = volumes.join(format!("{GONE}{}", dir.short));
+        let renamed = fs::rename(&dir.path, &gone).and_then(|()| fs::File::open(&volumes)?.sync_all());
+        renamed.because(|| format!("removing {}", dir.path.display()))?;
+        fs::remove_dir_all(&gone).because(|| format!("removing what is left of the volume in {}", gone.display()))?;
+        drop(lock);
+        Ok(())
+    }
+
     /// The folder in which the volume `id` is being joined: a new one, or the one of a join that was interrupted.
     pub(crate) fn start_joining(&self, id: &VolumeId) -> Outcome<NewVolumeDir> {
         let volumes = self.data.join("volumes");
@@ -149,11 +164,12 @@ impl Home {
     }
 }
 
-/// Removes what an `init` or `join` that was killed left behind. One that still runs holds its lock.
+/// Removes what an `init`, `join` or `forget` that was killed left behind. One that still runs holds its lock.
 fn remove_abandoned(volumes: &Path) {
     let Ok(entries) = fs::read_dir(volumes) else { return };
     for entry in entries.flatten() {
-        let unfinished = entry.file_name().to_str().is_some_and(|name| name.starts_with(UNFINISHED));
+        let unfinished = |name: &str| name.starts_with(UNFINISHED) || name.starts_with(GONE);
+        let unfinished = entry.file_name().to_str().is_some_and(unfinished);
         if unfinished && let Ok(_lock) = VolumeLock::acquire(&entry.path()) {
             // Best effort: what stays is tried again by the next one.
             let _ = fs::remove_dir_all(entry.path());
@@ -219,6 +235,13 @@ impl VolumeDir {
     /// The folder is there.
     pub(crate) fn exists(&self) -> bool {
         self.path.is_dir()
+    }
+
+    /// Whether no other volume lies beside it, as far as that can be seen.
+    pub(crate) fn is_only(&self) -> bool {
+        let Some(entries) = self.path.parent().and_then(|beside| fs::read_dir(beside).ok()) else { return true };
+        let volumes = entries.flatten().filter(|entry| entry.file_name().to_str().is_some_and(is_folder_name));
+        volumes.count() < 2
     }
 
     /// Refuses a layout that this program doesn't know.
@@ -409,6 +432,20 @@ mod tests {
 
     fn home(dir: &Path) -> Home {
         Home { data: dir.to_owned() }
+    }
+
+    #[test]
+    fn a_removed_volume_is_gone_also_when_its_removal_was_cut_short() {
+        let dir = tempfile::tempdir().unwrap();
+        let home = home(dir.path());
+        let volumes = dir.path().join("volumes");
+        let volume = home.volume("4f2a91c0aabbccdd");
+        fs::create_dir_all(volume.path().join("packs")).unwrap();
+        // What an earlier one left.
+        fs::create_dir_all(volumes.join(".gone-4f2a91c0aabbccdd/packs")).unwrap();
+        let lock = VolumeLock::acquire(volume.path()).unwrap();
+        home.remove_volume(&volume, lock).unwrap();
+        assert_eq!(fs::read_dir(&volumes).unwrap().count(), 0);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::{
 };
 
 use crate::{
-    control::client,
+    control::{client, protocol::Hello},
     failure::{Because, Failure, Outcome},
     home::{Home, VolumeDir},
 };
@@ -48,15 +48,40 @@ pub(crate) fn inside_own(home: &Home, path: &Path) -> Outcome<Inside> {
 /// Symlinks are followed but for the last part, and missing folders are no obstacle: what is asked for may be gone.
 pub(crate) fn inside(home: &Home, path: &Path) -> Outcome<Inside> {
     let full = without_links(path)?;
-    for dir in home.volumes()? {
-        let Some(hello) = client::hello(&dir)? else { continue };
-        let mountpoint = PathBuf::from(OsString::from_vec(hello.mountpoint));
-        if let Ok(path) = full.strip_prefix(&mountpoint) {
-            let path = path.to_owned();
-            return Ok(Inside { dir, mountpoint, path });
+    match mounted(home.volumes()?, client::hello, |mountpoint| full.starts_with(mountpoint))? {
+        Some((dir, mountpoint)) => {
+            let path = full.strip_prefix(&mountpoint).expect("it lies in there").to_owned();
+            Ok(Inside { dir, mountpoint, path })
+        }
+        None => Err(Failure::new(format!(
+            "{} lies in no mounted volume: mount it first, or say where it is",
+            path.display()
+        ))),
+    }
+}
+
+/// The volume that is mounted where `fits` says, and where that is. A daemon that doesn't answer hides no other volume:
+/// why it doesn't is told when none of the others fits.
+pub(crate) fn mounted(
+    volumes: Vec<VolumeDir>,
+    hello: impl Fn(&VolumeDir) -> Outcome<Option<Hello>>,
+    fits: impl Fn(&Path) -> bool,
+) -> Outcome<Option<(VolumeDir, PathBuf)>> {
+    let mut silent = None;
+    for dir in volumes {
+        match hello(&dir) {
+            Ok(Some(hello)) => {
+                let mountpoint = PathBuf::from(OsString::from_vec(hello.mountpoint));
+                // A keeper has none, and every path would lie in an empty one.
+                if !mountpoint.as_os_str().is_empty() && fits(&mountpoint) {
+                    return Ok(Some((dir, mountpoint)));
+                }
+            }
+            Ok(None) => {}
+            Err(why) => silent = silent.or(Some(why)),
         }
     }
-    Err(Failure::new(format!("{} lies in no mounted volume: mount it first, or say where it is", path.display())))
+    silent.map_or(Ok(None), Err)
 }
 
 /// `path` from the root, without `.` and `..`, and without symlinks above its last part.
@@ -91,6 +116,36 @@ mod tests {
     use std::os::unix::fs::symlink;
 
     use super::*;
+
+    fn hello(mountpoint: &str) -> Hello {
+        Hello {
+            volume: "docs".to_owned(),
+            id: "4f2a91c0".to_owned(),
+            user: "alice".to_owned(),
+            mountpoint: mountpoint.as_bytes().to_vec(),
+            pid: 1,
+            ending: false,
+        }
+    }
+
+    #[test]
+    fn neither_a_keeper_nor_a_silent_daemon_hides_a_mount() {
+        let dir = |short: &str| VolumeDir::from_parts(PathBuf::from(short), short);
+        let answers = |dir: &VolumeDir| match dir.short_id() {
+            "1" => Ok(Some(hello(""))),
+            "2" => Err(Failure::new("silent")),
+            "3" => Ok(None),
+            _ => Ok(Some(hello("/mnt/docs"))),
+        };
+        let found = |ids: &[&'static str], path: &str| {
+            let volumes = ids.iter().map(|short| dir(short)).collect();
+            mounted(volumes, answers, |at| Path::new(path).starts_with(at)).map(|found| found.map(|(dir, _)| dir))
+        };
+        let all = ["1", "2", "3", "4"];
+        assert_eq!(found(&all, "/mnt/docs/a").unwrap().unwrap().short_id(), "4");
+        assert_eq!(found(&all, "/home/a").unwrap_err().to_string(), "silent");
+        assert!(found(&["1", "3", "4"], "/home/a").unwrap().is_none());
+    }
 
     #[test]
     fn links_are_followed_but_for_the_last_part_and_nothing_need_be_there() {

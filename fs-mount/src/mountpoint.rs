@@ -8,7 +8,9 @@ use std::{
     fs, io,
     os::unix::ffi::{OsStrExt, OsStringExt},
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::{Child, Command, Stdio},
+    thread,
+    time::{Duration, Instant},
 };
 
 use rustix::mount::UnmountFlags;
@@ -19,6 +21,10 @@ use crate::failure::{Because, Failure, Outcome, plain};
 const OUR_TYPE: &str = "fuse.p2pfs";
 /// Dead mounts can lie on top of each other, one per daemon that was killed.
 const MOST_DEAD: usize = 16;
+/// What programs that ask a dead mount are told, in English.
+const NOT_CONNECTED: &str = "Transport endpoint is not connected";
+/// How often it is looked whether who asks a mount has an answer.
+const LOOK: Duration = Duration::from_millis(10);
 /// How many users of a busy mount are named.
 const MOST_USERS: usize = 5;
 
@@ -50,19 +56,63 @@ fn is_dead(path: &Path) -> bool {
     rustix::fs::statvfs(path).is_err_and(|e| e == rustix::io::Errno::NOTCONN)
 }
 
-/// Where volumes are mounted whose daemons are gone.
-pub(crate) fn dead() -> Outcome<Vec<PathBuf>> {
+/// What is wrong with a mount of ours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Illness {
+    /// Its daemon is gone.
+    Dead,
+    /// Its daemon is there, and does not answer.
+    Hangs,
+}
+
+/// Where volumes are mounted on which programs get errors, or wait; after `limit`, whatever hangs.
+pub(crate) fn ill(limit: Duration) -> Outcome<Vec<(PathBuf, Illness)>> {
     let table = fs::read("/proc/self/mountinfo").because(|| "reading /proc/self/mountinfo".to_owned())?;
-    let mut found: Vec<PathBuf> = table
+    let mut ours: Vec<PathBuf> = table
         .split(|b| *b == b'\n')
         .filter_map(place_and_type)
         .filter(|(_, kind)| kind == OUR_TYPE)
         .map(|(at, _)| at)
         .collect();
-    found.sort();
-    found.dedup();
-    found.retain(|path| is_dead(path));
-    Ok(found)
+    ours.sort();
+    ours.dedup();
+    let deadline = Instant::now() + limit;
+    let asked: Vec<_> = ours.into_iter().map(|path| (ask_elsewhere(&path), path)).collect();
+    let found = asked.into_iter().filter_map(|(asked, path)| {
+        let illness = match asked {
+            Ok(child) => illness(child, deadline),
+            Err(_) => is_dead(&path).then_some(Illness::Dead),
+        };
+        Some((path, illness?))
+    });
+    Ok(found.collect())
+}
+
+/// Has a process of its own look at a mount. A thread would do but for one thing: while a daemon has a request and does not
+/// answer it, nothing ends who asked, and the whole program would wait for the thread when it ends.
+fn ask_elsewhere(path: &Path) -> io::Result<Child> {
+    let mut stat = Command::new("stat");
+    stat.env("LC_ALL", "C").args(["-f", "-c", "%T", "--"]).arg(path);
+    stat.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn()
+}
+
+fn illness(mut child: Child, deadline: Instant) -> Option<Illness> {
+    loop {
+        match child.try_wait() {
+            Ok(None) if Instant::now() < deadline => thread::sleep(LOOK),
+            Ok(None) => {
+                // Best effort: it may only end with what it waits for.
+                let _ = child.kill();
+                return Some(Illness::Hangs);
+            }
+            Ok(Some(status)) if status.success() => return None,
+            // It has ended, so this does not wait.
+            _ => {
+                let said = child.wait_with_output().ok()?.stderr;
+                return String::from_utf8_lossy(&said).contains(NOT_CONNECTED).then_some(Illness::Dead);
+            }
+        }
+    }
 }
 
 /// Where something is mounted, and its type, by a line of the kernel's table.

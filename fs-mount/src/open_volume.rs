@@ -3,6 +3,7 @@
 //! Invariant: whoever has a volume open holds its lock, until after the volume is closed.
 
 use std::{
+    cell::OnceCell,
     env, io,
     panic::{AssertUnwindSafe, catch_unwind},
     path::Path,
@@ -11,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crypto::{Entropy, OsEntropy};
+use crypto::{Entropy, OsEntropy, Unlock, VolumeId};
 use volume::{
     Parts, Volume,
     archive::Archive,
@@ -38,7 +39,7 @@ use crate::{
     repair, report,
     select::{Chosen, choose},
     ticket,
-    unlock::existing_unlock,
+    unlock::{Passphrase, existing_unlock},
     unlocks,
     volume_lock::VolumeLock,
 };
@@ -72,7 +73,7 @@ impl OpenVolume {
     pub(crate) fn open(dir: VolumeDir, lock: VolumeLock, profile: Profile) -> Outcome<Self> {
         let Stores { parts, packs } = Stores::open(dir.path(), &profile)?;
         let id = profile.volume;
-        let volume = guarded(move || Volume::load(parts, id).because(|| "opening the volume".to_owned()))?;
+        let volume = guarded(&id, move || Volume::load(parts, id).because(|| "opening the volume".to_owned()))?;
         let limits =
             if volume.is_keeper() { Limits { total: KEEPERS_LOG, ..Limits::default() } } else { Limits::default() };
         let audit = Audit::open(&dir.path().join("audit"), &profile.secret, Arc::new(OsEntropy), limits);
@@ -106,7 +107,7 @@ impl Stores {
     /// Opens the volume in `dir` with this store.
     pub(crate) fn open_at(store: &Path, dir: &Path, profile: &Profile) -> Outcome<Self> {
         let entropy: Arc<dyn Entropy> = Arc::new(OsEntropy);
-        let store = Arc::new(guarded(|| open_store(store))?);
+        let store = Arc::new(guarded(&profile.volume, || open_store(store, &profile.volume))?);
         let sealed = SealedStore::new(store.clone(), &profile.secret, entropy.clone());
         let archive = Archive::open(&dir.join("commits"), &profile.secret, entropy.clone());
         let archive = archive.because(|| "opening the archive of commits".to_owned())?;
@@ -133,7 +134,7 @@ impl Stores {
 }
 
 /// A process that ends lets its lock go a moment before its store.
-pub(crate) fn open_store(path: &Path) -> Outcome<DiskStore> {
+pub(crate) fn open_store(path: &Path, id: &VolumeId) -> Outcome<DiskStore> {
     // The library below panics where the working directory is gone: it was removed, or lies on a mount that ended.
     if env::current_dir().is_err() {
         env::set_current_dir("/").because(|| "leaving a folder that is gone".to_owned())?;
@@ -143,12 +144,9 @@ pub(crate) fn open_store(path: &Path) -> Outcome<DiskStore> {
         match DiskStore::open(path) {
             Err(e) if e.kind() == io::ErrorKind::WouldBlock && Instant::now() < deadline => thread::sleep(RETRY),
             Err(e) if is_damage(&e) => {
-                let why = plain(&e);
-                return Err(Failure::new(format!(
-                    "opening the store: {why}: `p2pfs verify --repair` repairs what can be"
-                )));
+                return Err(damaged(id, &format!("opening its store: {}", plain(&e))));
             }
-            opened => return opened.because(|| "opening the store".to_owned()),
+            opened => return opened.because(|| format!("opening the store of volume {}", id.short())),
         }
     }
 }
@@ -161,15 +159,89 @@ fn is_damage(error: &io::Error) -> bool {
 
 /// Runs what reads the store for the first time. A store that the disk or another program damaged can make the
 /// library below panic; that is told as what it is.
-pub(crate) fn guarded<T>(open: impl FnOnce() -> Outcome<T>) -> Outcome<T> {
-    catch_unwind(AssertUnwindSafe(open)).unwrap_or_else(|_| {
-        Err(Failure::new("the volume's store is damaged: `p2pfs verify --repair` repairs what can be"))
-    })
+pub(crate) fn guarded<T>(id: &VolumeId, open: impl FnOnce() -> Outcome<T>) -> Outcome<T> {
+    catch_unwind(AssertUnwindSafe(open)).unwrap_or_else(|_| Err(damaged(id, "its store is damaged")))
 }
 
-/// Gets the answer to `request` from the volume's daemon or, when none runs, by opening the volume here.
+fn damaged(id: &VolumeId, what: &str) -> Failure {
+    let short = id.short();
+    Failure::new(format!("volume {short}: {what}: `p2pfs verify --repair --volume {short}` repairs what can be"))
+}
+
+/// The volume that a command is about: chosen once, and its passphrase read or typed once, however often the command asks.
+pub(crate) struct Session {
+    dir: VolumeDir,
+    passphrase: OnceCell<Passphrase>,
+}
+
+impl Session {
+    /// Chooses the volume that `which` means.
+    pub(crate) fn begin(home: &Home, which: &Which) -> Outcome<Self> {
+        let Chosen { dir, passphrase } = choose(home, which, false)?;
+        dir.check_format()?;
+        Ok(Self { dir, passphrase: passphrase.map(OnceCell::from).unwrap_or_default() })
+    }
+
+    pub(crate) fn dir(&self) -> &VolumeDir {
+        &self.dir
+    }
+
+    /// What is in the key file, with the passphrase that the user types where it needs one and none came with the command.
+    pub(crate) fn profile(&self) -> Outcome<Profile> {
+        let unlock = existing_unlock(&self.dir, self.passphrase.get())?;
+        let profile = Profile::load(&self.dir, &unlock)?;
+        if let Unlock::Passphrase(passphrase) = unlock {
+            // It is there already, or was typed now.
+            let _ = self.passphrase.set(passphrase);
+        }
+        Ok(profile)
+    }
+
+    /// Gets the answer to `request` from the volume's daemon or, when none runs, by opening the volume here.
+    pub(crate) fn ask(&self, request: &Request) -> Outcome<Reply> {
+        self.ask_with_progress(request, &mut |_| ())
+    }
+
+    /// Gets it from the daemon only.
+    pub(crate) fn ask_daemon(&self, request: &Request) -> Outcome<Reply> {
+        client::ask(&self.dir, request)?.ok_or_else(|| not_mounted(&self.dir))
+    }
+
+    /// As [`Self::ask`], showing how far it is.
+    pub(crate) fn ask_with_progress(&self, request: &Request, progress: &mut dyn FnMut(&News)) -> Outcome<Reply> {
+        let dir = &self.dir;
+        let deadline = Instant::now() + PATIENCE;
+        let lock = loop {
+            // One that is ending might be gone before it answers.
+            if client::hello(dir)?.is_some_and(|hello| !hello.ending)
+                && let Some(reply) = client::ask_with_progress(dir, request, &mut *progress)?
+            {
+                return Ok(reply);
+            }
+            match VolumeLock::try_acquire(dir.path())? {
+                Ok(lock) => break lock,
+                Err(holder) if Instant::now() > deadline => return Err(holder.busy(dir)),
+                Err(_) => thread::sleep(RETRY),
+            }
+        };
+        // Nobody is to type a passphrase for nothing.
+        if needs_daemon(request) {
+            return Err(not_mounted(dir));
+        }
+        let open = OpenVolume::open(dir.clone(), lock, self.profile()?)?;
+        audit::watch(&open.volume);
+        unlocks::record(&open.volume, open.dir.path());
+        let reply = answer_here(&open, request, progress);
+        let who = (rustix::process::getuid().as_raw(), std::process::id());
+        control_log::record(&open.volume, control_log::deed(request), who, &reply);
+        open.close()?;
+        reply
+    }
+}
+
+/// What a command asks once.
 pub(crate) fn ask_or_open(home: &Home, which: &Which, request: &Request) -> Outcome<Reply> {
-    ask_or_open_with_progress(home, which, request, &mut |_| ())
+    Session::begin(home, which)?.ask(request)
 }
 
 /// The same, showing how far it is.
@@ -179,31 +251,29 @@ pub(crate) fn ask_or_open_with_progress(
     request: &Request,
     progress: &mut dyn FnMut(&News),
 ) -> Outcome<Reply> {
-    let Chosen { dir, passphrase } = choose(home, which, false)?;
-    dir.check_format()?;
-    let deadline = Instant::now() + PATIENCE;
-    let lock = loop {
-        // One that is ending might be gone before it answers.
-        if client::hello(&dir)?.is_some_and(|hello| !hello.ending)
-            && let Some(reply) = client::ask_with_progress(&dir, request, &mut *progress)?
-        {
-            return Ok(reply);
-        }
-        match VolumeLock::try_acquire(dir.path())? {
-            Ok(lock) => break lock,
-            Err(holder) if Instant::now() > deadline => return Err(holder.busy(&dir)),
-            Err(_) => thread::sleep(RETRY),
-        }
-    };
-    let profile = Profile::load(&dir, &existing_unlock(&dir, passphrase.as_ref())?)?;
-    let open = OpenVolume::open(dir, lock, profile)?;
-    audit::watch(&open.volume);
-    unlocks::record(&open.volume, open.dir.path());
-    let reply = answer_here(&open, request, progress);
-    let who = (rustix::process::getuid().as_raw(), std::process::id());
-    control_log::record(&open.volume, control_log::deed(request), who, &reply);
-    open.close()?;
-    reply
+    Session::begin(home, which)?.ask_with_progress(request, progress)
+}
+
+/// What only a daemon can answer.
+fn needs_daemon(request: &Request) -> bool {
+    matches!(
+        request,
+        Request::Letters(AboutLetters::Await { .. })
+            | Request::Hello
+            | Request::Access(_)
+            | Request::Wait { .. }
+            | Request::Resolve { .. }
+            | Request::Verify { .. }
+            | Request::Reclaim
+            | Request::AsOf { .. }
+            | Request::Restore(_)
+            | Request::Undo(_)
+            | Request::Sends(_)
+            | Request::History { .. }
+            | Request::Base { .. }
+            | Request::Page(_)
+            | Request::Unmount
+    )
 }
 
 fn answer_here(open: &OpenVolume, request: &Request, progress: &mut dyn FnMut(&News)) -> Outcome<Reply> {
@@ -269,5 +339,27 @@ fn answer_here(open: &OpenVolume, request: &Request, progress: &mut dyn FnMut(&N
 
 /// The volume has no daemon, and the command needs one.
 pub(crate) fn not_mounted(dir: &VolumeDir) -> Failure {
-    Failure::new(format!("volume {} is not mounted: mount it with `p2pfs mount`", &dir.short_id()[..8]))
+    let short = &dir.short_id()[..8];
+    let which = if dir.is_only() { String::new() } else { format!(" --volume {short}") };
+    Failure::new(format!("volume {short} is not mounted: mount it with `p2pfs mount{which}`"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn how_to_mount_names_the_volume_where_there_are_several() {
+        let folder = tempfile::tempdir().unwrap();
+        let make = |short: &str| {
+            let path = folder.path().join(short);
+            std::fs::create_dir(&path).unwrap();
+            VolumeDir::from_parts(path, short)
+        };
+        let dir = make("4f2a91c0aabbccdd");
+        make(".join-4f2a91c0aabbccde");
+        assert!(not_mounted(&dir).to_string().ends_with("`p2pfs mount`"));
+        make("00aa91c0aabbccdd");
+        assert!(not_mounted(&dir).to_string().ends_with("`p2pfs mount --volume 4f2a91c0`"));
+    }
 }

@@ -2,6 +2,7 @@
 
 use std::io::{self, Write};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde::Serialize;
 
 use crate::failure::{Because, Outcome};
@@ -34,6 +35,15 @@ pub(crate) fn raw(bytes: &[u8]) -> Outcome<()> {
         Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         done => done.because(|| "writing to standard output".to_owned()),
     }
+}
+
+/// Whether standard output still leads somewhere: what goes on until it is interrupted ends when nobody reads it any more.
+pub(crate) fn is_read() -> bool {
+    let out = io::stdout();
+    let mut ends = [PollFd::new(&out, PollFlags::empty())];
+    // What can't be asked (it never happens) shows at the next write.
+    poll(&mut ends, Some(&Timespec::default())).is_err()
+        || !ends[0].revents().intersects(PollFlags::ERR | PollFlags::HUP)
 }
 
 /// Prints a remark beside the result, on standard error.

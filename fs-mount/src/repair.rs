@@ -59,7 +59,7 @@ fn verify_as_it_is(
 ) -> Outcome<VerifyReport> {
     let Stores { parts, packs } = Stores::open(dir, profile)?;
     let id = profile.volume;
-    guarded(move || {
+    guarded(&id, move || {
         let volume = Volume::load(parts, id).because(|| "opening the volume".to_owned())?;
         let report = volume.verify(repair, &mut |checked| progress(&Scrubbed::of(checked)));
         open_volume::close(&volume, &packs)?;
@@ -79,13 +79,14 @@ fn rebuild(dir: &Path, profile: &Profile, state: &State) -> Outcome<Rebuilt> {
     } else if let Err(e) = commit_pending(dir, profile) {
         log::warn!("the volume doesn't open, what was not in a commit yet is looked for in its store: {e}");
     }
-    let old: Option<Arc<dyn Store>> = match guarded(|| open_volume::open_store(&place)) {
-        Ok(store) => Some(Arc::new(store)),
-        Err(e) => {
-            log::error!("nothing of the store can be read, everything comes from the archive of commits: {e}");
-            None
-        }
-    };
+    let old: Option<Arc<dyn Store>> =
+        match guarded(&profile.volume, || open_volume::open_store(&place, &profile.volume)) {
+            Ok(store) => Some(Arc::new(store)),
+            Err(e) => {
+                log::error!("nothing of the store can be read, everything comes from the archive of commits: {e}");
+                None
+            }
+        };
     let Salvaged { commits, damaged, waiting } = {
         let Stores { mut parts, packs } = Stores::open_at(&new, dir, profile)?;
         let remains = Remains { store: old, archive: parts.archive.take() };
@@ -103,7 +104,7 @@ fn rebuild(dir: &Path, profile: &Profile, state: &State) -> Outcome<Rebuilt> {
 fn commit_pending(dir: &Path, profile: &Profile) -> Outcome<()> {
     let Stores { parts, packs } = Stores::open(dir, profile)?;
     let id = profile.volume;
-    guarded(move || {
+    guarded(&id, move || {
         let volume = Volume::load(parts, id).because(|| "opening the volume".to_owned())?;
         open_volume::close(&volume, &packs)
     })

@@ -26,6 +26,7 @@ pub(crate) struct Status {
     pub(crate) wanted_bytes: u64,
     /// Names beside which something shows.
     pub(crate) conflicts: u64,
+    /// Files, folders and the like that were ever made, also those that are gone: how many are there now nobody counts.
     pub(crate) nodes: u64,
     /// Folders below which permissions are still to follow theirs.
     #[serde(default)]

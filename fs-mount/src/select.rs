@@ -3,15 +3,18 @@
 //! Labels are sealed: what they are is known of a volume whose daemon runs, whose key lies beside it, or whose
 //! passphrase is at hand.
 
+use std::io::{self, IsTerminal};
+
 use crypto::Unlock;
 
 use crate::{
+    asking::tell,
     cli::Which,
     control::{client, protocol::Hello},
     failure::{Failure, Outcome},
     home::{Home, VolumeDir},
     profile::Profile,
-    unlock::{Passphrase, read_passphrase, unlock_unasked},
+    unlock::{Passphrase, prompt, read_passphrase, unlock_unasked},
 };
 
 /// Fewer digits of an id than this may be a label just as well.
@@ -26,6 +29,18 @@ pub(crate) struct Known {
     pub(crate) user: Option<String>,
 }
 
+impl Known {
+    /// Its label is behind a passphrase that isn't at hand.
+    fn is_locked(&self) -> bool {
+        self.label.is_none() && unlock_unasked(&self.dir, None).is_ok_and(|unlock| unlock.is_none())
+    }
+
+    /// The same with what shows under `passphrase`.
+    fn opened_by(self, passphrase: &Passphrase) -> Self {
+        if self.is_locked() { inspect(self.dir, Some(passphrase)) } else { self }
+    }
+}
+
 /// The volume a command is about, and the passphrase that came with the command.
 pub(crate) struct Chosen {
     pub(crate) dir: VolumeDir,
@@ -36,19 +51,29 @@ pub(crate) struct Chosen {
 /// (not mounted, for a command that mounts).
 pub(crate) fn choose(home: &Home, which: &Which, to_mount: bool) -> Outcome<Chosen> {
     let passphrase = which.passphrase_file.as_deref().map(read_passphrase).transpose()?;
+    choose_with(home, which.volume.as_deref(), passphrase, to_mount)
+}
+
+/// The same with the passphrase that is at hand, if any.
+pub(crate) fn choose_with(
+    home: &Home,
+    wanted: Option<&str>,
+    passphrase: Option<Passphrase>,
+    to_mount: bool,
+) -> Outcome<Chosen> {
     let mut volumes = home.volumes()?;
-    let dir = match (&which.volume, volumes.len()) {
+    let dir = match (wanted, volumes.len()) {
         (_, 0) => {
             return Err(Failure::new(
                 "there is no volume here: make one with `p2pfs init --name YOU`, or join one with \
-                 `p2pfs join TICKET --name YOU`",
+                 `p2pfs join --name YOU`",
             ));
         }
         (None, 1) => volumes.remove(0),
         (wanted, _) => {
             let known: Vec<Known> = volumes.into_iter().map(|dir| inspect(dir, passphrase.as_ref())).collect();
             match wanted {
-                Some(wanted) => by_name(known, wanted)?,
+                Some(wanted) => return by_name(known, wanted, passphrase),
                 None => the_only(known, to_mount)?,
             }
         }
@@ -70,18 +95,50 @@ pub(crate) fn inspect(dir: VolumeDir, passphrase: Option<&Passphrase>) -> Known 
     Known { dir, daemon, label, user }
 }
 
-fn by_name(known: Vec<Known>, wanted: &str) -> Outcome<VolumeDir> {
-    let choices = choices(&known);
-    let labelled: Vec<usize> = (0..known.len()).filter(|i| known[*i].label.as_deref() == Some(wanted)).collect();
+/// The volume that is known as `wanted`. When it is none of those whose labels can be read, it may be a locked one: then the
+/// passphrase is asked for, once.
+fn by_name(known: Vec<Known>, wanted: &str, passphrase: Option<Passphrase>) -> Outcome<Chosen> {
+    if let Some(dir) = named(&known, wanted)? {
+        return Ok(Chosen { dir, passphrase });
+    }
+    let can_ask = passphrase.is_none() && io::stdin().is_terminal() && known.iter().any(Known::is_locked);
+    if !can_ask {
+        return Err(unknown(&known, wanted));
+    }
+    tell(&format!("no volume that is open here is called {wanted}, and of those under a passphrase it does not show"));
+    let passphrase = prompt("passphrase: ")?;
+    let known: Vec<Known> = known.into_iter().map(|known| known.opened_by(&passphrase)).collect();
+    match named(&known, wanted)? {
+        Some(dir) => Ok(Chosen { dir, passphrase: Some(passphrase) }),
+        None => Err(unknown(&known, wanted)),
+    }
+}
+
+fn named(known: &[Known], wanted: &str) -> Outcome<Option<VolumeDir>> {
+    let labelled: Vec<&Known> = known.iter().filter(|known| known.label.as_deref() == Some(wanted)).collect();
     let matching = match labelled.as_slice() {
-        [] => (0..known.len()).filter(|i| is_prefix(wanted, known[*i].dir.short_id())).collect(),
+        [] => known.iter().filter(|known| is_prefix(wanted, known.dir.short_id())).collect(),
         _ => labelled,
     };
     match matching.as_slice() {
-        [one] => Ok(known.into_iter().nth(*one).expect("an index of this list").dir),
-        [] => Err(Failure::new(format!("no volume here is known as {wanted}: there is {choices}"))),
-        _ => Err(Failure::new(format!("{wanted} means several volumes: give the id, there is {choices}"))),
+        [] => Ok(None),
+        [one] => Ok(Some(one.dir.clone())),
+        _ => Err(Failure::new(format!("{wanted} means several volumes: give the id, there is {}", choices(known)))),
     }
+}
+
+fn unknown(known: &[Known], wanted: &str) -> Failure {
+    let locked: Vec<&str> =
+        known.iter().filter(|known| known.is_locked()).map(|known| &known.dir.short_id()[..8]).collect();
+    let choices = choices(known);
+    Failure::new(match locked.as_slice() {
+        [] => format!("no volume here is known as {wanted}: there is {choices}"),
+        _ => format!(
+            "no volume here is known as {wanted}: there is {choices}; labels of locked ones ({}) show only with \
+             their passphrase (--passphrase-file FILE): give that, or the id",
+            locked.join(", ")
+        ),
+    })
 }
 
 /// Whether `wanted` is an id, or its first digits, of the volume in the folder `short_id`.

@@ -185,8 +185,9 @@ pub(crate) fn read_keys(dir: &VolumeDir) -> Outcome<Vec<u8>> {
     read_twice(&path, whole).map_err(|e| Failure::new(format!("reading {}: {}", path.display(), plain(&e))))
 }
 
+/// What the user types at the terminal after `text`; it isn't shown.
 pub(crate) fn prompt(text: &str) -> Outcome<Passphrase> {
-    rpassword::prompt_password(text).map(Zeroizing::new).because(|| "reading the passphrase".to_owned())
+    rpassword::prompt_password(text).map(Zeroizing::new).because(|| "reading what is typed".to_owned())
 }
 
 #[cfg(test)]

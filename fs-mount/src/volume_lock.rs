@@ -114,6 +114,11 @@ pub(crate) fn already_mounted(dir: &VolumeDir, hello: Hello) -> Failure {
     Failure::new(format!("volume {short} is already mounted at {} by process {pid}", mountpoint.display()))
 }
 
+/// The process that has the volume in `dir`, or had it last, when its number can be read.
+pub(crate) fn holder(dir: &Path) -> Option<u32> {
+    read_pid(&mut fs::File::open(dir.join("lock")).ok()?)
+}
+
 fn read_pid(file: &mut fs::File) -> Option<u32> {
     let mut text = String::new();
     file.take(16).read_to_string(&mut text).ok()?;

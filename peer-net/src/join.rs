@@ -45,6 +45,12 @@ pub enum JoinError {
     /// The registries work, but know nobody (or nobody who answers).
     #[error("nobody who can let you in is online: ask the one who invited you to mount the volume, and try again")]
     NobodyOnline,
+    /// A registry knows where somebody is who can let us in; from here nothing gets there.
+    #[error(
+        "who can let you in was online a moment ago, and is not reached from here: see that the volume is still mounted there, and \
+         that firewalls on both sides let UDP through, and try again"
+    )]
+    OutOfReach,
     /// Nobody of the volume was found by who has an exported key.
     #[error("no member of the volume was found: have one of them mount it where it was mounted before, and try again")]
     NoMember,
@@ -55,7 +61,7 @@ pub enum JoinError {
     #[error("the connection broke while this device was being let in: run the same command again")]
     Interrupted,
     /// The grant is for something else than the ticket.
-    #[error("the answer is for another volume than the ticket's")]
+    #[error("the answer is for another volume than the ticket's: ask for a new ticket")]
     OtherVolume,
     /// The first sync did not come to its end.
     #[error("the first sync was interrupted: {0}")]
@@ -224,6 +230,8 @@ struct Search {
     tried: BTreeSet<(DeviceId, SocketAddr)>,
     devices: BTreeSet<DeviceId>,
     registries: usize,
+    /// A registry knew of somebody.
+    sighted: bool,
     /// Registries that did not answer.
     silent: Vec<String>,
     /// Addresses of the inviting device that did not answer.
@@ -240,6 +248,7 @@ impl Search {
             tried: BTreeSet::new(),
             devices: BTreeSet::new(),
             registries: registries.len(),
+            sighted: false,
             silent: Vec::new(),
             no_answer: Vec::new(),
             inviter,
@@ -285,6 +294,7 @@ impl Search {
                     }
                 }
                 Ok(Step::LookedUp(_, Ok(sightings))) => {
+                    self.sighted |= !sightings.is_empty();
                     for sighting in sightings {
                         self.dial(sighting.device, &sighting.addresses);
                     }
@@ -305,15 +315,19 @@ impl Search {
             return JoinError::NoMember;
         }
         if self.registries > self.silent.len() {
-            return JoinError::NobodyOnline;
+            return if self.sighted { JoinError::OutOfReach } else { JoinError::NobodyOnline };
         }
         let addresses = if self.no_answer.is_empty() { "no address known".into() } else { self.no_answer.join(", ") };
         JoinError::Unreachable(if self.registries == 0 {
-            format!("the inviting device does not answer (tried {addresses}), and the ticket names no registry")
+            format!(
+                "the inviting device does not answer (tried {addresses}), and the ticket names no registry: see that the volume \
+                 is mounted there and that UDP gets through to it, or ask for a ticket made after `p2pfs mount --registry`"
+            )
         } else {
             let registries = self.silent.join(", ");
             format!(
-                "no registry of this ticket answers (tried {registries}) and no inviting device either: {addresses}"
+                "no registry of this ticket answers (tried {registries}) and no inviting device either ({addresses}): see that \
+                 this machine is online, that a registry runs and that UDP gets through to it, and try again"
             )
         })
     }

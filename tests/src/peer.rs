@@ -214,6 +214,17 @@ impl Peer {
         command
     }
 
+    /// What `p2pfs` with these words shows on a terminal on which these lines are typed, and whether it did its work.
+    pub fn typed(&self, words: &str, lines: &str) -> (String, bool) {
+        let mut script = Command::new("script");
+        script.args(["-qec", &format!("'{}' {words}", program("p2pfs").display()), "/dev/null"]);
+        script.env("P2PFS_HOME", &self.home).env("USER", "root");
+        let mut child = script.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        std::io::Write::write_all(&mut child.stdin.take().unwrap(), lines.as_bytes()).unwrap();
+        let done = child.wait_with_output().unwrap();
+        (String::from_utf8_lossy(&done.stdout).into_owned(), done.status.success())
+    }
+
     /// Runs `p2pfs`, which must succeed; returns what it printed, without the last line break.
     pub fn run<S: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> String {
         crate::tool::succeed(&mut self.command(arguments)).trim_end().to_owned()

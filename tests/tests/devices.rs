@@ -338,3 +338,35 @@ fn the_passphrase_changes_whole_or_not_at_all() {
     alice.unmount();
     assert!(!opens(&alice, None) && opens(&alice, Some(&two)));
 }
+
+#[test]
+fn a_passphrase_is_given_once_for_a_whole_command() {
+    let scratch = Arc::new(Scratch::new());
+    let mut alice = Peer::new(&scratch, "alice");
+    let [keys, export] = ["keys", "export"].map(|name| scratch.path().join(name));
+    fs::write(&keys, "horse battery\n").unwrap();
+    fs::write(&export, "correct staple\n").unwrap();
+    let [keys, export] = [&keys, &export].map(|file| file.to_str().unwrap());
+    alice.run(["init", "--name", "alice", "--passphrase-file", keys]);
+    // Not mounted, each of these opens the volume more than once.
+    for words in [&["fingerprint"][..], &["log"], &["msg", "list"], &["config", "history.keep-all", "40d"]] {
+        let mut piped = alice.command(words.iter().chain(&["--passphrase-file", "-"]));
+        succeed(piped.stdin(fs::File::open(keys).unwrap()));
+    }
+    let (shown, done) = alice.typed("fingerprint", "horse battery\n");
+    assert!(done && shown.matches("passphrase: ").count() == 1 && shown.contains("alice (you)"), "{shown}");
+    let export = |alice: &Peer| {
+        let mut piped = alice.command(["key", "export", "--passphrase-file", "-", "--export-passphrase-file", export]);
+        succeed(piped.stdin(fs::File::open(keys).unwrap()))
+    };
+    assert!(export(&alice).contains("Whoever has this"));
+    alice.set_options(&["--passphrase-file", keys]);
+    alice.mount();
+    assert!(export(&alice).contains("Whoever has this"));
+    alice.unmount();
+    // What needs the daemon says so before anybody types anything.
+    for words in [&["send", keys, "bob"][..], &["inbox"]] {
+        let said = alice.refused(words);
+        assert!(said.ends_with("is not mounted: mount it with `p2pfs mount`"), "{said}");
+    }
+}

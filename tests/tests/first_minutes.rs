@@ -2,12 +2,16 @@
 
 use std::{
     fs,
-    io::Write as _,
-    process::{Command, Stdio},
     sync::Arc,
+    time::{Duration, Instant},
 };
 
-use p2pfs_tests::{group::Group, peer::Peer, scratch::Scratch, tool::succeed};
+use p2pfs_tests::{
+    group::Group,
+    peer::{Peer, one_refusal},
+    scratch::Scratch,
+    tool::succeed,
+};
 use serde_json::Value;
 
 fn new(name: &str) -> Peer {
@@ -16,16 +20,7 @@ fn new(name: &str) -> Peer {
 
 /// What `p2pfs init` shows on a terminal on which these lines are typed, and whether it did its work.
 fn typed(peer: &Peer, more: &str, lines: &str) -> (String, bool) {
-    let program = peer.command(["init"]).get_program().to_string_lossy().into_owned();
-    let mut script = Command::new("script");
-    script
-        .args(["-qec", &format!("'{program}' init {more}"), "/dev/null"])
-        .env("P2PFS_HOME", peer.home())
-        .env("USER", "root");
-    let mut child = script.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-    child.stdin.take().unwrap().write_all(lines.as_bytes()).unwrap();
-    let done = child.wait_with_output().unwrap();
-    (String::from_utf8_lossy(&done.stdout).into_owned(), done.status.success())
+    peer.typed(&format!("init {more}"), lines)
 }
 
 #[test]
@@ -64,6 +59,58 @@ fn init_without_a_terminal_says_what_is_missing() {
     assert!(String::from_utf8_lossy(&done.stderr).contains("--name NAME"), "{done:?}");
 }
 
+#[test]
+fn without_a_home_the_mount_point_is_to_be_given() {
+    let peer = new("alice");
+    peer.init(&[]);
+    let done = peer.command(["mount"]).env_remove("HOME").output().unwrap();
+    assert!(one_refusal("mount", &done).ends_with("give the mount point"), "{done:?}");
+}
+
+#[test]
+fn a_locked_volume_is_found_by_its_label() {
+    let peer = new("alice");
+    let file = peer.scratch().join("passphrase");
+    fs::write(&file, "horse battery\n").unwrap();
+    let opened = ["--passphrase-file", file.to_str().unwrap()];
+    for label in ["docs", "photos"] {
+        peer.run(["init", "--name", "alice", "--volume", label].iter().chain(&opened));
+    }
+    assert!(peer.run(["volumes"]).contains("(locked: --passphrase-file shows it)"));
+    let refused = peer.refused(["status", "--volume", "photos"]);
+    assert!(refused.contains("labels of locked ones (") && refused.ends_with("give that, or the id"), "{refused}");
+    assert!(peer.run(["status", "--volume", "photos"].iter().chain(&opened)).contains("volume      photos ("));
+    // On a terminal it is asked for, once; what opens no such volume finds none.
+    let (shown, done) = peer.typed("status --volume photos", "horse battery\n");
+    assert!(done && shown.contains("volume      photos (") && shown.matches("passphrase: ").count() == 1, "{shown}");
+    let (shown, done) = peer.typed("status --volume music", "horse battery\n");
+    assert!(!done && shown.contains("no volume here is known as music") && shown.contains("docs ("), "{shown}");
+}
+
+#[test]
+fn a_volume_is_forgotten_when_it_is_meant() {
+    let mut peer = Peer::alone();
+    fs::write(peer.at("plan"), "meet at noon").unwrap();
+    let forget = ["forget", "--volume", "p2pfs"];
+    let mounted = peer.refused(forget.iter().chain(&["--yes"]));
+    assert!(mounted.contains("is already mounted at") && mounted.contains("`p2pfs unmount`"), "{mounted}");
+    assert_eq!(fs::read_to_string(peer.at("plan")).unwrap(), "meet at noon");
+    peer.unmount();
+    assert!(peer.refused(forget).ends_with("give --yes"));
+    assert!(peer.refused(["forget", "--volume", "other", "--yes"]).contains("no volume here is known as other"));
+    let (shown, done) = peer.typed("forget --volume p2pfs", "yes\n");
+    assert!(!done && shown.contains("lost for good") && shown.contains("nothing was done"), "{shown}");
+    assert!(peer.volume_folder().join("keys").exists());
+    let (shown, done) = peer.typed("forget --volume p2pfs", "p2pfs\n");
+    assert!(done && shown.contains("is not on this machine any more"), "{shown}");
+    assert_eq!(fs::read_dir(peer.home().join("volumes")).unwrap().count(), 0);
+    // There is room for a new one of that name, and no question where nobody is to be asked.
+    peer.init(&[]);
+    let id = peer.listing("volumes")[0]["id"].as_str().unwrap()[..8].to_owned();
+    peer.run(["forget", "--volume", &id, "--yes"]);
+    assert_eq!(peer.listing("volumes").as_array().unwrap().len(), 0);
+}
+
 /// What `p2pfs doctor` found of something.
 fn found(peer: &Peer, what: &str) -> Vec<Value> {
     let all: Value = serde_json::from_slice(&peer.command(["doctor", "--json"]).output().unwrap().stdout).unwrap();
@@ -73,7 +120,8 @@ fn found(peer: &Peer, what: &str) -> Vec<Value> {
 #[test]
 fn the_doctor_finds_nothing_where_nothing_is_wrong() {
     let peer = new("alice");
-    let shown = succeed(&mut peer.command(["doctor"]));
+    // What other tests have mounted meanwhile may well hang.
+    let shown = String::from_utf8(peer.command(["doctor"]).output().unwrap().stdout).unwrap();
     assert!(shown.contains("fuse") && shown.contains("none yet: `p2pfs init` makes one"), "{shown}");
     assert!(!peer.home().join("volumes").exists(), "it makes nothing");
     drop(peer);
@@ -101,6 +149,27 @@ fn the_doctor_finds_a_dead_mount_and_lonely_devices() {
     assert!(found(alice, "mounts").iter().all(|check| !check["found"].as_str().unwrap().contains(&path)));
     let not = found(alice, "p2pfs");
     assert!(not[0]["found"].as_str().unwrap().starts_with("is not mounted"), "{not:?}");
+}
+
+#[test]
+fn the_doctor_comes_to_its_end_where_a_daemon_hangs() {
+    let peer = Peer::alone();
+    peer.freeze();
+    let began = Instant::now();
+    let done = peer.command(["doctor"]).output().unwrap();
+    let took = began.elapsed();
+    peer.thaw();
+    let shown = String::from_utf8_lossy(&done.stdout).into_owned();
+    assert!(took < Duration::from_secs(20), "{took:?}: {shown}");
+    assert_eq!(done.status.code(), Some(1), "{shown}");
+    let line = |part: &str| shown.lines().find(|line| line.contains(part)).unwrap_or_else(|| panic!("{part}: {shown}"));
+    let hangs = line(&format!("{} hangs", peer.root().display()));
+    assert!(hangs.starts_with("BAD"), "{shown}");
+    let silent = line("does not answer: ");
+    assert!(silent.starts_with("BAD") && silent.contains(&format!("(process {})", peer.pid())), "{shown}");
+    // It was the machine's doing, and all goes on.
+    fs::write(peer.at("a"), "b").unwrap();
+    assert!(found(&peer, "p2pfs").iter().all(|check| check["state"] == "good"));
 }
 
 #[test]

@@ -3,7 +3,9 @@
 
 use std::{fs, process::Output, sync::Arc};
 
-use p2pfs_tests::{peer::Peer, random::Random, registry::Registry, scratch::Scratch, setting, tree::names};
+use p2pfs_tests::{
+    peer::Peer, random::Random, registry::Registry, scratch::Scratch, setting, tool::succeed, tree::names,
+};
 
 /// How many calls apart the points are at which a joiner dies, of its 900 or so.
 fn kill_step() -> u64 {
@@ -165,4 +167,22 @@ fn a_host_that_dies_while_it_lets_somebody_in_costs_nothing() {
         members.push(name);
         assert_eq!(door.members(), members);
     }
+}
+
+#[test]
+fn a_ticket_need_not_be_an_argument() {
+    let door = Door::new();
+    let [bob, carol] = ["bob", "carol"].map(|name| Peer::new(&door.scratch, name));
+    let file = door.scratch.path().join("ticket");
+    fs::write(&file, door.alice.invite() + "\n").unwrap();
+    let mut piped = bob.command(["join", "-", "--name", "bob", "--no-passphrase"]);
+    let said = succeed(piped.stdin(fs::File::open(&file).unwrap()));
+    assert!(said.contains("as bob"), "{said}");
+    let nobody = carol.refused(["join", "--name", "carol", "--no-passphrase"]);
+    assert!(nobody.contains("standard input is no terminal: `p2pfs join -`"), "{nobody}");
+    let both = carol.refused(["join", "-", "--name", "carol", "--passphrase-file", "-"]);
+    assert!(both.contains("can't both come from standard input"), "{both}");
+    let (shown, done) = carol.typed("join --name carol --no-passphrase", &(door.alice.invite() + "\n"));
+    assert!(done && shown.contains("as carol"), "{shown}");
+    assert_eq!(door.members(), ["alice", "bob", "carol"]);
 }

@@ -1,6 +1,6 @@
 //! A keeper as people run it: two members who are never online together have everything through it, and it can read nothing.
 
-use std::{fs, path::Path, sync::Arc};
+use std::{ffi::OsStr, fs, path::Path, sync::Arc};
 
 use p2pfs_tests::{
     patience::{eventually, holds},
@@ -207,4 +207,46 @@ fn one_keeper_serves_several_volumes() {
     keeper.keep();
     alice.await_connected(1);
     bob.await_connected(0);
+}
+
+#[test]
+fn paths_lie_in_mounts_and_not_in_what_is_kept_beside_them() {
+    let Three { mut keeper, _scratch: scratch, _registry, .. } = three();
+    keeper.keep();
+    let mut own = Peer::with_home(&scratch, "own", keeper.home().to_owned());
+    own.run(["init", "--name", "own", "--volume", "own", "--no-passphrase"]);
+    own.set_options(&["--volume", "own"]);
+    own.mount();
+    fs::write(own.at("plan"), "meet at noon").unwrap();
+    let told = own.run([OsStr::new("access"), own.at("plan").as_os_str()]);
+    assert!(told.contains("own"), "{told}");
+    let elsewhere = own.refused([OsStr::new("access"), scratch.path().as_os_str()]);
+    assert!(elsewhere.contains("lies in no mounted volume"), "{elsewhere}");
+    own.unmount();
+    keeper.stop_keeping(&[]);
+}
+
+#[test]
+fn a_volume_that_does_not_open_is_left_alone() {
+    let Three { mut keeper, _scratch: scratch, _registry, .. } = three();
+    let break_one = |peer: &Peer| {
+        peer.run(["init", "--name", "own", "--volume", "own", "--no-passphrase"]);
+        let volumes = peer.listing("volumes");
+        let own = volumes.as_array().unwrap().iter().find(|volume| volume["volume"] == "own").unwrap();
+        let folder = peer.home().join("volumes").join(&own["id"].as_str().unwrap()[..16]);
+        for name in ["format", "format.copy"] {
+            fs::write(folder.join(name), "999\n").unwrap();
+        }
+    };
+    break_one(&keeper);
+    keeper.keep();
+    assert!(keeper.log_text().contains("is left alone: volume"), "{}", keeper.log_text());
+    assert!(keeper.log_text().contains("format version 999"), "{}", keeper.log_text());
+    keeper.stop_keeping(&[]);
+    // Where there is no other, that is why it ends.
+    let nothing = Peer::new(&scratch, "nothing");
+    break_one(&nothing);
+    let done = nothing.command(["keeper"]).output().unwrap();
+    let said = String::from_utf8_lossy(&done.stderr);
+    assert!(!done.status.success() && said.lines().last().unwrap().contains("format version 999"), "{said}");
 }

@@ -3,10 +3,12 @@
 use std::{
     collections::BTreeMap,
     fs::{self, OpenOptions, Permissions},
-    io::Write as _,
+    io::{BufRead as _, BufReader, Write as _},
     os::unix::fs::PermissionsExt as _,
     path::PathBuf,
+    process::Stdio,
     sync::Arc,
+    time::Duration,
 };
 
 use p2pfs_tests::{
@@ -14,6 +16,7 @@ use p2pfs_tests::{
     group::Group,
     patience::eventually,
     peer::Peer,
+    process::ended_within,
     scratch::Scratch,
     tool::{shell, succeed},
 };
@@ -222,4 +225,26 @@ fn what_the_registry_tells_is_recorded() {
             false => Err(notes.join("; ")),
         }
     });
+}
+
+#[test]
+fn following_ends_with_who_reads_it_and_needs_the_mount() {
+    let mut peer = Peer::alone();
+    peer.run(["msg", "send", "@all", "hello"]);
+    for words in [&["log", "--follow"][..], &["msg", "list", "--follow"]] {
+        let mut child = peer.command(words).stdout(Stdio::piped()).spawn().unwrap();
+        let mut line = String::new();
+        // As `| head -n 1` reads. Nothing more need come for it to end.
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        assert!(line.ends_with('\n'), "{words:?}: {line}");
+        let ended = ended_within(&mut child, Duration::from_secs(60));
+        assert!(ended.is_some_and(|status| status.success()), "{words:?}: {ended:?}");
+    }
+    peer.unmount();
+    for words in [&["log", "--follow"][..], &["msg", "list", "--follow"]] {
+        assert!(peer.refused(words).contains("is not mounted: mount it with"), "{words:?}");
+    }
+    // Whoever only looks need not mount.
+    assert!(peer.run(["msg", "list"]).contains("hello"));
+    assert_eq!(peer.run(["msg", "list", "--search", "goodbye"]), "none of the messages is meant by that");
 }

@@ -47,7 +47,7 @@ pub(crate) struct ListMsg {
     /// Only those with this in their text, in capitals or not
     #[arg(long, value_name = "TEXT")]
     pub(crate) search: Option<String>,
-    /// Only those that came since then: 2026-11-22, 09:15, yesterday, 2h-ago
+    /// Only those that came since then: 2026-11-22, 09:15, yesterday, 2h-ago; local time, unless it ends in Z
     #[arg(long, value_name = "TIME")]
     pub(crate) since: Option<String>,
     /// Only those that nobody has read here

@@ -13,7 +13,7 @@ pub(crate) struct Log {
     pub(crate) deed: Option<LogDeed>,
     #[command(flatten)]
     pub(crate) filter: Filter,
-    /// Go on with what comes, until interrupted
+    /// Go on with what comes, until interrupted; the volume must be mounted
     #[arg(long, short)]
     pub(crate) follow: bool,
     /// Show only the newest so many
@@ -105,7 +105,7 @@ pub(crate) struct Filter {
     /// Only these: create, read, write, rename, remove, permissions...
     #[arg(long, value_name = "WHAT", value_delimiter = ',')]
     pub(crate) op: Vec<String>,
-    /// Only since then: 2026-11-22, 09:15, yesterday, 2h-ago
+    /// Only since then: 2026-11-22, 09:15, yesterday, 2h-ago; local time, unless it ends in Z
     #[arg(long, value_name = "TIME")]
     pub(crate) since: Option<String>,
 }

@@ -81,8 +81,9 @@ pub(crate) fn run(home: &Home, args: &Chat) -> Outcome<()> {
         move || look(&dir, &me, &tell)
     })?;
     let (working, done) = mpsc::channel::<()>();
+    let asked = dir.clone();
     spawn("deeds", move || {
-        work(&dir, &deeds, &tell);
+        work(&asked, &deeds, &tell);
         drop(working);
     })?;
     let terminal = ratatui::try_init().because(|| "taking the terminal".to_owned())?;
@@ -93,8 +94,8 @@ pub(crate) fn run(home: &Home, args: &Chat) -> Outcome<()> {
     // What was sent last is on its way to the daemon.
     drop(act);
     if done.recv_timeout(LEAVING) == Err(RecvTimeoutError::Timeout) {
-        return shown
-            .and(Err(Failure::new("the daemon does not answer: what was written last may not have been sent")));
+        let why = format!("{}; what was written last may not have been sent", client::silent(&dir));
+        return shown.and(Err(Failure::new(why)));
     }
     let unsent = news.try_iter().filter_map(|news| match news {
         News::NotSent { to, text, why } => Some(format!("not sent to {to}: {why}: {text}")),

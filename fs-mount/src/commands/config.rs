@@ -1,7 +1,7 @@
 //! `p2pfs config`: shows the settings of a volume, and sets them.
 
 use crate::{
-    cli::{Config, Which},
+    cli::Config,
     control::{
         agreed::{AboutAgreed, Agreed, Setting},
         client::unexpected,
@@ -9,32 +9,33 @@ use crate::{
     },
     failure::{Failure, Outcome},
     home::Home,
-    open_volume::ask_or_open,
+    open_volume::Session,
     output,
 };
 
 pub(crate) fn run(home: &Home, args: Config) -> Outcome<()> {
     let Config { name, value, default, device, which, json } = args;
+    let session = Session::begin(home, &which)?;
     match name {
         Some(name) if value.is_some() || default => {
             let request = AboutAgreed::Set { name: name.clone(), value, device };
-            let Agreed::Done = ask(home, &which, request)? else { return Err(unexpected()) };
+            let Agreed::Done = ask(&session, request)? else { return Err(unexpected()) };
             // What holds now need not be what was typed.
-            show(home, &which, Some(&name), json)
+            show(&session, Some(&name), json)
         }
-        name => show(home, &which, name.as_deref(), json),
+        name => show(&session, name.as_deref(), json),
     }
 }
 
-fn ask(home: &Home, which: &Which, request: AboutAgreed) -> Outcome<Agreed> {
-    match ask_or_open(home, which, &Request::Agreed(request))? {
+fn ask(session: &Session, request: AboutAgreed) -> Outcome<Agreed> {
+    match session.ask(&Request::Agreed(request))? {
         Reply::Agreed(agreed) => Ok(agreed),
         _ => Err(unexpected()),
     }
 }
 
-fn show(home: &Home, which: &Which, name: Option<&str>, json: bool) -> Outcome<()> {
-    let Agreed::Settings(mut settings) = ask(home, which, AboutAgreed::Settings)? else { return Err(unexpected()) };
+fn show(session: &Session, name: Option<&str>, json: bool) -> Outcome<()> {
+    let Agreed::Settings(mut settings) = ask(session, AboutAgreed::Settings)? else { return Err(unexpected()) };
     if let Some(name) = name {
         let all: Vec<String> = settings.iter().map(|setting| setting.name.clone()).collect();
         settings.retain(|setting| setting.name == name);

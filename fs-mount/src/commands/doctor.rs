@@ -7,7 +7,8 @@ use std::{
     os::unix::fs::{FileTypeExt as _, MetadataExt as _},
     path::{Path, PathBuf},
     process::{Command, Stdio},
-    time::{Duration, SystemTime},
+    thread,
+    time::{Duration, Instant, SystemTime},
 };
 
 use rustix::process::{Resource, getrlimit};
@@ -21,7 +22,7 @@ use crate::{
     },
     failure::{Failure, Outcome, plain},
     home::{Home, VolumeDir},
-    mountpoint,
+    mountpoint::{self, Illness},
     output::{self, bytes, count},
     report::Status,
     select::inspect,
@@ -36,8 +37,17 @@ const NO_ROOM: u64 = 64 << 20;
 const CLOCK_ERROR: Duration = Duration::from_secs(300);
 /// A daemon holds a file for each that programs have open.
 const FEW_FILES: u64 = 1024;
+/// Whoever doesn't answer within this hangs: a mount, and the daemon itself, which has more to do.
+const MOUNT_TIME: Duration = Duration::from_secs(2);
+const DAEMON_TIME: Duration = Duration::from_secs(5);
+/// For asking the system how its clock is kept.
+const CLOCK_TIME: Duration = Duration::from_secs(3);
+const LOOK: Duration = Duration::from_millis(10);
 /// The program is no older than this, in seconds since 1970: 2026.
 const NOT_BEFORE: u64 = 1_767_225_600;
+
+/// What to do about a daemon that doesn't answer as it should.
+const DAEMON_FIX: &str = "look into its log; once its process has ended, mount again";
 
 /// How it stands with something.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -79,10 +89,10 @@ pub(crate) fn run(home: &Home, args: &Doctor) -> Outcome<()> {
     let mut checks = Checks::default();
     fuse(&mut checks, Path::new("/dev/fuse"));
     helper(&mut checks);
-    clock(&mut checks, SystemTime::now(), home.data());
+    clock(&mut checks, SystemTime::now(), is_in_step(), home.data());
     open_files(&mut checks);
     room(&mut checks, home.data());
-    dead_mounts(&mut checks);
+    mounts(&mut checks);
     volumes(&mut checks, home)?;
     let worst = checks.0.iter().map(|check| check.state).max().unwrap_or(State::Good);
     if args.json {
@@ -165,10 +175,13 @@ fn helper(checks: &mut Checks) {
     }
 }
 
-fn clock(checks: &mut Checks, now: SystemTime, data: &Path) {
+fn clock(checks: &mut Checks, now: SystemTime, in_step: Option<bool>, data: &Path) {
     let fix = "set it: `timedatectl set-ntp true`, or `sudo date -s TIME`; what you change is dated by it";
     if now < SystemTime::UNIX_EPOCH + Duration::from_secs(NOT_BEFORE) {
         return checks.not(State::Bad, "clock", "is years behind: this program is younger than what it says", fix);
+    }
+    if in_step == Some(true) {
+        return checks.good("clock", "is in step (NTP)");
     }
     // What this program wrote before can't be from the future.
     let newest = newest(&data.join("volumes"), 3);
@@ -176,10 +189,43 @@ fn clock(checks: &mut Checks, now: SystemTime, data: &Path) {
         Some(ahead) => checks.not(
             State::Doubtful,
             "clock",
-            format!("is {} minutes behind what was written here before", ahead.as_secs() / 60),
+            format!(
+                "is {} minutes behind what was written here before: either it is behind now, or it was ahead then",
+                ahead.as_secs() / 60
+            ),
             fix,
         ),
+        None if in_step == Some(false) => {
+            let fix = "have it set by others: `timedatectl set-ntp true`; what you change is dated by it";
+            checks.not(State::Doubtful, "clock", "is not kept in step (NTP), and goes wrong in time", fix);
+        }
         None => checks.good("clock", "says nothing impossible"),
+    }
+}
+
+/// Whether others keep the clock in step, where somebody here can tell.
+fn is_in_step() -> Option<bool> {
+    // Without systemd, as in most containers, nobody can.
+    if !Path::new("/run/systemd/system").is_dir() {
+        return None;
+    }
+    let mut asked = Command::new("timedatectl");
+    asked.args(["show", "-p", "NTPSynchronized", "--value"]);
+    let mut child = asked.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().ok()?;
+    let deadline = Instant::now() + CLOCK_TIME;
+    while child.try_wait().ok()?.is_none() {
+        if Instant::now() > deadline {
+            // What comes of it is of no use any more.
+            let _ = child.kill();
+            let _ = child.wait();
+            return None;
+        }
+        thread::sleep(LOOK);
+    }
+    match String::from_utf8_lossy(&child.wait_with_output().ok()?.stdout).trim() {
+        "yes" => Some(true),
+        "no" => Some(false),
+        _ => None,
     }
 }
 
@@ -254,26 +300,44 @@ fn room(checks: &mut Checks, data: &Path) {
     }
 }
 
-fn dead_mounts(checks: &mut Checks) {
-    match mountpoint::dead() {
-        Ok(dead) if dead.is_empty() => checks.good("mounts", "none is without its daemon"),
-        Ok(dead) => dead.iter().for_each(|path| {
-            let shown = path.display();
-            checks.not(
+fn mounts(checks: &mut Checks) {
+    let ill = match mountpoint::ill(MOUNT_TIME) {
+        Ok(ill) => ill,
+        Err(e) => return checks.not(State::Doubtful, "mounts", e.to_string(), "mount /proc"),
+    };
+    if ill.is_empty() {
+        checks.good("mounts", "none is without its daemon");
+    }
+    for (path, illness) in ill {
+        let shown = path.display();
+        match illness {
+            Illness::Dead => checks.not(
                 State::Doubtful,
                 "mounts",
                 format!("{shown} is mounted, but its daemon is gone: programs that look there get errors"),
-                format!("`p2pfs unmount {shown}` clears it away, and so does mounting there again"),
-            );
-        }),
-        Err(e) => checks.not(State::Doubtful, "mounts", e.to_string(), "mount /proc"),
+                format!("`p2pfs unmount {}` clears it away, and so does mounting there again", quoted(&path)),
+            ),
+            Illness::Hangs => checks.not(
+                State::Bad,
+                "mounts",
+                format!("{shown} hangs: its daemon does not answer, and programs that look there wait"),
+                "its volume's line below names the process and the log; without one, it is another account's, or of another P2PFS_HOME",
+            ),
+        }
     }
+}
+
+/// A path as a shell takes it for one word.
+fn quoted(path: &Path) -> String {
+    let shown = path.display().to_string();
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+:,@%".contains(c);
+    if !shown.is_empty() && shown.chars().all(plain) { shown } else { format!("'{}'", shown.replace('\'', "'\\''")) }
 }
 
 fn volumes(checks: &mut Checks, home: &Home) -> Outcome<()> {
     let all = home.volumes()?;
     if all.is_empty() {
-        checks.good("volumes", "none yet: `p2pfs init` makes one, `p2pfs join TICKET --name YOU` joins one");
+        checks.good("volumes", "none yet: `p2pfs init` makes one, `p2pfs join --name YOU` joins one");
     }
     for dir in all {
         volume(checks, dir);
@@ -282,6 +346,9 @@ fn volumes(checks: &mut Checks, home: &Home) -> Outcome<()> {
 }
 
 fn volume(checks: &mut Checks, dir: VolumeDir) {
+    if let Err(why) = client::hello_within(&dir, DAEMON_TIME) {
+        return checks.not(State::Bad, &dir.short_id()[..8], why.to_string(), DAEMON_FIX);
+    }
     let known = inspect(dir, None);
     let short = known.dir.short_id()[..8].to_owned();
     let named = known.label.clone().unwrap_or_else(|| short.clone());
@@ -306,12 +373,7 @@ fn volume(checks: &mut Checks, dir: VolumeDir) {
     match client::ask(&known.dir, &Request::Status) {
         Ok(Some(Reply::Status(status))) => running(checks, &named, &status),
         Ok(_) => checks.not(State::Doubtful, &named, "its daemon ends just now", "try again in a moment"),
-        Err(e) => checks.not(
-            State::Bad,
-            &named,
-            format!("its daemon does not answer: {e}"),
-            format!("look into {}; `kill` ends it in order, and mounting begins anew", known.dir.log().display()),
-        ),
+        Err(why) => checks.not(State::Bad, &named, why.to_string(), DAEMON_FIX),
     }
 }
 
@@ -336,12 +398,15 @@ fn running(checks: &mut Checks, named: &str, status: &Status) {
             format!("see that one is on, and that a firewall lets p2pfs through{port}; what you do meanwhile is kept and goes out later"),
         );
     }
-    if status.disk_full || status.quota_reached {
+    if status.disk_full {
+        checks.not(State::Bad, named, "nothing more is stored: there is no room", "make room on that disk");
+    }
+    if status.quota_reached {
         checks.not(
-            State::Bad,
+            State::Doubtful,
             named,
-            "nothing more is stored: there is no room",
-            "make room on that disk, or raise the quota",
+            "the quota is reached: commits are kept, contents are not fetched",
+            "begin the keeper with a higher `--quota`, or with none",
         );
     }
     if status.removed {
@@ -394,16 +459,28 @@ mod tests {
     }
 
     #[test]
+    fn a_path_is_one_word_of_a_command() {
+        let check = |path: &str, expected: &str| assert_eq!(quoted(Path::new(path)), expected);
+        check("/home/alice/p2pfs", "/home/alice/p2pfs");
+        check("/home/alice/my files", "'/home/alice/my files'");
+        check("/mnt/it's $HOME", "'/mnt/it'\\''s $HOME'");
+    }
+
+    #[test]
     fn a_clock_that_contradicts_what_is_here_is_told() {
         let folder = tempfile::tempdir().unwrap();
         let now = SystemTime::now();
-        assert_eq!(only(|checks| clock(checks, now, folder.path())).state, State::Good);
+        let look = |now, in_step| only(|checks| clock(checks, now, in_step, folder.path()));
+        assert_eq!(look(now, None).state, State::Good);
+        assert_eq!(look(now, Some(false)).state, State::Doubtful);
         fs::create_dir_all(folder.path().join("volumes/4f2a")).unwrap();
         fs::write(folder.path().join("volumes/4f2a/state"), "").unwrap();
-        assert_eq!(only(|checks| clock(checks, now, folder.path())).state, State::Good);
-        let back = only(|checks| clock(checks, now - Duration::from_secs(3600), folder.path()));
-        assert!(back.state == State::Doubtful && back.found.contains("minutes behind"), "{back:?}");
-        let unset = only(|checks| clock(checks, SystemTime::UNIX_EPOCH, folder.path()));
+        assert_eq!(look(now, None).state, State::Good);
+        let hour_ago = now - Duration::from_secs(3600);
+        let back = look(hour_ago, None);
+        assert!(back.state == State::Doubtful && back.found.contains("or it was ahead then"), "{back:?}");
+        assert_eq!(look(hour_ago, Some(true)).state, State::Good);
+        let unset = look(SystemTime::UNIX_EPOCH, Some(true));
         assert_eq!(unset.state, State::Bad);
     }
 }

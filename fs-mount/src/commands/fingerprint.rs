@@ -9,7 +9,7 @@ use crate::{
     },
     failure::{Failure, Outcome},
     home::Home,
-    open_volume::ask_or_open,
+    open_volume::Session,
     output,
     report::{Device, User},
 };
@@ -18,8 +18,9 @@ use crate::{
 const GROUPS: usize = 4;
 
 pub(crate) fn run(home: &Home, args: &Fingerprint) -> Outcome<()> {
-    let Reply::Users(users) = ask_or_open(home, &args.which, &Request::Users)? else { return Err(unexpected()) };
-    let Reply::Devices(devices) = ask_or_open(home, &args.which, &Request::Devices)? else { return Err(unexpected()) };
+    let session = Session::begin(home, &args.which)?;
+    let Reply::Users(users) = session.ask(&Request::Users)? else { return Err(unexpected()) };
+    let Reply::Devices(devices) = session.ask(&Request::Devices)? else { return Err(unexpected()) };
     let user = named(&users, args.user.as_deref())?;
     let devices: Vec<&Device> = devices.iter().filter(|device| device.user == user.id).collect();
     if args.json { output::json(&(user, devices)) } else { output::lines(&shown(user, &devices)) }

@@ -75,7 +75,7 @@ fn wanted(home: &Home, args: Init) -> Outcome<Wanted> {
 fn asked(home: &Home, volume: Option<String>, registries: Vec<RegistryAddress>, keys: &NewKeys) -> Outcome<Wanted> {
     tell(
         "A volume is a folder that you share with whom you invite. It lies on each member's machine, encrypted; no server\n\
-         is trusted with it. You own the one that is made now. To join somebody else's, use `p2pfs join TICKET` instead.\n",
+         is trusted with it. You own the one that is made now. To join somebody else's, use `p2pfs join` with a ticket instead.\n",
     );
     let account =
         std::env::var("USER").ok().map(|name| name.to_lowercase()).filter(|name| cli::user_name(name).is_ok());

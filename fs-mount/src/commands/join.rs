@@ -3,7 +3,11 @@
 //! Everything happens in a folder that gets its name at the very end. Before anybody is asked the keys are in it, for
 //! good: whoever lets this device in knows it from then on, and a join that is run again goes on as the same device.
 
-use std::fs;
+use std::{
+    fs,
+    io::{self, IsTerminal, Read},
+    path::Path,
+};
 
 use crypto::{DeviceKeys, OsEntropy, SymmetricKey, Unlock, UserKeys, VolumeId};
 use peer_net::{
@@ -12,6 +16,7 @@ use peer_net::{
     ticket::{BadTicket, Ticket},
 };
 use volume::{UserSecrets, Volume};
+use zeroize::Zeroizing;
 
 use crate::{
     cli::{Join, NewKeys},
@@ -22,11 +27,14 @@ use crate::{
     profile::{Profile, State},
     progress::Bar,
     select::{how_to_mount, refuse_taken_label},
-    unlock::{KEY_NAME, Passphrase, new_passphrase, new_unlock, unlock_unasked},
+    unlock::{KEY_NAME, Passphrase, new_passphrase, new_unlock, prompt, unlock_unasked},
 };
 
+/// No ticket is longer.
+const TICKET_LIMIT: u64 = 16 << 10;
+
 pub(crate) fn run(home: &Home, args: Join) -> Outcome<()> {
-    let ticket: Ticket = args.ticket.parse().map_err(|e: BadTicket| Failure::new(e.to_string()))?;
+    let ticket: Ticket = ticket(&args)?.trim().parse().map_err(|e: BadTicket| Failure::new(e.to_string()))?;
     let name = name_asked_for(&ticket, args.name.as_deref())?;
     let mut begun = begin(home, &ticket.volume, &args.volume, &args.keys, name, &ticket.registries)?;
     // Before anybody is asked: neither a full disk nor a crash may cost the ticket, or leave a member that nobody is.
@@ -34,6 +42,27 @@ pub(crate) fn run(home: &Home, args: Join) -> Outcome<()> {
     let (user, name) = (begun.profile.user_keys(), begun.profile.user.clone());
     begun.redeem(async |device: &DeviceKeys| join(&ticket, &name, &user, device, None).await, None)?;
     begun.finish(home, "joined volume")
+}
+
+/// The ticket's text: given with the command, on standard input, or typed now. What a program is started with, every account
+/// of the machine can read for as long as it runs.
+fn ticket(args: &Join) -> Outcome<Zeroizing<String>> {
+    match args.ticket.as_deref() {
+        Some("-") if args.keys.passphrase_file.as_deref() == Some(Path::new("-")) => {
+            Err(Failure::new("the ticket and the passphrase can't both come from standard input: put one into a file"))
+        }
+        Some("-") => {
+            let mut text = Zeroizing::new(String::new());
+            let read = io::stdin().lock().take(TICKET_LIMIT).read_to_string(&mut text);
+            read.because(|| "reading the ticket from standard input".to_owned())?;
+            Ok(text)
+        }
+        Some(text) => Ok(Zeroizing::new(text.to_owned())),
+        None if io::stdin().is_terminal() => prompt("ticket: "),
+        None => Err(Failure::new(
+            "a ticket is needed and standard input is no terminal: `p2pfs join -` reads it from there",
+        )),
+    }
 }
 
 /// A volume that is being joined.

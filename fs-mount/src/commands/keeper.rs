@@ -1,13 +1,14 @@
 //! `p2pfs keeper`: stores and serves, without a mount, the volumes of which this device is a keeper.
 
 use crate::{
-    cli::{Keeper, Which},
+    cli::Keeper,
     control::client,
     daemon::keeper::{self, Config, Kept, Served},
     failure::Outcome,
     home::Home,
     output,
-    select::{Chosen, choose},
+    profile::Profile,
+    select::{Chosen, choose_with},
     unlock::{ask_passphrase, read_passphrase, unlock_unasked},
     volume_lock::already_mounted,
 };
@@ -24,9 +25,11 @@ pub(crate) fn run(home: &Home, args: Keeper) -> Outcome<()> {
 
 fn named(home: &Home, args: &Keeper) -> Outcome<Vec<Kept>> {
     let mut volumes: Vec<Kept> = Vec::new();
+    let given = args.passphrase_file.as_deref().map(read_passphrase).transpose()?;
+    let mut typed = None;
     for volume in &args.volume {
-        let which = Which { volume: Some(volume.clone()), passphrase_file: args.passphrase_file.clone() };
-        let Chosen { dir, passphrase } = choose(home, &which, true)?;
+        let at_hand = given.clone().or_else(|| typed.clone());
+        let Chosen { dir, passphrase } = choose_with(home, Some(volume), at_hand, true)?;
         if volumes.iter().any(|other| other.dir.path() == dir.path()) {
             continue;
         }
@@ -35,9 +38,11 @@ fn named(home: &Home, args: &Keeper) -> Outcome<Vec<Kept>> {
             return Err(already_mounted(&dir, hello));
         }
         let passphrase = match unlock_unasked(&dir, passphrase.as_ref())? {
-            Some(_) => passphrase,
-            None => Some(ask_passphrase(&dir)?),
+            // What was typed for one of them may be another one's as well, or not.
+            Some(unlock) if given.is_some() || Profile::peek(&dir, &unlock).is_ok() => passphrase,
+            _ => Some(ask_passphrase(&dir)?),
         };
+        typed = typed.or_else(|| passphrase.clone());
         volumes.push(Kept { dir, passphrase, named: true });
     }
     Ok(volumes)
@@ -48,15 +53,24 @@ fn all(home: &Home, args: &Keeper) -> Outcome<Vec<Kept>> {
     let passphrase = args.passphrase_file.as_deref().map(read_passphrase).transpose()?;
     let mut volumes = Vec::new();
     for dir in home.volumes()? {
-        dir.check_format()?;
         let short = dir.short_id()[..8].to_owned();
-        if client::hello(&dir)?.is_some_and(|hello| !hello.ending) {
-            output::note(&format!("volume {short} is in use here: it is left alone"));
-            continue;
+        match client::hello(&dir) {
+            Ok(hello) if hello.as_ref().is_none_or(|hello| hello.ending) => {}
+            Ok(_) => {
+                output::note(&format!("volume {short} is in use here: it is left alone"));
+                continue;
+            }
+            Err(why) => {
+                output::note(&format!("volume {short} is left alone: {why}"));
+                continue;
+            }
         }
         match unlock_unasked(&dir, passphrase.as_ref()) {
-            Ok(Some(_)) => volumes.push(Kept { dir, passphrase: passphrase.clone(), named: false }),
-            _ => output::note(&format!("volume {short} is locked: it is left alone (--passphrase-file opens it)")),
+            Ok(None) => {
+                output::note(&format!("volume {short} is locked: it is left alone (--passphrase-file opens it)"));
+            }
+            // Why one can't be opened is told when it is tried.
+            _ => volumes.push(Kept { dir, passphrase: passphrase.clone(), named: false }),
         }
     }
     Ok(volumes)

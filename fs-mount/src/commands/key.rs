@@ -22,7 +22,7 @@ use crate::{
     exported_key::ExportedKey,
     failure::{Because, Failure, Outcome},
     home::Home,
-    open_volume::ask_or_open,
+    open_volume::Session,
     output,
     profile::Profile,
     select::{Chosen, choose},
@@ -41,9 +41,9 @@ pub(crate) fn run(home: &Home, args: Key) -> Outcome<()> {
 }
 
 fn export(home: &Home, args: &ExportKey) -> Outcome<()> {
-    let Chosen { dir, passphrase } = choose(home, &args.which, false)?;
+    let session = Session::begin(home, &args.which)?;
     // What opens the keys here is asked for, mounted or not: who finds this machine unlocked shall not carry them off.
-    let profile = Profile::load(&dir, &existing_unlock(&dir, passphrase.as_ref())?)?;
+    let profile = session.profile()?;
     let Some(signing) = profile.user_keys().signing else {
         return Err(Failure::new(
             "this device does not hold your signing key: export it where you made or joined the volume first",
@@ -54,7 +54,7 @@ fn export(home: &Home, args: &ExportKey) -> Outcome<()> {
     }
     let file = args.export_passphrase_file.as_deref();
     let sealing = passphrase_for(file, "passphrase for the exported key: ", "--export-passphrase-file FILE")?;
-    let Reply::ExportedKey(parts) = ask_or_open(home, &args.which, &Request::ExportKey)? else {
+    let Reply::ExportedKey(parts) = session.ask(&Request::ExportKey)? else {
         return Err(unexpected());
     };
     let ticket: [u8; 32] = parts.ticket.0.as_slice().try_into().map_err(|_| unexpected())?;
@@ -71,7 +71,7 @@ fn export(home: &Home, args: &ExportKey) -> Outcome<()> {
     };
     let invitation = TicketSecret::from_seed(ticket).public().to_string();
     let about = [
-        format!("Whoever has this and its passphrase is {} in volume {}.", parts.user, &dir.short_id()[..8]),
+        format!("Whoever has this and its passphrase is {} in volume {}.", parts.user, &session.dir().short_id()[..8]),
         "To be so again on a new machine: p2pfs key import FILE".to_owned(),
         format!("To make it worthless: p2pfs invitations revoke {}", short(&invitation)),
         format!(

@@ -37,8 +37,7 @@ fn screen(status: &Status) -> Vec<String> {
         },
         format!("you         {}, {}", status.user, status.role.as_deref().unwrap_or("not admitted yet")),
         format!("device      {}", short(&status.device)),
-        // The root folder is there from the start.
-        format!("contents    {}, {}", count(status.nodes.saturating_sub(1), "file"), count(status.commits, "commit")),
+        format!("history     {}", count(status.commits, "commit")),
     ];
     if status.pending > 0 {
         lines.push(format!("pending     {} not in a commit yet", count(status.pending, "change")));
@@ -249,18 +248,17 @@ pub(crate) fn volumes(home: &Home, args: &Volumes) -> Outcome<()> {
         return output::json(&volumes);
     }
     if volumes.is_empty() {
-        return output::line(
-            "no volume here: `p2pfs init --name YOU` makes one, `p2pfs join TICKET --name YOU` joins one",
-        );
+        return output::line("no volume here: `p2pfs init --name YOU` makes one, `p2pfs join --name YOU` joins one");
     }
+    let opened = passphrase.is_some();
     let rows: Vec<Vec<String>> = volumes
         .iter()
         .map(|v| {
-            let locked = || "(locked)".to_owned();
+            let label = || if opened { "(locked)" } else { "(locked: --passphrase-file shows it)" }.to_owned();
             vec![
-                v.volume.clone().unwrap_or_else(locked),
+                v.volume.clone().unwrap_or_else(label),
                 short(&v.id).to_owned(),
-                v.user.clone().unwrap_or_else(locked),
+                v.user.clone().unwrap_or_else(|| "(locked)".to_owned()),
                 v.mountpoint.clone().unwrap_or_else(|| "-".to_owned()),
             ]
         })

@@ -9,7 +9,7 @@ use volume::audit::{Entry, Op};
 
 use crate::{
     cli::{
-        Listing, Which,
+        Listing,
         log::{Export, Filter, Format, Log, LogDeed},
     },
     control::{
@@ -19,7 +19,7 @@ use crate::{
     },
     failure::{Failure, Outcome},
     home::Home,
-    open_volume::ask_or_open,
+    open_volume::{Session, ask_or_open},
     output::{self, bytes, printable},
 };
 
@@ -80,17 +80,17 @@ impl Wanted {
     }
 }
 
-fn ask(home: &Home, which: &Which, from: u64) -> Outcome<Page> {
-    match ask_or_open(home, which, &Request::Log { from })? {
+fn page(reply: Reply) -> Outcome<Page> {
+    match reply {
         Reply::Log(page) => Ok(page),
         _ => Err(unexpected()),
     }
 }
 
-/// Calls `each` with all entries that are meant, from number `from` on. Returns the number of the next to come.
+/// Calls `each` with all entries that are meant, from number `from` on, until nobody reads what comes of it. Returns the
+/// number of the next to come.
 fn each(
-    home: &Home,
-    which: &Which,
+    ask: &dyn Fn(&Request) -> Outcome<Reply>,
     wanted: &Wanted,
     mut from: u64,
     mut each: impl FnMut(Entry) -> Outcome<()>,
@@ -98,7 +98,7 @@ fn each(
     // What is recorded while it is read, by the reading too, is left to the next time: it would never end.
     let mut end = None;
     loop {
-        let page = ask(home, which, from)?;
+        let page = page(ask(&Request::Log { from })?)?;
         page.damage.iter().for_each(|damage| output::note(damage));
         let end = *end.get_or_insert(page.end);
         if page.next == from {
@@ -106,7 +106,7 @@ fn each(
         }
         from = page.next;
         page.entries.into_iter().filter(|entry| wanted.has(entry)).try_for_each(&mut each)?;
-        if from > end {
+        if from > end || !output::is_read() {
             return Ok(from);
         }
     }
@@ -115,8 +115,11 @@ fn each(
 fn show(home: &Home, args: &Log) -> Outcome<()> {
     let wanted = Wanted::new(&args.filter)?;
     let print = |entry: &Entry| output::line(&if args.json { raw(entry) } else { line(entry) });
+    let session = Session::begin(home, &args.which)?;
+    // Who follows an unmounted volume would open it again and again, and see nothing but that.
+    let ask = |request: &Request| if args.follow { session.ask_daemon(request) } else { session.ask(request) };
     let mut newest = VecDeque::new();
-    let mut next = each(home, &args.which, &wanted, 1, |entry| match args.lines {
+    let mut next = each(&ask, &wanted, 1, |entry| match args.lines {
         Some(lines) => {
             newest.push_back(entry);
             if newest.len() > lines {
@@ -130,10 +133,11 @@ fn show(home: &Home, args: &Log) -> Outcome<()> {
     if !args.follow {
         return Ok(());
     }
-    loop {
+    while output::is_read() {
         thread::sleep(FOLLOWS);
-        next = each(home, &args.which, &wanted, next, |entry| print(&entry))?;
+        next = each(&ask, &wanted, next, |entry| print(&entry))?;
     }
+    Ok(())
 }
 
 /// An entry as it is in the log.
@@ -184,7 +188,8 @@ fn verify(home: &Home, args: &Listing) -> Outcome<()> {
 
 fn export(home: &Home, args: &Export) -> Outcome<()> {
     let wanted = Wanted::new(&args.filter)?;
-    each(home, &args.which, &wanted, 1, |entry| {
+    let session = Session::begin(home, &args.which)?;
+    each(&|request| session.ask(request), &wanted, 1, |entry| {
         output::line(&match args.format {
             Format::Json => raw(&entry),
             Format::Cef => cef(&entry),

@@ -4,7 +4,7 @@ use crate::{
     cli::Mount,
     control::client,
     daemon::{self, Config, launch},
-    failure::Outcome,
+    failure::{Failure, Outcome},
     home::{Home, user_home},
     mountpoint,
     select::{Chosen, choose},
@@ -28,7 +28,11 @@ pub(crate) fn run(home: &Home, args: Mount) -> Outcome<()> {
     };
     let (mountpoint, create) = match &args.mountpoint {
         Some(path) => (mountpoint::absolute(path)?, false),
-        None => (mountpoint::absolute(&user_home()?.join("p2pfs"))?, true),
+        None => {
+            let home = user_home()
+                .map_err(|_| Failure::new("HOME is not set, so there is no usual place: give the mount point"))?;
+            (mountpoint::absolute(&home.join("p2pfs"))?, true)
+        }
     };
     let config = Config {
         dir,

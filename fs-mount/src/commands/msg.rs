@@ -13,10 +13,7 @@ use volume::{
 };
 
 use crate::{
-    cli::{
-        Which,
-        letters::{ListMsg, Msg, MsgDeed, ReadMsg, SendMsg},
-    },
+    cli::letters::{ListMsg, Msg, MsgDeed, ReadMsg, SendMsg},
     control::{
         client::unexpected,
         letters::{check, is_with},
@@ -25,7 +22,7 @@ use crate::{
     },
     failure::{Because, Failure, Outcome},
     home::Home,
-    open_volume::ask_or_open,
+    open_volume::{Session, ask_or_open},
     output::{self, count, printable},
     report,
 };
@@ -48,7 +45,9 @@ fn send(home: &Home, args: &SendMsg) -> Outcome<()> {
     };
     check(&text)?;
     let asked = AboutLetters::Send { to: args.to.clone(), text: Bytes(text) };
-    let Reply::Sent(devices) = ask(home, &args.which, asked)? else { return Err(unexpected()) };
+    let Reply::Sent(devices) = ask_or_open(home, &args.which, &Request::Letters(asked))? else {
+        return Err(unexpected());
+    };
     match devices {
         0 if args.to == ALL => output::line("kept here: there is no other device that it could go to"),
         0 => output::line(&format!("kept here: {} has no other device that it could go to", args.to)),
@@ -67,12 +66,8 @@ fn typed() -> Outcome<Vec<u8>> {
     Ok(text)
 }
 
-fn ask(home: &Home, which: &Which, asked: AboutLetters) -> Outcome<Reply> {
-    ask_or_open(home, which, &Request::Letters(asked))
-}
-
-fn page(home: &Home, which: &Which, asked: AboutLetters) -> Outcome<Vec<Letter>> {
-    match ask(home, which, asked)? {
+fn page(reply: Reply) -> Outcome<Vec<Letter>> {
+    match reply {
         Reply::Letters(letters) => Ok(letters),
         _ => Err(unexpected()),
     }
@@ -106,6 +101,11 @@ impl<'a> Wanted<'a> {
 
 fn list(home: &Home, args: &ListMsg) -> Outcome<()> {
     let wanted = Wanted::new(args)?;
+    let session = Session::begin(home, &args.which)?;
+    let ask = |asked| {
+        let request = Request::Letters(asked);
+        if args.follow { session.ask_daemon(&request) } else { session.ask(&request) }
+    };
     // Whoever sees them has read them; a program that gets them may not show them to anybody.
     let reads = !args.json && io::stdout().is_terminal();
     let show = |letters: &[Letter]| {
@@ -114,29 +114,33 @@ fn list(home: &Home, args: &ListMsg) -> Outcome<()> {
             output::lines(&lines)?;
         }
         let seen: Vec<u64> = letters.iter().filter(|letter| !letter.read).map(|letter| letter.n).collect();
-        if reads { note_read(home, &args.which, &seen).map(drop) } else { Ok(()) }
+        if reads { note_read(&session, &seen).map(drop) } else { Ok(()) }
     };
     let mut newest = VecDeque::new();
     let mut from = 1;
     loop {
-        let letters = page(home, &args.which, AboutLetters::List { from })?;
+        let letters = page(ask(AboutLetters::List { from })?)?;
         let Some(last) = letters.last() else { break };
         from = last.n.saturating_add(1);
         newest.extend(letters.into_iter().filter(|letter| wanted.has(letter)));
         let too_many = newest.len().saturating_sub(args.lines.unwrap_or(usize::MAX));
         newest.drain(..too_many);
     }
+    if newest.is_empty() && !args.follow && !args.json {
+        return output::line(if from == 1 { "no messages" } else { "none of the messages is meant by that" });
+    }
     show(newest.make_contiguous())?;
     if !args.follow {
         return Ok(());
     }
-    loop {
-        let letters = page(home, &args.which, AboutLetters::Await { from })?;
+    while output::is_read() {
+        let letters = page(ask(AboutLetters::Await { from })?)?;
         if let Some(last) = letters.last() {
             from = last.n.saturating_add(1);
         }
         show(&letters.into_iter().filter(|letter| wanted.has(letter)).collect::<Vec<_>>())?;
     }
+    Ok(())
 }
 
 /// A message for programs.
@@ -164,10 +168,10 @@ fn lines(letter: &Letter) -> Vec<String> {
 }
 
 /// Notes that these were read; how many nobody had read before.
-fn note_read(home: &Home, which: &Which, numbers: &[u64]) -> Outcome<u64> {
+fn note_read(session: &Session, numbers: &[u64]) -> Outcome<u64> {
     let mut done = 0;
     for numbers in numbers.chunks(NUMBERS) {
-        match ask(home, which, AboutLetters::Read { numbers: Some(numbers.to_vec()) })? {
+        match session.ask(&Request::Letters(AboutLetters::Read { numbers: Some(numbers.to_vec()) }))? {
             Reply::Acknowledged(read) => done += read,
             _ => return Err(unexpected()),
         }
@@ -176,12 +180,13 @@ fn note_read(home: &Home, which: &Which, numbers: &[u64]) -> Outcome<u64> {
 }
 
 fn read(home: &Home, args: &ReadMsg) -> Outcome<()> {
+    let session = Session::begin(home, &args.which)?;
     let done = match args.numbers.as_slice() {
-        [] => match ask(home, &args.which, AboutLetters::Read { numbers: None })? {
+        [] => match session.ask(&Request::Letters(AboutLetters::Read { numbers: None }))? {
             Reply::Acknowledged(done) => done,
             _ => return Err(unexpected()),
         },
-        numbers => note_read(home, &args.which, numbers)?,
+        numbers => note_read(&session, numbers)?,
     };
     output::line(&format!("{} read", count(done, "message")))
 }
@@ -191,6 +196,7 @@ mod tests {
     use volume::Timestamp;
 
     use super::*;
+    use crate::cli::Which;
 
     fn letter() -> Letter {
         Letter {

@@ -11,6 +11,7 @@ use crate::{
     control::client,
     failure::{Failure, Outcome},
     home::{Home, VolumeDir},
+    inside::mounted,
     mountpoint::{self, Mounted},
     profile::{Profile, State},
     select::choose,
@@ -25,19 +26,19 @@ pub(crate) fn run(home: &Home, args: &Unmount) -> Outcome<()> {
 }
 
 fn by_path(home: &Home, path: &Path) -> Outcome<()> {
-    for dir in home.volumes()? {
-        if let Some(hello) = client::hello(&dir)?
-            && bytes_to_path(hello.mountpoint) == path
-        {
-            return end(&dir);
-        }
-    }
-    match mountpoint::mounted_at(path)? {
-        Mounted::Dead => mountpoint::clear_dead(path).map(|_| ()),
+    let silent = match mounted(home.volumes()?, client::hello, |mountpoint| mountpoint == path) {
+        Ok(Some((dir, _))) => return end(&dir),
+        Ok(None) => None,
+        Err(why) => Some(why),
+    };
+    match (mountpoint::mounted_at(path)?, silent) {
+        (Mounted::Dead, _) => mountpoint::clear_dead(path).map(|_| ()),
+        // It may be the one that is mounted there.
+        (Mounted::Alive, Some(why)) => Err(why),
         // Its daemon belongs to another user or another P2PFS_HOME; it ends when the mount is gone.
-        Mounted::Alive => mountpoint::unmount(path),
-        Mounted::Nothing => Err(Failure::new(format!("{} is not mounted", path.display()))),
-        Mounted::Other(kind) => {
+        (Mounted::Alive, None) => mountpoint::unmount(path),
+        (Mounted::Nothing, _) => Err(Failure::new(format!("{} is not mounted", path.display()))),
+        (Mounted::Other(kind), _) => {
             Err(Failure::new(format!("{} is no p2pfs but another file system ({kind})", path.display())))
         }
     }

@@ -18,6 +18,7 @@ use crate::{
     failure::{Because, Failure, Outcome, plain},
     home::VolumeDir,
     report::Scrubbed,
+    volume_lock,
 };
 
 /// How long a daemon may take for what needs no waiting.
@@ -37,8 +38,8 @@ pub(crate) enum News {
 
 /// Has the volume's daemon unmount and end; returns when its process is gone. `None` when there is none.
 pub(crate) fn end(dir: &VolumeDir) -> Outcome<Option<()>> {
-    let Some(mut reader) = send(dir, &Request::Unmount)? else { return Ok(None) };
-    let Some(line) = read_line(&mut reader)? else { return Ok(None) };
+    let Some(mut reader) = send(dir, &Request::Unmount, None)? else { return Ok(None) };
+    let Some(line) = read_line(dir, &mut reader)? else { return Ok(None) };
     match parse(&line)? {
         Line::Failed(why) => Err(Failure::new(why)),
         Line::Reply(Reply::Done) => {
@@ -64,9 +65,9 @@ pub(crate) fn ask_with_progress(
     request: &Request,
     mut progress: impl FnMut(&News),
 ) -> Outcome<Option<Reply>> {
-    let Some(mut reader) = send(dir, request)? else { return Ok(None) };
+    let Some(mut reader) = send(dir, request, answer_time(request))? else { return Ok(None) };
     loop {
-        let Some(line) = read_line(&mut reader)? else { return Ok(None) };
+        let Some(line) = read_line(dir, &mut reader)? else { return Ok(None) };
         match parse(&line)? {
             Line::Progress(how_far) => progress(&News::Waiting(how_far)),
             Line::Verifying(so_far) => progress(&News::Verifying(so_far)),
@@ -78,12 +79,8 @@ pub(crate) fn ask_with_progress(
     }
 }
 
-fn send(dir: &VolumeDir, request: &Request) -> Outcome<Option<BufReader<UnixStream>>> {
-    let mut stream = match with_short_path(&dir.socket(), |path| UnixStream::connect(path)) {
-        Ok(stream) => stream,
-        Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => return Ok(None),
-        Err(e) => return Err(Failure::new(format!("asking the daemon: {}", plain(&e)))),
-    };
+/// How long the answer may take; `None` where it waits for others, or for work.
+fn answer_time(request: &Request) -> Option<Duration> {
     let patient = matches!(
         request,
         Request::Wait { .. }
@@ -97,7 +94,16 @@ fn send(dir: &VolumeDir, request: &Request) -> Outcome<Option<BufReader<UnixStre
             | Request::Sends(AboutSends::Follow { .. } | AboutSends::Offer { .. } | AboutSends::Send { .. })
             | Request::Unmount
     );
-    stream.set_read_timeout((!patient).then_some(ANSWER_TIME)).because(|| "asking the daemon".to_owned())?;
+    (!patient).then_some(ANSWER_TIME)
+}
+
+fn send(dir: &VolumeDir, request: &Request, limit: Option<Duration>) -> Outcome<Option<BufReader<UnixStream>>> {
+    let mut stream = match with_short_path(&dir.socket(), |path| UnixStream::connect(path)) {
+        Ok(stream) => stream,
+        Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => return Ok(None),
+        Err(e) => return Err(Failure::new(format!("asking the daemon: {}", plain(&e)))),
+    };
+    stream.set_read_timeout(limit).because(|| "asking the daemon".to_owned())?;
     let mut line = serde_json::to_string(request).expect("a request can be encoded");
     line.push('\n');
     match stream.write_all(line.as_bytes()) {
@@ -114,18 +120,31 @@ fn never_asked(error: &io::Error) -> bool {
 }
 
 /// The next line of an answer; an empty one at its end. `None` when nobody read the request.
-fn read_line(reader: &mut BufReader<UnixStream>) -> Outcome<Option<String>> {
+fn read_line(dir: &VolumeDir, reader: &mut BufReader<UnixStream>) -> Outcome<Option<String>> {
     let mut line = String::new();
     match reader.take(ANSWER_LIMIT).read_line(&mut line) {
         Ok(_) => Ok(Some(line)),
         Err(e) if never_asked(&e) => Ok(None),
         Err(e) => Err(match e.kind() {
-            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
-                Failure::new("the daemon does not answer: see its log, or end its process")
-            }
+            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => silent(dir),
             _ => Failure::new(format!("the daemon's answer: {}", plain(&e))),
         }),
     }
+}
+
+/// A daemon that hangs: which process it is, and what tells why.
+pub(crate) fn silent(dir: &VolumeDir) -> Failure {
+    let (process, end) = match volume_lock::holder(dir.path()) {
+        Some(pid) => (format!("process {pid}"), format!("`kill {pid}`")),
+        None => ("a process".to_owned(), "`kill`".to_owned()),
+    };
+    // One in the foreground has its log where it was started, or in the journal.
+    let log = dir.log();
+    let log = if log.exists() { log.display().to_string() } else { "its log".to_owned() };
+    Failure::new(format!(
+        "the daemon of volume {} ({process}) does not answer: {log} may tell why, and {end} ends it",
+        &dir.short_id()[..8]
+    ))
 }
 
 fn parse(line: &str) -> Outcome<Line> {
@@ -137,8 +156,13 @@ fn parse(line: &str) -> Outcome<Line> {
 
 /// The daemon of a volume, when it runs. One that is gone before it answers is none.
 pub(crate) fn hello(dir: &VolumeDir) -> Outcome<Option<Hello>> {
-    let Some(mut reader) = send(dir, &Request::Hello)? else { return Ok(None) };
-    match read_line(&mut reader)? {
+    hello_within(dir, ANSWER_TIME)
+}
+
+/// The same for who can't wait long: what hangs is told after `limit`.
+pub(crate) fn hello_within(dir: &VolumeDir, limit: Duration) -> Outcome<Option<Hello>> {
+    let Some(mut reader) = send(dir, &Request::Hello, Some(limit))? else { return Ok(None) };
+    match read_line(dir, &mut reader)? {
         Some(line) if !line.is_empty() => match parse(&line)? {
             Line::Reply(Reply::Hello(hello)) => Ok(Some(hello)),
             Line::Failed(why) => Err(Failure::new(why)),
@@ -218,9 +242,22 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let dir = VolumeDir::from_parts(folder.path().to_owned(), "4f4f4f4f4f4f4f4f");
         let listener = UnixListener::bind(dir.socket()).unwrap();
-        let mut asked = send(&dir, &Request::Unmount).unwrap().unwrap();
+        let mut asked = send(&dir, &Request::Unmount, None).unwrap().unwrap();
         drop(listener);
-        assert!(read_line(&mut asked).unwrap().is_none());
+        assert!(read_line(&dir, &mut asked).unwrap().is_none());
+    }
+
+    #[test]
+    fn a_daemon_that_hangs_is_told_with_its_process_and_its_log() {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = VolumeDir::from_parts(folder.path().to_owned(), "4f4f4f4f4f4f4f4f");
+        let _listener = UnixListener::bind(dir.socket()).unwrap();
+        std::fs::write(dir.path().join("lock"), "1234\n").unwrap();
+        let told = || hello_within(&dir, Duration::from_millis(10)).unwrap_err().to_string();
+        assert!(told().contains("volume 4f4f4f4f (process 1234) does not answer: its log"), "{}", told());
+        std::fs::write(dir.log(), "").unwrap();
+        let log = dir.log().display().to_string();
+        assert!(told().contains(&log) && told().contains("`kill 1234`"), "{}", told());
     }
 
     #[test]

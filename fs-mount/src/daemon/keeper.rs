@@ -46,20 +46,27 @@ pub(crate) fn run(config: Config, ready: impl FnOnce(Vec<Served>)) -> Outcome<()
     let stop = Arc::new(watch::Sender::new(false));
     let mut running = Vec::new();
     let mut lived = Ok(());
+    let mut left_alone = None;
     for kept in config.volumes {
+        let (named, short) = (kept.named, kept.dir.short_id()[..8].to_owned());
         let listen = config.listen.map(|first| next_port(first, running.len())).transpose();
         match listen.and_then(|listen| start(kept, listen, config.quota, &alerting, &stop)) {
             Ok(started) => running.extend(started),
-            Err(why) => {
+            Err(why) if named => {
                 lived = Err(why);
                 break;
+            }
+            // The members of the others are served all the same.
+            Err(why) => {
+                log::warn!("volume {short} is left alone: {why}");
+                left_alone = left_alone.or(Some(why));
             }
         }
     }
     if lived.is_ok() && running.is_empty() {
-        lived = Err(Failure::new(
-            "this device is no keeper of any volume here: ask an admin for a ticket (`p2pfs invite --role keeper`)",
-        ));
+        let none =
+            "this device is no keeper of any volume here: ask an admin for a ticket (`p2pfs invite --role keeper`)";
+        lived = Err(left_alone.unwrap_or_else(|| Failure::new(none)));
     }
     let shared = running.iter().map(|running| running.shared.clone()).collect();
     let watched = runtime.block_on(async { door.map(|door| door.serve(shared)) });
