@@ -77,6 +77,95 @@ fn raw(port: u16, request: &str) -> String {
     answer
 }
 
+/// Somebody who was let in and speaks for themselves, without a browser.
+struct Entered {
+    page: String,
+    cookie: String,
+    csrf: String,
+}
+
+impl Entered {
+    fn new(peer: &Peer) -> Self {
+        let (address, page) = key(peer);
+        let (port, host) = (port_of(&page), page.strip_prefix("http://").unwrap());
+        let body = format!("token={}", address.split_once('#').unwrap().1);
+        let head = format!("Host: {host}\r\nOrigin: {page}\r\nConnection: close\r\n");
+        let request = format!("POST /open HTTP/1.1\r\n{head}Content-Length: {}\r\n\r\n{body}", body.len());
+        let answer = raw(port, &request);
+        let cookie = answer.split("set-cookie: ").nth(1).unwrap().split(';').next().unwrap().to_owned();
+        let home = raw(port, &format!("GET / HTTP/1.1\r\n{head}Cookie: {cookie}\r\n\r\n"));
+        let csrf = home.split("name=\"csrf\" content=\"").nth(1).unwrap().split('"').next().unwrap().to_owned();
+        Self { page, cookie, csrf }
+    }
+
+    /// Sends the head of a request, with these lines more.
+    fn begin(&self, method: &str, path: &str, more: &str) -> TcpStream {
+        let (page, host) = (&self.page, self.page.strip_prefix("http://").unwrap());
+        let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port_of(page))).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        let head = format!(
+            "{method} {path} HTTP/1.1\r\nHost: {host}\r\nOrigin: {page}\r\nCookie: {}\r\nX-Csrf: {}\r\nConnection: close\r\n{more}\r\n",
+            self.cookie, self.csrf
+        );
+        stream.write_all(head.as_bytes()).unwrap();
+        stream
+    }
+}
+
+/// The head of an answer, line by line, up to where its body begins.
+fn head_of(stream: &mut TcpStream) -> Vec<String> {
+    let (mut head, mut byte) = (Vec::new(), [0]);
+    while !head.ends_with(b"\r\n\r\n") {
+        stream.read_exact(&mut byte).unwrap();
+        head.push(byte[0]);
+    }
+    String::from_utf8(head).unwrap().lines().map(str::to_owned).collect()
+}
+
+fn value_in<'a>(head: &'a [String], name: &str) -> &'a str {
+    let found = head.iter().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
+    found.unwrap_or_else(|| panic!("no {name} in {head:?}"))
+}
+
+#[test]
+fn a_download_is_of_one_version() {
+    /// More than sockets and the page hold for a reader that waits.
+    const SIZE: usize = 48 << 20;
+    let group = Group::two();
+    let (alice, bob) = (group.alice(), group.bob());
+    fs::write(alice.at("film"), vec![b'1'; SIZE]).unwrap();
+    group.in_step();
+    group.all_read("film", &vec![b'1'; SIZE]);
+    let entered = Entered::new(alice);
+    let mut stream = entered.begin("GET", "/get/film", "");
+    let head = head_of(&mut stream);
+    assert!(head[0].contains(" 200 ") && value_in(&head, "content-length") == SIZE.to_string(), "{head:?}");
+    let tag = value_in(&head, "etag").to_owned();
+    let mut got = vec![0; 64 << 10];
+    stream.read_exact(&mut got).unwrap();
+    fs::write(bob.at("film"), vec![b'2'; SIZE]).unwrap();
+    eventually("it is there", || {
+        let mut first = [0];
+        let read = fs::File::open(alice.at("film")).and_then(|mut file| file.read_exact(&mut first));
+        holds(read.is_ok() && first == *b"2", || format!("{first:?}"))
+    });
+    // It breaks off, which a browser takes for what it is.
+    let mut piece = vec![0; 64 << 10];
+    while let Ok(count @ 1..) = stream.read(&mut piece) {
+        got.extend_from_slice(&piece[..count]);
+    }
+    assert!(got.len() < SIZE, "all of it came");
+    assert!(got.iter().all(|byte| *byte == b'1'), "two versions in one file");
+    // What goes on is the new one, from its beginning.
+    let more = format!("Range: bytes={}-\r\nIf-Range: {tag}\r\n", got.len());
+    let mut stream = entered.begin("GET", "/get/film", &more);
+    let head = head_of(&mut stream);
+    assert!(head[0].contains(" 200 ") && value_in(&head, "etag") != tag, "{head:?}");
+    got.clear();
+    stream.read_to_end(&mut got).unwrap();
+    assert!(got.len() == SIZE && got.iter().all(|byte| *byte == b'2'));
+}
+
 #[test]
 fn a_key_lets_one_browser_in_once() {
     let alice = Peer::alone();
@@ -635,20 +724,9 @@ fn it_works_without_scripts() {
 #[test]
 fn an_upload_that_the_end_cuts_leaves_nothing() {
     let mut alice = Peer::alone();
-    let (address, page) = key(&alice);
-    let (port, host) = (port_of(&page), page.strip_prefix("http://").unwrap().to_owned());
-    let body = format!("token={}", address.split_once('#').unwrap().1);
-    let head =
-        format!("Host: {host}\r\nOrigin: {page}\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}", body.len());
-    let entered = raw(port, &format!("POST /open HTTP/1.1\r\n{head}"));
-    let cookie = entered.split("set-cookie: ").nth(1).unwrap().split(';').next().unwrap();
-    let home = raw(port, &format!("GET / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\nCookie: {cookie}\r\n\r\n"));
-    let csrf = home.split("name=\"csrf\" content=\"").nth(1).unwrap().split('"').next().unwrap();
-    let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).unwrap();
-    let upload = format!(
-        "POST /upload/?name=half HTTP/1.1\r\nHost: {host}\r\nOrigin: {page}\r\nCookie: {cookie}\r\nX-Csrf: {csrf}\r\nContent-Length: 100\r\n\r\nhalf"
-    );
-    stream.write_all(upload.as_bytes()).unwrap();
+    let entered = Entered::new(&alice);
+    let mut stream = entered.begin("POST", "/upload/?name=half", "Content-Length: 100\r\n");
+    stream.write_all(b"half").unwrap();
     let names = |peer: &Peer| {
         let names = fs::read_dir(peer.root()).unwrap().map(|entry| entry.unwrap().file_name());
         names.collect::<Vec<_>>()
