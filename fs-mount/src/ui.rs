@@ -41,6 +41,7 @@ mod sessions;
 mod settings;
 mod talks;
 mod transfers;
+mod travel;
 mod tree;
 mod upload;
 

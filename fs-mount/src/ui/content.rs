@@ -14,7 +14,9 @@ use axum::{
     http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
 };
+use fs_mount::moment;
 use futures_util::stream;
+use jiff::Zoned;
 use rustix::fs::{AtFlags, StatxFlags, statx};
 use tokio::{runtime::Handle, sync::mpsc, task::spawn_blocking, time::timeout};
 
@@ -84,9 +86,14 @@ fn preview_of(head: &[u8], size: u64) -> Preview {
 pub(super) fn when(visit: &Visit) -> When {
     match (visit.query.get("version"), visit.query.get("at")) {
         (Some(version), _) => When::Version(version.to_owned()),
-        (None, Some(at)) => When::At(at.to_owned()),
+        (None, Some(at)) => When::At(moment_meant(at)),
         (None, None) => When::Now,
     }
+}
+
+/// A time that somebody typed as the one moment that it means; the name of a snapshot as it is.
+pub(super) fn moment_meant(at: &str) -> String {
+    moment::parse(at, &Zoned::now()).map_or_else(|| at.to_owned(), |at| format!("{at:.9}"))
 }
 
 /// What can be shown of the file that a visit is about.

@@ -10,7 +10,7 @@ use volume::time::Timestamp;
 
 use super::{
     forms::{Answer, Problem, Visit},
-    links::encoded_value,
+    links::{encoded_value, shown},
 };
 use crate::{output::bytes, report::Status};
 
@@ -186,9 +186,9 @@ pub(super) fn moment(text: &str) -> Markup {
     match text.split('+').next().unwrap_or(text).trim_end_matches('Z').parse::<jiff::civil::DateTime>() {
         Ok(at) => match at.to_zoned(jiff::tz::TimeZone::UTC) {
             Ok(at) => time(at.timestamp().as_second()),
-            Err(_) => html! { (text) },
+            Err(_) => html! { (shown(text.as_bytes())) },
         },
-        Err(_) => html! { (text) },
+        Err(_) => html! { (shown(text.as_bytes())) },
     }
 }
 

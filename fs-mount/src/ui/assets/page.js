@@ -229,9 +229,15 @@ if (drop) {
   });
 }
 
-// Travelling in time.
-const slider = find("#slider");
-if (slider) {
+// Travelling in time. What can be gone to is looked for when somebody opens that.
+find("#travel")?.addEventListener("toggle", async (event) => {
+  const stops = find("#stops");
+  if (!event.target.open || stops.dataset.open !== undefined) return;
+  const answer = await fetch(stops.dataset.from, { headers: { accept: "text/html" } }).catch(() => null);
+  if (answer?.ok) swap([stops], await answer.text());
+});
+
+function slide(slider) {
   const choice = find("#moments");
   find("#slide").hidden = false;
   find("#choose").hidden = true;
@@ -247,6 +253,8 @@ if (slider) {
     const query = new URLSearchParams(location.search);
     at ? query.set("at", at) : query.delete("at");
     query.set("slide", "1");
+    // A page that began in the past has nothing of what can be done now.
+    if (at === "" && !find(".now-only")) return location.assign(`${location.pathname}?${query}`);
     document.body.classList.toggle("past", at !== "");
     history.replaceState(null, "", `${location.pathname}?${query}`);
     refresh((region) => region.dataset.path !== undefined).catch(() => location.reload());
@@ -263,6 +271,8 @@ function prepare(within) {
       button.textContent = "Copied";
     };
   }
+  const slider = find("#slider", within);
+  if (slider && find("#slide").hidden) slide(slider);
   // What somebody sees they have read, without a button for it.
   const unread = find("form[data-read]", within);
   if (unread) unread.hidden = true;
