@@ -381,6 +381,7 @@ fn files_come_and_go_and_come_back() {
     assert_eq!(fs::read_to_string(alice.at("docs/plan.txt")).unwrap(), "the first plan\n");
     browser.goto(&format!("{page}/files/"));
     browser.click("#travel summary");
+    browser.until("document.querySelector('#slider')?.checkVisibility()");
     browser.script(
         "const slider = document.querySelector('#slider'); slider.value = 0;\
          slider.dispatchEvent(new Event('input')); slider.dispatchEvent(new Event('change'))",
@@ -432,6 +433,115 @@ fn files_come_and_go_and_come_back() {
     });
     let log = alice.run(["log", "--path", "docs/picture.png"]);
     assert!(log.contains("p2pfs-page"), "what the page does is in the log as of any program: {log}");
+}
+
+/// The moments that can be gone to, the oldest first.
+fn stops(browser: &Browser) -> Vec<String> {
+    let all = "return [...document.querySelectorAll('#moments option')].map((each) => each.value).filter((at) => at)";
+    let all = browser.script(all);
+    let mut all: Vec<String> = all.as_array().unwrap().iter().map(|at| at.as_str().unwrap().to_owned()).collect();
+    all.reverse();
+    all
+}
+
+/// How many rows a folder's page has whose names begin so.
+fn rows(browser: &Browser, address: &str, begin: &str) -> usize {
+    let names = browser.promise(&format!(
+        "const text = await (await fetch({})).text();\
+         return text.split('<bdi>').filter((each) => each.startsWith({})).length",
+        json!(address),
+        json!(begin)
+    ));
+    usize::try_from(names.as_u64().unwrap_or_else(|| panic!("{names}"))).unwrap()
+}
+
+#[test]
+fn every_stop_has_the_change_that_it_stands_for() {
+    let alice = Peer::alone();
+    let apart = || thread::sleep(Duration::from_millis(60));
+    fs::write(alice.at("before"), "x").unwrap();
+    apart();
+    fs::create_dir(alice.at("docs")).unwrap();
+    apart();
+    for n in 0..5 {
+        fs::write(alice.at(format!("docs/change {n}")), "x").unwrap();
+        apart();
+    }
+    let (browser, page) = enter(&alice);
+    browser.goto(&format!("{page}/files/docs/?slide=1"));
+    let all = stops(&browser);
+    assert!(all.len() >= 6, "{all:?}");
+    let at = |stop: &String| rows(&browser, &format!("/files/docs/?at={stop}"), "change ");
+    let counts: Vec<usize> = all.iter().map(at).collect();
+    assert!(counts.is_sorted() && counts[0] == 0 && counts.last() == Some(&5), "{all:?}: {counts:?}");
+    assert!((1..5).all(|count| counts.contains(&count)), "{all:?}: {counts:?}");
+    // To the first one: the folder is there, and what leads up is of that time, too.
+    let slide = |to: usize| {
+        browser.script(&format!(
+            "const slider = document.querySelector('#slider'); slider.value = {to};\
+             slider.dispatchEvent(new Event('input')); slider.dispatchEvent(new Event('change'))"
+        ));
+    };
+    slide(0);
+    browser.until("document.querySelector('#listing').innerText.includes('Nothing is in this folder')");
+    browser.until("document.querySelector('#trail a').getAttribute('href').startsWith('/files/?at=')");
+    // Files that are dropped now would go where nobody looks.
+    browser.until("!document.querySelector('#drop').checkVisibility()");
+    browser.press("Files");
+    browser.until("document.querySelector('h1').innerText === 'Files'");
+    // To any time: one that no change has is a stop as well.
+    browser.goto(&format!("{page}/files/docs/"));
+    browser.click("#travel summary");
+    browser.until("document.querySelector('#slider')?.checkVisibility()");
+    browser.script(
+        "const local = Date.now() - new Date().getTimezoneOffset() * 60000 + 60000;\
+         const field = document.querySelector('#any-time');\
+         field.value = new Date(local).toISOString().slice(0, 19); field.form.requestSubmit()",
+    );
+    browser.until("document.querySelector('#listing').innerText.includes('This is how it was at')");
+    assert!(browser.text("#listing").contains("change 4"));
+    let new = stops(&browser);
+    assert_eq!(new.len(), all.len() + 1, "{new:?}");
+    assert_eq!(browser.script("return Number(document.querySelector('#slider').value)"), json!(all.len()));
+    quiet(&browser);
+}
+
+#[test]
+fn what_is_found_in_the_past_comes_back() {
+    let alice = Peer::alone();
+    let apart = || thread::sleep(Duration::from_millis(60));
+    fs::create_dir_all(alice.at("docs/drafts")).unwrap();
+    fs::write(alice.at("docs/drafts/one"), "one").unwrap();
+    for text in ["first", "second"] {
+        fs::write(alice.at("docs/plan"), text).unwrap();
+        apart();
+    }
+    let (browser, page) = enter(&alice);
+    let then = browser.script("return new Date().toISOString()").as_str().unwrap().to_owned();
+    apart();
+    fs::remove_file(alice.at("docs/plan")).unwrap();
+    fs::write(alice.at("docs/drafts/one"), "changed").unwrap();
+    fs::remove_dir_all(alice.at("docs/drafts")).unwrap();
+    // As it was when it was removed, of which nothing newer is there.
+    browser.goto(&format!("{page}/view/docs/plan?at={then}"));
+    assert_eq!(browser.text(".preview"), "second");
+    browser.until_text("It is not there any more.");
+    let offered = "return document.querySelectorAll('#versions tbody tr')[1].querySelectorAll('form').length";
+    assert_eq!(browser.script(offered), json!(1), "{}", browser.text("#versions"));
+    browser.press("Bring back as it was then");
+    browser.until_text("It is as it was at");
+    assert_eq!(fs::read_to_string(alice.at("docs/plan")).unwrap(), "second");
+    // What is there needn't be brought back.
+    let first = "return document.querySelectorAll('#versions tbody tr')[0].querySelectorAll('form').length";
+    assert_eq!(browser.script(first), json!(0), "{}", browser.text("#versions"));
+    // A folder, once somebody has read what that means.
+    browser.goto(&format!("{page}/files/docs/drafts/?at={then}"));
+    browser.press("Bring back as it was then");
+    browser.until_text("becomes as it was at");
+    browser.press("Bring it back");
+    browser.until_text("It is as it was at");
+    assert_eq!(fs::read_to_string(alice.at("docs/drafts/one")).unwrap(), "one");
+    quiet(&browser);
 }
 
 #[test]
@@ -704,6 +814,8 @@ fn it_works_without_scripts() {
     // Back in time, and a folder.
     browser.goto(&format!("{page}/files/"));
     browser.click("#travel summary");
+    browser.press("Choose among what changed here");
+    browser.until("document.querySelector('#moments')");
     let first = "return [...document.querySelector('#moments').options].at(-1).value";
     browser.choose("#moments", browser.script(first).as_str().unwrap());
     browser.press("Show");
