@@ -44,7 +44,8 @@ pub(super) async fn show(visit: Visit) -> Answer {
     let was = where_it_was(&names);
     let events = match &was {
         Some(_) => Vec::new(),
-        None => visit.page.daemon.history(&names, VERSIONS).await?,
+        // Whoever may not read it any more isn't left looking at what they could read.
+        None => visit.page.daemon.history(&names, VERSIONS).await.unwrap_or_default(),
     };
     let path = encoded(&links::path(&names));
     let query = match &when {
@@ -93,7 +94,7 @@ pub(super) async fn show(visit: Visit) -> Answer {
         br;
         @if was.is_none() { div #versions data-path=(path) { (versions(&visit, &path, &events, &when, is_there)) } }
         // A script that brings this up to date doesn't take what is below.
-        @if was.is_none() && when == When::Now && visit.navigates { (doings(&visit, &names, false).await) }
+        @if was.is_none() && when == When::Now && visit.navigates { div.now-only { (doings(&visit, &names, false).await) } }
     };
     let title = names.last().map(|name| shown(name)).unwrap_or_default();
     layout::page(&visit, Room::Files, &title, body).await

@@ -545,6 +545,35 @@ fn what_is_found_in_the_past_comes_back() {
 }
 
 #[test]
+fn what_is_gone_does_not_stay_on_the_screen() {
+    let group = Group::two();
+    let (alice, bob) = (group.alice(), group.bob());
+    fs::create_dir(alice.at("docs")).unwrap();
+    fs::write(alice.at("docs/plan.txt"), "the plan").unwrap();
+    group.in_step();
+    let (browser, page) = enter(alice);
+    browser.goto(&format!("{page}/view/docs/plan.txt"));
+    assert_eq!(browser.text(".preview"), "the plan");
+    fs::remove_file(bob.at("docs/plan.txt")).unwrap();
+    browser.until_text("This is no longer here.");
+    browser.until("!document.querySelector('.preview') && !document.querySelector('#change').checkVisibility()");
+    // It may come back, also under the same eyes.
+    fs::write(bob.at("docs/plan.txt"), "another plan").unwrap();
+    browser.until("document.querySelector('.preview')?.innerText === 'another plan'");
+    assert!(!browser.text("main").contains("no longer here"));
+    fs::remove_file(bob.at("docs/plan.txt")).unwrap();
+    browser.until_text("This is no longer here.");
+    browser.press("To the folder above");
+    browser.until("document.querySelector('h1').innerText === 'docs'");
+    fs::remove_dir(bob.at("docs")).unwrap();
+    browser.until_text("This is no longer here.");
+    browser.press("To the folder above");
+    browser.until("document.querySelector('h1').innerText === 'Files'");
+    let ignored: Vec<String> = browser.complaints().into_iter().filter(|line| !line.contains("404")).collect();
+    assert_eq!(ignored, Vec::<String>::new());
+}
+
+#[test]
 fn people_talk_meet_and_settle() {
     let mut group = Group::two();
     fs::write(group.alice().at("plan"), "base").unwrap();

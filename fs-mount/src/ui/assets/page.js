@@ -47,8 +47,33 @@ async function fetchAnew(meant) {
     const text = await answer.text();
     // Somebody moved the slider, or typed: that is wanted now, and all of this once more.
     if (here() !== own) return refresh(meant);
-    if (answer.ok) swap(regions.filter((region) => source(region) === address), text);
+    if (answer.ok) {
+      if (address === own) document.body.classList.remove("gone");
+      swap(regions.filter((region) => source(region) === address), text);
+    } else if (address === own && GONE.includes(answer.status)) {
+      leave(answer.status);
+    }
   }
+}
+
+// Answers that say: this isn't there, or not for whoever looks.
+const GONE = [403, 404, 410];
+
+// What is gone doesn't stay on the screen. Its regions do, empty: it may come back.
+function leave(status) {
+  document.body.classList.add("gone");
+  const parts = location.pathname.split("/").filter((part) => part !== "");
+  const inFolder = ["files", "view"].includes(parts[0]);
+  const text = status === 403 ? "You may not look at this any more." : "This is no longer here.";
+  const link = document.createElement("a");
+  link.href = inFolder ? ["/files", ...parts.slice(1, -1), ""].join("/") : `/${parts[0] ?? ""}`;
+  link.textContent = inFolder ? "To the folder above" : "Go on from here";
+  const banner = Object.assign(document.createElement("p"), { className: "warn" });
+  banner.append(`${text} `, link);
+  const regions = all("main [data-live], main [data-path]:not(#trail)").filter((region) => !region.dataset.from);
+  regions.forEach((region) => region.replaceChildren());
+  (regions[0] ?? find("main")).append(banner);
+  find("#announce").textContent = text;
 }
 
 // Whether something was typed or chosen that isn't sent yet.
