@@ -573,6 +573,53 @@ fn what_is_gone_does_not_stay_on_the_screen() {
     assert_eq!(ignored, Vec::<String>::new());
 }
 
+/// Drops on the page what a script makes.
+fn dropped(browser: &Browser, make: &str) -> bool {
+    let dropped = browser.script(&format!(
+        "const data = new DataTransfer(); {make};\
+         const event = new DragEvent('drop', {{ dataTransfer: data, bubbles: true, cancelable: true }});\
+         document.querySelector('main').dispatchEvent(event); return event.defaultPrevented"
+    ));
+    dropped.as_bool().unwrap()
+}
+
+#[test]
+fn files_are_dropped_where_they_can_be_taken() {
+    const FILE: &str = "data.items.add(new File(['x'], 'dropped.txt'))";
+    let alice = Peer::alone();
+    fs::create_dir(alice.at("docs")).unwrap();
+    let (browser, page) = enter(&alice);
+    browser.goto(&format!("{page}/files/docs/"));
+    assert!(!dropped(&browser, "data.setData('text/plain', 'words')"), "words are the browser's");
+    assert!(dropped(&browser, FILE));
+    browser.until("document.querySelector('#listing').innerText.includes('dropped.txt')");
+    // Nobody who types loses the focus to a question.
+    browser.click("input[name=name]");
+    assert!(dropped(&browser, FILE));
+    browser.until_text("New version of it");
+    assert_eq!(browser.script("return document.activeElement.name"), json!("name"));
+    // What can't be taken is told in the server's words.
+    fs::remove_file(alice.at("docs/dropped.txt")).unwrap();
+    fs::create_dir(alice.at("docs/dropped.txt")).unwrap();
+    browser.press("New version of it");
+    browser.until("document.querySelector('#drop ul').textContent.includes('What has that name is no file')");
+    // Not into the past, and not where no folder is.
+    let then = browser.script("return new Date().toISOString()").as_str().unwrap().to_owned();
+    browser.goto(&format!("{page}/files/?at={then}"));
+    assert!(dropped(&browser, FILE));
+    browser.until_text("Go back to now to add files.");
+    browser.goto(&format!("{page}/messages"));
+    assert!(dropped(&browser, FILE));
+    browser.until_text("Files are added on the page of a folder.");
+    // A folder is made where it belongs, and one that is there is as good.
+    browser.goto(&format!("{page}/files/"));
+    let make = "const headers = { 'x-csrf': document.querySelector('meta[name=csrf]').content };\
+        const make = async (name) => (await fetch(`/upload/?name=${name}&folder=yes`, { method: 'POST', headers })).status;\
+        return [await make('music'), await make('music')]";
+    assert_eq!(browser.promise(make), json!([201, 409]));
+    assert!(alice.at("music").is_dir());
+}
+
 #[test]
 fn people_talk_meet_and_settle() {
     let mut group = Group::two();

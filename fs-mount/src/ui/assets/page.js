@@ -76,6 +76,14 @@ function leave(status) {
   find("#announce").textContent = text;
 }
 
+// Tells something that nothing on the page is about.
+function tell(text) {
+  find("#told")?.remove();
+  const told = Object.assign(document.createElement("p"), { id: "told", className: "warn", textContent: text });
+  told.setAttribute("role", "alert");
+  find("main h1").after(told);
+}
+
 // Whether something was typed or chosen that isn't sent yet.
 function isChanged(control) {
   if (control.matches("select")) return control.selectedIndex !== Math.max(0, [...control.options].findIndex((each) => each.defaultSelected));
@@ -166,6 +174,7 @@ for (const form of all("form[data-filter]")) {
 
 // Dropping files.
 const drop = find("#drop");
+let takeDropped = null;
 if (drop) {
   drop.hidden = false;
   const input = find("input[type=file]", drop);
@@ -180,15 +189,20 @@ if (drop) {
       waiting.shift()();
     }
   };
-  const queue = (file, row, taken) => {
+  const queue = (file, to, row, taken) => {
     row.replaceChildren(Object.assign(document.createElement("bdi"), { textContent: file.name }), "waits");
-    waiting.push(() => send(file, row, taken));
+    waiting.push(() => send(file, to, row, taken));
     next();
   };
   window.addEventListener("beforeunload", (event) => {
     if (sending > 0) event.preventDefault();
   });
-  const send = (file, row, taken) => {
+  // Why something was not taken, in the server's words.
+  const said = (status, type, text) => {
+    if (status === 401) return "The session has ended: run p2pfs ui.";
+    return text !== "" && text.length < 400 && type?.startsWith("text/plain") ? text : "It was not taken. Load the page anew, then try again.";
+  };
+  const send = (file, to, row, taken) => {
     const request = new XMLHttpRequest();
     const bar = document.createElement("progress");
     bar.max = 1;
@@ -211,15 +225,15 @@ if (drop) {
         end("is there already:");
         const choose = (label, what) => {
           const button = Object.assign(document.createElement("button"), { type: "button", textContent: label, className: "small" });
-          button.onclick = () => (what ? queue(file, row, what) : row.remove());
+          button.onclick = () => (what ? queue(file, to, row, what) : row.remove());
           row.append(button);
-          return button;
         };
-        choose("New version of it", "replace").focus();
+        // (Whoever types something else meanwhile goes on typing: it is asked, and takes no focus.)
+        choose("New version of it", "replace");
         choose("Keep both", "both");
         choose("Cancel", "");
       } else {
-        end(request.status < 500 && request.responseText.length < 400 ? request.responseText : "It was not taken.");
+        end(said(request.status, request.getResponseHeader("content-type"), request.responseText));
       }
     };
     request.onloadend = () => {
@@ -227,30 +241,72 @@ if (drop) {
       next();
     };
     const query = new URLSearchParams({ name: file.name, ...(taken && { taken }) });
-    request.open("POST", `${drop.dataset.to}?${query}`);
+    request.open("POST", `${to}?${query}`);
     request.setRequestHeader("x-csrf", csrf);
     request.send(file);
   };
-  const take = (files) => {
+  const take = (files, to) => {
     for (const file of files) {
       const row = document.createElement("li");
       list.append(row);
-      queue(file, row, "");
+      queue(file, to, row, "");
+    }
+  };
+  // A folder is made, or is there, before what is in it is sent.
+  const walk = async (folder, to) => {
+    const query = new URLSearchParams({ name: folder.name, folder: "yes" });
+    const made = await fetch(`${to}?${query}`, { method: "POST", headers: { "x-csrf": csrf } });
+    if (!made.ok && made.status !== 409) {
+      return tell(`${folder.name}: ${said(made.status, made.headers.get("content-type"), await made.text())}`);
+    }
+    const inside = `${to.replace(/\/$/, "")}/${encodeURIComponent(folder.name.trim())}`;
+    const reader = folder.createReader();
+    // It tells a part of them at a time, and nothing at their end.
+    for (;;) {
+      const entries = await new Promise((done, failed) => reader.readEntries(done, failed));
+      if (entries.length === 0) return;
+      for (const entry of entries) {
+        if (entry.isDirectory) await walk(entry, inside);
+        else take([await new Promise((done, failed) => entry.file(done, failed))], inside);
+      }
     }
   };
   input.addEventListener("change", () => {
-    take(input.files);
+    take(input.files, drop.dataset.to);
     input.value = "";
   });
+  takeDropped = (items) => {
+    // All of them are asked for at once: they are nobody's when this has ended.
+    const folders = [];
+    for (const item of items) {
+      const entry = item.webkitGetAsEntry?.();
+      if (entry?.isDirectory) folders.push(entry);
+      else take([item.getAsFile()].filter((file) => file !== null), drop.dataset.to);
+    }
+    folders.forEach((folder) => walk(folder, drop.dataset.to).catch(() => tell(`${folder.name}: not all of it can be read.`)));
+  };
+}
+// What else is dragged (text, into a field) is the browser's. Files aren't: it would leave the page for them.
+if (csrf) {
+  const brings = (event) => [...(event.dataTransfer?.types ?? [])].includes("Files");
   document.addEventListener("dragover", (event) => {
+    if (!brings(event)) return;
     event.preventDefault();
-    drop.classList.add("over");
+    drop?.classList.add("over");
   });
-  document.addEventListener("dragleave", (event) => event.relatedTarget ?? drop.classList.remove("over"));
+  document.addEventListener("dragleave", (event) => event.relatedTarget ?? drop?.classList.remove("over"));
   document.addEventListener("drop", (event) => {
+    if (!brings(event)) return;
     event.preventDefault();
-    drop.classList.remove("over");
-    take(event.dataTransfer.files);
+    drop?.classList.remove("over");
+    const [past, gone] = ["past", "gone"].map((each) => document.body.classList.contains(each));
+    if (takeDropped && !past && !gone) {
+      find("#told")?.remove();
+      takeDropped([...event.dataTransfer.items].filter((item) => item.kind === "file"));
+    } else {
+      const isPast = past || new URLSearchParams(location.search).has("at");
+      tell(isPast ? "Go back to now to add files." : "Files are added on the page of a folder.");
+    }
   });
 }
 
