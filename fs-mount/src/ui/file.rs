@@ -34,6 +34,7 @@ pub(super) async fn show(visit: Visit) -> Answer {
     match entry.kind {
         Kind::File => {}
         Kind::Folder => return Ok(super::forms::see(&format!("/files/{}/", encoded(&links::path(&names))))),
+        Kind::Link(_) | Kind::Other if when == When::Now => return show_other(&visit, &names, &entry.kind).await,
         Kind::Link(_) | Kind::Other => {
             return Err(Problem::unfit("It is no file: there is nothing to show of it here."));
         }
@@ -100,6 +101,23 @@ pub(super) async fn show(visit: Visit) -> Answer {
     layout::page(&visit, Room::Files, &title, body).await
 }
 
+/// What is no file: it can have another name, or go.
+async fn show_other(visit: &Visit, names: &Names, kind: &Kind) -> Answer {
+    let path = encoded(&links::path(names));
+    let body = html! {
+        (trail(names, ""))
+        div #content data-path=(path) { section.card { p {
+            @match kind {
+                Kind::Link(to) => { "This is a link to " bdi { (shown(to)) } ". Links are not followed here: they may lead anywhere on this machine." }
+                _ => { "This can’t be looked at here." }
+            }
+        } } }
+        div.now-only { (changing(visit, names, &path, "it")) }
+    };
+    let title = names.last().map(|name| shown(name)).unwrap_or_default();
+    layout::page(visit, Room::Files, &title, body).await
+}
+
 fn versions(visit: &Visit, path: &str, events: &[Event], when: &When, is_there: bool) -> Markup {
     // What is there needn't be brought back. Of what is gone the last version is the one that is wanted most.
     let shows = events.first().filter(|_| is_there).map(|event| event.version.as_str());
@@ -143,7 +161,6 @@ fn happened(event: &Event) -> Markup {
 pub(super) async fn doings(visit: &Visit, names: &Names, folder: bool) -> Markup {
     let what = if folder { "this folder" } else { "this file" };
     let path = encoded(&links::path(names));
-    let name = names.last().map(|name| String::from_utf8_lossy(name).into_owned()).unwrap_or_default();
     let access = visit.page.daemon.access(names.clone()).await;
     html! {
         details.card #permissions {
@@ -177,6 +194,14 @@ pub(super) async fn doings(visit: &Visit, names: &Names, folder: bool) -> Markup
             }
         }
         (super::transfers::sending(visit, &path, what).await)
+        (changing(visit, names, &path, what))
+    }
+}
+
+/// Another name for something, and removing it.
+fn changing(visit: &Visit, names: &Names, path: &str, what: &str) -> Markup {
+    let name = names.last().map(|name| String::from_utf8_lossy(name).into_owned()).unwrap_or_default();
+    html! {
         details.card #change {
             summary { "Rename or remove " (what) }
             form.row method="post" action="/rename" {
@@ -186,7 +211,7 @@ pub(super) async fn doings(visit: &Visit, names: &Names, folder: bool) -> Markup
                 button { "Rename" }
             }
             br;
-            (visit.button("/remove", "danger", &format!("Remove {what}"), &[("path", &path)]))
+            (visit.button("/remove", "danger", &format!("Remove {what}"), &[("path", path)]))
         }
     }
 }

@@ -122,6 +122,7 @@ fn table(visit: &Visit, names: &Names, listing: &Listing, gone: &BTreeSet<Vec<u8
                     td.act { @match (was(&entry.name), &entry.kind) {
                         (Some(path), Kind::File | Kind::Folder) if gone.contains(&entry.name) => { (visit.button("/restore", "small", "Bring back", &[("path", &path)])) }
                         (None, Kind::File) => { a.button.small href=(format!("/get/{}{query}", at(&entry.name))) download { "Download" span.quiet { " " (shown(&entry.name)) } } }
+                        (None, Kind::Link(_) | Kind::Other) if query.is_empty() => { a.button.small href=(format!("/view/{}", at(&entry.name))) { "Rename or remove" span.quiet { " " (shown(&entry.name)) } } }
                         _ => {}
                     } }
                 }
@@ -147,7 +148,9 @@ fn name(entry: &Entry, path: &str, query: &str) -> Markup {
         Kind::Link(to) => {
             html! { span.name.file { (glyph(&entry.kind)) span { (text) " " span.soft { "link to " bdi { (shown(to)) } } } } }
         }
-        Kind::Other => html! { span.name.file { (glyph(&entry.kind)) span { (text) " " span.soft { "no file" } } } },
+        Kind::Other => {
+            html! { span.name.file { (glyph(&entry.kind)) span { (text) " " span.soft { "can’t be looked at here" } } } }
+        }
     }
 }
 

@@ -90,6 +90,7 @@ pub(super) enum Kind {
     File,
     /// With where it leads; nobody follows it here.
     Link(Vec<u8>),
+    /// Neither of these, or what can't be looked at.
     Other,
 }
 
@@ -172,11 +173,7 @@ impl Tree {
     /// What is there.
     pub(super) fn entry(&self, names: &Names, when: &When) -> io::Result<Entry> {
         let found = self.open_at(names, when, OFlags::PATH)?;
-        let target = match kind_of(&fstat(&found)?) {
-            FileType::Symlink => readlinkat(&found, "", Vec::new())?.into_bytes(),
-            _ => Vec::new(),
-        };
-        Ok(entry(names.last().cloned().unwrap_or_default(), &fstat(&found)?, target))
+        Ok(with_target(entry(names.last().cloned().unwrap_or_default(), &fstat(&found)?), &found, b""))
     }
 
     /// Opens a file to read it; with its size.
@@ -215,7 +212,7 @@ impl Tree {
     /// Removes a file, or a folder with nothing in it; with `all`, whatever is in it.
     pub(super) fn remove(&self, names: &Names, all: bool) -> io::Result<()> {
         let (above, name) = self.above(names)?;
-        let is_folder = described(&above, &name)?.kind == Kind::Folder;
+        let is_folder = seen(&above, &name)?.kind == Kind::Folder;
         if is_folder && all {
             empty(&self.open_at(names, &When::Now, LISTED)?, 0)?;
         }
@@ -250,7 +247,7 @@ impl Tree {
 /// How a folder is opened whose entries are wanted.
 const LISTED: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY);
 
-/// What is in a folder that is open, but for what went meanwhile.
+/// What is in a folder that is open, but for what went meanwhile. Where links lead doesn't matter to whoever asks.
 fn entries(folder: &OwnedFd) -> io::Result<Vec<Entry>> {
     let mut entries = Vec::new();
     for entry in Dir::read_from(folder)? {
@@ -259,7 +256,7 @@ fn entries(folder: &OwnedFd) -> io::Result<Vec<Entry>> {
         if name == b"." || name == b".." {
             continue;
         }
-        match described(folder, name) {
+        match seen(folder, name) {
             Ok(entry) => entries.push(entry),
             Err(e) if e.kind() == io::ErrorKind::NotFound => {}
             Err(e) => return Err(e),
@@ -384,25 +381,41 @@ impl Drop for Unfinished {
     }
 }
 
+/// What is in a folder under a name, with where it leads. What can't be looked at is there all the same.
 fn described(folder: impl AsFd, name: &[u8]) -> io::Result<Entry> {
-    let os = OsStr::from_bytes(name);
-    let status = statat(&folder, os, AtFlags::SYMLINK_NOFOLLOW)?;
-    let target = match kind_of(&status) {
-        FileType::Symlink => readlinkat(&folder, os, Vec::new())?.into_bytes(),
-        _ => Vec::new(),
-    };
-    Ok(entry(name.to_vec(), &status, target))
+    Ok(with_target(seen(&folder, name)?, &folder, name))
+}
+
+/// The same, but for where it leads.
+fn seen(folder: impl AsFd, name: &[u8]) -> io::Result<Entry> {
+    match statat(folder, OsStr::from_bytes(name), AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(status) => Ok(entry(name.to_vec(), &status)),
+        Err(Errno::NOENT) => Err(no_entry()),
+        Err(_) => Ok(Entry { name: name.to_vec(), kind: Kind::Other, size: 0, modified: 0 }),
+    }
+}
+
+/// Adds where a link leads: a name in a folder, or, without one, what is open itself. Somebody may have taken the right to read that.
+fn with_target(mut entry: Entry, folder: impl AsFd, name: &[u8]) -> Entry {
+    if let Kind::Link(target) = &mut entry.kind {
+        match readlinkat(folder, OsStr::from_bytes(name), Vec::new()) {
+            Ok(read) => *target = read.into_bytes(),
+            Err(_) => entry.kind = Kind::Other,
+        }
+    }
+    entry
 }
 
 fn kind_of(status: &Stat) -> FileType {
     FileType::from_raw_mode(status.st_mode)
 }
 
-fn entry(name: Vec<u8>, status: &Stat, target: Vec<u8>) -> Entry {
+/// Of a link it isn't known yet where it leads.
+fn entry(name: Vec<u8>, status: &Stat) -> Entry {
     let kind = match kind_of(status) {
         FileType::Directory => Kind::Folder,
         FileType::RegularFile => Kind::File,
-        FileType::Symlink => Kind::Link(target),
+        FileType::Symlink => Kind::Link(Vec::new()),
         _ => Kind::Other,
     };
     Entry { name, kind, size: u64::try_from(status.st_size).unwrap_or(0), modified: status.st_mtime }

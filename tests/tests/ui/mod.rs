@@ -621,6 +621,42 @@ fn files_are_dropped_where_they_can_be_taken() {
 }
 
 #[test]
+fn links_and_what_may_not_be_read_are_listed_and_removed() {
+    let group = Group::two();
+    let (alice, bob) = (group.alice(), group.bob());
+    fs::create_dir(alice.at("docs")).unwrap();
+    fs::write(alice.at("docs/plan"), "x").unwrap();
+    for name in ["closed", "open"] {
+        std::os::unix::fs::symlink("plan", alice.at("docs").join(name)).unwrap();
+    }
+    group.in_step();
+    alice.run(["allow", alice.at("docs/closed").to_str().unwrap(), "bob:-"]);
+    eventually("bob may not read it", || {
+        let read = fs::read_link(bob.at("docs/closed")).map_err(|e| e.kind());
+        holds(read == Err(std::io::ErrorKind::PermissionDenied), || format!("{read:?}"))
+    });
+    let (browser, page) = enter(bob);
+    browser.goto(&format!("{page}/files/docs/"));
+    let listing = browser.text("#listing");
+    for text in ["plan", "closed can’t be looked at here", "open link to plan"] {
+        assert!(listing.contains(text), "{listing}");
+    }
+    browser.goto(&format!("{page}/view/docs/open"));
+    browser.press("Rename or remove it");
+    browser.fill("#change input[name=name]", "renamed");
+    browser.click("form[action='/rename'] button");
+    browser.until_text("It has its new name.");
+    assert_eq!(fs::read_link(bob.at("docs/renamed")).unwrap(), Path::new("plan"));
+    browser.goto(&format!("{page}/view/docs/closed"));
+    browser.press("Rename or remove it");
+    browser.press("Remove it");
+    browser.press("Remove");
+    browser.until_text("It is removed.");
+    assert!(fs::symlink_metadata(bob.at("docs/closed")).is_err());
+    quiet(&browser);
+}
+
+#[test]
 fn people_talk_meet_and_settle() {
     let mut group = Group::two();
     fs::write(group.alice().at("plan"), "base").unwrap();
