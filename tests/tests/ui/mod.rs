@@ -769,8 +769,22 @@ fn people_talk_meet_and_settle() {
     assert!(alice.run(["access", alice.at("plan").to_str().unwrap(), "--json"]).contains("bob"));
     eventually("bob may not", || holds(fs::read(bob.at("plan")).is_err(), String::new));
 
-    // Settings and snapshots.
+    // Settings and snapshots. What keeps less is asked first, and what this device keeps beyond it isn't for everybody.
+    alice.run(["config", "history.keep-all", "90d", "--device"]);
     browser.press("Settings");
+    let field = "input[aria-label='history.keep-all']";
+    let value = browser.script(&format!("return document.querySelector({}).value", json!(field)));
+    assert_eq!(value, json!("30d"));
+    browser.fill(field, "40d");
+    browser.press("Set history.keep-all");
+    browser.until_text("history.keep-all is set for everybody.");
+    browser.fill(field, "39d");
+    browser.press("Set history.keep-all");
+    browser.until_text("instead of 40d");
+    assert!(alice.run(["config"]).contains("40d"));
+    browser.press("Keep less");
+    browser.until_text("history.keep-all is set for everybody.");
+    browser.until(&format!("document.querySelector({}).value === '39d'", json!(field)));
     browser.fill("form[action='/settings/snapshot'] input[name=name]", "before the party");
     browser.press("Keep it");
     browser.until_text("The tree is kept");
