@@ -795,6 +795,46 @@ fn people_talk_meet_and_settle() {
 }
 
 #[test]
+fn transfers_follow_while_somebody_types() {
+    let group = Group::two();
+    let (alice, bob) = (group.alice(), group.bob());
+    let offer = |name: &str| {
+        let gift = bob.scratch().join(name);
+        fs::write(&gift, "for alice").unwrap();
+        bob.run(["send", "--background", gift.to_str().unwrap(), "alice"]);
+    };
+    let (browser, page) = enter(alice);
+    browser.goto(&format!("{page}/files/"));
+    offer("first.txt");
+    // Wherever she is.
+    browser.until("document.querySelector('#rooms').innerText.replace(/\\s+/g, ' ').includes('Transfers 1')");
+    browser.until("document.querySelector('#announce').textContent.includes('bob offers to send something')");
+    browser.press("Transfers");
+    browser.until("document.querySelectorAll('#transfers article').length === 1");
+    browser.fill("#transfers input[name=to]", "half typed");
+    offer("second.txt");
+    browser.until("document.querySelector('#transfers').innerText.includes('second.txt')");
+    assert_eq!(
+        browser.script("return document.querySelectorAll('#transfers article input[name=to]')[1].value"),
+        json!("half typed")
+    );
+    // That goes on by itself as well.
+    browser.click("#transfers article:first-child form[action='/transfers/decline'] button");
+    browser.until_text("Declined.");
+    browser.fill("#transfers input[name=to]", "half typed");
+    offer("third.txt");
+    browser.until("document.querySelector('#transfers').innerText.includes('third.txt')");
+    let inbox = alice.listing("inbox");
+    let third =
+        inbox.as_array().unwrap().iter().find(|each| each["name"] == "third.txt").unwrap_or_else(|| panic!("{inbox}"));
+    let article = format!("transfer-{}", third["id"]);
+    alice.run(["inbox", "decline", &third["id"].to_string()]);
+    browser.until(&format!("!document.getElementById('{article}').querySelector('form')"));
+    assert_eq!(browser.script("return document.querySelector('#transfers input[name=to]').value"), json!("half typed"));
+    quiet(&browser);
+}
+
+#[test]
 fn the_log_and_alerts_show_as_they_happen() {
     let group = Group::two();
     let alice = group.alice();

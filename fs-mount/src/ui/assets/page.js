@@ -96,7 +96,13 @@ function swap(old, text) {
   for (const region of old) {
     const next = region.id && fresh.getElementById(region.id);
     const typing = region.contains(document.activeElement) && document.activeElement.matches("input, select, textarea");
-    if (!next || typing || next.isEqualNode(region) || all("input, select, textarea", region).some(isChanged)) continue;
+    if (!next || next.isEqualNode(region)) continue;
+    if (typing || all("input, select, textarea", region).some(isChanged)) {
+      // What came beside that isn't kept from being seen. What was there already follows by itself.
+      const fresh = all(":scope > article[id]", next).filter((each) => !document.getElementById(each.id));
+      region.prepend(...fresh.map((each) => document.adoptNode(each)));
+      continue;
+    }
     const focused = region.contains(document.activeElement) && document.activeElement;
     const key = focused && (focused.id || focused.getAttribute("href") || focused.textContent);
     const open = all("details[open]", region).map((each) => each.id);
