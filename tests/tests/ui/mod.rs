@@ -5,10 +5,12 @@
 mod browser;
 
 use std::{
-    env, fs,
+    env,
+    ffi::OsStr,
+    fs,
     io::{Read, Write},
     net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream},
-    os::unix::fs::PermissionsExt,
+    os::unix::{ffi::OsStrExt, fs::PermissionsExt},
     path::Path,
     sync::{
         Arc,
@@ -791,6 +793,28 @@ fn people_talk_meet_and_settle() {
     assert!(alice.at(".p2pfs/snapshots/before the party").is_dir());
     browser.press("before the party");
     browser.until("document.querySelector('#listing').innerText.includes('plan')");
+    quiet(&browser);
+}
+
+#[test]
+fn names_that_are_no_text_are_settled() {
+    let mut group = Group::two();
+    let name = OsStr::from_bytes(b"caf\xe9.txt");
+    fs::write(group.alice().at(name), "base").unwrap();
+    group.part();
+    group.peers.iter().for_each(|peer| fs::write(peer.at(name), format!("{}'s", peer.name())).unwrap());
+    group.meet();
+    let (browser, page) = enter(group.alice());
+    browser.goto(&format!("{page}/conflicts"));
+    let link = "return document.querySelectorAll('#conflicts td a')[1].getAttribute('href')";
+    let link = browser.script(link).as_str().unwrap().to_owned();
+    assert!(link.contains("caf%E9"), "{link}");
+    // (The one beside it: that is named by its own name, which is no text either.)
+    browser.click("#conflicts tbody tr:nth-child(2) button");
+    browser.until_text("No conflicts");
+    let left = fs::read_to_string(group.alice().at(name)).unwrap();
+    assert!(left == "alice's" || left == "bob's", "{left}");
+    assert_eq!(fs::read_dir(group.alice().root()).unwrap().count(), 1);
     quiet(&browser);
 }
 
