@@ -24,7 +24,10 @@ use rustix::{
 };
 
 use super::{attributes::Attributes, links::path};
-use crate::control::request::Names;
+use crate::{
+    control::request::Names,
+    uploads::{self, Remembered},
+};
 
 /// What `statfs` says of a mount like ours.
 const FUSE: u64 = 0x6573_5546;
@@ -42,7 +45,11 @@ const WITHIN: ResolveFlags = ResolveFlags::BENEATH
 
 /// Where the volume is mounted.
 #[derive(Clone)]
-pub(super) struct Tree(PathBuf);
+pub(super) struct Tree {
+    mountpoint: PathBuf,
+    /// Where uploads under way are remembered.
+    uploads: PathBuf,
+}
 
 /// Of which state of the volume something is meant.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -113,13 +120,13 @@ fn place(names: &Names, when: &When) -> io::Result<Vec<u8>> {
 }
 
 impl Tree {
-    pub(super) fn new(mountpoint: PathBuf) -> Self {
-        Self(mountpoint)
+    pub(super) fn new(mountpoint: PathBuf, uploads: PathBuf) -> Self {
+        Self { mountpoint, uploads }
     }
 
     fn top(&self) -> io::Result<OwnedFd> {
         // Not kept open: that would keep the mount busy.
-        let top = open(&self.0, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+        let top = open(&self.mountpoint, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
         let kind = fstatfs(&top)?.f_type;
         if u64::try_from(kind).is_ok_and(|kind| kind == FUSE) {
             Ok(top)
@@ -223,7 +230,7 @@ impl Tree {
     /// Where something is for other programs of this machine: a file, or a folder, which is there.
     pub(super) fn way_to(&self, names: &Names) -> io::Result<(PathBuf, Kind)> {
         let kind = self.entry(names, &When::Now)?.kind;
-        Ok((self.0.join(OsStr::from_bytes(&path(names))), kind))
+        Ok((self.mountpoint.join(OsStr::from_bytes(&path(names))), kind))
     }
 
     /// Begins a file in a folder under a name that nobody has, to be given its own when it is whole. One that is to take the place
@@ -234,11 +241,19 @@ impl Tree {
             Some(name) => attributes(&folder, name)?,
             None => None,
         };
-        let name = format!(".p2pfs-upload-{random}");
+        let name = uploads::unfinished(random);
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let mode = Mode::from_raw_mode(if old.is_some() { 0o600 } else { 0o666 });
-        let file: File = openat(&folder, &name, flags, mode)?.into();
-        let mut begun = Unfinished { folder, name, file: Some(file), replaces: replaced.is_some(), old: None };
+        let remembered = Remembered::new(&self.uploads, fstat(&folder)?.st_ino, random)?;
+        let file = match openat(&folder, &name, flags, mode) {
+            Ok(file) => File::from(file),
+            Err(e) => {
+                remembered.forget();
+                return Err(e.into());
+            }
+        };
+        let mut begun =
+            Unfinished { folder, name, file: Some(file), remembered, replaces: replaced.is_some(), old: None };
         begun.take_after(old)?;
         Ok(begun)
     }
@@ -328,6 +343,8 @@ pub(super) struct Unfinished {
     name: String,
     /// Nothing once it has its own name.
     file: Option<File>,
+    /// As long as anything may be left of it.
+    remembered: Remembered,
     /// Whether what has that name becomes an older version.
     replaces: bool,
     /// What that has beside its content, and this has therefore.
@@ -360,15 +377,17 @@ impl Unfinished {
         let name = OsStr::from_bytes(name);
         let flags = if self.replaces { RenameFlags::empty() } else { RenameFlags::NOREPLACE };
         let done = renameat_with(&self.folder, &self.name, &self.folder, name, flags);
-        if done.is_err() {
-            self.discard();
+        match done {
+            Ok(()) => self.remembered.forget(),
+            Err(_) => self.discard(),
         }
         Ok(done?)
     }
 
     fn discard(&self) {
-        if unlinkat(&self.folder, &self.name, AtFlags::empty()).is_err() {
-            ::log::debug!("page: an unfinished upload can't be removed");
+        match unlinkat(&self.folder, &self.name, AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => self.remembered.forget(),
+            Err(_) => ::log::debug!("page: an unfinished upload can't be removed"),
         }
     }
 }
@@ -464,7 +483,7 @@ mod tests {
     #[test]
     fn what_is_no_mount_is_not_touched() {
         let dir = tempfile::tempdir().unwrap();
-        let tree = Tree::new(dir.path().to_owned());
+        let tree = Tree::new(dir.path().to_owned(), dir.path().join("uploads"));
         assert!(tree.make_folder(&names("d")).is_err());
         assert!(tree.list(&Vec::new(), &When::Now).is_err());
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);

@@ -27,7 +27,10 @@ use p2pfs_tests::{
     peer::Peer,
     rogue::Rogue,
 };
-use rustix::fs::{XattrFlags, getxattr, setxattr};
+use rustix::{
+    fs::{XattrFlags, getxattr, setxattr},
+    process::{Pid, Signal, kill_process},
+};
 use serde_json::{Value, json};
 
 /// The address that lets a browser in, and where the page is.
@@ -1037,6 +1040,45 @@ fn an_upload_that_the_end_cuts_leaves_nothing() {
     alice.terminate();
     alice.mount();
     assert!(names(&alice).is_empty(), "{:?}", names(&alice));
+    // Nor when the end comes without a word, whatever the folder is called by then.
+    fs::create_dir(alice.at("docs")).unwrap();
+    let entered = Entered::new(&alice);
+    let mut stream = entered.begin("POST", "/upload/docs/?name=half", "Content-Length: 100\r\n");
+    stream.write_all(b"half").unwrap();
+    let inside = |peer: &Peer, folder: &str| fs::read_dir(peer.at(folder)).unwrap().count();
+    eventually("it is begun", || holds(inside(&alice, "docs") == 1, String::new));
+    fs::rename(alice.at("docs"), alice.at("papers")).unwrap();
+    // (What was acknowledged survives; what wasn't may be in no commit yet.)
+    fs::File::open(alice.at("papers")).unwrap().sync_all().unwrap();
+    let remembered = alice.volume_folder().join("uploads");
+    assert_eq!(fs::read_dir(&remembered).unwrap().count(), 1);
+    alice.kill9();
+    alice.mount();
+    assert_eq!(inside(&alice, "papers"), 0);
+    assert_eq!(fs::read_dir(&remembered).unwrap().count(), 0);
+    // Nor when it comes to the page alone.
+    let entered = Entered::new(&alice);
+    let mut stream = entered.begin("POST", "/upload/papers/?name=half", "Content-Length: 100\r\n");
+    stream.write_all(b"half").unwrap();
+    eventually("it is begun", || holds(inside(&alice, "papers") == 1, String::new));
+    kill_process(page_process(&alice), Signal::KILL).unwrap();
+    eventually("there is another page", || {
+        let opened = alice.command(["ui", "--no-browser"]).output().unwrap();
+        holds(opened.status.success(), || format!("{opened:?}"))
+    });
+    eventually("it is gone", || holds(inside(&alice, "papers") == 0, String::new));
+    assert_eq!(fs::read_dir(&remembered).unwrap().count(), 0);
+}
+
+/// The process that serves a peer's page.
+fn page_process(peer: &Peer) -> Pid {
+    let all = fs::read_dir("/proc").unwrap().filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok());
+    let is_its = |pid: &i32| {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        stat.contains("(p2pfs-page)") && stat.split(' ').nth(3) == Some(&peer.pid().to_string())
+    };
+    let found = all.into_iter().find(is_its).expect("somebody serves it");
+    Pid::from_raw(found).unwrap()
 }
 
 /// A server of somebody else on this machine, with a page that tries what it can.
