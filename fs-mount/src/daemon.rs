@@ -47,7 +47,7 @@ use crate::{
     profile::{Profile, State},
     report,
     unlock::{Passphrase, existing_unlock},
-    unlocks,
+    unlocks, uploads,
     volume_lock::VolumeLock,
 };
 
@@ -301,6 +301,9 @@ impl OpenVolume {
             _lock: lock,
         });
         the_runtime()?.block_on(async { notices::start(&shared, alerting.clone()) });
+        if shared.mountpoint.is_some() {
+            uploads::clear(&shared.volume, shared.dir.path());
+        }
         let committer = spawn_committer(&shared.volume)?;
         let upkeep = upkeep::spawn(shared.clone())?;
         let resealing = resealing::spawn(shared.clone())?;

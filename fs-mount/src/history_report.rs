@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use volume::{
     Volume,
     node::NodeKind,
+    time::Timestamp,
     versions::{Author, EntryChange, Happened, PathVersion},
 };
 
@@ -32,6 +33,8 @@ pub(crate) struct Event {
     pub(crate) file: Option<String>,
     /// The number of the commit on this device.
     pub(crate) arrival: u64,
+    /// Since when it shows here, to the nanosecond: the tree as of this moment contains it.
+    pub(crate) at: String,
 }
 
 /// As many fit into an answer of the daemon.
@@ -78,7 +81,7 @@ fn of_version(version: &PathVersion, moment: String, last: &[u8]) -> Event {
         kind: state.map(|state| kind(state.kind).to_owned()),
         size: state.filter(|state| state.kind != NodeKind::Directory).map(|state| state.size),
         file,
-        ..event(moment, &version.author, &version.happened, version.since)
+        ..event(moment, version.shown, &version.author, &version.happened, version.since)
     }
 }
 
@@ -87,11 +90,11 @@ fn of_entry(change: EntryChange) -> Event {
     Event {
         name: Some(text(&change.name)),
         kind: (!gone).then(|| kind(change.kind).to_owned()),
-        ..event(version_names::shown(change.shown), &change.author, &change.happened, change.arrival)
+        ..event(version_names::shown(change.shown), change.shown, &change.author, &change.happened, change.arrival)
     }
 }
 
-fn event(version: String, author: &Author, happened: &Happened, arrival: u64) -> Event {
+fn event(version: String, shown: Timestamp, author: &Author, happened: &Happened, arrival: u64) -> Event {
     let (happened, from, to) = match happened {
         Happened::Made => ("made", None, None),
         Happened::Written => ("written", None, None),
@@ -114,6 +117,7 @@ fn event(version: String, author: &Author, happened: &Happened, arrival: u64) ->
         to: to.map(path),
         file: None,
         arrival,
+        at: version_names::text(shown, 9),
     }
 }
 

@@ -40,6 +40,7 @@ mod ticket;
 mod ui;
 mod unlock;
 mod unlocks;
+mod uploads;
 mod volume_lock;
 
 use cli::{Cli, Command};

@@ -20,7 +20,8 @@ pub(crate) fn lines(lines: &[String]) -> Outcome<()> {
 
 /// `text` with what moves a terminal's cursor, or turns the order of its letters round, spelt out: names come from others.
 pub(crate) fn printable(text: &str) -> String {
-    let turns = |c: char| matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    let turns =
+        |c: char| matches!(c, '\u{061c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
     let mut shown = String::with_capacity(text.len());
     for c in text.chars() {
         if c.is_control() || turns(c) { shown.extend(c.escape_default()) } else { shown.push(c) }
@@ -120,6 +121,7 @@ mod tests {
         check("a\nrestored b\r\t", "a\\nrestored b\\r\\t");
         check("\u{1b}[2J\u{9b}1A\u{7f}", "\\u{1b}[2J\\u{9b}1A\\u{7f}");
         check("a\u{202e}txt.exe\u{2028}", "a\\u{202e}txt.exe\\u{2028}");
+        check("a\u{61c}1", "a\\u{61c}1");
         check(&printable("a\n"), "a\\n");
     }
 

@@ -41,6 +41,7 @@ mod sessions;
 mod settings;
 mod talks;
 mod transfers;
+mod travel;
 mod tree;
 mod upload;
 
@@ -60,6 +61,7 @@ use crate::{
     },
     failure::{Because, Failure, Outcome},
     home::VolumeDir,
+    uploads,
 };
 
 use daemon::Daemon;
@@ -105,11 +107,12 @@ pub(crate) fn serve() -> Outcome<()> {
     let page = match runtime.block_on(door::open(begin.port)) {
         Ok((doors, port)) => {
             let path = |bytes| PathBuf::from(OsString::from_vec(bytes));
+            let dir = path(begin.dir);
             let page = Arc::new(Page {
                 own: Own::new(port),
                 sessions: Sessions::default(),
-                daemon: Daemon::new(VolumeDir::from_parts(path(begin.dir), &begin.short_id)),
-                tree: Tree::new(path(begin.mountpoint)),
+                tree: Tree::new(path(begin.mountpoint), uploads::folder(&dir)),
+                daemon: Daemon::new(VolumeDir::from_parts(dir, &begin.short_id)),
                 talks: Talks::default(),
                 live: Live::default(),
             });

@@ -140,6 +140,22 @@ impl Amount {
     }
 }
 
+/// Whether less of history is kept with the second of two values of a setting, as far as that can be told: a share of disks that
+/// aren't known is beside a size what may be less.
+pub fn keeps_less(name: &str, before: &str, after: &str) -> bool {
+    if default_of(name).is_none() {
+        return false;
+    }
+    match (Amount::parse(name, before), Amount::parse(name, after)) {
+        (Ok(Amount::Room(Budget::Share(_))), Ok(Amount::Room(Budget::Bytes(_))))
+        | (Ok(Amount::Room(Budget::Bytes(_))), Ok(Amount::Room(Budget::Share(_)))) => true,
+        (Ok(before), Ok(after)) => after.measure(None) < before.measure(None),
+        // One that is no value is not set.
+        (_, Err(_)) => false,
+        (Err(_), Ok(_)) => true,
+    }
+}
+
 fn default_of(name: &str) -> Option<&'static str> {
     KNOWN.iter().find(|(known, _)| *known == name).map(|(_, default)| *default)
 }
@@ -406,6 +422,24 @@ mod tests {
     fn check(name: &str, text: &str, expected: Option<&str>) {
         let got = Amount::parse(name, text).ok().map(|amount| amount.to_string());
         assert_eq!(got.as_deref(), expected, "{name} {text:?}");
+    }
+
+    #[test]
+    fn what_keeps_less_is_told() {
+        let check = |name, before, after, expected| {
+            assert_eq!(keeps_less(name, before, after), expected, "{name} {before} {after}");
+        };
+        check(KEEP_ALL, "30d", "29d", true);
+        check(KEEP_ALL, "30d", "720h", false);
+        check(KEEP_ALL, "30d", "forever", false);
+        check(MONTHLY, "forever", "1000y", true);
+        check(BUDGET, "25%", "30%", false);
+        check(BUDGET, "25%", "10%", true);
+        check(BUDGET, "20GiB", "19GiB", true);
+        check(BUDGET, "25%", "900TiB", true);
+        check(BUDGET, "900TiB", "25%", true);
+        check(KEEP_ALL, "30d", "soon", false);
+        check("of.later", "2", "1", false);
     }
 
     #[test]

@@ -533,6 +533,15 @@ impl Volume {
         self.local(&[name], |core| core.unlink(parent, name)).map(|_| ())
     }
 
+    /// The same where nobody asked for it who would know by that: whoever listens is told, as of what others do.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn unlink_and_tell(&self, parent: Ino, name: &[u8]) -> Result<()> {
+        history::check_present(&[parent])?;
+        self.local(&[], |core| core.unlink(parent, name)).map(|_| ())
+    }
+
     /// Removes an empty directory.
     ///
     /// # Errors

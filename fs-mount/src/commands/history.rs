@@ -106,6 +106,7 @@ mod tests {
             to: text(to),
             file: None,
             arrival: 1,
+            at: String::new(),
         };
         assert_eq!(what(&event), expected);
     }

@@ -45,6 +45,8 @@ pub(crate) struct Conflict {
 pub(crate) struct Version {
     /// The name under which it shows.
     pub(crate) name: String,
+    /// Its bytes.
+    pub(crate) name_hex: Bytes,
     pub(crate) kind: String,
     /// Not another version of the first one, but something of its own that got the same name.
     pub(crate) own: bool,
@@ -70,6 +72,7 @@ fn conflict(conflict: volume::Conflict) -> Conflict {
     let path = conflict.path();
     let versions = conflict.versions.into_iter().map(|v| Version {
         name: String::from_utf8_lossy(&v.name).into_owned(),
+        name_hex: Bytes(v.name),
         kind: kind(v.kind).to_owned(),
         own: v.own,
         user: v.user,

@@ -14,11 +14,15 @@ use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
     process::{Child, ChildStdin, ChildStdout, Command},
     sync::Mutex,
+    task::spawn_blocking,
     time::timeout,
 };
 
 use super::{Shared, memory};
-use crate::failure::{Because, Failure, Outcome};
+use crate::{
+    failure::{Because, Failure, Outcome},
+    uploads,
+};
 
 /// How long it may take to answer.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -111,8 +115,14 @@ impl Page {
 }
 
 impl Running {
-    async fn start(shared: &Shared, port: Option<u16>) -> Outcome<Self> {
+    async fn start(shared: &Arc<Shared>, port: Option<u16>) -> Outcome<Self> {
         let mountpoint = shared.mountpoint.as_ref().ok_or_else(super::keeper::unreadable)?;
+        // What the one before it may have left.
+        let owner = shared.clone();
+        let cleared = spawn_blocking(move || uploads::clear(&owner.volume, owner.dir.path())).await;
+        if cleared.is_err() {
+            log::warn!("unfinished uploads can't be removed");
+        }
         // Also when another version lies at that path by now.
         let program = "/proc/self/exe";
         let mut child = Command::new(program)

@@ -13,6 +13,9 @@ use crate::control::{
     request::{Bytes, Request},
 };
 
+/// Conflicts that are shown at once. What is settled makes room for others.
+const SHOWN: usize = 100;
+
 pub(super) async fn show(visit: Visit) -> Answer {
     let found = visit.page.daemon.conflicts().await?;
     let body = html! {
@@ -20,8 +23,9 @@ pub(super) async fn show(visit: Visit) -> Answer {
             @if found.conflicts.is_empty() {
                 (empty("No conflicts", html! { p { "When two change one file while apart, both versions are kept, and shown here." } }))
             }
-            @for conflict in &found.conflicts { (one(&visit, conflict)) }
-            @if found.more > 0 { p.empty { "… and " (found.more) " more." } }
+            @for conflict in found.conflicts.iter().take(SHOWN) { (one(&visit, conflict)) }
+            @let more = found.conflicts.len().saturating_sub(SHOWN) as u64 + found.more;
+            @if more > 0 { p.empty { "… and " (more) " more, which show when some of these are settled." } }
         }
     };
     layout::page(&visit, Room::Conflicts, "Conflicts", body).await
@@ -32,8 +36,8 @@ fn one(visit: &Visit, conflict: &Conflict) -> Markup {
     let above =
         conflict.path_hex.0.iter().rposition(|byte| *byte == b'/').map_or(&b""[..], |end| &conflict.path_hex.0[..=end]);
     let link = |version: &Version| match version.kind.as_str() {
-        "folder" => format!("/files/{}{}/", encoded(above), encoded(version.name.as_bytes())),
-        _ => format!("/view/{}{}", encoded(above), encoded(version.name.as_bytes())),
+        "folder" => format!("/files/{}{}/", encoded(above), encoded(&version.name_hex.0)),
+        _ => format!("/view/{}{}", encoded(above), encoded(&version.name_hex.0)),
     };
     html! {
         section.card.flush {
@@ -42,11 +46,11 @@ fn one(visit: &Visit, conflict: &Conflict) -> Markup {
                 thead { tr { th { "By" } th { "Shown as" } th { "Made" } th.number { "Size" } th { span.quiet { "What to do" } } } }
                 tbody { @for version in &conflict.versions { tr {
                     td { b { (version.user) } @if version.mine { " (you)" } " " (short(&version.device)) }
-                    td data-label="Shown as" { a href=(link(version)) { bdi { (shown(version.name.as_bytes())) } } @if version.own { " " span.tag { "another " (version.kind) } } }
+                    td data-label="Shown as" { a href=(link(version)) { bdi { (shown(&version.name_hex.0)) } } @if version.own { " " span.tag { "another " (version.kind) } } }
                     td.when data-label="Made" { (local(&version.made)) }
                     td.number data-label="Size" { (size(version.size)) }
                     td.act { (visit.button("/conflicts/resolve", "small", &format!("Keep {}", if version.mine { "yours".to_owned() } else { format!("{}’s", version.user) }), &[
-                        ("path", &path), ("keep", &encoded(version.name.as_bytes())),
+                        ("path", &path), ("keep", &encoded(&version.name_hex.0)),
                     ])) }
                 } } }
             }

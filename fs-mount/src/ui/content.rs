@@ -6,7 +6,6 @@
 use std::{
     fs::File,
     io::{self, Read, Seek, SeekFrom},
-    os::unix::fs::MetadataExt,
     time::Duration,
 };
 
@@ -15,7 +14,10 @@ use axum::{
     http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
 };
+use fs_mount::moment;
 use futures_util::stream;
+use jiff::Zoned;
+use rustix::fs::{AtFlags, StatxFlags, statx};
 use tokio::{runtime::Handle, sync::mpsc, task::spawn_blocking, time::timeout};
 
 use super::{
@@ -84,9 +86,14 @@ fn preview_of(head: &[u8], size: u64) -> Preview {
 pub(super) fn when(visit: &Visit) -> When {
     match (visit.query.get("version"), visit.query.get("at")) {
         (Some(version), _) => When::Version(version.to_owned()),
-        (None, Some(at)) => When::At(at.to_owned()),
+        (None, Some(at)) => When::At(moment_meant(at)),
         (None, None) => When::Now,
     }
+}
+
+/// A time that somebody typed as the one moment that it means; the name of a snapshot as it is.
+pub(super) fn moment_meant(at: &str) -> String {
+    moment::parse(at, &Zoned::now()).map_or_else(|| at.to_owned(), |at| format!("{at:.9}"))
 }
 
 /// What can be shown of the file that a visit is about.
@@ -114,10 +121,10 @@ pub(super) async fn blocking<T: Send + 'static>(
 pub(super) async fn download(visit: Visit, headers: HeaderMap) -> Answer {
     let (tree, names, when) = (visit.page.tree.clone(), visit.names()?, when(&visit));
     let name = names.last().cloned().unwrap_or_default();
-    let (mut file, size, tag) = blocking(move || {
-        let (file, size) = tree.read(&names, &when)?;
-        let tag = tag(&file)?;
-        Ok((file, size, tag))
+    let (mut file, tag, size) = blocking(move || {
+        let (file, _) = tree.read(&names, &when)?;
+        let (tag, size) = version_of(&file)?;
+        Ok((file, tag, size))
     })
     .await?;
     let header = |name| headers.get(name).and_then(|value| value.to_str().ok());
@@ -128,14 +135,14 @@ pub(super) async fn download(visit: Visit, headers: HeaderMap) -> Answer {
         .header(header::ACCEPT_RANGES, "bytes")
         .header(header::ETAG, &tag);
     let response = match wanted(header(header::RANGE), header(header::IF_RANGE), &tag, size) {
-        Wanted::All => response.header(header::CONTENT_LENGTH, size).body(streamed(file, size)),
+        Wanted::All => response.header(header::CONTENT_LENGTH, size).body(streamed(file, size, tag)),
         Wanted::Part { from, length } => {
             file.seek(SeekFrom::Start(from))?;
             response
                 .status(StatusCode::PARTIAL_CONTENT)
                 .header(header::CONTENT_LENGTH, length)
                 .header(header::CONTENT_RANGE, format!("bytes {from}-{}/{size}", from + length - 1))
-                .body(streamed(file, length))
+                .body(streamed(file, length, tag))
         }
         Wanted::Nothing => response
             .status(StatusCode::RANGE_NOT_SATISFIABLE)
@@ -145,17 +152,17 @@ pub(super) async fn download(visit: Visit, headers: HeaderMap) -> Answer {
     Ok(response.unwrap_or_else(|_| StatusCode::INTERNAL_SERVER_ERROR.into_response()))
 }
 
-/// What names a version of a file, so that no download is put together of two.
-fn tag(file: &File) -> io::Result<String> {
-    let about = file.metadata()?;
-    let (ino, size) = (about.ino(), about.len());
-    Ok(format!(
-        "\"{ino:x}-{size:x}-{:x}.{:x}-{:x}.{:x}\"",
-        about.mtime(),
-        about.mtime_nsec(),
-        about.ctime(),
-        about.ctime_nsec()
-    ))
+/// What names the version of a file that is open, so that no download is put together of two; and that version's size.
+fn version_of(file: &File) -> io::Result<(String, u64)> {
+    // By the daemon itself: what the kernel remembers may be of the version before, when what it reads isn't any more.
+    let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_FORCE_SYNC;
+    let about = statx(file, "", flags, StatxFlags::BASIC_STATS)?;
+    let (size, written, changed) = (about.stx_size, about.stx_mtime, about.stx_ctime);
+    let tag = format!(
+        "\"{:x}-{size:x}-{:x}.{:x}-{:x}.{:x}\"",
+        about.stx_ino, written.tv_sec, written.tv_nsec, changed.tv_sec, changed.tv_nsec
+    );
+    Ok((tag, size))
 }
 
 /// What a browser is told to do with it, and what to call it.
@@ -166,12 +173,13 @@ fn disposition(name: &[u8]) -> String {
 /// An image, for a page of ours.
 pub(super) async fn image(visit: Visit) -> Answer {
     let (tree, names, when) = (visit.page.tree.clone(), visit.names()?, when(&visit));
-    let (kind, file, size) = blocking(move || {
-        let (mut file, size) = tree.read(&names, &when)?;
+    let (kind, file, tag, size) = blocking(move || {
+        let (mut file, _) = tree.read(&names, &when)?;
+        let (tag, size) = version_of(&file)?;
         let mut head = Vec::new();
         (&mut file).take(IMAGE_HEAD).read_to_end(&mut head)?;
         file.rewind()?;
-        Ok((image_type(&head).filter(|_| size <= IMAGE_LIMIT), file, size))
+        Ok((image_type(&head).filter(|_| size <= IMAGE_LIMIT), file, tag, size))
     })
     .await?;
     let kind = kind.ok_or_else(|| Problem::unfit("It is no image that can be shown. Download it instead."))?;
@@ -180,13 +188,14 @@ pub(super) async fn image(visit: Visit) -> Answer {
         .header(header::CONTENT_LENGTH, size)
         .header(header::CONTENT_DISPOSITION, "inline")
         .header(header::CONTENT_SECURITY_POLICY, CONTENT_POLICY)
-        .body(streamed(file, size));
+        .body(streamed(file, size, tag));
     Ok(response.unwrap_or_else(|_| StatusCode::INTERNAL_SERVER_ERROR.into_response()))
 }
 
-/// A file's bytes as they are read. One that fails midway, or isn't taken for long, ends the connection: the browser knows how much
-/// was to come.
-fn streamed(mut file: File, size: u64) -> Body {
+/// A file's bytes as they are read, all of one version. One that fails midway, isn't taken for long, or changes meanwhile (an open
+/// file shows what arrives) ends the connection: the browser knows how much was to come, and asks whether the rest is of the same
+/// version.
+fn streamed(mut file: File, size: u64, tag: String) -> Body {
     let (sender, receiver) = mpsc::channel::<io::Result<Bytes>>(AHEAD);
     let runtime = Handle::current();
     spawn_blocking(move || {
@@ -196,7 +205,12 @@ fn streamed(mut file: File, size: u64) -> Body {
             let read = (&mut file).take(left.min(PIECE as u64)).read_to_end(&mut piece);
             let read = match read {
                 Ok(0) => Err(io::ErrorKind::UnexpectedEof.into()),
-                Ok(count) => Ok(count as u64),
+                // After it was read: what it was until now, the piece is of.
+                Ok(count) => match version_of(&file) {
+                    Ok((now, _)) if now == tag => Ok(count as u64),
+                    Ok(_) => Err(io::Error::other("the file changed while it was sent")),
+                    Err(e) => Err(e),
+                },
                 Err(e) => Err(e),
             };
             let (piece, ends) = match read {

@@ -187,11 +187,11 @@ impl Daemon {
         expect(reply, |reply| if let Reply::History(it) = reply { Some(it) } else { None })
     }
 
-    /// Brings back what was at a path.
-    pub(super) async fn restore(&self, path: Names, when: When) -> Outcome<Restored> {
+    /// Brings back what was at a path; or tells what that would do.
+    pub(super) async fn restore(&self, path: Names, when: When, dry_run: bool) -> Outcome<Restored> {
         let reply = self.ask(Request::AsOf { path: path.clone(), when }).await?;
         let as_of: AsOf = expect(reply, |reply| if let Reply::AsOf(it) = reply { Some(it) } else { None })?;
-        let what = ToRestore { to: path.clone(), path, at: as_of.arrival, exact: false, dry_run: false };
+        let what = ToRestore { to: path.clone(), path, at: as_of.arrival, exact: false, dry_run };
         let reply = self.ask(Request::Restore(what)).await?;
         expect(reply, |reply| if let Reply::Restored(it) = reply { Some(*it) } else { None })
     }

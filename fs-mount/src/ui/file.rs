@@ -1,5 +1,7 @@
 //! A file: what is in it, its versions, who may use it, and what can be done with it.
 
+use fs_mount::moment;
+use jiff::Zoned;
 use maud::{Markup, html};
 
 use super::{
@@ -8,12 +10,14 @@ use super::{
     forms::{Answer, Problem, Visit},
     layout::{self, Room, empty, size, time},
     links::{self, encoded, encoded_value, shown, shown_text},
+    travel,
     tree::{Kind, When},
 };
 use crate::{
-    bringing_back,
+    bringing_back::{self, Moment},
     control::request::{AboutAccess, Names, Request},
     history_report::Event,
+    output::count,
 };
 
 /// Versions that are listed.
@@ -22,10 +26,15 @@ const VERSIONS: usize = 200;
 pub(super) async fn show(visit: Visit) -> Answer {
     let (names, when) = (visit.names()?, when(&visit));
     let (tree, asked) = (visit.page.tree.clone(), (names.clone(), when.clone()));
-    let entry = blocking(move || tree.entry(&asked.0, &asked.1)).await?;
+    let (entry, is_there) = blocking(move || {
+        let entry = tree.entry(&asked.0, &asked.1)?;
+        Ok((entry, asked.1 == When::Now || tree.entry(&asked.0, &When::Now).is_ok_and(|now| now.kind == Kind::File)))
+    })
+    .await?;
     match entry.kind {
         Kind::File => {}
         Kind::Folder => return Ok(super::forms::see(&format!("/files/{}/", encoded(&links::path(&names))))),
+        Kind::Link(_) | Kind::Other if when == When::Now => return show_other(&visit, &names, &entry.kind).await,
         Kind::Link(_) | Kind::Other => {
             return Err(Problem::unfit("It is no file: there is nothing to show of it here."));
         }
@@ -36,7 +45,8 @@ pub(super) async fn show(visit: Visit) -> Answer {
     let was = where_it_was(&names);
     let events = match &was {
         Some(_) => Vec::new(),
-        None => visit.page.daemon.history(&names, VERSIONS).await?,
+        // Whoever may not read it any more isn't left looking at what they could read.
+        None => visit.page.daemon.history(&names, VERSIONS).await.unwrap_or_default(),
     };
     let path = encoded(&links::path(&names));
     let query = match &when {
@@ -45,13 +55,17 @@ pub(super) async fn show(visit: Visit) -> Answer {
         When::Version(version) => format!("?version={}", encoded_value(version.as_bytes())),
     };
     let body = html! {
-        (trail(&names, ""))
+        (trail(&names, if matches!(when, When::At(_)) { &query } else { "" }))
         div #content data-path=(path) {
             @match &when {
                 When::Now => {}
-                When::At(at) | When::Version(at) => { p.warn {
+                When::At(at) => { p.warn {
+                    "This is how it was at " (travel::named(at)) ". "
+                    @if is_there { a href=(format!("/view/{path}")) { "Show what is there now" } } @else { "It is not there any more." }
+                } }
+                When::Version(at) => { p.warn {
                     "This is an older version, of " (layout::moment(at.split('~').next().unwrap_or(at))) ". "
-                    a href=(format!("/view/{path}")) { "Show what is there now" }
+                    @if is_there { a href=(format!("/view/{path}")) { "Show what is there now" } } @else { "It is not there any more." }
                 } }
             }
             @if was.is_some() { p.warn { "This was deleted, and is kept for a while." } }
@@ -69,20 +83,44 @@ pub(super) async fn show(visit: Visit) -> Answer {
             }
             div.row {
                 a.button.primary href=(format!("/get/{path}{query}")) download { "Download" }
+                @match &when {
+                    When::Now => {}
+                    When::At(at) => { (visit.button("/restore", "", "Bring back as it was then", &[("path", &path), ("at", at)])) }
+                    When::Version(version) => { (visit.button("/restore", "", "Bring back this version", &[("path", &path), ("version", version)])) }
+                }
                 @if let Some(was) = &was { (visit.button("/restore", "", "Bring back", &[("path", &encoded(&links::path(was)))])) }
                 span.soft { (size(entry.size)) ", changed " (time(entry.modified)) }
             }
         }
         br;
-        @if was.is_none() { div #versions data-path=(path) { (versions(&visit, &path, &events, &when)) } }
-        @if was.is_none() && when == When::Now { (doings(&visit, &names, false).await) }
+        @if was.is_none() { div #versions data-path=(path) { (versions(&visit, &path, &events, &when, is_there)) } }
+        // A script that brings this up to date doesn't take what is below.
+        @if was.is_none() && when == When::Now && visit.navigates { div.now-only { (doings(&visit, &names, false).await) } }
     };
     let title = names.last().map(|name| shown(name)).unwrap_or_default();
     layout::page(&visit, Room::Files, &title, body).await
 }
 
-fn versions(visit: &Visit, path: &str, events: &[Event], when: &When) -> Markup {
-    let newest = events.iter().find(|event| event.file.is_some()).map(|event| &event.version);
+/// What is no file: it can have another name, or go.
+async fn show_other(visit: &Visit, names: &Names, kind: &Kind) -> Answer {
+    let path = encoded(&links::path(names));
+    let body = html! {
+        (trail(names, ""))
+        div #content data-path=(path) { section.card { p {
+            @match kind {
+                Kind::Link(to) => { "This is a link to " bdi { (shown(to)) } ". Links are not followed here: they may lead anywhere on this machine." }
+                _ => { "This can’t be looked at here." }
+            }
+        } } }
+        div.now-only { (changing(visit, names, &path, "it")) }
+    };
+    let title = names.last().map(|name| shown(name)).unwrap_or_default();
+    layout::page(visit, Room::Files, &title, body).await
+}
+
+fn versions(visit: &Visit, path: &str, events: &[Event], when: &When, is_there: bool) -> Markup {
+    // What is there needn't be brought back. Of what is gone the last version is the one that is wanted most.
+    let shows = events.first().filter(|_| is_there).map(|event| event.version.as_str());
     html! {
         section.card.flush aria-labelledby="versions-title" {
             h2 #versions-title { "Versions" }
@@ -95,7 +133,7 @@ fn versions(visit: &Visit, path: &str, events: &[Event], when: &When) -> Markup 
                     td.number data-label="Size" { @if let Some(bytes) = event.size { (size(bytes)) } @else { "–" } }
                     td.act { @if let Some(file) = &event.file {
                         a.button.small href=(format!("/view/{path}?version={}", encoded_value(file.as_bytes()))) { "Show" span.quiet { " the version of " (local(&event.version)) } } " "
-                        @if newest != Some(&event.version) {
+                        @if shows != Some(event.version.as_str()) {
                             (visit.button("/restore", "small", "Bring back", &[("path", path), ("version", file)]))
                         }
                     } }
@@ -123,7 +161,6 @@ fn happened(event: &Event) -> Markup {
 pub(super) async fn doings(visit: &Visit, names: &Names, folder: bool) -> Markup {
     let what = if folder { "this folder" } else { "this file" };
     let path = encoded(&links::path(names));
-    let name = names.last().map(|name| String::from_utf8_lossy(name).into_owned()).unwrap_or_default();
     let access = visit.page.daemon.access(names.clone()).await;
     html! {
         details.card #permissions {
@@ -157,6 +194,14 @@ pub(super) async fn doings(visit: &Visit, names: &Names, folder: bool) -> Markup
             }
         }
         (super::transfers::sending(visit, &path, what).await)
+        (changing(visit, names, &path, what))
+    }
+}
+
+/// Another name for something, and removing it.
+fn changing(visit: &Visit, names: &Names, path: &str, what: &str) -> Markup {
+    let name = names.last().map(|name| String::from_utf8_lossy(name).into_owned()).unwrap_or_default();
+    html! {
         details.card #change {
             summary { "Rename or remove " (what) }
             form.row method="post" action="/rename" {
@@ -166,19 +211,36 @@ pub(super) async fn doings(visit: &Visit, names: &Names, folder: bool) -> Markup
                 button { "Rename" }
             }
             br;
-            (visit.button("/remove", "danger", &format!("Remove {what}"), &[("path", &path)]))
+            (visit.button("/remove", "danger", &format!("Remove {what}"), &[("path", path)]))
         }
     }
 }
 
-/// Brings back a version, or what was removed.
+/// Brings back a version, what was at a time, or what was removed.
 pub(super) async fn restore(visit: Visit) -> Answer {
     let names = visit.path_field("path")?;
-    let when = match visit.fields.get("version") {
-        Some(version) => bringing_back::When::Version(version.to_owned()),
-        None => bringing_back::When::LastChange,
+    let when = match (visit.fields.get("version"), visit.fields.get("at")) {
+        (Some(version), _) => bringing_back::When::Version(version.to_owned()),
+        (None, Some(at)) => match moment::parse(at, &Zoned::now()) {
+            Some(at) => bringing_back::When::Moment(Moment::of(at)),
+            None => bringing_back::When::Snapshot(at.to_owned()),
+        },
+        (None, None) => bringing_back::When::LastChange,
     };
-    let restored = visit.page.daemon.restore(names.clone(), when).await?;
+    if let Some(at) = visit.fields.get("at").filter(|_| !visit.is_sure()) {
+        let would = visit.page.daemon.restore(names.clone(), when.clone(), true).await?;
+        // A file's versions stay beside each other. In a folder it may be more than somebody sees.
+        if would.directory {
+            let name = names.last().map(|name| shown(name)).unwrap_or_default();
+            let detail = html! {
+                p { bdi { b { (name) } } " becomes as it was at " (travel::named(at)) ": " (count(would.changes, "change")) ", on everybody’s machine." }
+                p { "What was made there since stays; what is changed by this has what it was as an older version." }
+            };
+            let back = format!("/files/{}/?at={}", encoded(&links::path(&names)), encoded_value(at.as_bytes()));
+            return visit.ask_first(Room::Files, "Bring it back?", detail, "Bring it back", &back).await;
+        }
+    }
+    let restored = visit.page.daemon.restore(names.clone(), when, false).await?;
     if restored.left > 0 {
         let why = restored.in_the_way.first().map_or("something is in the way", |left| left.why.as_str());
         return Err(Problem::unfit(&super::forms::sentence(why)));

@@ -9,6 +9,7 @@ use super::{
     forms::{Answer, Problem, Visit},
     layout::{self, Room, empty, size, time},
     links::{self, encoded, encoded_value, shown},
+    travel,
     tree::{Below, Entry, Kind, Listing, When},
 };
 use crate::{control::request::Names, output::count};
@@ -17,8 +18,6 @@ use crate::{control::request::Names, output::count};
 const PAST: &[u8] = b".p2pfs";
 /// Where it shows what was removed.
 const DELETED: &str = ".p2pfs/deleted";
-/// Moments among which the slider goes.
-const MOMENTS: usize = 400;
 
 pub(super) async fn show(visit: Visit) -> Answer {
     let (names, when) = (visit.names()?, when(&visit));
@@ -49,72 +48,38 @@ pub(super) async fn show(visit: Visit) -> Answer {
     };
     let body = html! {
         (trail(&names, &query))
-        @if !is_past { (slider(&visit, &names, &when).await) }
+        // A script that brings the listing up to date takes neither this nor what is below.
+        @if !is_past && visit.navigates { (travel::show(&visit, &names, &when).await) }
         @if now { div.now-only { (dropping(&path)) } }
         div #listing data-path=(path) {
-            @if let When::At(at) = &when { p.warn { "This is how it was at " (layout::moment(at)) ". " a href=(format!("/files/{path}")) { "Back to now" } } }
+            @if let When::At(at) = &when {
+                p.warn { "This is how it was at " (travel::named(at)) ". " a href=(format!("/files/{path}")) { "Back to now" } }
+                @if !names.is_empty() { p { (visit.button("/restore", "", "Bring back as it was then", &[("path", &path), ("at", at)])) } }
+            }
             section.card.flush aria-label="What is in this folder" { (table(&visit, &names, &listing, &gone, &query)) }
         }
-        @if now { div.now-only { (tools(&visit, &names, &path).await) } }
+        @if now && visit.navigates { div.now-only { (tools(&visit, &names, &path).await) } }
         @if names.is_empty() && now { p { a href=(format!("/files/{DELETED}/")) { "Deleted files" } } }
     };
     layout::page(&visit, Room::Files, &title, body).await
 }
 
-/// Where it is: each folder above, to go there.
+/// Where it is: each folder above, to go there, at the same time.
 pub(super) fn trail(names: &Names, query: &str) -> Markup {
-    if names.is_empty() {
-        return html! {};
-    }
     html! {
-        nav.where aria-label="Where this is" { ol.path {
-            li { a href=(format!("/files/{query}")) { "Files" } }
-            @for end in 1..=names.len() {
-                @let above = names[..end].to_vec();
-                @if end < names.len() {
-                    li { a href=(format!("/files/{}/{query}", encoded(&links::path(&above)))) { bdi { (shown(&above[end - 1])) } } }
-                } @else {
-                    li aria-current="page" { bdi { (shown(&above[end - 1])) } }
-                }
-            }
-        } }
-    }
-}
-
-/// Going back in time. With scripts a slider, without them a list.
-async fn slider(visit: &Visit, names: &Names, when: &When) -> Markup {
-    // What has no history, or none that may be seen, has no slider.
-    let events = visit.page.daemon.history(names, MOMENTS).await.unwrap_or_default();
-    let mut moments: Vec<&str> = events.iter().map(|event| event.version.as_str()).collect();
-    moments.sort_unstable();
-    moments.dedup();
-    let at = match when {
-        When::At(at) => Some(at.as_str()),
-        _ => None,
-    };
-    if moments.len() < 2 {
-        return html! {};
-    }
-    let last = moments.len();
-    let place = at.and_then(|at| moments.iter().rposition(|moment| *moment <= at)).unwrap_or(last);
-    let is_open = at.is_some() || visit.query.get("slide").is_some();
-    html! {
-        details.card #travel open[is_open] {
-            summary { "Go back in time" }
-            div #slide hidden {
-                label { span.quiet { "Time" } input #slider type="range" min="0" max=(last) value=(place) step="1"; }
-                p.slide { span { (layout::moment(moments[0])) } b #moment aria-live="polite" { "now" } span { "now" } }
-            }
-            form.row #choose method="get" {
-                label { "As it was" select #moments name="at" {
-                    option value="" { "now" }
-                    @for moment in moments.iter().rev() {
-                        option value=(moment) selected[at == Some(*moment)] { (local(moment)) }
+        div #trail data-path=(encoded(&links::path(names))) { @if !names.is_empty() {
+            nav.where aria-label="Where this is" { ol.path {
+                li { a href=(format!("/files/{query}")) { "Files" } }
+                @for end in 1..=names.len() {
+                    @let above = names[..end].to_vec();
+                    @if end < names.len() {
+                        li { a href=(format!("/files/{}/{query}", encoded(&links::path(&above)))) { bdi { (shown(&above[end - 1])) } } }
+                    } @else {
+                        li aria-current="page" { bdi { (shown(&above[end - 1])) } }
                     }
-                } }
-                button { "Show" }
-            }
-        }
+                }
+            } }
+        } }
     }
 }
 
@@ -157,6 +122,7 @@ fn table(visit: &Visit, names: &Names, listing: &Listing, gone: &BTreeSet<Vec<u8
                     td.act { @match (was(&entry.name), &entry.kind) {
                         (Some(path), Kind::File | Kind::Folder) if gone.contains(&entry.name) => { (visit.button("/restore", "small", "Bring back", &[("path", &path)])) }
                         (None, Kind::File) => { a.button.small href=(format!("/get/{}{query}", at(&entry.name))) download { "Download" span.quiet { " " (shown(&entry.name)) } } }
+                        (None, Kind::Link(_) | Kind::Other) if query.is_empty() => { a.button.small href=(format!("/view/{}", at(&entry.name))) { "Rename or remove" span.quiet { " " (shown(&entry.name)) } } }
                         _ => {}
                     } }
                 }
@@ -182,7 +148,9 @@ fn name(entry: &Entry, path: &str, query: &str) -> Markup {
         Kind::Link(to) => {
             html! { span.name.file { (glyph(&entry.kind)) span { (text) " " span.soft { "link to " bdi { (shown(to)) } } } } }
         }
-        Kind::Other => html! { span.name.file { (glyph(&entry.kind)) span { (text) " " span.soft { "no file" } } } },
+        Kind::Other => {
+            html! { span.name.file { (glyph(&entry.kind)) span { (text) " " span.soft { "can’t be looked at here" } } } }
+        }
     }
 }
 

@@ -10,9 +10,10 @@ use volume::time::Timestamp;
 
 use super::{
     forms::{Answer, Problem, Visit},
-    links::encoded_value,
+    links::{encoded_value, shown},
+    transfers,
 };
-use crate::{output::bytes, report::Status};
+use crate::{failure::Outcome, output::bytes, report::Status};
 
 /// The parts of the page, in the order in which they are shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,32 +44,33 @@ const ROOMS: [(Room, &str, &str); 9] = [
 /// A page with this in the middle.
 pub(super) async fn page(visit: &Visit, room: Room, title: &str, body: Markup) -> Answer {
     // Without the daemon there is nothing else to show either.
-    let status = visit.page.daemon.status().await?;
-    Ok(html(StatusCode::OK, &framed(visit, Some(&status), Some(room), title, &body)))
+    let waiting = Waiting::now(visit).await?;
+    Ok(html(StatusCode::OK, &framed(visit, Some(&waiting), Some(room), title, &body)))
 }
 
 /// The page of a problem, for somebody who was let in.
 pub(super) async fn problem(visit: &Visit, problem: &Problem) -> Response {
-    let status = visit.page.daemon.status().await.ok();
+    let waiting = Waiting::now(visit).await.ok();
     let body = html! {
         section.card.ask role="alert" {
             p { (problem.text) }
             div.buttons { a.button.primary href="/" { "Overview" } a.button href="/files/" { "Files" } }
         }
     };
-    html(problem.status, &framed(visit, status.as_ref(), None, &problem.title, &body))
+    html(problem.status, &framed(visit, waiting.as_ref(), None, &problem.title, &body))
 }
 
 /// What is live of every page's frame, for the script: made of what the daemon says, without a look at any file. What a page is
 /// about may cost more, and be read from far away.
 pub(super) async fn frame(visit: Visit) -> Answer {
-    let status = visit.page.daemon.status().await?;
+    let waiting = Waiting::now(&visit).await?;
     let room = ROOMS.iter().find(|(_, link, _)| visit.query.get("in") == Some(link)).map(|(room, ..)| *room);
-    let body = html! { (online(&status, room)) nav { (rooms(Some(&status), room)) } };
+    let body = html! { (online(&waiting.status, room)) nav { (rooms(Some(&waiting), room)) } };
     Ok(html(StatusCode::OK, &document("p2pfs", None, &body)))
 }
 
-fn framed(visit: &Visit, status: Option<&Status>, room: Option<Room>, title: &str, body: &Markup) -> Markup {
+fn framed(visit: &Visit, waiting: Option<&Waiting>, room: Option<Room>, title: &str, body: &Markup) -> Markup {
+    let status = waiting.map(|waiting| &waiting.status);
     // For whoever goes somewhere; not for a page that is brought up to date in another window.
     let take_said = || visit.page.sessions.change(&visit.session, |session| session.said.take()).flatten();
     let said = if visit.navigates { take_said() } else { None };
@@ -84,7 +86,7 @@ fn framed(visit: &Visit, status: Option<&Status>, room: Option<Room>, title: &st
                     p.who { (online(status, room)) " · " b { (status.user) } }
                 }
             }
-            nav aria-label="Parts of the page" { (rooms(status, room)) }
+            nav aria-label="Parts of the page" { (rooms(waiting, room)) }
             main #main tabindex="-1" {
                 h1 { (title) }
                 @if let Some(said) = said { p.said role="status" { (said) } }
@@ -110,13 +112,13 @@ fn online(status: &Status, room: Option<Room>) -> Markup {
     html! { span #online data-live="frame" data-from=(frame_of(room)) { (text) } }
 }
 
-fn rooms(status: Option<&Status>, room: Option<Room>) -> Markup {
+fn rooms(waiting: Option<&Waiting>, room: Option<Room>) -> Markup {
     html! {
         ul #rooms data-live="frame" data-from=(frame_of(room)) {
             @for (each, link, name) in ROOMS {
                 li { a href=(link) aria-current=[(room == Some(each)).then_some("page")] {
                     (name)
-                    @let count = status.map_or(0, |status| waiting(each, status));
+                    @let count = waiting.map_or(0, |waiting| waiting.of(each));
                     @if count > 0 { " " span.badge { (count) span.quiet { " " (unit(each)) } } }
                 } }
             }
@@ -124,19 +126,36 @@ fn rooms(status: Option<&Status>, room: Option<Room>) -> Markup {
     }
 }
 
-fn waiting(room: Room, status: &Status) -> u64 {
-    match room {
-        Room::Messages => status.unread,
-        Room::Conflicts => status.conflicts,
-        Room::Alerts => status.alerts,
-        Room::People => status.kept_aside,
-        _ => 0,
+/// What waits for somebody to look at it, in the parts of the page.
+struct Waiting {
+    status: Status,
+    /// What others offered to send.
+    offered: u64,
+}
+
+impl Waiting {
+    async fn now(visit: &Visit) -> Outcome<Self> {
+        let (status, transfers) = tokio::try_join!(visit.page.daemon.status(), visit.page.daemon.transfers())?;
+        let offered = transfers.iter().filter(|transfer| transfers::is_offered(transfer)).count() as u64;
+        Ok(Self { status, offered })
+    }
+
+    fn of(&self, room: Room) -> u64 {
+        match room {
+            Room::Messages => self.status.unread,
+            Room::Transfers => self.offered,
+            Room::Conflicts => self.status.conflicts,
+            Room::Alerts => self.status.alerts,
+            Room::People => self.status.kept_aside,
+            _ => 0,
+        }
     }
 }
 
 fn unit(room: Room) -> &'static str {
     match room {
         Room::Messages => "unread",
+        Room::Transfers => "offered",
         Room::People => "kept aside",
         _ => "open",
     }
@@ -186,9 +205,9 @@ pub(super) fn moment(text: &str) -> Markup {
     match text.split('+').next().unwrap_or(text).trim_end_matches('Z').parse::<jiff::civil::DateTime>() {
         Ok(at) => match at.to_zoned(jiff::tz::TimeZone::UTC) {
             Ok(at) => time(at.timestamp().as_second()),
-            Err(_) => html! { (text) },
+            Err(_) => html! { (shown(text.as_bytes())) },
         },
-        Err(_) => html! { (text) },
+        Err(_) => html! { (shown(text.as_bytes())) },
     }
 }
 

@@ -3,7 +3,11 @@
 //! While somebody listens, one task asks the daemon now and then and tells which sections are not what they were. What they are
 //! now, pages fetch themselves: the same way as at first, with the same checks.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use axum::response::{
     IntoResponse, Sse,
@@ -19,6 +23,7 @@ use super::{
     Page,
     forms::{Answer, Problem, Visit},
     links::encoded,
+    transfers::is_offered,
 };
 use crate::{
     failure::Outcome,
@@ -46,6 +51,14 @@ struct News {
     paths: BTreeSet<String>,
     /// To be read to who doesn't see it.
     say: Option<String>,
+}
+
+impl News {
+    /// Adds something to be read.
+    fn say(&mut self, text: &str) {
+        let said = self.say.take();
+        self.say = Some(said.map_or_else(|| text.to_owned(), |said| format!("{said}. {text}")));
+    }
 }
 
 /// The stream of it.
@@ -124,6 +137,8 @@ struct Watch {
     status: Option<Status>,
     peers: String,
     transfers: String,
+    /// What is offered to this device, and by whom.
+    offers: BTreeMap<u64, String>,
     /// Both begin at the first round: pages are new then.
     log: Option<u64>,
     letters: Option<u64>,
@@ -136,6 +151,9 @@ impl Watch {
         let status = page.daemon.status().await?;
         if let Some(before) = &self.status {
             news.sections.extend(differing(before, &status));
+            if status.alerts > before.alerts {
+                news.say("Something looks like an attack: a new alert");
+            }
         }
         self.status = Some(status);
         let mut peers = page.daemon.peers().await?;
@@ -151,6 +169,15 @@ impl Watch {
         if std::mem::replace(&mut self.transfers, text.clone()) != text {
             news.sections.insert("sends");
         }
+        let offers = transfers.iter().filter(|transfer| is_offered(transfer));
+        let offers: BTreeMap<u64, String> = offers.map(|transfer| (transfer.id, transfer.user.clone())).collect();
+        if offers != self.offers {
+            news.sections.insert("frame");
+        }
+        for (_, user) in offers.iter().filter(|(id, _)| !self.offers.contains_key(id)) {
+            news.say(&format!("{user} offers to send something"));
+        }
+        self.offers = offers;
         self.look_into_log(page, &mut news).await?;
         self.look_for_letters(page, &mut news).await?;
         let is_news = !news.sections.is_empty() || !news.paths.is_empty();
@@ -176,13 +203,18 @@ impl Watch {
             self.letters = Some(page.talks.next(&page.daemon).await?);
             return Ok(());
         };
+        let mut heard = None;
         loop {
             let letters = page.daemon.letters(from).await?;
             let Some(last) = letters.last() else { break };
             from = last.n + 1;
             news.sections.insert("letters");
-            let other = letters.iter().rfind(|letter| !letter.own);
-            news.say = other.map(|letter| format!("New message from {}", letter.from)).or(news.say.take());
+            if let Some(letter) = letters.iter().rfind(|letter| !letter.own) {
+                heard = Some(format!("New message from {}", letter.from));
+            }
+        }
+        if let Some(heard) = heard {
+            news.say(&heard);
         }
         self.letters = Some(from);
         Ok(())

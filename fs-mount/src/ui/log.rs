@@ -1,5 +1,7 @@
 //! The audit log: what was done, by whom, and what was denied; as it happens.
 
+use std::time::{Duration, Instant};
+
 use maud::{Markup, html};
 use volume::audit::{Entry, Op};
 
@@ -10,23 +12,36 @@ use super::{
     links::{Pairs, encoded_value, shown},
 };
 
-/// Entries that are looked through for those that are meant, and shown of them.
+/// Entries that are looked through at once for those that are meant.
 const LOOKED: u64 = 5000;
+/// As many are shown at a time.
 const SHOWN: usize = 200;
+/// So long it is looked for as many. Whoever wants more of it goes on from there.
+const BUDGET: Duration = Duration::from_millis(300);
 
 pub(super) async fn show(visit: Visit) -> Answer {
     let end = visit.page.daemon.log(u64::MAX).await?.end;
     let last = visit.query.get("before").and_then(|n| n.parse().ok()).unwrap_or(end + 1).min(end + 1);
-    let from = last.saturating_sub(LOOKED).max(1);
-    let mut entries = Vec::new();
-    let mut next = from;
-    while next < last {
-        let page = visit.page.daemon.log(next).await?;
-        if page.next <= next {
-            break;
+    let (mut entries, mut from, mut since) = (Vec::new(), last, None);
+    let began = Instant::now();
+    // From the newest on, piece by piece; within a piece forward, as the daemon tells them.
+    while from > 1 && entries.len() < SHOWN && (from == last || began.elapsed() < BUDGET) {
+        let until = from;
+        from = from.saturating_sub(LOOKED).max(1);
+        let (mut next, mut found) = (from, Vec::new());
+        while next < until {
+            let page = visit.page.daemon.log(next).await?;
+            if page.next <= next {
+                break;
+            }
+            if next == from {
+                since = page.entries.first().map(|entry| local(&entry.time));
+            }
+            next = page.next;
+            found.extend(page.entries.into_iter().filter(|entry| entry.n < until && is_meant(&visit, entry)));
         }
-        next = page.next;
-        entries.extend(page.entries.into_iter().filter(|entry| entry.n < last && is_meant(&visit, entry)));
+        found.append(&mut entries);
+        entries = found;
     }
     let users: Vec<String> = visit.page.daemon.users().await?.into_iter().map(|user| user.name).collect();
     let get = |name: &str| visit.query.get(name).unwrap_or_default().to_owned();
@@ -48,6 +63,9 @@ pub(super) async fn show(visit: Visit) -> Answer {
         div #log data-filtered data-live=[visit.query.get("before").is_none().then_some("log")] {
             section.card.flush aria-label="Entries" { (table(&entries)) }
             @let before = older(&entries, from);
+            @if let (Some(since), true) = (&since, before > 1 && before == from) {
+                p.soft { "That is what there is of it in " (last - from) " entries, since " (since) "." }
+            }
             @if before > 1 { p { a href=(format!("/log?before={before}{}", filters(&visit.query))) { "Older entries" } } }
         }
     };

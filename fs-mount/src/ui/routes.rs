@@ -21,7 +21,7 @@ use super::{
     links::Pairs,
     live, log, members, messages, overview,
     sessions::{Entry, same},
-    settings, transfers, upload,
+    settings, transfers, travel, upload,
 };
 
 /// Bytes of a form; a message has 16 KiB, and each byte may take three.
@@ -51,6 +51,8 @@ pub(super) fn router(page: Arc<Page>) -> Router {
         .route("/", get(overview::show))
         .route("/files/", get(files::show))
         .route("/files/{*path}", get(files::show))
+        .route("/stops/", get(travel::stops))
+        .route("/stops/{*path}", get(travel::stops))
         .route("/view/{*path}", get(file::show))
         .route("/get/{*path}", get(content::download))
         .route("/image/{*path}", get(content::image))

@@ -2,6 +2,7 @@
 
 use axum::http::{HeaderValue, header};
 use maud::{Markup, html};
+use volume::settings::keeps_less;
 
 use super::{
     files::local,
@@ -55,20 +56,25 @@ fn table(visit: &Visit, settings: &[Setting]) -> Markup {
         table.cards {
             thead { tr { th { "Setting" } th { "Set by" } th { "Value" } } }
             tbody { @for setting in settings { tr {
-                td { code { (setting.name) } @if let Some(own) = &setting.device { " " span.tag { "here: " (own) } } }
-                td data-label="Set by" { @match &setting.set_by { Some(user) => { (user) } None => { span.soft { "the default" } } } }
+                td { code { (shown(setting.name.as_bytes())) } @if let Some(own) = &setting.device { " " span.tag { "here: " (shown(own.as_bytes())) } } }
+                td data-label="Set by" { @match &setting.set_by { Some(user) => { (shown(user.as_bytes())) } None => { span.soft { "the default" } } } }
                 td.wide data-label="Value" {
                     form.row method="post" action="/settings/set" {
                         (visit.csrf())
                         input type="hidden" name="name" value=(setting.name);
-                        input name="value" value=(setting.value) aria-label=(setting.name) size="12" autocomplete="off";
-                        button.small { "Set" span.quiet { " " (setting.name) } }
+                        input name="value" value=(of_volume(setting)) aria-label=(shown(setting.name.as_bytes())) size="12" autocomplete="off";
+                        button.small { "Set" span.quiet { " " (shown(setting.name.as_bytes())) } }
                         @if setting.volume.is_some() { button.small.plain name="default" value="yes" { "Back to " (setting.default.as_deref().unwrap_or("the default")) } }
                     }
                 }
             } } }
         }
     }
+}
+
+/// What a setting is for the volume: this device may keep more.
+fn of_volume(setting: &Setting) -> &str {
+    setting.volume.as_deref().or(setting.default.as_deref()).unwrap_or(&setting.value)
 }
 
 fn list(visit: &Visit, snapshots: &[Snapshot]) -> Markup {
@@ -81,7 +87,7 @@ fn list(visit: &Visit, snapshots: &[Snapshot]) -> Markup {
             tbody { @for snapshot in snapshots { tr {
                 td { a href=(format!("/files/?at={}", encoded_value(snapshot.name.as_bytes()))) { bdi { (shown(snapshot.name.as_bytes())) } } }
                 td.when data-label="Made" { (local(&snapshot.made)) }
-                td data-label="By" { (snapshot.user) }
+                td data-label="By" { (shown(snapshot.user.as_bytes())) }
                 td.act { (visit.button("/settings/remove-snapshot", "small danger", "Remove", &[("name", &snapshot.name)])) }
             } } }
         }
@@ -110,8 +116,25 @@ pub(super) async fn set(visit: Visit) -> Answer {
         Some(_) => None,
         None => Some(visit.field("value")?.trim().to_owned()),
     };
-    visit.page.daemon.done(Request::Agreed(AboutAgreed::Set { name: name.clone(), value, device: false })).await?;
-    visit.done("/settings", &format!("{name} is set for everybody."))
+    let told = shown(name.as_bytes());
+    if !visit.is_sure() {
+        let all = visit.page.daemon.settings().await?;
+        let before = all.iter().find(|setting| setting.name == name);
+        let less = before.and_then(|before| {
+            let after = value.as_deref().or(before.default.as_deref())?;
+            keeps_less(&name, of_volume(before), after).then(|| (of_volume(before), after))
+        });
+        if let Some((before, after)) = less {
+            let (before, after) = (shown(before.as_bytes()), shown(after.as_bytes()));
+            let detail = html! {
+                p { code { (told) } " becomes " b { (after) } " instead of " b { (before) } ", for everybody." }
+                p.warn { "Older versions that are kept only because of it are dropped on everybody’s machine. Nothing brings those back." }
+            };
+            return visit.ask_first(Room::Settings, "Keep less?", detail, "Keep less", "/settings").await;
+        }
+    }
+    visit.page.daemon.done(Request::Agreed(AboutAgreed::Set { name, value, device: false })).await?;
+    visit.done("/settings", &format!("{told} is set for everybody."))
 }
 
 pub(super) async fn snapshot(visit: Visit) -> Answer {

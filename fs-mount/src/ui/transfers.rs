@@ -80,13 +80,19 @@ pub(super) async fn show(visit: Visit) -> Answer {
     layout::page(&visit, Room::Transfers, "Transfers", body).await
 }
 
+/// Whether somebody offers it and waits for an answer.
+pub(super) fn is_offered(transfer: &Transfer) -> bool {
+    transfer.incoming && transfer.state == State::Offered
+}
+
 fn one(visit: &Visit, transfer: &Transfer) -> Markup {
     let number = transfer.id.to_string();
     let name = shown(transfer.name.as_bytes());
     let what = format!("{name} ({}, {})", count(transfer.files, "file"), size(transfer.bytes));
     let button = |action: &str, class: &str, label: &str| visit.button(action, class, label, &[("number", &number)]);
     html! {
-        article.card aria-label=(format!("Transfer {number}")) {
+        // A region of its own: whoever types where one is to go sees how far the others are.
+        article.card id=(format!("transfer-{number}")) data-live="sends" aria-label=(format!("Transfer {number}")) {
             p { b { (if transfer.incoming { "From" } else { "To" }) " " (transfer.user) } " · " (what) " · " (stamp(transfer.began)) }
             p { (shown(state(transfer).as_bytes())) }
             @if transfer.state == State::Running {
@@ -96,7 +102,7 @@ fn one(visit: &Visit, transfer: &Transfer) -> Markup {
                 p.soft { "It arrives in " code { (shown(to.as_bytes())) } }
             }
             div.buttons {
-                @if transfer.incoming && transfer.state == State::Offered {
+                @if is_offered(transfer) {
                     form.row method="post" action="/transfers/accept" {
                         (visit.csrf())
                         input type="hidden" name="number" value=(number);

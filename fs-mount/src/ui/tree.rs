@@ -24,7 +24,10 @@ use rustix::{
 };
 
 use super::{attributes::Attributes, links::path};
-use crate::control::request::Names;
+use crate::{
+    control::request::Names,
+    uploads::{self, Remembered},
+};
 
 /// What `statfs` says of a mount like ours.
 const FUSE: u64 = 0x6573_5546;
@@ -42,7 +45,11 @@ const WITHIN: ResolveFlags = ResolveFlags::BENEATH
 
 /// Where the volume is mounted.
 #[derive(Clone)]
-pub(super) struct Tree(PathBuf);
+pub(super) struct Tree {
+    mountpoint: PathBuf,
+    /// Where uploads under way are remembered.
+    uploads: PathBuf,
+}
 
 /// Of which state of the volume something is meant.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -90,6 +97,7 @@ pub(super) enum Kind {
     File,
     /// With where it leads; nobody follows it here.
     Link(Vec<u8>),
+    /// Neither of these, or what can't be looked at.
     Other,
 }
 
@@ -112,13 +120,13 @@ fn place(names: &Names, when: &When) -> io::Result<Vec<u8>> {
 }
 
 impl Tree {
-    pub(super) fn new(mountpoint: PathBuf) -> Self {
-        Self(mountpoint)
+    pub(super) fn new(mountpoint: PathBuf, uploads: PathBuf) -> Self {
+        Self { mountpoint, uploads }
     }
 
     fn top(&self) -> io::Result<OwnedFd> {
         // Not kept open: that would keep the mount busy.
-        let top = open(&self.0, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+        let top = open(&self.mountpoint, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
         let kind = fstatfs(&top)?.f_type;
         if u64::try_from(kind).is_ok_and(|kind| kind == FUSE) {
             Ok(top)
@@ -172,11 +180,7 @@ impl Tree {
     /// What is there.
     pub(super) fn entry(&self, names: &Names, when: &When) -> io::Result<Entry> {
         let found = self.open_at(names, when, OFlags::PATH)?;
-        let target = match kind_of(&fstat(&found)?) {
-            FileType::Symlink => readlinkat(&found, "", Vec::new())?.into_bytes(),
-            _ => Vec::new(),
-        };
-        Ok(entry(names.last().cloned().unwrap_or_default(), &fstat(&found)?, target))
+        Ok(with_target(entry(names.last().cloned().unwrap_or_default(), &fstat(&found)?), &found, b""))
     }
 
     /// Opens a file to read it; with its size.
@@ -215,7 +219,7 @@ impl Tree {
     /// Removes a file, or a folder with nothing in it; with `all`, whatever is in it.
     pub(super) fn remove(&self, names: &Names, all: bool) -> io::Result<()> {
         let (above, name) = self.above(names)?;
-        let is_folder = described(&above, &name)?.kind == Kind::Folder;
+        let is_folder = seen(&above, &name)?.kind == Kind::Folder;
         if is_folder && all {
             empty(&self.open_at(names, &When::Now, LISTED)?, 0)?;
         }
@@ -226,7 +230,7 @@ impl Tree {
     /// Where something is for other programs of this machine: a file, or a folder, which is there.
     pub(super) fn way_to(&self, names: &Names) -> io::Result<(PathBuf, Kind)> {
         let kind = self.entry(names, &When::Now)?.kind;
-        Ok((self.0.join(OsStr::from_bytes(&path(names))), kind))
+        Ok((self.mountpoint.join(OsStr::from_bytes(&path(names))), kind))
     }
 
     /// Begins a file in a folder under a name that nobody has, to be given its own when it is whole. One that is to take the place
@@ -237,11 +241,19 @@ impl Tree {
             Some(name) => attributes(&folder, name)?,
             None => None,
         };
-        let name = format!(".p2pfs-upload-{random}");
+        let name = uploads::unfinished(random);
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let mode = Mode::from_raw_mode(if old.is_some() { 0o600 } else { 0o666 });
-        let file: File = openat(&folder, &name, flags, mode)?.into();
-        let mut begun = Unfinished { folder, name, file: Some(file), replaces: replaced.is_some(), old: None };
+        let remembered = Remembered::new(&self.uploads, fstat(&folder)?.st_ino, random)?;
+        let file = match openat(&folder, &name, flags, mode) {
+            Ok(file) => File::from(file),
+            Err(e) => {
+                remembered.forget();
+                return Err(e.into());
+            }
+        };
+        let mut begun =
+            Unfinished { folder, name, file: Some(file), remembered, replaces: replaced.is_some(), old: None };
         begun.take_after(old)?;
         Ok(begun)
     }
@@ -250,7 +262,7 @@ impl Tree {
 /// How a folder is opened whose entries are wanted.
 const LISTED: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY);
 
-/// What is in a folder that is open, but for what went meanwhile.
+/// What is in a folder that is open, but for what went meanwhile. Where links lead doesn't matter to whoever asks.
 fn entries(folder: &OwnedFd) -> io::Result<Vec<Entry>> {
     let mut entries = Vec::new();
     for entry in Dir::read_from(folder)? {
@@ -259,7 +271,7 @@ fn entries(folder: &OwnedFd) -> io::Result<Vec<Entry>> {
         if name == b"." || name == b".." {
             continue;
         }
-        match described(folder, name) {
+        match seen(folder, name) {
             Ok(entry) => entries.push(entry),
             Err(e) if e.kind() == io::ErrorKind::NotFound => {}
             Err(e) => return Err(e),
@@ -331,6 +343,8 @@ pub(super) struct Unfinished {
     name: String,
     /// Nothing once it has its own name.
     file: Option<File>,
+    /// As long as anything may be left of it.
+    remembered: Remembered,
     /// Whether what has that name becomes an older version.
     replaces: bool,
     /// What that has beside its content, and this has therefore.
@@ -363,15 +377,17 @@ impl Unfinished {
         let name = OsStr::from_bytes(name);
         let flags = if self.replaces { RenameFlags::empty() } else { RenameFlags::NOREPLACE };
         let done = renameat_with(&self.folder, &self.name, &self.folder, name, flags);
-        if done.is_err() {
-            self.discard();
+        match done {
+            Ok(()) => self.remembered.forget(),
+            Err(_) => self.discard(),
         }
         Ok(done?)
     }
 
     fn discard(&self) {
-        if unlinkat(&self.folder, &self.name, AtFlags::empty()).is_err() {
-            ::log::debug!("page: an unfinished upload can't be removed");
+        match unlinkat(&self.folder, &self.name, AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => self.remembered.forget(),
+            Err(_) => ::log::debug!("page: an unfinished upload can't be removed"),
         }
     }
 }
@@ -384,25 +400,41 @@ impl Drop for Unfinished {
     }
 }
 
+/// What is in a folder under a name, with where it leads. What can't be looked at is there all the same.
 fn described(folder: impl AsFd, name: &[u8]) -> io::Result<Entry> {
-    let os = OsStr::from_bytes(name);
-    let status = statat(&folder, os, AtFlags::SYMLINK_NOFOLLOW)?;
-    let target = match kind_of(&status) {
-        FileType::Symlink => readlinkat(&folder, os, Vec::new())?.into_bytes(),
-        _ => Vec::new(),
-    };
-    Ok(entry(name.to_vec(), &status, target))
+    Ok(with_target(seen(&folder, name)?, &folder, name))
+}
+
+/// The same, but for where it leads.
+fn seen(folder: impl AsFd, name: &[u8]) -> io::Result<Entry> {
+    match statat(folder, OsStr::from_bytes(name), AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(status) => Ok(entry(name.to_vec(), &status)),
+        Err(Errno::NOENT) => Err(no_entry()),
+        Err(_) => Ok(Entry { name: name.to_vec(), kind: Kind::Other, size: 0, modified: 0 }),
+    }
+}
+
+/// Adds where a link leads: a name in a folder, or, without one, what is open itself. Somebody may have taken the right to read that.
+fn with_target(mut entry: Entry, folder: impl AsFd, name: &[u8]) -> Entry {
+    if let Kind::Link(target) = &mut entry.kind {
+        match readlinkat(folder, OsStr::from_bytes(name), Vec::new()) {
+            Ok(read) => *target = read.into_bytes(),
+            Err(_) => entry.kind = Kind::Other,
+        }
+    }
+    entry
 }
 
 fn kind_of(status: &Stat) -> FileType {
     FileType::from_raw_mode(status.st_mode)
 }
 
-fn entry(name: Vec<u8>, status: &Stat, target: Vec<u8>) -> Entry {
+/// Of a link it isn't known yet where it leads.
+fn entry(name: Vec<u8>, status: &Stat) -> Entry {
     let kind = match kind_of(status) {
         FileType::Directory => Kind::Folder,
         FileType::RegularFile => Kind::File,
-        FileType::Symlink => Kind::Link(target),
+        FileType::Symlink => Kind::Link(Vec::new()),
         _ => Kind::Other,
     };
     Entry { name, kind, size: u64::try_from(status.st_size).unwrap_or(0), modified: status.st_mtime }
@@ -451,7 +483,7 @@ mod tests {
     #[test]
     fn what_is_no_mount_is_not_touched() {
         let dir = tempfile::tempdir().unwrap();
-        let tree = Tree::new(dir.path().to_owned());
+        let tree = Tree::new(dir.path().to_owned(), dir.path().join("uploads"));
         assert!(tree.make_folder(&names("d")).is_err());
         assert!(tree.list(&Vec::new(), &When::Now).is_err());
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);

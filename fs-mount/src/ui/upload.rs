@@ -35,29 +35,33 @@ enum Taken {
     KeepBoth,
 }
 
-/// Takes a file into the folder of the address, under the name of the query.
+/// Takes a file into the folder of the address, under the name of the query; or makes a folder there. Says in plain words why not.
 pub(super) async fn take(visit: Visit, body: Body) -> Answer {
+    Ok(match taken(visit, body).await {
+        Ok(()) => StatusCode::CREATED.into_response(),
+        // The script asks, and tries again.
+        Err(problem) if problem.status == StatusCode::CONFLICT => StatusCode::CONFLICT.into_response(),
+        Err(problem) => (problem.status, problem.text).into_response(),
+    })
+}
+
+async fn taken(visit: Visit, body: Body) -> Result<(), Problem> {
     let folder = visit.names()?;
     let name = visit.query.get("name").and_then(links::new_name);
     let name = name.ok_or_else(|| Problem::unfit("A file needs a name of 1 to 255 bytes without a slash."))?;
+    let tree = visit.page.tree.clone();
+    if visit.query.get("folder").is_some() {
+        return Ok(blocking(move || tree.make_folder(&[folder, vec![name]].concat())).await?);
+    }
     let taken = match visit.query.get("taken") {
         Some("replace") => Taken::Replace,
         Some("both") => Taken::KeepBoth,
         _ => Taken::Ask,
     };
-    let tree = visit.page.tree.clone();
     let (sender, receiver) = mpsc::channel(AHEAD);
     let writing = blocking(move || write(&tree, &folder, &name, taken, receiver));
     let (written, ()) = tokio::join!(writing, hand_on(body.into_data_stream(), sender));
-    match written {
-        Ok(()) => Ok(StatusCode::CREATED.into_response()),
-        // The script asks, and tries again.
-        Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => Ok(StatusCode::CONFLICT.into_response()),
-        Err(e) => {
-            let problem = Problem::from(e);
-            Ok((problem.status, problem.text).into_response())
-        }
-    }
+    Ok(written?)
 }
 
 /// What comes of a body.

@@ -5,10 +5,12 @@
 mod browser;
 
 use std::{
-    env, fs,
+    env,
+    ffi::OsStr,
+    fs,
     io::{Read, Write},
     net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream},
-    os::unix::fs::PermissionsExt,
+    os::unix::{ffi::OsStrExt, fs::PermissionsExt},
     path::Path,
     sync::{
         Arc,
@@ -25,7 +27,10 @@ use p2pfs_tests::{
     peer::Peer,
     rogue::Rogue,
 };
-use rustix::fs::{XattrFlags, getxattr, setxattr};
+use rustix::{
+    fs::{XattrFlags, getxattr, setxattr},
+    process::{Pid, Signal, kill_process},
+};
 use serde_json::{Value, json};
 
 /// The address that lets a browser in, and where the page is.
@@ -75,6 +80,95 @@ fn raw(port: u16, request: &str) -> String {
     let mut answer = String::new();
     stream.take(1 << 20).read_to_string(&mut answer).unwrap();
     answer
+}
+
+/// Somebody who was let in and speaks for themselves, without a browser.
+struct Entered {
+    page: String,
+    cookie: String,
+    csrf: String,
+}
+
+impl Entered {
+    fn new(peer: &Peer) -> Self {
+        let (address, page) = key(peer);
+        let (port, host) = (port_of(&page), page.strip_prefix("http://").unwrap());
+        let body = format!("token={}", address.split_once('#').unwrap().1);
+        let head = format!("Host: {host}\r\nOrigin: {page}\r\nConnection: close\r\n");
+        let request = format!("POST /open HTTP/1.1\r\n{head}Content-Length: {}\r\n\r\n{body}", body.len());
+        let answer = raw(port, &request);
+        let cookie = answer.split("set-cookie: ").nth(1).unwrap().split(';').next().unwrap().to_owned();
+        let home = raw(port, &format!("GET / HTTP/1.1\r\n{head}Cookie: {cookie}\r\n\r\n"));
+        let csrf = home.split("name=\"csrf\" content=\"").nth(1).unwrap().split('"').next().unwrap().to_owned();
+        Self { page, cookie, csrf }
+    }
+
+    /// Sends the head of a request, with these lines more.
+    fn begin(&self, method: &str, path: &str, more: &str) -> TcpStream {
+        let (page, host) = (&self.page, self.page.strip_prefix("http://").unwrap());
+        let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port_of(page))).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        let head = format!(
+            "{method} {path} HTTP/1.1\r\nHost: {host}\r\nOrigin: {page}\r\nCookie: {}\r\nX-Csrf: {}\r\nConnection: close\r\n{more}\r\n",
+            self.cookie, self.csrf
+        );
+        stream.write_all(head.as_bytes()).unwrap();
+        stream
+    }
+}
+
+/// The head of an answer, line by line, up to where its body begins.
+fn head_of(stream: &mut TcpStream) -> Vec<String> {
+    let (mut head, mut byte) = (Vec::new(), [0]);
+    while !head.ends_with(b"\r\n\r\n") {
+        stream.read_exact(&mut byte).unwrap();
+        head.push(byte[0]);
+    }
+    String::from_utf8(head).unwrap().lines().map(str::to_owned).collect()
+}
+
+fn value_in<'a>(head: &'a [String], name: &str) -> &'a str {
+    let found = head.iter().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
+    found.unwrap_or_else(|| panic!("no {name} in {head:?}"))
+}
+
+#[test]
+fn a_download_is_of_one_version() {
+    /// More than sockets and the page hold for a reader that waits.
+    const SIZE: usize = 48 << 20;
+    let group = Group::two();
+    let (alice, bob) = (group.alice(), group.bob());
+    fs::write(alice.at("film"), vec![b'1'; SIZE]).unwrap();
+    group.in_step();
+    group.all_read("film", &vec![b'1'; SIZE]);
+    let entered = Entered::new(alice);
+    let mut stream = entered.begin("GET", "/get/film", "");
+    let head = head_of(&mut stream);
+    assert!(head[0].contains(" 200 ") && value_in(&head, "content-length") == SIZE.to_string(), "{head:?}");
+    let tag = value_in(&head, "etag").to_owned();
+    let mut got = vec![0; 64 << 10];
+    stream.read_exact(&mut got).unwrap();
+    fs::write(bob.at("film"), vec![b'2'; SIZE]).unwrap();
+    eventually("it is there", || {
+        let mut first = [0];
+        let read = fs::File::open(alice.at("film")).and_then(|mut file| file.read_exact(&mut first));
+        holds(read.is_ok() && first == *b"2", || format!("{first:?}"))
+    });
+    // It breaks off, which a browser takes for what it is.
+    let mut piece = vec![0; 64 << 10];
+    while let Ok(count @ 1..) = stream.read(&mut piece) {
+        got.extend_from_slice(&piece[..count]);
+    }
+    assert!(got.len() < SIZE, "all of it came");
+    assert!(got.iter().all(|byte| *byte == b'1'), "two versions in one file");
+    // What goes on is the new one, from its beginning.
+    let more = format!("Range: bytes={}-\r\nIf-Range: {tag}\r\n", got.len());
+    let mut stream = entered.begin("GET", "/get/film", &more);
+    let head = head_of(&mut stream);
+    assert!(head[0].contains(" 200 ") && value_in(&head, "etag") != tag, "{head:?}");
+    got.clear();
+    stream.read_to_end(&mut got).unwrap();
+    assert!(got.len() == SIZE && got.iter().all(|byte| *byte == b'2'));
 }
 
 #[test]
@@ -292,6 +386,7 @@ fn files_come_and_go_and_come_back() {
     assert_eq!(fs::read_to_string(alice.at("docs/plan.txt")).unwrap(), "the first plan\n");
     browser.goto(&format!("{page}/files/"));
     browser.click("#travel summary");
+    browser.until("document.querySelector('#slider')?.checkVisibility()");
     browser.script(
         "const slider = document.querySelector('#slider'); slider.value = 0;\
          slider.dispatchEvent(new Event('input')); slider.dispatchEvent(new Event('change'))",
@@ -343,6 +438,227 @@ fn files_come_and_go_and_come_back() {
     });
     let log = alice.run(["log", "--path", "docs/picture.png"]);
     assert!(log.contains("p2pfs-page"), "what the page does is in the log as of any program: {log}");
+}
+
+/// The moments that can be gone to, the oldest first.
+fn stops(browser: &Browser) -> Vec<String> {
+    let all = "return [...document.querySelectorAll('#moments option')].map((each) => each.value).filter((at) => at)";
+    let all = browser.script(all);
+    let mut all: Vec<String> = all.as_array().unwrap().iter().map(|at| at.as_str().unwrap().to_owned()).collect();
+    all.reverse();
+    all
+}
+
+/// How many rows a folder's page has whose names begin so.
+fn rows(browser: &Browser, address: &str, begin: &str) -> usize {
+    let names = browser.promise(&format!(
+        "const text = await (await fetch({})).text();\
+         return text.split('<bdi>').filter((each) => each.startsWith({})).length",
+        json!(address),
+        json!(begin)
+    ));
+    usize::try_from(names.as_u64().unwrap_or_else(|| panic!("{names}"))).unwrap()
+}
+
+#[test]
+fn every_stop_has_the_change_that_it_stands_for() {
+    let alice = Peer::alone();
+    let apart = || thread::sleep(Duration::from_millis(60));
+    fs::write(alice.at("before"), "x").unwrap();
+    apart();
+    fs::create_dir(alice.at("docs")).unwrap();
+    apart();
+    for n in 0..5 {
+        fs::write(alice.at(format!("docs/change {n}")), "x").unwrap();
+        apart();
+    }
+    let (browser, page) = enter(&alice);
+    browser.goto(&format!("{page}/files/docs/?slide=1"));
+    let all = stops(&browser);
+    assert!(all.len() >= 6, "{all:?}");
+    let at = |stop: &String| rows(&browser, &format!("/files/docs/?at={stop}"), "change ");
+    let counts: Vec<usize> = all.iter().map(at).collect();
+    assert!(counts.is_sorted() && counts[0] == 0 && counts.last() == Some(&5), "{all:?}: {counts:?}");
+    assert!((1..5).all(|count| counts.contains(&count)), "{all:?}: {counts:?}");
+    // To the first one: the folder is there, and what leads up is of that time, too.
+    let slide = |to: usize| {
+        browser.script(&format!(
+            "const slider = document.querySelector('#slider'); slider.value = {to};\
+             slider.dispatchEvent(new Event('input')); slider.dispatchEvent(new Event('change'))"
+        ));
+    };
+    slide(0);
+    browser.until("document.querySelector('#listing').innerText.includes('Nothing is in this folder')");
+    browser.until("document.querySelector('#trail a').getAttribute('href').startsWith('/files/?at=')");
+    // Files that are dropped now would go where nobody looks.
+    browser.until("!document.querySelector('#drop').checkVisibility()");
+    browser.press("Files");
+    browser.until("document.querySelector('h1').innerText === 'Files'");
+    // To any time: one that no change has is a stop as well.
+    browser.goto(&format!("{page}/files/docs/"));
+    browser.click("#travel summary");
+    browser.until("document.querySelector('#slider')?.checkVisibility()");
+    browser.script(
+        "const local = Date.now() - new Date().getTimezoneOffset() * 60000 + 60000;\
+         const field = document.querySelector('#any-time');\
+         field.value = new Date(local).toISOString().slice(0, 19); field.form.requestSubmit()",
+    );
+    browser.until("document.querySelector('#listing').innerText.includes('This is how it was at')");
+    assert!(browser.text("#listing").contains("change 4"));
+    let new = stops(&browser);
+    assert_eq!(new.len(), all.len() + 1, "{new:?}");
+    assert_eq!(browser.script("return Number(document.querySelector('#slider').value)"), json!(all.len()));
+    quiet(&browser);
+}
+
+#[test]
+fn what_is_found_in_the_past_comes_back() {
+    let alice = Peer::alone();
+    let apart = || thread::sleep(Duration::from_millis(60));
+    fs::create_dir_all(alice.at("docs/drafts")).unwrap();
+    fs::write(alice.at("docs/drafts/one"), "one").unwrap();
+    for text in ["first", "second"] {
+        fs::write(alice.at("docs/plan"), text).unwrap();
+        apart();
+    }
+    let (browser, page) = enter(&alice);
+    let then = browser.script("return new Date().toISOString()").as_str().unwrap().to_owned();
+    apart();
+    fs::remove_file(alice.at("docs/plan")).unwrap();
+    fs::write(alice.at("docs/drafts/one"), "changed").unwrap();
+    fs::remove_dir_all(alice.at("docs/drafts")).unwrap();
+    // As it was when it was removed, of which nothing newer is there.
+    browser.goto(&format!("{page}/view/docs/plan?at={then}"));
+    assert_eq!(browser.text(".preview"), "second");
+    browser.until_text("It is not there any more.");
+    let offered = "return document.querySelectorAll('#versions tbody tr')[1].querySelectorAll('form').length";
+    assert_eq!(browser.script(offered), json!(1), "{}", browser.text("#versions"));
+    browser.press("Bring back as it was then");
+    browser.until_text("It is as it was at");
+    assert_eq!(fs::read_to_string(alice.at("docs/plan")).unwrap(), "second");
+    // What is there needn't be brought back.
+    let first = "return document.querySelectorAll('#versions tbody tr')[0].querySelectorAll('form').length";
+    assert_eq!(browser.script(first), json!(0), "{}", browser.text("#versions"));
+    // A folder, once somebody has read what that means.
+    browser.goto(&format!("{page}/files/docs/drafts/?at={then}"));
+    browser.press("Bring back as it was then");
+    browser.until_text("becomes as it was at");
+    browser.press("Bring it back");
+    browser.until_text("It is as it was at");
+    assert_eq!(fs::read_to_string(alice.at("docs/drafts/one")).unwrap(), "one");
+    quiet(&browser);
+}
+
+#[test]
+fn what_is_gone_does_not_stay_on_the_screen() {
+    let group = Group::two();
+    let (alice, bob) = (group.alice(), group.bob());
+    fs::create_dir(alice.at("docs")).unwrap();
+    fs::write(alice.at("docs/plan.txt"), "the plan").unwrap();
+    group.in_step();
+    let (browser, page) = enter(alice);
+    browser.goto(&format!("{page}/view/docs/plan.txt"));
+    assert_eq!(browser.text(".preview"), "the plan");
+    fs::remove_file(bob.at("docs/plan.txt")).unwrap();
+    browser.until_text("This is no longer here.");
+    browser.until("!document.querySelector('.preview') && !document.querySelector('#change').checkVisibility()");
+    // It may come back, also under the same eyes.
+    fs::write(bob.at("docs/plan.txt"), "another plan").unwrap();
+    browser.until("document.querySelector('.preview')?.innerText === 'another plan'");
+    assert!(!browser.text("main").contains("no longer here"));
+    fs::remove_file(bob.at("docs/plan.txt")).unwrap();
+    browser.until_text("This is no longer here.");
+    browser.press("To the folder above");
+    browser.until("document.querySelector('h1').innerText === 'docs'");
+    fs::remove_dir(bob.at("docs")).unwrap();
+    browser.until_text("This is no longer here.");
+    browser.press("To the folder above");
+    browser.until("document.querySelector('h1').innerText === 'Files'");
+    let ignored: Vec<String> = browser.complaints().into_iter().filter(|line| !line.contains("404")).collect();
+    assert_eq!(ignored, Vec::<String>::new());
+}
+
+/// Drops on the page what a script makes.
+fn dropped(browser: &Browser, make: &str) -> bool {
+    let dropped = browser.script(&format!(
+        "const data = new DataTransfer(); {make};\
+         const event = new DragEvent('drop', {{ dataTransfer: data, bubbles: true, cancelable: true }});\
+         document.querySelector('main').dispatchEvent(event); return event.defaultPrevented"
+    ));
+    dropped.as_bool().unwrap()
+}
+
+#[test]
+fn files_are_dropped_where_they_can_be_taken() {
+    const FILE: &str = "data.items.add(new File(['x'], 'dropped.txt'))";
+    let alice = Peer::alone();
+    fs::create_dir(alice.at("docs")).unwrap();
+    let (browser, page) = enter(&alice);
+    browser.goto(&format!("{page}/files/docs/"));
+    assert!(!dropped(&browser, "data.setData('text/plain', 'words')"), "words are the browser's");
+    assert!(dropped(&browser, FILE));
+    browser.until("document.querySelector('#listing').innerText.includes('dropped.txt')");
+    // Nobody who types loses the focus to a question.
+    browser.click("input[name=name]");
+    assert!(dropped(&browser, FILE));
+    browser.until_text("New version of it");
+    assert_eq!(browser.script("return document.activeElement.name"), json!("name"));
+    // What can't be taken is told in the server's words.
+    fs::remove_file(alice.at("docs/dropped.txt")).unwrap();
+    fs::create_dir(alice.at("docs/dropped.txt")).unwrap();
+    browser.press("New version of it");
+    browser.until("document.querySelector('#drop ul').textContent.includes('What has that name is no file')");
+    // Not into the past, and not where no folder is.
+    let then = browser.script("return new Date().toISOString()").as_str().unwrap().to_owned();
+    browser.goto(&format!("{page}/files/?at={then}"));
+    assert!(dropped(&browser, FILE));
+    browser.until_text("Go back to now to add files.");
+    browser.goto(&format!("{page}/messages"));
+    assert!(dropped(&browser, FILE));
+    browser.until_text("Files are added on the page of a folder.");
+    // A folder is made where it belongs, and one that is there is as good.
+    browser.goto(&format!("{page}/files/"));
+    let make = "const headers = { 'x-csrf': document.querySelector('meta[name=csrf]').content };\
+        const make = async (name) => (await fetch(`/upload/?name=${name}&folder=yes`, { method: 'POST', headers })).status;\
+        return [await make('music'), await make('music')]";
+    assert_eq!(browser.promise(make), json!([201, 409]));
+    assert!(alice.at("music").is_dir());
+}
+
+#[test]
+fn links_and_what_may_not_be_read_are_listed_and_removed() {
+    let group = Group::two();
+    let (alice, bob) = (group.alice(), group.bob());
+    fs::create_dir(alice.at("docs")).unwrap();
+    fs::write(alice.at("docs/plan"), "x").unwrap();
+    for name in ["closed", "open"] {
+        std::os::unix::fs::symlink("plan", alice.at("docs").join(name)).unwrap();
+    }
+    group.in_step();
+    alice.run(["allow", alice.at("docs/closed").to_str().unwrap(), "bob:-"]);
+    eventually("bob may not read it", || {
+        let read = fs::read_link(bob.at("docs/closed")).map_err(|e| e.kind());
+        holds(read == Err(std::io::ErrorKind::PermissionDenied), || format!("{read:?}"))
+    });
+    let (browser, page) = enter(bob);
+    browser.goto(&format!("{page}/files/docs/"));
+    let listing = browser.text("#listing");
+    for text in ["plan", "closed can’t be looked at here", "open link to plan"] {
+        assert!(listing.contains(text), "{listing}");
+    }
+    browser.goto(&format!("{page}/view/docs/open"));
+    browser.press("Rename or remove it");
+    browser.fill("#change input[name=name]", "renamed");
+    browser.click("form[action='/rename'] button");
+    browser.until_text("It has its new name.");
+    assert_eq!(fs::read_link(bob.at("docs/renamed")).unwrap(), Path::new("plan"));
+    browser.goto(&format!("{page}/view/docs/closed"));
+    browser.press("Rename or remove it");
+    browser.press("Remove it");
+    browser.press("Remove");
+    browser.until_text("It is removed.");
+    assert!(fs::symlink_metadata(bob.at("docs/closed")).is_err());
+    quiet(&browser);
 }
 
 #[test]
@@ -458,14 +774,90 @@ fn people_talk_meet_and_settle() {
     assert!(alice.run(["access", alice.at("plan").to_str().unwrap(), "--json"]).contains("bob"));
     eventually("bob may not", || holds(fs::read(bob.at("plan")).is_err(), String::new));
 
-    // Settings and snapshots.
+    // Settings and snapshots. What keeps less is asked first, and what this device keeps beyond it isn't for everybody.
+    alice.run(["config", "history.keep-all", "90d", "--device"]);
     browser.press("Settings");
+    let field = "input[aria-label='history.keep-all']";
+    let value = browser.script(&format!("return document.querySelector({}).value", json!(field)));
+    assert_eq!(value, json!("30d"));
+    browser.fill(field, "40d");
+    browser.press("Set history.keep-all");
+    browser.until_text("history.keep-all is set for everybody.");
+    browser.fill(field, "39d");
+    browser.press("Set history.keep-all");
+    browser.until_text("instead of 40d");
+    assert!(alice.run(["config"]).contains("40d"));
+    browser.press("Keep less");
+    browser.until_text("history.keep-all is set for everybody.");
+    browser.until(&format!("document.querySelector({}).value === '39d'", json!(field)));
     browser.fill("form[action='/settings/snapshot'] input[name=name]", "before the party");
     browser.press("Keep it");
     browser.until_text("The tree is kept");
     assert!(alice.at(".p2pfs/snapshots/before the party").is_dir());
     browser.press("before the party");
     browser.until("document.querySelector('#listing').innerText.includes('plan')");
+    quiet(&browser);
+}
+
+#[test]
+fn names_that_are_no_text_are_settled() {
+    let mut group = Group::two();
+    let name = OsStr::from_bytes(b"caf\xe9.txt");
+    fs::write(group.alice().at(name), "base").unwrap();
+    group.part();
+    group.peers.iter().for_each(|peer| fs::write(peer.at(name), format!("{}'s", peer.name())).unwrap());
+    group.meet();
+    let (browser, page) = enter(group.alice());
+    browser.goto(&format!("{page}/conflicts"));
+    let link = "return document.querySelectorAll('#conflicts td a')[1].getAttribute('href')";
+    let link = browser.script(link).as_str().unwrap().to_owned();
+    assert!(link.contains("caf%E9"), "{link}");
+    // (The one beside it: that is named by its own name, which is no text either.)
+    browser.click("#conflicts tbody tr:nth-child(2) button");
+    browser.until_text("No conflicts");
+    let left = fs::read_to_string(group.alice().at(name)).unwrap();
+    assert!(left == "alice's" || left == "bob's", "{left}");
+    assert_eq!(fs::read_dir(group.alice().root()).unwrap().count(), 1);
+    quiet(&browser);
+}
+
+#[test]
+fn transfers_follow_while_somebody_types() {
+    let group = Group::two();
+    let (alice, bob) = (group.alice(), group.bob());
+    let offer = |name: &str| {
+        let gift = bob.scratch().join(name);
+        fs::write(&gift, "for alice").unwrap();
+        bob.run(["send", "--background", gift.to_str().unwrap(), "alice"]);
+    };
+    let (browser, page) = enter(alice);
+    browser.goto(&format!("{page}/files/"));
+    offer("first.txt");
+    // Wherever she is.
+    browser.until("document.querySelector('#rooms').innerText.replace(/\\s+/g, ' ').includes('Transfers 1')");
+    browser.until("document.querySelector('#announce').textContent.includes('bob offers to send something')");
+    browser.press("Transfers");
+    browser.until("document.querySelectorAll('#transfers article').length === 1");
+    browser.fill("#transfers input[name=to]", "half typed");
+    offer("second.txt");
+    browser.until("document.querySelector('#transfers').innerText.includes('second.txt')");
+    assert_eq!(
+        browser.script("return document.querySelectorAll('#transfers article input[name=to]')[1].value"),
+        json!("half typed")
+    );
+    // That goes on by itself as well.
+    browser.click("#transfers article:first-child form[action='/transfers/decline'] button");
+    browser.until_text("Declined.");
+    browser.fill("#transfers input[name=to]", "half typed");
+    offer("third.txt");
+    browser.until("document.querySelector('#transfers').innerText.includes('third.txt')");
+    let inbox = alice.listing("inbox");
+    let third =
+        inbox.as_array().unwrap().iter().find(|each| each["name"] == "third.txt").unwrap_or_else(|| panic!("{inbox}"));
+    let article = format!("transfer-{}", third["id"]);
+    alice.run(["inbox", "decline", &third["id"].to_string()]);
+    browser.until(&format!("!document.getElementById('{article}').querySelector('form')"));
+    assert_eq!(browser.script("return document.querySelector('#transfers input[name=to]').value"), json!("half typed"));
     quiet(&browser);
 }
 
@@ -615,6 +1007,8 @@ fn it_works_without_scripts() {
     // Back in time, and a folder.
     browser.goto(&format!("{page}/files/"));
     browser.click("#travel summary");
+    browser.press("Choose among what changed here");
+    browser.until("document.querySelector('#moments')");
     let first = "return [...document.querySelector('#moments').options].at(-1).value";
     browser.choose("#moments", browser.script(first).as_str().unwrap());
     browser.press("Show");
@@ -635,20 +1029,9 @@ fn it_works_without_scripts() {
 #[test]
 fn an_upload_that_the_end_cuts_leaves_nothing() {
     let mut alice = Peer::alone();
-    let (address, page) = key(&alice);
-    let (port, host) = (port_of(&page), page.strip_prefix("http://").unwrap().to_owned());
-    let body = format!("token={}", address.split_once('#').unwrap().1);
-    let head =
-        format!("Host: {host}\r\nOrigin: {page}\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}", body.len());
-    let entered = raw(port, &format!("POST /open HTTP/1.1\r\n{head}"));
-    let cookie = entered.split("set-cookie: ").nth(1).unwrap().split(';').next().unwrap();
-    let home = raw(port, &format!("GET / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\nCookie: {cookie}\r\n\r\n"));
-    let csrf = home.split("name=\"csrf\" content=\"").nth(1).unwrap().split('"').next().unwrap();
-    let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).unwrap();
-    let upload = format!(
-        "POST /upload/?name=half HTTP/1.1\r\nHost: {host}\r\nOrigin: {page}\r\nCookie: {cookie}\r\nX-Csrf: {csrf}\r\nContent-Length: 100\r\n\r\nhalf"
-    );
-    stream.write_all(upload.as_bytes()).unwrap();
+    let entered = Entered::new(&alice);
+    let mut stream = entered.begin("POST", "/upload/?name=half", "Content-Length: 100\r\n");
+    stream.write_all(b"half").unwrap();
     let names = |peer: &Peer| {
         let names = fs::read_dir(peer.root()).unwrap().map(|entry| entry.unwrap().file_name());
         names.collect::<Vec<_>>()
@@ -657,6 +1040,45 @@ fn an_upload_that_the_end_cuts_leaves_nothing() {
     alice.terminate();
     alice.mount();
     assert!(names(&alice).is_empty(), "{:?}", names(&alice));
+    // Nor when the end comes without a word, whatever the folder is called by then.
+    fs::create_dir(alice.at("docs")).unwrap();
+    let entered = Entered::new(&alice);
+    let mut stream = entered.begin("POST", "/upload/docs/?name=half", "Content-Length: 100\r\n");
+    stream.write_all(b"half").unwrap();
+    let inside = |peer: &Peer, folder: &str| fs::read_dir(peer.at(folder)).unwrap().count();
+    eventually("it is begun", || holds(inside(&alice, "docs") == 1, String::new));
+    fs::rename(alice.at("docs"), alice.at("papers")).unwrap();
+    // (What was acknowledged survives; what wasn't may be in no commit yet.)
+    fs::File::open(alice.at("papers")).unwrap().sync_all().unwrap();
+    let remembered = alice.volume_folder().join("uploads");
+    assert_eq!(fs::read_dir(&remembered).unwrap().count(), 1);
+    alice.kill9();
+    alice.mount();
+    assert_eq!(inside(&alice, "papers"), 0);
+    assert_eq!(fs::read_dir(&remembered).unwrap().count(), 0);
+    // Nor when it comes to the page alone.
+    let entered = Entered::new(&alice);
+    let mut stream = entered.begin("POST", "/upload/papers/?name=half", "Content-Length: 100\r\n");
+    stream.write_all(b"half").unwrap();
+    eventually("it is begun", || holds(inside(&alice, "papers") == 1, String::new));
+    kill_process(page_process(&alice), Signal::KILL).unwrap();
+    eventually("there is another page", || {
+        let opened = alice.command(["ui", "--no-browser"]).output().unwrap();
+        holds(opened.status.success(), || format!("{opened:?}"))
+    });
+    eventually("it is gone", || holds(inside(&alice, "papers") == 0, String::new));
+    assert_eq!(fs::read_dir(&remembered).unwrap().count(), 0);
+}
+
+/// The process that serves a peer's page.
+fn page_process(peer: &Peer) -> Pid {
+    let all = fs::read_dir("/proc").unwrap().filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok());
+    let is_its = |pid: &i32| {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        stat.contains("(p2pfs-page)") && stat.split(' ').nth(3) == Some(&peer.pid().to_string())
+    };
+    let found = all.into_iter().find(is_its).expect("somebody serves it");
+    Pid::from_raw(found).unwrap()
 }
 
 /// A server of somebody else on this machine, with a page that tries what it can.

@@ -47,8 +47,41 @@ async function fetchAnew(meant) {
     const text = await answer.text();
     // Somebody moved the slider, or typed: that is wanted now, and all of this once more.
     if (here() !== own) return refresh(meant);
-    if (answer.ok) swap(regions.filter((region) => source(region) === address), text);
+    if (answer.ok) {
+      if (address === own) document.body.classList.remove("gone");
+      swap(regions.filter((region) => source(region) === address), text);
+    } else if (address === own && GONE.includes(answer.status)) {
+      leave(answer.status);
+    }
   }
+}
+
+// Answers that say: this isn't there, or not for whoever looks.
+const GONE = [403, 404, 410];
+
+// What is gone doesn't stay on the screen. Its regions do, empty: it may come back.
+function leave(status) {
+  document.body.classList.add("gone");
+  const parts = location.pathname.split("/").filter((part) => part !== "");
+  const inFolder = ["files", "view"].includes(parts[0]);
+  const text = status === 403 ? "You may not look at this any more." : "This is no longer here.";
+  const link = document.createElement("a");
+  link.href = inFolder ? ["/files", ...parts.slice(1, -1), ""].join("/") : `/${parts[0] ?? ""}`;
+  link.textContent = inFolder ? "To the folder above" : "Go on from here";
+  const banner = Object.assign(document.createElement("p"), { className: "warn" });
+  banner.append(`${text} `, link);
+  const regions = all("main [data-live], main [data-path]:not(#trail)").filter((region) => !region.dataset.from);
+  regions.forEach((region) => region.replaceChildren());
+  (regions[0] ?? find("main")).append(banner);
+  find("#announce").textContent = text;
+}
+
+// Tells something that nothing on the page is about.
+function tell(text) {
+  find("#told")?.remove();
+  const told = Object.assign(document.createElement("p"), { id: "told", className: "warn", textContent: text });
+  told.setAttribute("role", "alert");
+  find("main h1").after(told);
 }
 
 // Whether something was typed or chosen that isn't sent yet.
@@ -63,7 +96,13 @@ function swap(old, text) {
   for (const region of old) {
     const next = region.id && fresh.getElementById(region.id);
     const typing = region.contains(document.activeElement) && document.activeElement.matches("input, select, textarea");
-    if (!next || typing || next.isEqualNode(region) || all("input, select, textarea", region).some(isChanged)) continue;
+    if (!next || next.isEqualNode(region)) continue;
+    if (typing || all("input, select, textarea", region).some(isChanged)) {
+      // What came beside that isn't kept from being seen. What was there already follows by itself.
+      const fresh = all(":scope > article[id]", next).filter((each) => !document.getElementById(each.id));
+      region.prepend(...fresh.map((each) => document.adoptNode(each)));
+      continue;
+    }
     const focused = region.contains(document.activeElement) && document.activeElement;
     const key = focused && (focused.id || focused.getAttribute("href") || focused.textContent);
     const open = all("details[open]", region).map((each) => each.id);
@@ -141,6 +180,7 @@ for (const form of all("form[data-filter]")) {
 
 // Dropping files.
 const drop = find("#drop");
+let takeDropped = null;
 if (drop) {
   drop.hidden = false;
   const input = find("input[type=file]", drop);
@@ -155,15 +195,20 @@ if (drop) {
       waiting.shift()();
     }
   };
-  const queue = (file, row, taken) => {
+  const queue = (file, to, row, taken) => {
     row.replaceChildren(Object.assign(document.createElement("bdi"), { textContent: file.name }), "waits");
-    waiting.push(() => send(file, row, taken));
+    waiting.push(() => send(file, to, row, taken));
     next();
   };
   window.addEventListener("beforeunload", (event) => {
     if (sending > 0) event.preventDefault();
   });
-  const send = (file, row, taken) => {
+  // Why something was not taken, in the server's words.
+  const said = (status, type, text) => {
+    if (status === 401) return "The session has ended: run p2pfs ui.";
+    return text !== "" && text.length < 400 && type?.startsWith("text/plain") ? text : "It was not taken. Load the page anew, then try again.";
+  };
+  const send = (file, to, row, taken) => {
     const request = new XMLHttpRequest();
     const bar = document.createElement("progress");
     bar.max = 1;
@@ -186,15 +231,15 @@ if (drop) {
         end("is there already:");
         const choose = (label, what) => {
           const button = Object.assign(document.createElement("button"), { type: "button", textContent: label, className: "small" });
-          button.onclick = () => (what ? queue(file, row, what) : row.remove());
+          button.onclick = () => (what ? queue(file, to, row, what) : row.remove());
           row.append(button);
-          return button;
         };
-        choose("New version of it", "replace").focus();
+        // (Whoever types something else meanwhile goes on typing: it is asked, and takes no focus.)
+        choose("New version of it", "replace");
         choose("Keep both", "both");
         choose("Cancel", "");
       } else {
-        end(request.status < 500 && request.responseText.length < 400 ? request.responseText : "It was not taken.");
+        end(said(request.status, request.getResponseHeader("content-type"), request.responseText));
       }
     };
     request.onloadend = () => {
@@ -202,36 +247,84 @@ if (drop) {
       next();
     };
     const query = new URLSearchParams({ name: file.name, ...(taken && { taken }) });
-    request.open("POST", `${drop.dataset.to}?${query}`);
+    request.open("POST", `${to}?${query}`);
     request.setRequestHeader("x-csrf", csrf);
     request.send(file);
   };
-  const take = (files) => {
+  const take = (files, to) => {
     for (const file of files) {
       const row = document.createElement("li");
       list.append(row);
-      queue(file, row, "");
+      queue(file, to, row, "");
+    }
+  };
+  // A folder is made, or is there, before what is in it is sent.
+  const walk = async (folder, to) => {
+    const query = new URLSearchParams({ name: folder.name, folder: "yes" });
+    const made = await fetch(`${to}?${query}`, { method: "POST", headers: { "x-csrf": csrf } });
+    if (!made.ok && made.status !== 409) {
+      return tell(`${folder.name}: ${said(made.status, made.headers.get("content-type"), await made.text())}`);
+    }
+    const inside = `${to.replace(/\/$/, "")}/${encodeURIComponent(folder.name.trim())}`;
+    const reader = folder.createReader();
+    // It tells a part of them at a time, and nothing at their end.
+    for (;;) {
+      const entries = await new Promise((done, failed) => reader.readEntries(done, failed));
+      if (entries.length === 0) return;
+      for (const entry of entries) {
+        if (entry.isDirectory) await walk(entry, inside);
+        else take([await new Promise((done, failed) => entry.file(done, failed))], inside);
+      }
     }
   };
   input.addEventListener("change", () => {
-    take(input.files);
+    take(input.files, drop.dataset.to);
     input.value = "";
   });
+  takeDropped = (items) => {
+    // All of them are asked for at once: they are nobody's when this has ended.
+    const folders = [];
+    for (const item of items) {
+      const entry = item.webkitGetAsEntry?.();
+      if (entry?.isDirectory) folders.push(entry);
+      else take([item.getAsFile()].filter((file) => file !== null), drop.dataset.to);
+    }
+    folders.forEach((folder) => walk(folder, drop.dataset.to).catch(() => tell(`${folder.name}: not all of it can be read.`)));
+  };
+}
+// What else is dragged (text, into a field) is the browser's. Files aren't: it would leave the page for them.
+if (csrf) {
+  const brings = (event) => [...(event.dataTransfer?.types ?? [])].includes("Files");
   document.addEventListener("dragover", (event) => {
+    if (!brings(event)) return;
     event.preventDefault();
-    drop.classList.add("over");
+    drop?.classList.add("over");
   });
-  document.addEventListener("dragleave", (event) => event.relatedTarget ?? drop.classList.remove("over"));
+  document.addEventListener("dragleave", (event) => event.relatedTarget ?? drop?.classList.remove("over"));
   document.addEventListener("drop", (event) => {
+    if (!brings(event)) return;
     event.preventDefault();
-    drop.classList.remove("over");
-    take(event.dataTransfer.files);
+    drop?.classList.remove("over");
+    const [past, gone] = ["past", "gone"].map((each) => document.body.classList.contains(each));
+    if (takeDropped && !past && !gone) {
+      find("#told")?.remove();
+      takeDropped([...event.dataTransfer.items].filter((item) => item.kind === "file"));
+    } else {
+      const isPast = past || new URLSearchParams(location.search).has("at");
+      tell(isPast ? "Go back to now to add files." : "Files are added on the page of a folder.");
+    }
   });
 }
 
-// Travelling in time.
-const slider = find("#slider");
-if (slider) {
+// Travelling in time. What can be gone to is looked for when somebody opens that.
+find("#travel")?.addEventListener("toggle", async (event) => {
+  const stops = find("#stops");
+  if (!event.target.open || stops.dataset.open !== undefined) return;
+  const answer = await fetch(stops.dataset.from, { headers: { accept: "text/html" } }).catch(() => null);
+  if (answer?.ok) swap([stops], await answer.text());
+});
+
+function slide(slider) {
   const choice = find("#moments");
   find("#slide").hidden = false;
   find("#choose").hidden = true;
@@ -247,6 +340,8 @@ if (slider) {
     const query = new URLSearchParams(location.search);
     at ? query.set("at", at) : query.delete("at");
     query.set("slide", "1");
+    // A page that began in the past has nothing of what can be done now.
+    if (at === "" && !find(".now-only")) return location.assign(`${location.pathname}?${query}`);
     document.body.classList.toggle("past", at !== "");
     history.replaceState(null, "", `${location.pathname}?${query}`);
     refresh((region) => region.dataset.path !== undefined).catch(() => location.reload());
@@ -263,6 +358,8 @@ function prepare(within) {
       button.textContent = "Copied";
     };
   }
+  const slider = find("#slider", within);
+  if (slider && find("#slide").hidden) slide(slider);
   // What somebody sees they have read, without a button for it.
   const unread = find("form[data-read]", within);
   if (unread) unread.hidden = true;
