@@ -2,7 +2,7 @@
 //!
 //! Paths are looked up as something happens, since names may be gone a moment later.
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 use crypto::DeviceId;
 
@@ -10,13 +10,14 @@ use crate::{
     Volume,
     apply::decode,
     audit::{Act, Audit, Head as AuditHead, Op, Outcome},
-    commit::{ChangeKind, Head, MemberBody},
+    commit::{ChangeKind, Head, MemberBody, RawChange},
     core::Core,
     error::{Error, Result},
     history::is_past,
     id::CommitHash,
     node::{Caller, Ino},
     store::{Space, prefix_end},
+    tree::PastPlace,
     version::{Dot, ValueRef},
 };
 
@@ -38,6 +39,22 @@ pub struct Deed<'a> {
     pub name: Option<&'a [u8]>,
     /// Where it was to go.
     pub to: Option<(Ino, &'a [u8])>,
+}
+
+/// Deeper ones are told without a path.
+const MAX_DEPTH: usize = 256;
+
+/// What a commit removed.
+#[derive(Default)]
+struct Removed {
+    by_change: HashMap<ValueRef, PastPlace>,
+    by_node: HashMap<Ino, ValueRef>,
+}
+
+impl Removed {
+    fn get(&self, at: &ValueRef) -> Option<&PastPlace> {
+        self.by_change.get(at)
+    }
 }
 
 /// A device as entries name it.
@@ -71,7 +88,9 @@ impl Core {
         };
         let mut acts: Vec<Act> = Vec::new();
         let mut last: Option<(u32, u8, Option<Ino>)> = None;
-        for (at, raw) in self.changes_in(dot)? {
+        let changes = self.changes_in(dot)?;
+        let removed = self.removed_in(&changes)?;
+        for (at, raw) in changes {
             let head: Head = decode(&raw.head)?;
             let Some((op, weight, ino)) = self.deed_of(&head.kind, at)? else { continue };
             // Of the changes of one call, the one that says the most stands for all.
@@ -80,12 +99,23 @@ impl Core {
             if same && last.is_some_and(|(_, before, _)| before >= weight) {
                 continue;
             }
-            let path = match ino {
-                Some(ino) => match self.past_place(at) {
-                    Ok(Some(place)) => self.path_told(place.parent, Some(&place.name)),
-                    _ => self.path_told(ino, None),
+            let (path, to) = match ino {
+                Some(ino) => match (op, self.past_place(at)) {
+                    (Op::Remove, _) => {
+                        (removed.get(&at).and_then(|place| self.path_when_removed(place, &removed)), None)
+                    }
+                    (Op::Rename, Ok(Some(place))) => {
+                        let before = self.place_before(at)?;
+                        let to = self.path_told(place.parent, Some(&place.name));
+                        match before.and_then(|place| self.path_told(place.parent, Some(&place.name))) {
+                            Some(path) => (Some(path), to),
+                            None => (to, None),
+                        }
+                    }
+                    (_, Ok(Some(place))) => (self.path_told(place.parent, Some(&place.name)), None),
+                    _ => (self.path_told(ino, None), None),
                 },
-                None => None,
+                None => (None, None),
             };
             let bytes = match (&head.kind, ino) {
                 (ChangeKind::Content { .. }, Some(ino)) => self.size_of(ino, at)?,
@@ -98,6 +128,7 @@ impl Core {
             let act = Act {
                 outcome,
                 path,
+                to,
                 user: Some(user.clone()),
                 device: Some(told(&device)),
                 bytes,
@@ -110,6 +141,44 @@ impl Core {
             last = Some((head.call, weight, ino));
         }
         Ok(acts)
+    }
+
+    /// What a commit removed, by its changes, and where that was.
+    fn removed_in(&mut self, changes: &[(ValueRef, RawChange)]) -> Result<Removed> {
+        let mut removed = Removed::default();
+        for (at, raw) in changes {
+            let head: Head = decode(&raw.head)?;
+            if let ChangeKind::Removal { child, .. } = head.kind
+                && let Some(place) = self.place_before(*at)?
+            {
+                if let Some(ino) = self.ino_of_node(&child)? {
+                    removed.by_node.insert(ino, *at);
+                }
+                removed.by_change.insert(*at, place);
+            }
+        }
+        Ok(removed)
+    }
+
+    /// The path that something had, which may lie in what was removed with it.
+    fn path_when_removed(&mut self, place: &PastPlace, removed: &Removed) -> Option<Vec<u8>> {
+        // From the bottom up.
+        let (mut names, mut place) = (vec![&place.name[..]], place);
+        loop {
+            if let Some(mut path) = self.path_told(place.parent, names.last().copied()) {
+                for name in names.iter().rev().skip(1) {
+                    path.push(b'/');
+                    path.extend_from_slice(name);
+                }
+                return Some(path);
+            }
+            // (A commit may say that each of two was in the other.)
+            if names.len() >= MAX_DEPTH {
+                return None;
+            }
+            place = removed.by_change.get(removed.by_node.get(&place.parent)?)?;
+            names.push(&place.name);
+        }
     }
 
     fn size_of(&mut self, ino: Ino, at: ValueRef) -> Result<Option<u64>> {

@@ -62,6 +62,43 @@ fn a_path_is_what_it_is_now() {
 }
 
 #[test]
+fn what_others_removed_and_moved_is_told_by_the_path_that_it_had() {
+    let alice = Replica::founder("alice", 1);
+    let bob = Replica::joined("bob", 2, &alice, Role::Writer);
+    let _log = with_log(&bob);
+    for directory in ["a", "a/b", "c"] {
+        alice.mkdir(directory).unwrap();
+    }
+    for file in ["a/b/f", "a/g", "h"] {
+        alice.write(file, b"text").unwrap();
+    }
+    sync(&alice, &bob);
+    sync(&alice, &bob);
+    let audit = bob.volume.audit().unwrap();
+    audit.flush();
+    let before = audit.synced().count;
+    alice.rename("h", "c/i").unwrap();
+    for path in ["c/i", "a/b/f", "a/b", "a/g", "a"] {
+        let removed = if ["a", "a/b"].contains(&path) { alice.rmdir(path) } else { alice.remove(path) };
+        removed.unwrap();
+    }
+    sync(&alice, &bob);
+    audit.flush();
+    let told = audit.read(before + 1, 100).unwrap().entries.into_iter();
+    let told: Vec<_> = told.map(|entry| (entry.op, entry.path.unwrap_or_default(), entry.to)).collect();
+    let removed = |path: &str| (Op::Remove, path.to_owned(), None);
+    let expected = [
+        (Op::Rename, "h".to_owned(), Some("c/i".to_owned())),
+        removed("c/i"),
+        removed("a/b/f"),
+        removed("a/b"),
+        removed("a/g"),
+        removed("a"),
+    ];
+    assert_eq!(told, expected);
+}
+
+#[test]
 fn what_shows_beside_another_is_told_by_that_name() {
     let alice = Replica::founder("alice", 1);
     let bob = Replica::joined("bob", 2, &alice, Role::Writer);

@@ -19,7 +19,10 @@ use std::{
 use fuser::{INodeNo, Notifier};
 use log::debug;
 use parking_lot::{Condvar, Mutex};
-use volume::{Changed, Volume, node::Ino};
+use volume::{
+    Changed, Volume,
+    node::{Ino, NodeKind},
+};
 
 use super::{calls::Changes, pool::Pool, set_ids::SetIds};
 
@@ -235,7 +238,10 @@ impl Batch {
             check(notifier.inval_inode(INodeNo(*directory), ALL_PAGES, TO_THE_END))?;
         }
         for ino in self.attributes.iter().chain(self.contents.keys()) {
-            check(notifier.inval_inode(INodeNo(*ino), ATTRIBUTES_ONLY, TO_THE_END))?;
+            // Where a link leads is in a page; who may know that is asked of nobody while it is there.
+            let is_link = volume.attributes(Ino(*ino)).is_ok_and(|about| about.kind == NodeKind::Symlink);
+            let from = if is_link { ALL_PAGES } else { ATTRIBUTES_ONLY };
+            check(notifier.inval_inode(INodeNo(*ino), from, TO_THE_END))?;
         }
         if !self.contents.is_empty() {
             open.batches.lock().insert(self.number, self.contents.len());
