@@ -5,6 +5,7 @@
 //! commits one after the other; signatures of the next ones are checked meanwhile. Nothing here polls, but for
 //! room on a full disk: the session wakes the writer and the fetchers.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -34,6 +35,8 @@ const TAKEN_TOGETHER: usize = 1 << 20;
 const WRITE_AHEAD: usize = 256 << 10;
 /// How long to wait for the reason after a stream broke.
 const LAST_WORDS: Duration = Duration::from_secs(1);
+/// How long a peer that was removed may take for what it is told yet, each time.
+const HEARING: Duration = Duration::from_secs(30);
 /// How long a peer that is shut out has for taking in what tells it so.
 const TAKING: Duration = Duration::from_millis(500);
 /// Streams about sends that a peer may have open at once, and how often it may open one.
@@ -266,7 +269,17 @@ async fn write(session: Arc<Session>, mut send: Abandoned, wake: Arc<Wake>) -> R
     let mut frames = blocking(move || opening.opening().iter().map(Message::encode).collect::<Vec<_>>()).await;
     loop {
         for frame in frames {
-            frame::write_frame(&mut *send, &frame).await?;
+            let mut written = pin!(frame::write_frame(&mut *send, &frame));
+            loop {
+                if let Ok(done) = tokio::time::timeout(HEARING, &mut written).await {
+                    done?;
+                    break;
+                }
+                let source = session.clone();
+                if blocking(move || source.is_removed()).await {
+                    return Err(Ended::RemovedPeer);
+                }
+            }
         }
         let source = session.clone();
         let cut;

@@ -560,6 +560,11 @@ impl Session {
         self.volume.is_member(&self.peer)
     }
 
+    /// Whether the peer was removed from the volume.
+    pub fn is_removed(&self) -> bool {
+        self.volume.inner.core.lock().removed_at(&self.peer).is_some()
+    }
+
     /// Whether the peer was removed, and all is sent that tells it so: end the connection.
     pub fn is_cut(&self) -> bool {
         let removed_at = self.volume.inner.core.lock().removed_at(&self.peer);
