@@ -124,6 +124,13 @@ impl Home {
     /// one that is made or removed.
     pub(crate) fn remove_volume(&self, dir: &VolumeDir, lock: VolumeLock) -> Outcome<()> {
         let volumes = self.data.join("volumes");
+        if fs::symlink_metadata(&dir.path).is_ok_and(|about| about.is_symlink()) {
+            let (link, target) = (dir.path.display(), fs::canonicalize(&dir.path).unwrap_or_else(|_| dir.path.clone()));
+            return Err(Failure::new(format!(
+                "{link} is a link: remove what is in {}, and then the link",
+                target.display()
+            )));
+        }
         remove_abandoned(&volumes);
         let gone = volumes.join(format!("{GONE}{}", dir.short));
         let renamed = fs::rename(&dir.path, &gone).and_then(|()| fs::File::open(&volumes)?.sync_all());

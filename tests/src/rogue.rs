@@ -215,7 +215,11 @@ impl Rogue {
     pub async fn connect(&self, at: SocketAddr) -> Line {
         let endpoint = self.endpoint();
         let connection = dial(&endpoint, at).await;
-        self.greet(endpoint, connection).await.unwrap()
+        let began = Instant::now();
+        match self.greet(endpoint, connection.clone()).await {
+            Some(line) => line,
+            None => panic!("no welcome after {:?}: {:?}", began.elapsed(), connection.close_reason()),
+        }
     }
 
     /// The same where nobody may be, or nobody who hears her.

@@ -361,9 +361,16 @@ fn what_members_put_in_the_place_of_what_was_named_is_not_it() {
         holds(told["why"].as_str().is_some_and(|why| why.contains("link")), || told.to_string())
     });
     assert_eq!(names(&out), [""; 0]);
-    // Once it is a folder again, it does.
+    // Nor in another folder that was put there, until that is named.
     fs::remove_file(bob.at("arrivals")).unwrap();
     fs::create_dir(bob.at("arrivals")).unwrap();
+    eventually("bob is told that it is another one", || {
+        let told = last(bob);
+        holds(told["why"].as_str().is_some_and(|why| why.contains("another folder")), || told.to_string())
+    });
+    bob.run(["inbox", "cancel", &last(bob)["id"].to_string()]);
+    bob.run(["inbox", "always", "alice", "--to", &at]);
+    offer(group.alice(), &gift, "bob");
     await_state(bob, "done");
     assert_eq!(fs::read(bob.at("arrivals/authorized_keys")).unwrap(), b"hers");
 }

@@ -47,7 +47,7 @@ fn confirm(known: &Known) -> Outcome<()> {
     tell(&format!(
         "This removes {name} from this machine: its files with all their history, and the keys of this device.\n\
          What no other device has is lost for good. Whether others have everything can't be known while the volume is not\n\
-         mounted; when it is, `p2pfs wait` returns once they do. Without another device of yours, or a key that you exported\n\
+         mounted; when it is, `p2pfs wait` returns once all that are connected then do. Without another device of yours, or a key that you exported\n\
          (`p2pfs key export`), you can't come back as the same member."
     ));
     let typed = ask("type its label or id to remove it", None, |text| Ok(text.to_owned()))?;

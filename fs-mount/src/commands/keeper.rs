@@ -1,5 +1,7 @@
 //! `p2pfs keeper`: stores and serves, without a mount, the volumes of which this device is a keeper.
 
+use crypto::Unlock;
+
 use crate::{
     cli::Keeper,
     control::client,
@@ -29,7 +31,12 @@ fn named(home: &Home, args: &Keeper) -> Outcome<Vec<Kept>> {
     let mut typed = None;
     for volume in &args.volume {
         let at_hand = given.clone().or_else(|| typed.clone());
-        let Chosen { dir, passphrase } = choose_with(home, Some(volume), at_hand, true)?;
+        let chosen = match choose_with(home, Some(volume), at_hand, true) {
+            // What was typed for another one may not open it.
+            Err(_) if given.is_none() && typed.is_some() => choose_with(home, Some(volume), None, true),
+            chosen => chosen,
+        };
+        let Chosen { dir, passphrase } = chosen?;
         if volumes.iter().any(|other| other.dir.path() == dir.path()) {
             continue;
         }
@@ -39,6 +46,7 @@ fn named(home: &Home, args: &Keeper) -> Outcome<Vec<Kept>> {
         }
         let passphrase = match unlock_unasked(&dir, passphrase.as_ref())? {
             // What was typed for one of them may be another one's as well, or not.
+            Some(Unlock::Key(_)) => passphrase,
             Some(unlock) if given.is_some() || Profile::peek(&dir, &unlock).is_ok() => passphrase,
             _ => Some(ask_passphrase(&dir)?),
         };

@@ -13,7 +13,7 @@ use crate::{home::VolumeDir, report};
 /// What the keeper is to do.
 pub(crate) struct Config {
     pub(crate) volumes: Vec<Kept>,
-    /// The first volume's address; those that follow have the next ports.
+    /// The first volume's address; those that follow have the next ports, whether those before them open or not.
     pub(crate) listen: Option<SocketAddr>,
     /// How many bytes of the disk each volume may take.
     pub(crate) quota: Option<u64>,
@@ -47,11 +47,16 @@ pub(crate) fn run(config: Config, ready: impl FnOnce(Vec<Served>)) -> Outcome<()
     let mut running = Vec::new();
     let mut lived = Ok(());
     let mut left_alone = None;
+    // Those that are kept, whether they open or not: each has the same port the next time.
+    let mut nth = 0;
     for kept in config.volumes {
         let (named, short) = (kept.named, kept.dir.short_id()[..8].to_owned());
-        let listen = config.listen.map(|first| next_port(first, running.len())).transpose();
+        let listen = config.listen.map(|first| next_port(first, nth)).transpose();
         match listen.and_then(|listen| start(kept, listen, config.quota, &alerting, &stop)) {
-            Ok(started) => running.extend(started),
+            Ok(started) => {
+                nth += usize::from(started.is_some());
+                running.extend(started);
+            }
             Err(why) if named => {
                 lived = Err(why);
                 break;
@@ -59,6 +64,7 @@ pub(crate) fn run(config: Config, ready: impl FnOnce(Vec<Served>)) -> Outcome<()
             // The members of the others are served all the same.
             Err(why) => {
                 log::warn!("volume {short} is left alone: {why}");
+                nth += 1;
                 left_alone = left_alone.or(Some(why));
             }
         }

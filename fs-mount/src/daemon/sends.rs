@@ -19,7 +19,8 @@ mod taking;
 use std::{
     collections::{HashMap, HashSet},
     ffi::OsString,
-    os::unix::ffi::{OsStrExt, OsStringExt},
+    io::ErrorKind,
+    os::unix::ffi::OsStringExt,
     path::{Path, PathBuf},
     sync::{Arc, Weak, atomic::AtomicBool},
     thread,
@@ -46,7 +47,7 @@ use volume::{
 pub(crate) use kept::State;
 use kept::{Always, Kept, Leftover, Record};
 use meter::{Meter, seconds_left};
-use place::Top;
+use place::{Place, Top};
 use source::Source;
 pub(crate) use source::absolute;
 
@@ -329,7 +330,6 @@ impl Sends {
         }
         record.state = State::Accepted;
         // What came of it before it became more stays where it is, unless another place is named.
-        let to = ByteBuf::from(to.as_os_str().as_bytes());
         let (device, id) = (record.device, record.id);
         if named || before.to.is_none() {
             core.move_to(n, to);
@@ -380,18 +380,17 @@ impl Sends {
     pub(crate) fn always(&self, user: &str, to: Option<PathBuf>) -> Outcome<PathBuf> {
         let id = self.volume.recipient(user)?;
         let to = self.arrival(to)?;
-        let bytes = ByteBuf::from(to.as_os_str().as_bytes());
         let mut core = self.core.lock();
         let before = core.kept.clone();
         core.kept.always.retain(|always| always.user != id);
-        core.kept.always.push(Always { user: id, to: bytes.clone() });
+        core.kept.always.push(Always { user: id, to: to.clone() });
         let offered = |record: &&Record| {
             record.incoming && record.user == id && record.state == State::Offered && !record.placing
         };
         let taken: Vec<_> =
             before.records.iter().filter(offered).map(|record| (record.n, record.device, record.id)).collect();
         for (n, ..) in &taken {
-            core.move_to(*n, bytes.clone());
+            core.move_to(*n, to.clone());
             core.kept.record(*n).into_iter().for_each(|record| record.state = State::Accepted);
         }
         if let Err(why) = self.try_save(&mut core) {
@@ -404,14 +403,14 @@ impl Sends {
         drop(core);
         self.wake.notify_one();
         self.sweep();
-        Ok(to)
+        Ok(to.path())
     }
 
     /// Whose sends are taken without asking, of those who are still members.
     pub(crate) fn unasked(&self) -> Vec<Unasked> {
         let always = self.core.lock().kept.always.clone();
         let named = always.into_iter().filter_map(|always| {
-            let to = path_of(&always.to).display().to_string();
+            let to = always.to.path().display().to_string();
             Some(Unasked { user: self.volume.recipient_name(&always.user)?, to })
         });
         named.collect()
@@ -428,20 +427,20 @@ impl Sends {
         Ok(changed)
     }
 
-    /// The folder that was named, or the inbox; without links.
-    fn arrival(&self, to: Option<PathBuf>) -> Outcome<PathBuf> {
+    /// The folder that was named, or the inbox.
+    fn arrival(&self, to: Option<PathBuf>) -> Outcome<Place> {
         let made = to.is_none();
         let to = to.unwrap_or_else(|| self.inbox.clone());
         if made && std::fs::create_dir_all(&to).is_err() {
             return Err(Failure::new(format!("{} can't be made: name another folder with --to", to.display())));
         }
-        match place::without_links(&to) {
-            Ok(found) if found.is_dir() => Ok(found),
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-                Err(Failure::new(format!("{}: {}", to.display(), plain(&e))))
-            }
-            _ => Err(Failure::new(format!("{} is no folder: make it first", to.display()))),
-        }
+        Place::named(&to).map_err(|e| {
+            let shown = to.display();
+            Failure::new(match e.kind() {
+                ErrorKind::NotFound | ErrorKind::NotADirectory => format!("{shown} is no folder: make it first"),
+                _ => format!("{shown}: {}", plain(&e)),
+            })
+        })
     }
 
     fn now(&self) -> Timestamp {
@@ -481,24 +480,29 @@ impl Sends {
     fn sweep(&self) {
         let left = {
             let mut core = self.core.lock();
-            if core.tidies || core.kept.leftovers.is_empty() {
+            if core.tidies || core.is_quiet() || core.kept.leftovers.is_empty() {
                 return;
             }
             (core.tidies, core.tidied) = (true, Some(Instant::now()));
             core.kept.leftovers.clone()
         };
-        let is_gone = |left: &Leftover| match destination::discard(&path_of(&left.to), &left.hidden) {
+        let is_gone = |left: &&Leftover| match destination::discard(&left.to, &left.hidden) {
             Ok(()) => true,
             Err(e) => {
                 log::warn!("what came of a send that is wanted no more can't be removed: {}", e.kind());
                 false
             }
         };
-        let gone: Vec<Leftover> = left.into_iter().filter(is_gone).collect();
+        let gone: Vec<&Leftover> = left.iter().filter(is_gone).collect();
         let mut core = self.core.lock();
         core.tidies = false;
+        if core.kept.leftovers.iter().any(|one| !left.contains(one)) {
+            // There are more meanwhile.
+            core.tidied = None;
+            self.wake.notify_one();
+        }
         if !gone.is_empty() {
-            core.kept.leftovers.retain(|left| !gone.contains(left));
+            core.kept.leftovers.retain(|left| !gone.contains(&left));
             self.save(&mut core);
         }
     }
@@ -509,6 +513,13 @@ impl Sends {
             return;
         }
         core.tidied = Some(Instant::now());
+        let over = |record: &&Record| !record.state.is_open() && record.hidden.is_some();
+        let over: Vec<u64> = core.kept.records.iter().filter(over).map(|record| record.n).collect();
+        for n in over {
+            if !core.runs.keys().any(|(of, _)| *of == n) {
+                core.kept.let_go(n);
+            }
+        }
         let placing = core.kept.records.iter().filter(|record| record.placing);
         let placing: Vec<_> = placing.filter_map(|record| Some((record.n, record.device?))).collect();
         for place in placing {
@@ -517,7 +528,11 @@ impl Sends {
             }
             let work = move |sends: Arc<Sends>| {
                 taking::place_the_rest(&sends, place.0);
-                sends.core.lock().runs.remove(&place);
+                let mut core = sends.core.lock();
+                core.runs.remove(&place);
+                if core.kept.record(place.0).is_some_and(|record| !record.state.is_open()) {
+                    core.end_runs(place.0);
+                }
             };
             if self.spawn(core, work) {
                 core.runs.insert(place, Run::default());
@@ -570,6 +585,10 @@ impl Sends {
         core.tried.retain(|(n, _), _| numbers.contains(n));
         core.fresh.retain(|n| numbers.contains(n));
         let mut next = (!core.runs.is_empty()).then(|| Instant::now() + LOOKS);
+        if !core.kept.leftovers.is_empty() || core.kept.records.iter().any(|record| record.placing) {
+            let tidies = core.tidied.map_or_else(Instant::now, |at| at + TIDIES);
+            next = Some(next.map_or(tidies, |next| next.min(tidies)));
+        }
         // Which devices get something in its turn now.
         let mut turns = HashSet::new();
         for record in open {
@@ -702,17 +721,6 @@ impl Sends {
         self.ending.notify_all();
         while core.threads > 0 && !self.ending.wait_until(&mut core, deadline).timed_out() {}
     }
-
-    /// What was all there when the last process ended, and had not been moved to where it belongs.
-    fn place_the_rest(&self) {
-        let left: Vec<u64> = {
-            let core = self.core.lock();
-            core.kept.records.iter().filter(|record| record.placing).map(|record| record.n).collect()
-        };
-        for n in left {
-            taking::place_the_rest(self, n);
-        }
-    }
 }
 
 /// What of a record says whether it can go on.
@@ -786,7 +794,7 @@ impl Core {
     }
 
     /// Has a send arrive elsewhere than before.
-    fn move_to(&mut self, n: u64, to: ByteBuf) {
+    fn move_to(&mut self, n: u64, to: Place) {
         if self.kept.record(n).is_some_and(|record| record.to.as_ref() != Some(&to)) {
             self.kept.let_go(n);
             self.kept.record(n).into_iter().for_each(|record| record.to = Some(to.clone()));
@@ -818,7 +826,7 @@ impl Core {
             State::Done => record.bytes,
             _ => run.map_or(0, |meter| meter.done().min(record.bytes)),
         };
-        let to = record.to.as_ref().map(|to| path_of(to));
+        let to = record.to.as_ref().map(Place::path);
         let names: Vec<Vec<u8>> = record.placed.iter().map(|name| name.to_vec()).collect();
         Transfer {
             id: record.n,
@@ -879,8 +887,6 @@ impl TakesSends for Sends {
 pub(super) fn start(shared: &Arc<Shared>) {
     let shared = shared.clone();
     tokio::spawn(async move {
-        let task = shared.clone();
-        blocking(move || task.sends.place_the_rest()).await;
         shared.sends.go_on_from_the_start();
         let mut changes = shared.network.changes();
         loop {

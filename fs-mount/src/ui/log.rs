@@ -24,8 +24,10 @@ pub(super) async fn show(visit: Visit) -> Answer {
     let last = visit.query.get("before").and_then(|n| n.parse().ok()).unwrap_or(end + 1).min(end + 1);
     let (mut entries, mut from, mut since) = (Vec::new(), last, None);
     let began = Instant::now();
+    // An open page asks each second while something happens.
+    let budget = if visit.navigates { BUDGET } else { BUDGET / 4 };
     // From the newest on, piece by piece; within a piece forward, as the daemon tells them.
-    while from > 1 && entries.len() < SHOWN && (from == last || began.elapsed() < BUDGET) {
+    while from > 1 && entries.len() < SHOWN && (from == last || began.elapsed() < budget) {
         let until = from;
         from = from.saturating_sub(LOOKED).max(1);
         let (mut next, mut found) = (from, Vec::new());

@@ -35,7 +35,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     folders::{Folders, enter},
-    place,
+    place::Place,
     source::read_exactly,
 };
 
@@ -58,6 +58,10 @@ const MAX_NAME: usize = 255;
 pub(super) struct Hidden {
     name: String,
     ino: u64,
+    /// Whose it showed as when it was made: some disks show all as somebody else's.
+    uid: u32,
+    /// Which folder it is in.
+    around: u64,
 }
 
 pub(super) struct Destination {
@@ -74,55 +78,74 @@ pub(super) struct Destination {
     seen: HashMap<(u64, u64), Vec<u8>>,
 }
 
-fn open_named(to: &Path) -> io::Result<OwnedFd> {
-    place::open(to, OFlags::RDONLY | OFlags::DIRECTORY)
-}
-
-/// Enters the hidden folder that was made before, and nothing that somebody put in its place.
-fn enter_hidden(to: &OwnedFd, is_ours: bool, hidden: &Hidden) -> io::Result<OwnedFd> {
-    let inside = enter(to, hidden.name.as_bytes())?;
+/// Enters the hidden folder that was made before. Nothing if it isn't there, or something that somebody put in its place is.
+fn enter_hidden(to: &OwnedFd, is_shared: bool, hidden: &Hidden) -> io::Result<Option<OwnedFd>> {
+    let inside = match enter(to, hidden.name.as_bytes()) {
+        Ok(inside) => inside,
+        Err(e) if e.kind() == io::ErrorKind::NotFound || is_no_folder(&e) => return Ok(None),
+        Err(e) => return Err(e),
+    };
     let about = fstat(&inside)?;
     // In a volume all that one may write to shows as one's own. Elsewhere numbers aren't always the same later.
-    if about.st_uid != rustix::process::geteuid().as_raw() || is_ours && about.st_ino != hidden.ino {
-        return Err(io::Error::new(io::ErrorKind::PermissionDenied, "the hidden folder there is somebody else's"));
-    }
-    Ok(inside)
+    let is_it = about.st_uid == hidden.uid && (!is_shared || about.st_ino == hidden.ino);
+    Ok(is_it.then_some(inside))
+}
+
+/// Whether there is a link, or a file.
+fn is_no_folder(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotADirectory || error.raw_os_error() == Some(Errno::LOOP.raw_os_error())
 }
 
 impl Destination {
-    /// Opens the folder at `path`, and in it the hidden one that came of a send before; another one where that is gone.
-    pub(super) fn open(path: &Path, before: Option<&Hidden>) -> io::Result<Self> {
-        match before.map(|hidden| Self::again(path, hidden)) {
-            Some(Ok(found)) => return Ok(found),
-            Some(Err(e)) => log::warn!("what came of a send before is not where it was: {}", e.kind()),
-            None => {}
+    /// Opens a folder, and in it the hidden one that came of a send before; another one where that is gone.
+    ///
+    /// # Errors
+    /// Also if what is there is another disk, or none, than before.
+    pub(super) fn open(place: &Place, before: Option<&Hidden>) -> io::Result<Self> {
+        let to = place.open()?;
+        if let Some(hidden) = before {
+            if let Some(inside) = enter_hidden(&to, place.is_shared(), hidden)? {
+                return Ok(Self::new(to, inside, hidden.clone(), false, place));
+            }
+            if fstat(&to)?.st_ino != hidden.around {
+                return Err(io::Error::new(
+                    io::ErrorKind::NotFound,
+                    "what came of it before is not there: is its disk?",
+                ));
+            }
         }
-        let to = open_named(path)?;
         let mut bytes = [0; 16];
         OsEntropy.fill(&mut bytes);
         let name = format!("{HIDDEN}{}", HEXLOWER.encode(&bytes));
         mkdirat(&to, &name, Mode::RWXU)?;
         let inside = enter(&to, name.as_bytes())?;
-        let (hidden, is_ours) = (Hidden { name, ino: fstat(&inside)?.st_ino }, place::is_shared(path));
-        Ok(Self { to, folders: Folders::new(inside), hidden, fresh: true, is_ours, seen: HashMap::new() })
+        let (about, around) = (fstat(&inside)?, fstat(&to)?.st_ino);
+        let hidden = Hidden { name, ino: about.st_ino, uid: about.st_uid, around };
+        Ok(Self::new(to, inside, hidden, true, place))
     }
 
     /// Opens it where it was before.
     ///
     /// # Errors
     /// Also if it isn't there: its disk may be elsewhere.
-    pub(super) fn again(path: &Path, hidden: &Hidden) -> io::Result<Self> {
-        let to = open_named(path)?;
-        let is_ours = place::is_shared(path);
-        let inside = enter_hidden(&to, is_ours, hidden)?;
-        Ok(Self {
-            to,
-            folders: Folders::new(inside),
-            hidden: hidden.clone(),
-            fresh: false,
-            is_ours,
-            seen: HashMap::new(),
-        })
+    pub(super) fn again(place: &Place, hidden: &Hidden) -> io::Result<Self> {
+        let to = place.open()?;
+        let inside = enter_hidden(&to, place.is_shared(), hidden)?.ok_or(io::ErrorKind::NotFound)?;
+        Ok(Self::new(to, inside, hidden.clone(), false, place))
+    }
+
+    fn new(to: OwnedFd, inside: OwnedFd, hidden: Hidden, fresh: bool, place: &Place) -> Self {
+        Self { to, folders: Folders::new(inside), hidden, fresh, is_ours: place.is_shared(), seen: HashMap::new() }
+    }
+
+    /// Whether nothing can be there of it yet.
+    pub(super) fn is_fresh(&self) -> bool {
+        self.fresh
+    }
+
+    /// How many files and folders came.
+    pub(super) fn came(&self) -> io::Result<u64> {
+        if self.fresh { Ok(0) } else { entries_below(self.folders.root().try_clone_to_owned()?) }
     }
 
     /// What to find it by again.
@@ -311,16 +334,16 @@ impl Room {
 ///
 /// # Errors
 /// Also if its folder isn't there, which may come back with its disk.
-pub(super) fn discard(path: &Path, hidden: &Hidden) -> io::Result<()> {
-    let to = open_named(path)?;
-    match enter_hidden(&to, place::is_shared(path), hidden) {
-        Ok(inside) => {
+pub(super) fn discard(place: &Place, hidden: &Hidden) -> io::Result<()> {
+    let to = place.open()?;
+    match enter_hidden(&to, place.is_shared(), hidden)? {
+        Some(inside) => {
             prune(inside, b"", &HashMap::new())?;
             Ok(unlinkat(&to, &hidden.name, AtFlags::REMOVEDIR)?)
         }
-        // It is gone, or something else.
-        Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied) => Ok(()),
-        Err(e) => Err(e),
+        None if fstat(&to)?.st_ino == hidden.around => Ok(()),
+        // Its disk isn't mounted there now.
+        None => Err(io::ErrorKind::NotFound.into()),
     }
 }
 
@@ -349,6 +372,18 @@ fn listed(folder: impl AsFd) -> io::Result<Vec<(Vec<u8>, FileType)>> {
         }
     }
     all.sort_unstable_by(|one, other| one.0.cmp(&other.0));
+    Ok(all)
+}
+
+/// How many files and folders are below a folder.
+fn entries_below(folder: OwnedFd) -> io::Result<u64> {
+    let mut all = 0;
+    for (name, kind) in listed(&folder)? {
+        all += 1;
+        if kind == FileType::Directory {
+            all += entries_below(enter(&folder, &name)?)?;
+        }
+    }
     Ok(all)
 }
 
@@ -443,13 +478,17 @@ mod tests {
 
     use super::*;
 
+    fn at(path: &Path) -> Place {
+        Place::named(path).unwrap()
+    }
+
     fn open(to: &Path) -> Destination {
-        Destination::open(to, None).unwrap()
+        Destination::open(&at(to), None).unwrap()
     }
 
     /// As after a cut.
     fn again(to: &Path, before: &Destination) -> Destination {
-        Destination::again(to, before.hidden()).unwrap()
+        Destination::again(&at(to), before.hidden()).unwrap()
     }
 
     fn manifest(entries: &[(&str, Option<u64>)]) -> Manifest {
@@ -489,7 +528,7 @@ mod tests {
         assert_eq!(names(here.path()), [&*to.hidden.name, "d", "f.txt", "l"]);
         let (placed, moved) = to.place();
         moved.and_then(|()| to.sync()).unwrap();
-        discard(here.path(), to.hidden()).unwrap();
+        discard(&at(here.path()), to.hidden()).unwrap();
         assert_eq!(placed, [&b"_.rc"[..], b"d (2)", b"f (2).txt", b"l (2)"]);
         assert_eq!(names(here.path()), ["_.rc", "d", "d (2)", "f (2).txt", "f.txt", "l", "l (2)"]);
         assert_eq!(fs::read(here.path().join("f.txt")).unwrap(), b"mine");
@@ -506,7 +545,7 @@ mod tests {
         fs::create_dir_all(to.join("d")).unwrap();
         fs::write(from.join("f"), "new").unwrap();
         fs::write(to.join("f"), "mine").unwrap();
-        let (from_fd, to_fd) = (open_named(&from).unwrap(), open_named(&to).unwrap());
+        let (from_fd, to_fd) = (at(&from).open().unwrap(), at(&to).open().unwrap());
         for (name, is_folder) in [("d", true), ("f", false)] {
             let moved = |free: &[u8]| claim_and_move(&from_fd, name.as_bytes(), &to_fd, free, is_folder);
             assert_eq!(moved(name.as_bytes()), Err(Errno::EXIST));
@@ -560,18 +599,15 @@ mod tests {
         to.prepare(&manifest(&[("d", None), ("d/f", Some(1)), ("f", Some(1))])).unwrap();
         put(&mut to, "d/f", "x");
         put(&mut to, "f", "y");
-        discard(here.path(), to.hidden()).unwrap();
+        discard(&at(here.path()), to.hidden()).unwrap();
         assert_eq!((names(here.path()), names(outside.path())), (vec![], vec!["f".to_owned()]));
         assert_eq!(fs::read(outside.path().join("f")).unwrap(), b"theirs");
         // A link in place of the hidden folder itself.
         symlink(outside.path(), &inside).unwrap();
-        assert!(Destination::again(here.path(), to.hidden()).is_err());
-        assert_ne!(Destination::open(here.path(), Some(to.hidden())).unwrap().hidden(), to.hidden());
-        assert!(discard(here.path(), to.hidden()).is_err());
-        // Or on the way to where it arrives.
-        let way = outside.path().join("way");
-        symlink(here.path(), &way).unwrap();
-        assert!(Destination::open(&way, None).is_err());
+        assert!(Destination::again(&at(here.path()), to.hidden()).is_err());
+        assert_ne!(Destination::open(&at(here.path()), Some(to.hidden())).unwrap().hidden(), to.hidden());
+        discard(&at(here.path()), to.hidden()).unwrap();
+        assert_eq!(names(outside.path()), ["f"]);
     }
 
     #[test]
@@ -605,10 +641,10 @@ mod tests {
         let mut to = open(disk.path());
         put(&mut to, "f", "x");
         // As if another disk, or none, were mounted there.
-        assert!(Destination::again(here.path(), to.hidden()).is_err());
+        assert!(Destination::again(&at(here.path()), to.hidden()).is_err());
+        assert!(Destination::open(&at(here.path()), Some(to.hidden())).is_err());
         assert_eq!(names(here.path()), [""; 0]);
-        let gone = here.path().join("gone");
-        assert!(discard(&gone, to.hidden()).is_err(), "it may come back");
+        assert!(discard(&at(here.path()), to.hidden()).is_err(), "it may come back");
         again(disk.path(), &to).clear().unwrap();
         assert_eq!(names(&disk.path().join(&to.hidden.name)), [""; 0]);
     }

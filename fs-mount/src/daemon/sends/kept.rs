@@ -11,7 +11,10 @@ use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 use volume::Timestamp;
 
-use super::{destination::Hidden, place::Top};
+use super::{
+    destination::Hidden,
+    place::{Place, Top},
+};
 use crate::{
     failure::{Failure, Outcome},
     home::{read_twice_up_to, write_twice},
@@ -86,8 +89,8 @@ pub(super) struct Record {
     pub(super) paths: Vec<Top>,
     /// Which files and folders these were, of those that lie in a volume.
     pub(super) identity: Option<Hash>,
-    /// Where it arrives, without links.
-    pub(super) to: Option<ByteBuf>,
+    /// Where it arrives.
+    pub(super) to: Option<Place>,
     /// What it comes together in there, once something came.
     pub(super) hidden: Option<Hidden>,
     /// Under which names it is there, the first few.
@@ -106,13 +109,13 @@ pub(super) struct Record {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Always {
     pub(super) user: UserId,
-    pub(super) to: ByteBuf,
+    pub(super) to: Place,
 }
 
 /// What came of a send that is wanted no more, and is to be removed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Leftover {
-    pub(super) to: ByteBuf,
+    pub(super) to: Place,
     pub(super) hidden: Hidden,
 }
 
@@ -156,6 +159,10 @@ impl Kept {
         for record in kept.records.iter_mut().filter(|record| record.state == State::Running) {
             record.state = if record.incoming { State::Accepted } else { State::Waiting };
         }
+        // Nor did it come to remove what came of what had ended.
+        let over = |record: &&Record| !record.state.is_open() && record.hidden.is_some();
+        let over: Vec<u64> = kept.records.iter().filter(over).map(|record| record.n).collect();
+        over.into_iter().for_each(|n| kept.let_go(n));
         Some(kept)
     }
 
@@ -167,7 +174,7 @@ impl Kept {
         let ended = self.records.iter().filter(|record| !record.state.is_open()).count();
         let mut surplus = ended.saturating_sub(ENDED);
         self.records.retain(|record| {
-            let goes = surplus > 0 && !record.state.is_open();
+            let goes = surplus > 0 && !record.state.is_open() && record.hidden.is_none();
             surplus -= usize::from(goes);
             !goes
         });
@@ -220,7 +227,7 @@ impl Kept {
     }
 
     /// Where what a user sends goes without asking.
-    pub(super) fn always(&self, user: &UserId) -> Option<&ByteBuf> {
+    pub(super) fn always(&self, user: &UserId) -> Option<&Place> {
         self.always.iter().find(|always| always.user == *user).map(|always| &always.to)
     }
 }

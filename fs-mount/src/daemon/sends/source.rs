@@ -3,6 +3,7 @@
 //! Links and what is neither file nor folder are left out, and so are names that nobody would take.
 
 use std::{
+    collections::HashMap,
     fs::File,
     io::{self, Read, Seek, SeekFrom},
     os::{
@@ -46,14 +47,18 @@ pub(super) struct Source {
     pub(super) identity: Option<Hash>,
     /// By the names at the top.
     tops: Vec<(Vec<u8>, PathBuf)>,
+    /// Which file each path was, of those that lie in a volume.
+    inos: HashMap<Vec<u8>, u64>,
     /// Where a file was read last.
     last: Option<(Vec<u8>, Folders)>,
 }
 
+#[derive(Default)]
 struct Found {
     entries: Vec<Entry>,
     skipped: u64,
     identity: Option<Hasher>,
+    inos: HashMap<Vec<u8>, u64>,
     /// What is looked at now lies in a volume.
     shared: bool,
 }
@@ -64,7 +69,7 @@ impl Source {
     /// # Errors
     /// Something is not there, or it is more than can be sent.
     pub(super) fn find(named: &[Top]) -> Result<Self, NotFound> {
-        let mut found = Found { entries: Vec::new(), skipped: 0, identity: None, shared: false };
+        let mut found = Found::default();
         let mut tops: Vec<(Vec<u8>, PathBuf)> = Vec::new();
         for top in named {
             let (path, name) = (top.path(), top.name.to_vec());
@@ -97,11 +102,19 @@ impl Source {
         claimed.add(found.entries).map_err(too_much)?;
         let manifest = claimed.check().map_err(too_much)?;
         let identity = found.identity.map(|hasher| hasher.finish());
-        Ok(Self { manifest, skipped: found.skipped, identity, tops, last: None })
+        Ok(Self { manifest, skipped: found.skipped, identity, tops, inos: found.inos, last: None })
     }
 
-    /// Opens the file at `path` of the manifest.
+    /// Opens the file at `path` of the manifest, and none that was put in its place in a volume since.
     fn open(&mut self, path: &[u8]) -> io::Result<File> {
+        let file = self.open_at(path)?;
+        match self.inos.get(path) {
+            Some(ino) if *ino != file.metadata()?.ino() => Err(io::ErrorKind::InvalidInput.into()),
+            _ => Ok(file),
+        }
+    }
+
+    fn open_at(&mut self, path: &[u8]) -> io::Result<File> {
         let top = path.split(|byte| *byte == b'/').next().unwrap_or_default();
         let missing = || io::Error::from(io::ErrorKind::NotFound);
         let (_, from) = self.tops.iter().find(|(name, _)| name == top).ok_or_else(missing)?;
@@ -280,6 +293,7 @@ impl Found {
             identity.update(&(path.len() as u64).to_le_bytes());
             identity.update(path);
             identity.update(&ino.to_le_bytes());
+            self.inos.insert(path.to_vec(), ino);
         }
     }
 

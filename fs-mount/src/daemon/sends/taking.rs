@@ -3,7 +3,6 @@
 use std::{
     collections::HashMap,
     io::{self, Write},
-    path::PathBuf,
     sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
@@ -21,7 +20,7 @@ use super::{
     Again, HasRoom, Run, Sends, State,
     destination::{Destination, Hidden},
     kept::Record,
-    path_of,
+    place::Place,
 };
 use crate::output::{bytes as size, count};
 
@@ -35,6 +34,8 @@ const TOLD: u64 = 1 << 20;
 const AGAIN: Duration = Duration::from_secs(1);
 /// After so many bytes it is looked again whether there is room.
 const LOOKS: u64 = 32 << 20;
+/// The same after so many files.
+const LOOKS_FILES: u64 = 500;
 
 /// Takes what a device opened a stream for.
 pub(super) fn take(sends: &Arc<Sends>, device: DeviceId, opening: Opening, mut stream: Incoming) {
@@ -307,7 +308,7 @@ fn receive(sends: &Sends, (n, device): (u64, DeviceId), offer: &Offer, run: &Run
         Ok(destination) => destination,
         Err(e) => {
             let _gone = stream.back.answer(Answer::Busy);
-            let why = format!("{}: {}", to.display(), crate::failure::plain(&e));
+            let why = format!("{}: {}", to.path().display(), crate::failure::plain(&e));
             sends.change(n, |record| record.why = Some(why));
             return Went::Refused(Answer::Busy);
         }
@@ -318,7 +319,7 @@ fn receive(sends: &Sends, (n, device): (u64, DeviceId), offer: &Offer, run: &Run
         core.kept.record(n).into_iter().for_each(|record| record.hidden = Some(destination.hidden().clone()));
         sends.save(&mut core);
     }
-    if before.is_none() && !destination.room().has(offer.bytes, offer.files) {
+    if destination.is_fresh() && !destination.room().has(offer.bytes, offer.files) {
         let _gone = stream.back.answer(Answer::NoRoom);
         return Went::Refused(Answer::NoRoom);
     }
@@ -335,14 +336,18 @@ fn receive(sends: &Sends, (n, device): (u64, DeviceId), offer: &Offer, run: &Run
             (record.state, record.why) = (State::Running, None);
         }
     });
-    if before.is_none() && !destination.room().has(manifest.bytes(), manifest.entries().len() as u64) {
+    let entries = match destination.came() {
+        Ok(came) => (manifest.entries().len() as u64).saturating_sub(came),
+        Err(e) => return Went::of(&e),
+    };
+    if !destination.room().has(0, entries) {
         return Went::NoRoom;
     }
     let (there, mut found) = match told_what_is_there(&mut destination, &manifest, run, stream) {
         Ok(there) => there,
         Err(went) => return went,
     };
-    if !destination.room().has(manifest.bytes().saturating_sub(there), 0) {
+    if !destination.room().has(manifest.bytes().saturating_sub(there), entries) {
         return Went::NoRoom;
     }
     // The sender reads again what is here before it says anything.
@@ -385,10 +390,10 @@ fn receive(sends: &Sends, (n, device): (u64, DeviceId), offer: &Offer, run: &Run
 }
 
 /// Where a send arrives, and what came of it.
-fn where_to(sends: &Sends, n: u64) -> Option<(PathBuf, Option<Hidden>)> {
+fn where_to(sends: &Sends, n: u64) -> Option<(Place, Option<Hidden>)> {
     let mut core = sends.core.lock();
     let record = core.kept.record(n)?;
-    Some((path_of(record.to.as_ref()?), record.hidden.clone()))
+    Some((record.to.clone()?, record.hidden.clone()))
 }
 
 /// Moves what came to where it belongs; whether that is over. What can't be moved now is moved later, as it need not come again.
@@ -398,6 +403,7 @@ fn place(sends: &Sends, n: u64, destination: &mut Destination) -> bool {
     sends.change(n, |record| {
         record.place(names);
         match &placed {
+            _ if !record.placing => {}
             Ok(()) => {
                 (record.placing, record.state, record.why) = (false, State::Done, None);
             }
@@ -465,6 +471,7 @@ fn files(
     stream: &mut Incoming,
 ) -> Result<u32, Went> {
     let (mut lacking, mut done, mut told, mut looked) = (0, 0_u64, 0_u64, there);
+    let mut files = 0_u64;
     // What is there of files that have not been come to.
     let mut later = there;
     for (entry, number) in manifest.entries().iter().zip(0_u32..) {
@@ -490,6 +497,10 @@ fn files(
             _ if from == 0 => contents::hasher(),
             _ => return Err(Went::Misbehaved("a file that goes on where it can't")),
         };
+        files += 1;
+        if files.is_multiple_of(LOOKS_FILES) && !destination.room().has(0, 0) {
+            return Err(Went::NoRoom);
+        }
         let mut file = destination.file(&entry.path, executable, from).map_err(|e| Went::of(&e))?;
         let room = &*destination;
         let mut at = from;
@@ -530,18 +541,12 @@ pub(super) fn place_the_rest(sends: &Sends, n: u64) {
     let Some((to, Some(hidden))) = where_to(sends, n) else { return };
     match Destination::again(&to, &hidden) {
         Ok(mut destination) => {
-            if place(sends, n, &mut destination) {
-                let mut core = sends.core.lock();
-                core.end_runs(n);
-                sends.save(&mut core);
-                drop(core);
-                sends.sweep();
-            }
+            place(sends, n, &mut destination);
         }
         Err(e) => {
             log::warn!("what arrived can't be moved to where it belongs: {}", e.kind());
             sends.change(n, |record| {
-                record.why = Some(format!("{}: {}", to.display(), crate::failure::plain(&e)));
+                record.why = Some(format!("{}: {}", to.path().display(), crate::failure::plain(&e)));
             });
         }
     }

@@ -47,6 +47,8 @@ async function fetchAnew(meant) {
     const text = await answer.text();
     // Somebody moved the slider, or typed: that is wanted now, and all of this once more.
     if (here() !== own) return refresh(meant);
+    // What was a file is a folder now, or the other way round.
+    if (answer.redirected && address === own) return location.assign(answer.url);
     if (answer.ok) {
       if (address === own) document.body.classList.remove("gone");
       swap(regions.filter((region) => source(region) === address), text);
@@ -272,8 +274,13 @@ if (drop) {
       const entries = await new Promise((done, failed) => reader.readEntries(done, failed));
       if (entries.length === 0) return;
       for (const entry of entries) {
-        if (entry.isDirectory) await walk(entry, inside);
-        else take([await new Promise((done, failed) => entry.file(done, failed))], inside);
+        try {
+          if (entry.isDirectory) await walk(entry, inside);
+          else take([await new Promise((done, failed) => entry.file(done, failed))], inside);
+        } catch {
+          // The others can be, perhaps.
+          tell(`${entry.fullPath}: it can't be read.`);
+        }
       }
     }
   };
