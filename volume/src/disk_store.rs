@@ -13,7 +13,10 @@ use std::{
     ops::Bound,
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicI32, Ordering},
+    },
     thread,
     time::Duration,
 };
@@ -69,6 +72,8 @@ pub struct DiskStore {
     health: Mutex<Health>,
     /// Nothing while it could not be opened again.
     open: RwLock<Option<Open>>,
+    /// What the system said last when something failed; 0 before.
+    cause: AtomicI32,
 }
 
 /// What has to be done before the next batch.
@@ -103,6 +108,9 @@ impl Health {
     }
 }
 
+/// How often in a row a store is opened again for one write.
+const REOPENED: usize = 4;
+
 struct Open {
     database: Database,
     spaces: Vec<Keyspace>,
@@ -118,7 +126,7 @@ struct Syncing {
     /// The newest journal as it was last seen, and the one before while fjall may still write to that: it goes on with it
     /// when it could not begin the newer one.
     journals: Vec<(PathBuf, File)>,
-    failed: bool,
+    failed: Option<i32>,
 }
 
 enum SyncError {
@@ -213,13 +221,13 @@ impl Open {
     /// all calls would wait for the disk.
     fn sync(&self, dir: &Path) -> Result<(), SyncError> {
         let mut syncing = self.syncing.lock();
-        if syncing.failed {
-            return Err(SyncError::Failed(closed()));
+        if let Some(number) = syncing.failed {
+            return Err(SyncError::Failed(if number == 0 { closed() } else { io::Error::from_raw_os_error(number) }));
         }
         syncing.look(dir).or_else(|_| syncing.look(dir)).map_err(SyncError::NotBegun)?;
         // An error that fjall met in the background was perhaps told to it alone.
         let synced = syncing.sync().and_then(|()| self.database.persist(PersistMode::Buffer).map_err(to_io));
-        syncing.failed = synced.is_err();
+        syncing.failed = synced.as_ref().err().map(|error| error.raw_os_error().unwrap_or(0));
         synced.map_err(SyncError::Failed)
     }
 
@@ -313,7 +321,7 @@ impl DiskStore {
         let open = RwLock::new(Some(open.map_err(to_io)?));
         // As the kernel names what is in it, wherever this process goes.
         let dir = dir.canonicalize()?;
-        Ok(Self { dir, health: Mutex::new(Health::good()), open })
+        Ok(Self { dir, health: Mutex::new(Health::good()), open, cause: AtomicI32::new(0) })
     }
 
     /// Takes what is damaged out of the journals of the closed store in `dir`, keeping them as they were in `kept`, so
@@ -351,7 +359,27 @@ impl DiskStore {
         Ok(health)
     }
 
+    /// What the system said, of what failed only since something else had before: a disk that is full is told as such to all.
+    fn told<R>(&self, result: io::Result<R>) -> io::Result<R> {
+        let Err(error) = &result else { return result };
+        if let Some(number) = error.raw_os_error() {
+            self.cause.store(number, Ordering::Relaxed);
+        } else if error.get_ref().is_some_and(|inner| inner.is::<Aftermath>()) {
+            // Whoever met it first may be about to say so.
+            drop(self.health.lock());
+            let number = self.cause.load(Ordering::Relaxed);
+            if number != 0 {
+                return Err(io::Error::from_raw_os_error(number));
+            }
+        }
+        result
+    }
+
     fn read<R>(&self, f: impl Fn(&Open) -> fjall::Result<R>) -> io::Result<R> {
+        self.told(self.try_read(f))
+    }
+
+    fn try_read<R>(&self, f: impl Fn(&Open) -> fjall::Result<R>) -> io::Result<R> {
         if let Some(open) = &*self.open.read() {
             return f(open).map_err(to_io);
         }
@@ -359,6 +387,64 @@ impl DiskStore {
         match &*self.open.read() {
             Some(open) => f(open).map_err(to_io),
             None => Err(closed()),
+        }
+    }
+
+    fn try_apply(&self, batch: &Batch) -> io::Result<()> {
+        let mut health = self.writing()?;
+        let attempt = |health: &mut Health| {
+            let open = self.open.read();
+            let Some(open) = &*open else { return Err(fjall::Error::Io(closed())) };
+            let number = open.database.seqno();
+            open.apply(batch, health.synced).inspect_err(|error| {
+                if let Some(number) = system_number(error) {
+                    self.cause.store(number, Ordering::Relaxed);
+                }
+                health.broken = true;
+                health.failed_from = health.failed_from.min(number);
+            })?;
+            (health.newest, health.synced) = (Some(number), None);
+            health.applied += 1;
+            health.ahead.wrote(&self.dir, batch.bytes());
+            Ok(())
+        };
+        let mut done = attempt(&mut health);
+        for _ in 0..REOPENED {
+            // Something else failed before, in the background, and may again: opening it anew tells what.
+            let Err(fjall::Error::Poisoned) = done else { break };
+            self.reopen(&mut health)?;
+            done = attempt(&mut health);
+        }
+        done.map_err(to_io)
+    }
+
+    fn try_sync(&self) -> io::Result<()> {
+        let (newest, applied) = {
+            let health = self.writing()?;
+            if health.reached == Some(health.applied) {
+                // Nothing new. (SQLite syncs the folder right after its journal.)
+                return Ok(());
+            }
+            (health.newest, health.applied)
+        };
+        let result = match &*self.open.read() {
+            Some(open) => open.sync(&self.dir),
+            None => Err(SyncError::NotBegun(closed())),
+        };
+        match result {
+            Ok(()) => {
+                let mut health = self.health.lock();
+                if newest.is_some() {
+                    health.synced = newest;
+                }
+                health.reached = health.reached.max(Some(applied));
+                Ok(())
+            }
+            Err(SyncError::NotBegun(error)) => Err(error),
+            Err(SyncError::Failed(error)) => {
+                self.health.lock().broken = true;
+                Err(error)
+            }
         }
     }
 
@@ -386,15 +472,29 @@ fn check_lists(dir: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// Something failed before this was tried.
+#[derive(Debug, thiserror::Error)]
+#[error("the store could not be opened again after an error of the disk")]
+struct Aftermath;
+
 fn closed() -> io::Error {
-    io::Error::other("the store could not be opened again after an error of the disk")
+    io::Error::other(Aftermath)
 }
 
 fn to_io(error: fjall::Error) -> io::Error {
     match error {
         fjall::Error::Io(e) => e,
+        fjall::Error::Poisoned => closed(),
         fjall::Error::Locked => io::Error::new(io::ErrorKind::WouldBlock, "the store is in use by another process"),
         other => system_error(&other).unwrap_or_else(|| io::Error::other(format!("store: {other}"))),
+    }
+}
+
+/// The number of what the system said.
+fn system_number(error: &fjall::Error) -> Option<i32> {
+    match error {
+        fjall::Error::Io(e) => e.raw_os_error(),
+        other => system_error(other)?.raw_os_error(),
     }
 }
 
@@ -441,28 +541,7 @@ impl Store for DiskStore {
     }
 
     fn apply(&self, batch: Batch) -> io::Result<()> {
-        let mut health = self.writing()?;
-        let attempt = |health: &mut Health| {
-            let open = self.open.read();
-            let Some(open) = &*open else { return Err(fjall::Error::Io(closed())) };
-            let number = open.database.seqno();
-            open.apply(&batch, health.synced).inspect_err(|_| {
-                health.broken = true;
-                health.failed_from = health.failed_from.min(number);
-            })?;
-            (health.newest, health.synced) = (Some(number), None);
-            health.applied += 1;
-            health.ahead.wrote(&self.dir, batch.bytes());
-            Ok(())
-        };
-        match attempt(&mut health) {
-            Err(fjall::Error::Poisoned) => {
-                // Something else failed before, in the background.
-                self.reopen(&mut health)?;
-                attempt(&mut health).map_err(to_io)
-            }
-            done => done.map_err(to_io),
-        }
+        self.told(self.try_apply(&batch))
     }
 
     fn rest(&self) {
@@ -474,33 +553,7 @@ impl Store for DiskStore {
     }
 
     fn sync(&self) -> io::Result<()> {
-        let (newest, applied) = {
-            let health = self.writing()?;
-            if health.reached == Some(health.applied) {
-                // Nothing new. (SQLite syncs the folder right after its journal.)
-                return Ok(());
-            }
-            (health.newest, health.applied)
-        };
-        let result = match &*self.open.read() {
-            Some(open) => open.sync(&self.dir),
-            None => Err(SyncError::NotBegun(closed())),
-        };
-        match result {
-            Ok(()) => {
-                let mut health = self.health.lock();
-                if newest.is_some() {
-                    health.synced = newest;
-                }
-                health.reached = health.reached.max(Some(applied));
-                Ok(())
-            }
-            Err(SyncError::NotBegun(error)) => Err(error),
-            Err(SyncError::Failed(error)) => {
-                self.health.lock().broken = true;
-                Err(error)
-            }
-        }
+        self.told(self.try_sync())
     }
 }
 
