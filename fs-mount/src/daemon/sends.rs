@@ -61,6 +61,8 @@ const OFFERS_OF_ALL: usize = 64;
 const OWN_OFFERS: usize = 1000;
 /// The same of a user whose sends are taken without asking.
 const OFFERS_UNASKED: usize = 1000;
+/// And of all such users: what is remembered of them has to fit into a file.
+const OFFERS_KEPT: usize = 4000;
 /// How often a user may offer something new: so many at once, and so many more a minute.
 const NEW_AT_ONCE: f64 = 30.0;
 const NEW_PER_SECOND: f64 = 0.2;
@@ -852,11 +854,15 @@ impl Core {
 
     /// Whether a user may offer something new now; whoever isn't asked isn't bothered.
     fn room(&mut self, user: &UserId, unasked: bool, now: Instant) -> HasRoom {
-        let open = |record: &&Record| record.incoming && record.state.is_open();
-        let all = self.kept.records.iter().filter(open);
+        let is_open = |record: &&Record| record.incoming && record.state.is_open();
+        let all = self.kept.records.iter().filter(is_open);
+        let open = all.clone().count();
         let theirs = all.clone().filter(|record| record.user == *user).count();
         let asked = all.filter(|record| record.state == State::Offered).count();
-        let is_full = if unasked { theirs >= OFFERS_UNASKED } else { theirs >= OFFERS || asked >= OFFERS_OF_ALL };
+        let is_full = match unasked {
+            true => theirs >= OFFERS_UNASKED || open >= OFFERS_KEPT,
+            false => theirs >= OFFERS || asked >= OFFERS_OF_ALL,
+        };
         let room = self.new.entry(*user).or_insert(Room { room: NEW_AT_ONCE, at: now, told: None });
         let passed = now.saturating_duration_since(room.at).as_secs_f64();
         (room.room, room.at) = ((room.room + passed * NEW_PER_SECOND).min(NEW_AT_ONCE), now);
